@@ -1,0 +1,41 @@
+# `make up` runs a cluster on this machine, `make test` runs every test. Both set everything up first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := $(shell find src -name '*.pyx' -o -name '*.pxd' 2>/dev/null)
+
+.PHONY: up test check format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make up [ARGS=...]  start a cluster on this machine"
+	@echo "make check          format, lint, types, import contracts, unit and property tests"
+	@echo "make test           every test"
+	@echo "make clean          remove what the commands above created (not helios-data)"
+
+$(STAMP): pyproject.toml constraints.txt $(wildcard setup.py) $(SOURCES)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Helios needs Python 3.11 or newer")'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+up: $(STAMP)
+	@exec $(BIN)/helios up $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest tests/unit tests/property tests/conformance
+
+test: check
+	$(BIN)/python -m pytest tests/simulation tests/integration tests/docs
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

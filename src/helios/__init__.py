@@ -1,0 +1,1 @@
+"""Helios: one elastic key space over many Valkey or Redis servers."""

@@ -1,0 +1,1 @@
+"""The use cases: the one door behind RESP verbs, REST and CLI."""

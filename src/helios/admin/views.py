@@ -1,0 +1,89 @@
+"""What people and programs see: the shapes that RESP verbs, REST and CLI all show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node with its share. `status` is online, suspect or offline; `keys` is None where it does not answer.
+
+    `state` is active, joining (keys are on their way to it) or draining. `ring_share` is between 0 and 1.
+    `leader` is the id of the member that takes the shard's commands, `leader_address` where it listens.
+    """
+
+    id: str
+    address: str
+    kind: str
+    status: str
+    state: str
+    weight: float
+    zone: str
+    keys: int | None
+    ring_share: float
+    leader: str
+    leader_address: str
+    last_seen: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyView:
+    """Where a key lives. `decided_by` is "ring" or "rule"; `rule` names the pattern then."""
+
+    key: str
+    node_id: str
+    address: str
+    decided_by: str
+    rule: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationView:
+    """A migration as the seed's interface shows it. Times are Unix seconds; `error` is None or a sentence."""
+
+    id: str
+    change: str
+    source_node: str
+    target_node: str
+    key_pattern: str
+    status: str
+    phase: str
+    keys_moved: int
+    total_keys: int
+    requested_at: float
+    start_time: float | None
+    end_time: float | None
+    pause_ms: float | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeView:
+    """What came of a request: `status` as in model.migration.ChangeStatus, and the migrations it led to."""
+
+    change: str
+    kind: str
+    status: str
+    message: str
+    migrations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StatsView:
+    """The cluster in numbers. `total_keys` counts owned keys only; unreachable nodes are left out of it."""
+
+    total_nodes: int
+    online_nodes: int
+    total_keys: int
+    sharding_enabled: bool
+    replication_factor: int
+    virtual_nodes: int
+    active_migrations: int
+    pending_migrations: int
+    epoch: int
+    coordinator: str | None
+    auto_rebalance: bool
+    migration_rate: int
+    rules: int
+    nodes: tuple[NodeView, ...]

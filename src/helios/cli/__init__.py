@@ -1,0 +1,1 @@
+"""The commands that people type: helios and helios-cli."""

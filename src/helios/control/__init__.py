@@ -1,0 +1,1 @@
+"""The decisions of the coordinator as pure functions: (state, event) → (state, effects)."""

@@ -1,0 +1,1 @@
+"""Data servers behind the Engine protocol: Valkey (and Redis), and one in memory."""

@@ -1,0 +1,103 @@
+"""Every error that Helios raises on purpose; each says what happened, to what, and what to do."""
+
+
+class HeliosError(Exception):
+    """Base of all errors of this package. `code` is a stable name for programs."""
+
+    code = "ERROR"
+
+
+class InvalidInput(HeliosError):
+    """A value given by a person or a program cannot be used; nothing was changed."""
+
+    code = "INVALID"
+
+
+class NotFound(HeliosError):
+    """What was named does not exist; nothing was changed."""
+
+    code = "NOTFOUND"
+
+
+class Refused(HeliosError):
+    """The request is understood and cannot be granted in the present state; nothing was changed."""
+
+    code = "REFUSED"
+
+
+class Unavailable(HeliosError):
+    """A part of the system that is needed does not answer; nothing was changed. Trying again may help."""
+
+    code = "UNAVAILABLE"
+
+
+class OutcomeUnknown(HeliosError):
+    """A request was sent and its answer was lost: it may or may not have been carried out."""
+
+    code = "UNKNOWN"
+
+
+class SettingsError(HeliosError):
+    """A setting is unknown or out of its bounds; the message names file, line and what is allowed."""
+
+    code = "SETTINGS"
+
+
+class StartError(HeliosError):
+    """A process cannot start (a taken port, an unwritable folder, a second start); nothing was left running."""
+
+    code = "START"
+
+
+class StoreError(HeliosError):
+    """The store of topology and leases failed."""
+
+    code = "STORE"
+
+
+class Conflict(StoreError):
+    """A compare-and-set found another version than expected; nothing was written. Read again and decide anew."""
+
+    code = "CONFLICT"
+
+
+class WatchLost(StoreError):
+    """A watch cannot go on from its revision (compacted): list again and watch from there."""
+
+    code = "WATCHLOST"
+
+
+class LeaseLost(StoreError):
+    """A lease has expired or was revoked; what was bound to it is gone."""
+
+    code = "LEASELOST"
+
+
+class EngineError(HeliosError):
+    """A data server refused or failed a request."""
+
+    code = "ENGINE"
+
+
+class EngineUnreachable(EngineError):
+    """A data server cannot be reached, or the connection broke; what was in flight has an unknown outcome."""
+
+    code = "UNREACHABLE"
+
+
+class EngineDenied(EngineError):
+    """A data server does not let this user in (or no longer does)."""
+
+    code = "DENIED"
+
+
+class ChangesLost(EngineError):
+    """The change stream of a server broke or the server was flushed: any key may have changed unseen."""
+
+    code = "CHANGESLOST"
+
+
+class PayloadRefused(EngineError):
+    """A target cannot read what the source serialised (an older server version); trying again cannot help."""
+
+    code = "PAYLOAD"

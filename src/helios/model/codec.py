@@ -1,0 +1,31 @@
+"""Model values to JSON and back; what comes back has been validated."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from helios.errors import StoreError
+
+T = TypeVar("T")
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def encode(value: object) -> bytes:
+    """The value as compact JSON."""
+    return _adapter(type(value)).dump_json(value)
+
+
+def decode(kind: type[T], data: bytes) -> T:
+    """The `kind` that `data` holds; raises StoreError where it is not one."""
+    try:
+        value: T = _adapter(kind).validate_json(data)
+    except ValidationError as error:
+        raise StoreError(f"a stored {kind.__name__} cannot be read (written by another version?): {error}") from error
+    return value

@@ -1,0 +1,108 @@
+"""Changes (what was asked for) and migrations (what users see of the keys on their way)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from helios.model.topology import Node
+
+
+class MigrationStatus(StrEnum):
+    """The statuses that users see."""
+
+    PENDING = "pending"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will happen any more."""
+        return self in (MigrationStatus.COMPLETED, MigrationStatus.FAILED, MigrationStatus.CANCELLED)
+
+
+class MigrationPhase(StrEnum):
+    """The phases inside `in_progress`; NONE before and after."""
+
+    NONE = ""
+    COPYING = "copying"
+    CATCHING_UP = "catching_up"
+    FENCED = "fenced"
+    SWITCHED = "switched"
+    SWEEPING = "sweeping"
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """The keys that travel from one shard to another, as users list and cancel them. Times are Unix seconds.
+
+    `pause_ms` is the time from publishing the fence to publishing the switch.
+    """
+
+    id: str
+    change: str
+    source: str
+    target: str
+    pattern: str = "*"
+    status: MigrationStatus = MigrationStatus.PENDING
+    phase: MigrationPhase = MigrationPhase.NONE
+    keys_moved: int = 0
+    total_keys: int = 0
+    requested_at: float = 0.0
+    start_time: float | None = None
+    end_time: float | None = None
+    pause_ms: float | None = None
+    error: str | None = None
+
+
+class ChangeKind(StrEnum):
+    """What can be asked of the coordinator."""
+
+    FOUND = "found"
+    ADD_NODE = "add_node"
+    JOIN = "join"
+    REMOVE_NODE = "remove_node"
+    MIGRATE = "migrate"
+    REBALANCE = "rebalance"
+    RESTORE = "restore"
+    IMPORT = "import"
+
+
+class ChangeStatus(StrEnum):
+    """How a change fares. `refused` changed nothing; `queued` waits for the transition before it."""
+
+    SUBMITTED = "submitted"
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    REFUSED = "refused"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will happen any more."""
+        return self not in (ChangeStatus.SUBMITTED, ChangeStatus.QUEUED, ChangeStatus.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One request to change who owns what; ids sort in the order of the requests.
+
+    Which of the fields behind `kind` count depends on it: `nodes` for found, add_node and import,
+    `node` for join and remove_node, `source`/`target`/`pattern` for migrate.
+    """
+
+    id: str
+    kind: ChangeKind
+    status: ChangeStatus = ChangeStatus.SUBMITTED
+    nodes: tuple[Node, ...] = ()
+    node: str = ""
+    source: str = ""
+    target: str = ""
+    pattern: str = "*"
+    cancel: bool = False
+    requested_at: float = 0.0
+    error: str | None = None

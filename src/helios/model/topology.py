@@ -1,0 +1,143 @@
+"""The topology: the immutable, versioned record of everything that routing needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from helios.model.ids import Address
+
+
+class NodeKind(StrEnum):
+    """Who runs the server behind a node."""
+
+    SUPERVISED = "supervised"
+    EXTERNAL = "external"
+
+
+class NodeState(StrEnum):
+    """Whether a node is meant to stay."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A place that serves: a `helios node` agent, or a plain server (external) that Helios only routes to."""
+
+    id: str
+    address: Address
+    kind: NodeKind = NodeKind.SUPERVISED
+    state: NodeState = NodeState.ACTIVE
+    weight: float = 1.0
+    zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One server process holding a copy of a shard."""
+
+    id: str
+    node: str
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The unit of ownership on the ring; `leader` is the id of the member that takes its commands."""
+
+    id: str
+    leader: str
+    members: tuple[Member, ...]
+
+    @property
+    def leading(self) -> Member:
+        """The leader itself."""
+        return next(member for member in self.members if member.id == self.leader)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Keys that the ring gives to `source` and that match every one of `patterns` live on `target`.
+
+    Rules are tried in order and the first that matches decides. A rule whose target is its source is
+    allowed: it shields keys from the rules behind it.
+    """
+
+    source: str
+    target: str
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A pure function key → shard, as data.
+
+    `weights` lists the shards that are on the ring, by id; a shard that is not listed owns nothing by
+    ring. `reassigned` moves single points (their 64-bit position) to another shard.
+    """
+
+    virtual_nodes: int = 150
+    weights: tuple[tuple[str, float], ...] = ()
+    reassigned: tuple[tuple[int, str], ...] = ()
+    rules: tuple[Rule, ...] = ()
+
+
+class PairPhase(StrEnum):
+    """How far one (source, target) pair of a transition is, as far as routers must know."""
+
+    COPYING = "copying"
+    FENCED = "fenced"
+    SWITCHED = "switched"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The keys that one transition moves from `source` to `target`, with the migration that users see."""
+
+    source: str
+    target: str
+    migration: str
+    phase: PairPhase = PairPhase.COPYING
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """The move from the current placement to `next`; `change` is the id of the request behind it."""
+
+    change: str
+    next: Placement
+    pairs: tuple[Pair, ...]
+
+    def pair(self, source: str, target: str) -> Pair | None:
+        """The pair that moves keys from `source` to `target`, if this transition has one."""
+        for pair in self.pairs:
+            if pair.source == source and pair.target == target:
+                return pair
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What routes every command. `epoch` grows with each publication and never goes back.
+
+    `unclean` names shards whose servers may hold keys that they do not own (copies in the making,
+    moved keys not yet swept): whoever counts or lists keys must look at each key's owner there.
+    """
+
+    epoch: int
+    nodes: tuple[Node, ...] = ()
+    shards: tuple[Shard, ...] = ()
+    placement: Placement = Placement()
+    transition: Transition | None = None
+    unclean: frozenset[str] = frozenset()
+    sharding_enabled: bool = True
+
+    def node(self, node_id: str) -> Node | None:
+        """The node of that id, if there is one."""
+        return next((node for node in self.nodes if node.id == node_id), None)
+
+    def shard(self, shard_id: str) -> Shard | None:
+        """The shard of that id, if there is one."""
+        return next((shard for shard in self.shards if shard.id == shard_id), None)

@@ -1,0 +1,1 @@
+"""What the inside of Helios asks of the outside: a store, engines, a clock."""

@@ -1,0 +1,118 @@
+"""What Helios asks of a data server, beside what routers forward to it unread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from helios.model.topology import Member
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a server says of itself."""
+
+    product: str  # "valkey" or "redis"
+    version: str
+    run_id: str
+    keys: int
+    used_memory_bytes: int
+    aof_enabled: bool
+    helios_node: str | None = None  # set where the address is answered by a router of Helios, not by a data server
+
+
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """A key's value, serialised by its server, and when it ends (Unix milliseconds), if ever."""
+
+    payload: bytes
+    expire_at_ms: int | None
+
+
+class UserRole(StrEnum):
+    """What an ACL user made by Helios may do."""
+
+    ROUTER = "router"  # everything that clients may do through Helios
+    MOVER = "mover"  # read, write, track, count, and administer users
+
+
+class ChangeStream(Protocol):
+    """The keys that a server changes, by any cause, from the moment that the stream was opened."""
+
+    async def barrier(self) -> set[bytes]:
+        """Every key named since the last call, at least those changed before this call was made.
+
+        Costs one round trip. Raises ChangesLost if the connection broke or the server was flushed: then
+        everything that was copied must be copied again.
+        """
+
+    async def close(self) -> None:
+        """Stop listening."""
+
+
+class Engine(Protocol):
+    """One server, as one user. Any method may raise EngineUnreachable or EngineDenied.
+
+    After EngineUnreachable the outcome of a write is unknown. Sequences are sent as one pipeline.
+    """
+
+    async def info(self) -> EngineInfo:
+        """Who answers there."""
+
+    async def count(self) -> int:
+        """The number of keys (DBSIZE), owned or not."""
+
+    async def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
+        """The next cursor (0 = the end) and some keys; a key that stays is given at least once."""
+
+    async def exists(self, keys: Sequence[bytes]) -> list[bool]:
+        """For each key whether the server has it."""
+
+    async def dump(self, keys: Sequence[bytes]) -> list[Dumped | None]:
+        """For each key its value, None where it does not exist (any more)."""
+
+    async def restore(self, items: Sequence[tuple[bytes, Dumped]], *, replace: bool = True) -> list[bool]:
+        """Write the keys with their absolute TTL; False where `replace` is off and the key existed.
+
+        Raises PayloadRefused if the server cannot read a payload.
+        """
+
+    async def delete(self, keys: Sequence[bytes]) -> int:
+        """Remove the keys without blocking the server (UNLINK); the number that existed."""
+
+    async def flush(self) -> None:
+        """Remove every key."""
+
+    async def persist(self, timeout_s: float) -> bool:
+        """Wait until this connection's writes are on the server's disk.
+
+        True if they are; False if the server cannot promise it (no AOF, or too old for WAITAOF).
+        Raises EngineUnreachable on time-out.
+        """
+
+    async def changes(self) -> ChangeStream:
+        """Open a change stream; nothing that changes after this returns is missed."""
+
+    async def users(self) -> list[str]:
+        """The names of the server's ACL users. Raises EngineDenied where that is not allowed."""
+
+    async def allow(self, user: str, password: str, role: UserRole) -> None:
+        """Create or replace an ACL user. Raises EngineDenied where that is not allowed."""
+
+    async def force_off(self, user: str) -> None:
+        """Take every right from a user, end its connections and delete it. Nothing of it runs after this returns."""
+
+    async def close(self) -> None:
+        """End the connection."""
+
+
+class Connector(Protocol):
+    """Opens engines."""
+
+    async def open(self, member: Member, *, user: str | None = None, password: str | None = None) -> Engine:
+        """Connect to a member; without a user, as its administrator (external: as its default user).
+
+        Raises EngineUnreachable or EngineDenied, naming the member and its address.
+        """

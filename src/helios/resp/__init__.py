@@ -1,0 +1,1 @@
+"""The RESP protocol and the table of commands. Pure."""

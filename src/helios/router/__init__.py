@@ -1,0 +1,1 @@
+"""The RESP front: it takes commands from any client and sends each to the owner of its key."""

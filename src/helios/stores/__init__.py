@@ -1,0 +1,1 @@
+"""Homes of the store, and the catalog: what Helios keeps in it, by name."""

@@ -1,0 +1,94 @@
+"""What Helios keeps in the store: the keys and the shapes behind them (JSON by `model.codec`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from helios.model.codec import decode, encode
+from helios.model.ids import Address
+from helios.model.topology import NodeKind
+from helios.ports.store import Put, Store
+
+T = TypeVar("T")
+
+TOPOLOGY = "/topology"  # Topology; written by the coordinator alone
+COORDINATOR = "/coordinator"  # CoordinatorRecord, bound to the coordinator's lease
+TERM = "/term"  # decimal number; grows with each election and outlives the leases
+SETTINGS = "/settings"  # ClusterSettings (model.settings): what all processes must agree on
+CHANGES = "/changes/"  # + change id → Change
+MIGRATIONS = "/migrations/"  # + migration id → Migration
+SESSIONS = "/sessions/"  # + session id → SessionRecord, bound to the session's lease
+AGENTS = "/agents/"  # + node id → AgentRecord; a heartbeat, not bound to a lease
+MEMBERS = "/members/"  # + member id → MemberRecord
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorRecord:
+    """Who coordinates now."""
+
+    node: str
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A router's lease: what it is and the last epoch that it has acknowledged (0: none yet).
+
+    `revoked` is set by the coordinator before it forces the session off: a router that sees it starts anew.
+    """
+
+    id: str
+    router: str
+    acked_epoch: int = 0
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRecord:
+    """A node's heartbeat: when it was last heard of (Unix seconds) and how to reach it."""
+
+    node: str
+    address: Address
+    kind: NodeKind
+    seen_at: float
+    ready: bool = True
+    pid: int = 0
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRecord:
+    """How to reach and administer a server process: made by the agent that supervises it."""
+
+    id: str
+    node: str
+    address: Address
+    user: str
+    password: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Generic[T]):
+    """A stored value with the version to compare with when it is replaced."""
+
+    key: str
+    value: T
+    version: int
+
+
+async def read_record(store: Store, kind: type[T], key: str) -> Record[T] | None:
+    """The record at `key`, or None."""
+    entry = await store.get(key)
+    return None if entry is None else Record(key, decode(kind, entry.value), entry.version)
+
+
+async def list_records(store: Store, kind: type[T], prefix: str) -> list[Record[T]]:
+    """All records under `prefix`, in key order."""
+    snapshot = await store.list(prefix)
+    return [Record(entry.key, decode(kind, entry.value), entry.version) for entry in snapshot.entries]
+
+
+def put_record(key: str, value: object, lease: str | None = None) -> Put:
+    """The operation that writes `value` at `key`."""
+    return Put(key, encode(value), lease)
