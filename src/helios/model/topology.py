@@ -104,11 +104,17 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """The move from the current placement to `next`; `change` is the id of the request behind it."""
+    """The move from the current placement to `next`; `change` is the id of the request behind it.
+
+    `leaving` is the node that goes when it is finished. A `reversing` transition brings back what a
+    cancelled or failed one had switched; its pairs that are switched from the start never left.
+    """
 
     change: str
     next: Placement
     pairs: tuple[Pair, ...]
+    leaving: str = ""
+    reversing: bool = False
 
     def pair(self, source: str, target: str) -> Pair | None:
         """The pair that moves keys from `source` to `target`, if this transition has one."""

@@ -62,6 +62,11 @@ class Ring:
     def __len__(self) -> int:
         return len(self._positions)
 
+    @property
+    def positions(self) -> Sequence[int]:
+        """The positions of all points, ascending."""
+        return self._positions
+
     def at(self, place: int) -> str:
         """The owner of a position. Raises IndexError on a ring without points."""
         index = bisect_left(self._positions, place)
