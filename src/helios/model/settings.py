@@ -1,0 +1,357 @@
+"""The settings of Helios as frozen, validated values: what exists, its unit, its bounds, its default.
+
+Durations are seconds and sizes are bytes once they are here, however they were written. Every setting has
+a default, so `Settings()` is a whole configuration; `configs/default.yaml` spells out the same.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from ipaddress import ip_address
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic_core import PydanticCustomError
+
+from helios.errors import InvalidInput
+from helios.model.ids import Address
+
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+\Z")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+)\s*(b|kb|mb|gb)?\Z")
+_SIZE_UNITS = {None: 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
+_NUMBER = re.compile(r"\d+(?:\.\d+)?\Z")
+_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?\Z")
+
+
+def parse_duration(value: object) -> float:
+    """Seconds behind `500ms`, `30s`, `5m`, `1h30m`, `7d` or a plain number of seconds; raises ValueError."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    text = value.strip() if isinstance(value, str) else ""
+    if _NUMBER.match(text):
+        return float(text)
+    if not _DURATION.match(text):
+        raise ValueError(f"{value!r} is not a duration: write 500ms, 30s, 5m, 1h or a number of seconds")
+    # Rounded to microseconds, so that 100ms is the number that people would write for it.
+    return round(sum(float(n) * _DURATION_UNITS[unit] for n, unit in _DURATION_PART.findall(text)), 6)
+
+
+def parse_size(value: object) -> int:
+    """Bytes behind `64kb`, `512mb`, `2gb` (steps of 1024) or a plain number of bytes; raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.match(value.strip().lower()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is not a size: write 64kb, 512mb, 2gb or a number of bytes")
+    return int(match[1]) * _SIZE_UNITS[match[2]]
+
+
+def parse_listen(value: object) -> Address:
+    """The address behind `host:port`; raises ValueError."""
+    if isinstance(value, Address):
+        return value
+    try:
+        return Address.parse(value if isinstance(value, str) else repr(value))
+    except InvalidInput as error:
+        raise ValueError(str(error)) from error
+
+
+def parse_host(value: object) -> str:
+    """A host name or an IP address without a port; raises ValueError."""
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        if _HOST_NAME.match(text):
+            return text
+    raise ValueError(f"{value!r} is not a host: write an IP address or a name, without a port")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on `host`. A name other than localhost counts as remote."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration), Field(allow_inf_nan=False)]
+Bytes = Annotated[int, BeforeValidator(parse_size)]
+Listen = Annotated[Address, BeforeValidator(parse_listen), PlainSerializer(str, return_type=str)]
+Host = Annotated[str, BeforeValidator(parse_host)]
+
+
+class AofFsync(StrEnum):
+    """When a data server writes its log through to the disk."""
+
+    EVERY = "every"
+    INTERVAL = "interval"
+    NO = "no"
+
+
+class LogLevel(StrEnum):
+    """The least important message that is still logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How a log line is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def _unit(unit: str) -> dict[str, Any]:
+    return {"unit": unit}
+
+
+class Section(BaseModel):
+    """A group of settings; unknown names are refused and values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ShardingSettings(Section):
+    """How keys are spread and moved. All processes of a cluster must agree on these."""
+
+    enabled: bool = Field(
+        default=True, description="Spread keys over all nodes; if false, every key goes to the first node by id"
+    )
+    virtual_nodes: int = Field(
+        default=150,
+        ge=1,
+        le=10_000,
+        description="Points on the ring for a node of weight 1; fixed once a cluster exists",
+        json_schema_extra=_unit("points"),
+    )
+    # More than one copy is accepted, so that a file can already say so, but has no effect before replication exists.
+    replication_factor: int = Field(
+        default=1,
+        ge=1,
+        le=7,
+        description="Copies of each key, the leader's included; more than 1 is accepted but not effective yet",
+        json_schema_extra=_unit("copies"),
+    )
+    migration_rate: int = Field(
+        default=1000,
+        ge=0,
+        le=10_000_000,
+        description="Keys a second that a move copies at most; 0 means no limit",
+        json_schema_extra=_unit("keys/s"),
+    )
+    auto_rebalance: bool = Field(
+        default=False,
+        description="Give a new node its share at once; if false, it owns nothing until rebalance or migrate",
+    )
+    rebalance_interval: Seconds = Field(
+        default=3600.0,
+        ge=1,
+        le=30 * 86400,
+        description="With auto_rebalance: time between two looks at whether every node has its share",
+        json_schema_extra=_unit("duration"),
+    )
+
+
+class AtlasSettings(Section):
+    """The data servers of this machine's nodes and where they keep their files."""
+
+    data_dir: str = Field(
+        default="./helios-data",
+        min_length=1,
+        description="Folder of all state; a relative path counts from where Helios is started",
+    )
+    aof_fsync: AofFsync = Field(
+        default=AofFsync.INTERVAL,
+        description="When writes reach the disk: before they are answered, once a second, or as the system likes",
+    )
+    server: str = Field(
+        default="",
+        description="Path of a valkey-server or redis-server, 7 or newer; if empty, one on PATH or the packaged one",
+    )
+    maxmemory: Bytes = Field(
+        default=0,
+        ge=0,
+        description="Memory that each data server may use for data before it refuses writes; 0 means no limit",
+        json_schema_extra=_unit("size"),
+    )
+
+
+class NetworkSettings(Section):
+    """Who can reach Helios."""
+
+    bind: Host = Field(default="127.0.0.1", description="Host on which `helios up` opens the nodes' ports")
+    allow_remote: bool = Field(
+        default=False, description="Allow listening where other machines can connect; there is no authentication yet"
+    )
+
+
+class GatewaySettings(Section):
+    """The REST interface."""
+
+    listen: Listen = Field(default=Address("127.0.0.1", 8443), description="Address of the REST interface")
+
+
+class RouterSettings(Section):
+    """What takes clients' commands to the data servers."""
+
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Router processes of a node, sharing its port",
+        json_schema_extra=_unit("processes"),
+    )
+    connections_per_member: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Connections that a router worker shares among its clients, to each data server",
+        json_schema_extra=_unit("connections"),
+    )
+    hold_timeout: Seconds = Field(
+        default=5.0,
+        ge=0.05,
+        le=300,
+        description="How long a command for a key in cut-over is held before it fails without having been executed",
+        json_schema_extra=_unit("duration"),
+    )
+    session_ttl: Seconds = Field(
+        default=3.0,
+        ge=1,
+        le=60,
+        description="How long a router may serve after its last renewed lease, if the store is away",
+        json_schema_extra=_unit("duration"),
+    )
+    max_frame: Bytes = Field(
+        default=512 << 20,
+        ge=64 << 10,
+        le=1 << 30,
+        description="Largest command or argument that is accepted from a client",
+        json_schema_extra=_unit("size"),
+    )
+
+
+class CoordinatorSettings(Section):
+    """How moves are run and failures noticed. All processes of a cluster must agree on these."""
+
+    lease_ttl: Seconds = Field(
+        default=3.0,
+        ge=1,
+        le=60,
+        description="How long after a coordinator's silence another may take over",
+        json_schema_extra=_unit("duration"),
+    )
+    health_timeout: Seconds = Field(
+        default=30.0,
+        ge=1,
+        le=86400,
+        description="A node that has not been heard of for this long counts as offline",
+        json_schema_extra=_unit("duration"),
+    )
+    copy_batch: int = Field(
+        default=200,
+        ge=1,
+        le=10_000,
+        description="Keys that are copied in one round trip",
+        json_schema_extra=_unit("keys"),
+    )
+    fence_budget: int = Field(
+        default=500,
+        ge=1,
+        le=100_000,
+        description="Changed keys that may be left to copy when the fence is raised",
+        json_schema_extra=_unit("keys"),
+    )
+    fence_ack_timeout: Seconds = Field(
+        default=1.0,
+        ge=0.05,
+        le=60,
+        description="How long a router may take to acknowledge a fence before it is forced off the data servers",
+        json_schema_extra=_unit("duration"),
+    )
+
+
+class LoggingSettings(Section):
+    """What the processes say of themselves."""
+
+    level: LogLevel = Field(default=LogLevel.INFO, description="Least important message that is logged")
+    format: LogFormat = Field(default=LogFormat.TEXT, description="Lines for people, or one JSON object a line")
+
+
+class ClusterSettings(Section):
+    """What all processes of a cluster must agree on; kept in the store."""
+
+    sharding: ShardingSettings = ShardingSettings()
+    coordinator: CoordinatorSettings = CoordinatorSettings()
+
+
+class Settings(Section):
+    """All settings of one process. Raises pydantic's ValidationError for values outside their bounds."""
+
+    sharding: ShardingSettings = ShardingSettings()
+    atlas: AtlasSettings = AtlasSettings()
+    network: NetworkSettings = NetworkSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    router: RouterSettings = RouterSettings()
+    coordinator: CoordinatorSettings = CoordinatorSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @property
+    def cluster(self) -> ClusterSettings:
+        """The part that goes into the store when a cluster is founded."""
+        return ClusterSettings(sharding=self.sharding, coordinator=self.coordinator)
+
+    def is_set(self, name: str) -> bool:
+        """Whether `name` ("sharding.auto_rebalance") was given by file, environment or flag, if only as its default."""
+        section, _, field = name.partition(".")
+        part: Section = getattr(self, section)
+        return section in self.model_fields_set and field in part.model_fields_set
+
+    def with_default(self, name: str, value: object) -> Settings:
+        """These settings with another default for `name`: what was set explicitly stays."""
+        if self.is_set(name):
+            return self
+        section, _, field = name.partition(".")
+        part: Section = getattr(self, section)
+        values = {key: getattr(part, key) for key in part.model_fields_set} | {field: value}
+        sections = {key: getattr(self, key) for key in self.model_fields_set} | {section: type(part)(**values)}
+        return Settings(**sections)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        conflicts = _conflicts(self)
+        if conflicts:
+            text = "; ".join(message for _, message in conflicts)
+            raise PydanticCustomError("conflict", "{text}", {"text": text, "conflicts": conflicts})
+        return self
+
+
+def _conflicts(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
+    """Settings that are right one by one but not together: their names, and what to do."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    for name, host in (("network.bind", settings.network.bind), ("gateway.listen", settings.gateway.listen.host)):
+        if not is_loopback(host) and not settings.network.allow_remote:
+            found.append(
+                (
+                    (name, "network.allow_remote"),
+                    f"{name} is {host}, where other machines could connect without authentication: use 127.0.0.1, "
+                    "or allow it by network.allow_remote: true (--allow-remote)",
+                )
+            )
+    if settings.coordinator.fence_ack_timeout >= settings.router.hold_timeout:
+        found.append(
+            (
+                ("coordinator.fence_ack_timeout", "router.hold_timeout"),
+                f"coordinator.fence_ack_timeout ({settings.coordinator.fence_ack_timeout:g} s) must be less than "
+                f"router.hold_timeout ({settings.router.hold_timeout:g} s), "
+                "or held commands would fail before a silent router is forced off",
+            )
+        )
+    return found
