@@ -1,0 +1,206 @@
+"""A Valkey or Redis server as an Engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from helios.engines.valkey.changes import TrackingStream
+from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
+from helios.engines.valkey.rights import setuser
+from helios.errors import EngineDenied, EngineError, EngineUnreachable, PayloadRefused
+from helios.ports.engine import ChangeStream, Dumped, EngineInfo, UserRole
+
+_UNLINK_KEYS = 500  # keys in one UNLINK, so that no single command holds the server up
+_PERSIST_GRACE_S = 1.0  # for the answer to WAITAOF to arrive after its own time-out
+_NO_EXPIRY, _NO_KEY = -1, -2  # answers of PEXPIRETIME
+
+
+class ValkeyEngine:
+    """One connection to one server, as one user. Not reopened when it is lost: open another engine.
+
+    `timeout_s` bounds every call; after EngineUnreachable on a time-out the connection goes on, and what is
+    sent later runs after what was sent before.
+    """
+
+    def __init__(self, connection: Connection, *, connect_timeout_s: float, timeout_s: float) -> None:
+        self._connection = connection
+        self._connect_timeout_s = connect_timeout_s
+        self._timeout_s = timeout_s
+
+    @property
+    def connection(self) -> Connection:
+        """The connection itself, for commands that the port does not name."""
+        return self._connection
+
+    async def info(self) -> EngineInfo:
+        """Who answers there. `keys` counts those of all databases, also where `count` (database 0) is less."""
+        text = await self._execute("INFO")
+        fields = dict(line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
+        valkey = fields.get("valkey_version")
+        try:
+            return EngineInfo(
+                product="valkey" if valkey else "redis",
+                version=valkey or fields["redis_version"],
+                run_id=fields["run_id"],
+                keys=sum(_keys_of_database(value) for name, value in fields.items() if name[:2] == "db"),
+                used_memory_bytes=int(fields.get("used_memory", 0)),
+                aof_enabled=fields.get("aof_enabled") == "1",
+                helios_node=fields.get("helios_node"),
+            )
+        except KeyError as missing:
+            raise EngineError(f"{self._connection.endpoint} does not say its {missing} in INFO") from None
+
+    async def count(self) -> int:
+        """The number of keys in database 0 (DBSIZE)."""
+        return int(await self._execute("DBSIZE"))
+
+    async def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
+        """The next cursor (0 = the end) and about `count` keys; a key that stays is given at least once."""
+        following, keys = await self._execute("SCAN", cursor, "COUNT", count)
+        return int(following), list(keys)
+
+    async def exists(self, keys: Sequence[bytes]) -> list[bool]:
+        """For each key whether the server has it."""
+        replies = await self._execute_many([("EXISTS", key) for key in keys])
+        return [bool(self._value(reply, "EXISTS", key)) for key, reply in zip(keys, replies, strict=True)]
+
+    async def dump(self, keys: Sequence[bytes]) -> list[Dumped | None]:
+        """For each key its value, None where it does not exist (any more).
+
+        TTL and value are read one after the other: a key that changes between is one that a change
+        stream names, and must be read again.
+        """
+        commands: list[Command] = []
+        for key in keys:
+            commands += (("PEXPIRETIME", key), ("DUMP", key))
+        replies = await self._execute_many(commands)
+        found: list[Dumped | None] = []
+        for i, key in enumerate(keys):
+            expire_at_ms = int(self._value(replies[2 * i], "PEXPIRETIME", key))
+            payload = self._value(replies[2 * i + 1], "DUMP", key)
+            if payload is None or expire_at_ms == _NO_KEY:
+                found.append(None)
+            else:
+                found.append(Dumped(payload, None if expire_at_ms == _NO_EXPIRY else expire_at_ms))
+        return found
+
+    async def restore(self, items: Sequence[tuple[bytes, Dumped]], *, replace: bool = True) -> list[bool]:
+        """Write the keys with their absolute TTL; False where `replace` is off and the key existed.
+
+        A key whose time has passed is not there afterwards. All are tried; the first failure is raised:
+        PayloadRefused if the server cannot read a payload, EngineError (out of memory, read only) otherwise.
+        """
+        options = ("REPLACE", "ABSTTL") if replace else ("ABSTTL",)
+        replies = await self._execute_many(
+            [("RESTORE", key, dumped.expire_at_ms or 0, dumped.payload, *options) for key, dumped in items]
+        )
+        written: list[bool] = []
+        for (key, _), reply in zip(items, replies, strict=True):
+            if isinstance(reply, ErrorReply) and str(reply).startswith("BUSYKEY") and not replace:
+                written.append(False)
+                continue
+            if isinstance(reply, ErrorReply) and _is_payload_error(str(reply)):
+                raise await self._payload_refused(key, reply)
+            self._value(reply, "RESTORE", key)
+            written.append(True)
+        return written
+
+    async def delete(self, keys: Sequence[bytes]) -> int:
+        """Remove the keys without blocking the server (UNLINK); the number that existed."""
+        steps = [keys[at : at + _UNLINK_KEYS] for at in range(0, len(keys), _UNLINK_KEYS)]
+        replies = await self._execute_many([("UNLINK", *step) for step in steps])
+        return sum(int(self._value(reply, "UNLINK", step[0])) for step, reply in zip(steps, replies, strict=True))
+
+    async def flush(self) -> None:
+        """Remove every key of every database; they are gone when this returns, their memory a little later."""
+        await self._execute("FLUSHALL", "ASYNC")
+
+    async def persist(self, timeout_s: float) -> bool:
+        """Wait until this connection's writes are on the server's disk; the connection waits with it.
+
+        True if they are; False if the server cannot promise it (AOF off or never synced, or too old for WAITAOF).
+        Raises EngineUnreachable on time-out.
+        """
+        policy = await self._execute("CONFIG", "GET", "appendfsync")
+        if policy.get(b"appendfsync") == b"no":
+            return False
+        timeout_ms = max(1, int(timeout_s * 1000))
+        (reply,) = await self._connection.execute_many(
+            [("WAITAOF", 1, 0, timeout_ms)], timeout_s=timeout_s + _PERSIST_GRACE_S
+        )
+        if isinstance(reply, ErrorReply) and ("appendonly is disabled" in str(reply) or _is_unknown(reply)):
+            return False
+        synced, _replicas = self._value(reply, "WAITAOF")
+        if synced < 1:
+            raise EngineUnreachable(
+                f"{self._connection.endpoint} did not bring its writes to disk within {timeout_s:g} s"
+            )
+        return True
+
+    async def changes(self) -> ChangeStream:
+        """Open a change stream on a connection of its own; nothing that changes after this returns is missed."""
+        return await TrackingStream.open(
+            self._connection.endpoint, connect_timeout_s=self._connect_timeout_s, timeout_s=self._timeout_s
+        )
+
+    async def users(self) -> list[str]:
+        """The names of the server's ACL users. Raises EngineDenied where that is not allowed."""
+        return [name.decode() for name in await self._execute("ACL", "USERS")]
+
+    async def allow(self, user: str, password: str, role: UserRole) -> None:
+        """Create or replace an ACL user. Raises EngineDenied where that is not allowed."""
+        await self._execute(*setuser(user, password, role))
+
+    async def force_off(self, user: str) -> None:
+        """Take every right from a user, end its connections and delete it. Nothing of it runs after this returns.
+
+        A user that does not exist is no error. Raises EngineError for the engine's own user, and
+        EngineDenied where users cannot be administered.
+        """
+        if user == (self._connection.endpoint.user or "default"):
+            raise EngineError(f"user {user!r} of {self._connection.endpoint} cannot force itself off")
+        rights, kill, delete = await self._execute_many(
+            [("ACL", "SETUSER", user, "reset"), ("CLIENT", "KILL", "USER", user), ("ACL", "DELUSER", user)]
+        )
+        for step, reply in (("ACL SETUSER", rights), ("CLIENT KILL", kill), ("ACL DELUSER", delete)):
+            self._value(reply, step, user.encode())
+
+    async def close(self) -> None:
+        """End the connection."""
+        await self._connection.close()
+
+    async def _execute(self, *command: bytes | str | int) -> Reply:
+        return await self._connection.execute(*command, timeout_s=self._timeout_s)
+
+    async def _execute_many(self, commands: Sequence[Command]) -> list[Reply]:
+        return await self._connection.execute_many(commands, timeout_s=self._timeout_s)
+
+    def _value(self, reply: Reply, command: str, subject: bytes | None = None) -> Reply:
+        """`reply` unless it is an error, which is raised with what it was about."""
+        if isinstance(reply, ErrorReply):
+            raise self._connection.failure(reply, command if subject is None else f"{command} of {subject[:100]!r}")
+        return reply
+
+    async def _payload_refused(self, key: bytes, reply: ErrorReply) -> PayloadRefused:
+        try:
+            info = await self.info()
+            server = f"{info.product} {info.version}"
+        except (EngineDenied, EngineUnreachable):
+            server = "a server of unknown version"
+        return PayloadRefused(
+            f"{self._connection.endpoint} ({server}) cannot read the value of {key[:100]!r} as its source wrote it "
+            f"({reply}): the source is a newer server; move keys only to servers of the same or a newer version"
+        )
+
+
+def _keys_of_database(line: str) -> int:
+    """The count in a line such as `keys=2,expires=0,avg_ttl=0`."""
+    return sum(int(part[5:]) for part in line.split(",") if part.startswith("keys="))
+
+
+def _is_payload_error(text: str) -> bool:
+    return "payload version or checksum" in text or "Bad data format" in text
+
+
+def _is_unknown(reply: ErrorReply) -> bool:
+    return "unknown command" in str(reply).lower()

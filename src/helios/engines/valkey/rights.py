@@ -1,0 +1,25 @@
+"""What the ACL users that Helios makes may do, in the servers' own words."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from helios.ports.engine import UserRole
+
+# Both begin without @admin and @dangerous, so that a command that a later server adds is closed until it is
+# listed. SELECT, MOVE and SWAPDB would take keys where neither SCAN nor DBSIZE of database 0 sees them.
+_COMMON = (
+    *("~*", "&*", "+@all", "-@admin", "-@dangerous", "-select", "-move"),
+    *("+info", "+keys", "+flushall", "+flushdb", "+restore", "+sort", "+sort_ro", "+role", "+config|get"),
+    *("+client|list", "+client|kill", "+client|unblock"),
+)
+RULES: dict[UserRole, tuple[str, ...]] = {
+    UserRole.ROUTER: (*_COMMON, "+slowlog", "+latency"),
+    UserRole.MOVER: (*_COMMON, "+acl"),
+}
+
+
+def setuser(user: str, password: str, role: UserRole) -> list[str]:
+    """The ACL SETUSER command that makes `user` be exactly this; the server gets the password's hash only."""
+    digest = sha256(password.encode()).hexdigest()
+    return ["ACL", "SETUSER", user, "reset", "on", f"#{digest}", *RULES[role]]
