@@ -62,12 +62,9 @@ class ChangeKind(StrEnum):
 
     FOUND = "found"
     ADD_NODE = "add_node"
-    JOIN = "join"
     REMOVE_NODE = "remove_node"
     MIGRATE = "migrate"
     REBALANCE = "rebalance"
-    RESTORE = "restore"
-    IMPORT = "import"
 
 
 class ChangeStatus(StrEnum):
@@ -91,8 +88,9 @@ class ChangeStatus(StrEnum):
 class Change:
     """One request to change who owns what; ids sort in the order of the requests.
 
-    Which of the fields behind `kind` count depends on it: `nodes` for found, add_node and import,
-    `node` for join and remove_node, `source`/`target`/`pattern` for migrate.
+    Which of the fields behind `kind` count depends on it: `nodes` for found and add_node (with
+    `import_keys` and `flush` for an external node that holds keys), `node` for remove_node,
+    `source`, `target`, `pattern` and `migration` for migrate.
     """
 
     id: str
@@ -103,6 +101,9 @@ class Change:
     source: str = ""
     target: str = ""
     pattern: str = "*"
+    migration: str = ""
+    import_keys: bool = False
+    flush: bool = False
     cancel: bool = False
     requested_at: float = 0.0
     error: str | None = None

@@ -20,6 +20,7 @@ class EngineInfo:
     keys: int
     used_memory_bytes: int
     aof_enabled: bool
+    aof_fsync: str  # the server's appendfsync: "always", "everysec" or "no"
     helios_node: str | None = None  # set where the address is answered by a router of Helios, not by a data server
 
 
@@ -86,9 +87,10 @@ class Engine(Protocol):
         """Remove every key."""
 
     async def persist(self, timeout_s: float) -> bool:
-        """Wait until this connection's writes are on the server's disk.
+        """Wait until everything that the server had executed before this call is on its disk.
 
-        True if they are; False if the server cannot promise it (no AOF, or too old for WAITAOF).
+        WAITAOF alone covers only what its own connection wrote, so a write that leaves nothing behind goes
+        before it (in one MULTI: set and delete a mark): the log is sequential. True if it is so; False if the server cannot promise it (no AOF, or too old for WAITAOF).
         Raises EngineUnreachable on time-out.
         """
 

@@ -1,0 +1,166 @@
+"""What becomes of a request: refused with a reason, done at once, or queued for a transition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from helios.errors import HeliosError, InvalidInput, NotFound, Refused
+from helios.model.migration import Change, ChangeKind
+from helios.model.topology import Member, Node, NodeState, Placement, Shard, Topology
+from helios.placement.change import moved, with_weights, without_shard
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The settings that decide about requests."""
+
+    virtual_nodes: int = 150
+    auto_rebalance: bool = False
+    sharding_enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The topology to publish now (None: as it is), and whether a change of the placement is still to come."""
+
+    topology: Topology | None
+    queued: bool
+
+
+def admit(topology: Topology, change: Change, members: Mapping[str, Member], policy: Policy) -> Admission:
+    """Decide about a new request. `members` gives for each node of the change the server that it brings.
+
+    Raises InvalidInput, NotFound or Refused; nothing is to be changed then.
+    """
+    match change.kind:
+        case ChangeKind.FOUND:
+            return _found(topology, change, members, policy)
+        case ChangeKind.ADD_NODE:
+            return _add(topology, change.nodes[0], members, policy)
+        case ChangeKind.REMOVE_NODE:
+            return _remove(topology, change.node)
+        case ChangeKind.MIGRATE:
+            check_migrate(topology, change.source, change.target, change.pattern)
+            return Admission(None, queued=True)
+        case ChangeKind.REBALANCE:
+            if not topology.nodes:
+                raise Refused("there is nothing to rebalance: the cluster has no nodes")
+            return Admission(None, queued=True)
+
+
+def placement_after(topology: Topology, change: Change) -> Placement:
+    """The placement that a queued change asks for, by the topology at the time that its turn has come."""
+    match change.kind:
+        case ChangeKind.ADD_NODE | ChangeKind.REBALANCE:
+            return with_weights(topology.placement, desired_weights(topology))
+        case ChangeKind.REMOVE_NODE:
+            staying = replace(topology, nodes=tuple(node for node in topology.nodes if node.id != change.node))
+            remaining = without_shard(topology.placement, change.node)
+            if not topology.sharding_enabled or not remaining.weights:
+                remaining = with_weights(remaining, desired_weights(staying))
+            return remaining
+        case ChangeKind.MIGRATE:
+            check_migrate(topology, change.source, change.target, change.pattern)
+            return moved(topology.placement, change.source, change.target, change.pattern)
+        case ChangeKind.FOUND:
+            return topology.placement
+
+
+def desired_weights(topology: Topology) -> dict[str, float]:
+    """The shards that belong on the ring, by weight: those of all nodes that stay, or only the first by id."""
+    staying = {node.id: node.weight for node in topology.nodes if node.state is NodeState.ACTIVE}
+    if not topology.sharding_enabled and staying:
+        first = min(staying)
+        return {first: staying[first]}
+    return staying
+
+
+def check_migrate(topology: Topology, source: str, target: str, pattern: str) -> None:
+    """Raise what is wrong with moving `pattern` from `source` to `target`."""
+    for shard in (source, target):
+        if topology.node(shard) is None:
+            raise NotFound(f"there is no node {shard!r}; the nodes are {_names(topology)}")
+    if source == target:
+        raise InvalidInput(f"source and target are both {source!r}: name two different nodes")
+    if not pattern:
+        raise InvalidInput("the pattern is empty: write '*' for every key")
+    if not topology.sharding_enabled:
+        raise Refused("sharding is disabled (sharding.enabled: false): every key stays on the first node")
+    node = topology.node(target)
+    if node is not None and node.state is NodeState.DRAINING:
+        raise Refused(f"{target} is being removed: it takes no more keys")
+
+
+def _found(topology: Topology, change: Change, members: Mapping[str, Member], policy: Policy) -> Admission:
+    if topology.nodes:
+        raise Refused(f"the cluster exists already, with the nodes {_names(topology)}")
+    fresh = Topology(
+        topology.epoch,
+        placement=Placement(virtual_nodes=policy.virtual_nodes),
+        sharding_enabled=policy.sharding_enabled,
+    )
+    for node in change.nodes:
+        fresh = _with_node(fresh, node, members)
+    return Admission(_owning_all(fresh), queued=False)
+
+
+def _add(topology: Topology, node: Node, members: Mapping[str, Member], policy: Policy) -> Admission:
+    grown = _with_node(topology, node, members)
+    if not topology.nodes:
+        fresh = Placement(virtual_nodes=policy.virtual_nodes)
+        grown = replace(grown, placement=fresh, sharding_enabled=policy.sharding_enabled)
+        return Admission(_owning_all(grown), queued=False)
+    changes_first = not grown.sharding_enabled and desired_weights(grown) != dict(grown.placement.weights)
+    return Admission(grown, queued=policy.auto_rebalance or changes_first)
+
+
+def _remove(topology: Topology, node_id: str) -> Admission:
+    node = topology.node(node_id)
+    if node is None:
+        raise NotFound(f"there is no node {node_id!r}; the nodes are {_names(topology)}")
+    if node.state is NodeState.DRAINING:
+        raise Refused(f"{node_id} is being removed already")
+    staying = [other for other in topology.nodes if other.state is NodeState.ACTIVE and other.id != node_id]
+    if not staying:
+        raise Refused(f"{node_id} is the last node: its keys would have nowhere to go; add another node first")
+    return Admission(with_state(topology, node_id, NodeState.DRAINING), queued=True)
+
+
+def _with_node(topology: Topology, node: Node, members: Mapping[str, Member]) -> Topology:
+    known = topology.node(node.id)
+    if known is not None:
+        raise Refused(f"{node.id} is a node already, at {known.address}")
+    for other in topology.nodes:
+        if other.address == node.address:
+            raise Refused(f"{node.address} is the address of {other.id}: each node needs one of its own")
+    if round(topology.placement.virtual_nodes * node.weight) < 1:
+        raise InvalidInput(f"weight {node.weight} of {node.id} gives it no point on the ring: use a larger one")
+    member = members.get(node.id)
+    if member is None:
+        raise Refused(f"{node.id} at {node.address} has no running server: start it first")
+    shard = Shard(node.id, member.id, (member,))
+    return replace(
+        topology,
+        nodes=tuple(sorted((*topology.nodes, node), key=lambda other: other.id)),
+        shards=tuple(sorted((*topology.shards, shard), key=lambda other: other.id)),
+    )
+
+
+def _owning_all(topology: Topology) -> Topology:
+    return replace(topology, placement=with_weights(topology.placement, desired_weights(topology)))
+
+
+def with_state(topology: Topology, node_id: str, state: NodeState) -> Topology:
+    """The topology with the state of one node changed."""
+    nodes = tuple(replace(node, state=state) if node.id == node_id else node for node in topology.nodes)
+    return replace(topology, nodes=nodes)
+
+
+def _names(topology: Topology) -> str:
+    return ", ".join(node.id for node in topology.nodes) or "none yet"
+
+
+def refusal(error: HeliosError) -> str:
+    """How a refusal is kept with the change: code and sentence."""
+    return f"{error.code} {error}"

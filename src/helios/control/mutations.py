@@ -1,0 +1,118 @@
+"""The few ways in which a transition changes the topology; the epoch is the publisher's to raise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from helios.control.admission import with_state
+from helios.errors import Refused
+from helios.model.topology import NodeState, Pair, PairPhase, Placement, Topology, Transition
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Routers hold the pair's keys from now on."""
+
+    source: str
+    target: str
+
+    def apply(self, topology: Topology) -> Topology:
+        """The topology in which the pair is fenced."""
+        return _with_phase(topology, self.source, self.target, PairPhase.FENCED)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfence:
+    """The pair's keys flow again, to the source."""
+
+    source: str
+    target: str
+
+    def apply(self, topology: Topology) -> Topology:
+        """The topology in which the pair is being copied."""
+        return _with_phase(topology, self.source, self.target, PairPhase.COPYING)
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """The target owns the pair's keys: the only commit point of a move."""
+
+    source: str
+    target: str
+
+    def apply(self, topology: Topology) -> Topology:
+        """The topology in which the pair is switched."""
+        return _with_phase(topology, self.source, self.target, PairPhase.SWITCHED)
+
+
+@dataclass(frozen=True, slots=True)
+class Reverse:
+    """What was switched goes back; what was not stays. `migrations` names the way back of each switched pair."""
+
+    migrations: Mapping[tuple[str, str], str]
+
+    def apply(self, topology: Topology) -> Topology:
+        """The topology with the roles of the two placements exchanged: who owns each key does not change by it."""
+        transition = _running(topology)
+        pairs = tuple(
+            Pair(pair.target, pair.source, self.migrations[pair.source, pair.target], PairPhase.COPYING)
+            if pair.phase is PairPhase.SWITCHED
+            else Pair(pair.target, pair.source, "", PairPhase.SWITCHED)
+            for pair in transition.pairs
+        )
+        back = Transition(transition.change, topology.placement, pairs, reversing=True)
+        reversed_ = replace(topology, placement=transition.next, transition=back)
+        return with_state(reversed_, transition.leaving, NodeState.ACTIVE) if transition.leaving else reversed_
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Every pair has switched: the next placement is the current one. `unswept` shards still hold moved keys."""
+
+    unswept: frozenset[str]
+
+    def apply(self, topology: Topology) -> Topology:
+        """The topology without the transition, and without the node that was leaving."""
+        transition = _running(topology)
+        involved = {shard for pair in transition.pairs for shard in (pair.source, pair.target)}
+        leaving = transition.leaving
+        return replace(
+            topology,
+            placement=transition.next,
+            transition=None,
+            unclean=((topology.unclean - involved) | self.unswept) - {leaving},
+            nodes=tuple(node for node in topology.nodes if node.id != leaving),
+            shards=tuple(shard for shard in topology.shards if shard.id != leaving),
+        )
+
+
+Mutation = Fence | Unfence | Switch | Reverse | Finish
+
+
+def begin(topology: Topology, change: str, following: Placement, pairs: tuple[Pair, ...], leaving: str) -> Topology:
+    """The topology in which the transition to `following` has begun; without pairs it has ended with it."""
+    if topology.transition is not None:
+        raise Refused("another transition is running")
+    involved = frozenset(shard for pair in pairs for shard in (pair.source, pair.target))
+    started = replace(
+        topology,
+        transition=Transition(change, following, pairs, leaving=leaving),
+        unclean=topology.unclean | involved,
+    )
+    return started if pairs else Finish(frozenset()).apply(started)
+
+
+def _running(topology: Topology) -> Transition:
+    if topology.transition is None:
+        raise Refused("no transition is running")
+    return topology.transition
+
+
+def _with_phase(topology: Topology, source: str, target: str, phase: PairPhase) -> Topology:
+    transition = _running(topology)
+    pairs = tuple(
+        replace(pair, phase=phase) if (pair.source, pair.target) == (source, target) else pair
+        for pair in transition.pairs
+    )
+    return replace(topology, transition=replace(transition, pairs=pairs))
