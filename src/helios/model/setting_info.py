@@ -1,0 +1,118 @@
+"""The list of all settings with what may be written for each: for messages, references and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from types import MappingProxyType
+
+from annotated_types import Ge, Le
+from pydantic import BeforeValidator
+from pydantic.fields import FieldInfo
+
+from helios.model.settings import Section, Settings, parse_duration, parse_host, parse_listen, parse_size
+
+
+@dataclass(frozen=True, slots=True)
+class SettingInfo:
+    """One setting. `allowed` completes "must be …"; `default` is written as a settings file would write it."""
+
+    name: str
+    unit: str
+    allowed: str
+    default: str
+    description: str
+
+
+@cache
+def all_settings() -> Mapping[str, SettingInfo]:
+    """Every setting by its full name ("sharding.virtual_nodes"), in the order of the model."""
+    return MappingProxyType(
+        {
+            f"{section}.{field}": _info(f"{section}.{field}", info)
+            for section, kind in sections().items()
+            for field, info in kind.model_fields.items()
+        }
+    )
+
+
+@cache
+def sections() -> Mapping[str, type[Section]]:
+    """The groups of settings by name."""
+    kinds = {name: info.annotation for name, info in Settings.model_fields.items()}
+    return MappingProxyType({n: kind for n, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)})
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest exact way to write a duration: `500ms`, `90s`, `1h`."""
+    milliseconds = round(seconds * 1000, 3)
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if milliseconds and milliseconds % size == 0:
+            return f"{milliseconds / size:.0f}{unit}"
+    return f"{milliseconds:g}ms" if milliseconds else "0s"
+
+
+def format_size(size_bytes: int) -> str:
+    """The shortest exact way to write a size: `64kb`, `512mb`, `1gb`."""
+    for unit, size in (("gb", 1 << 30), ("mb", 1 << 20), ("kb", 1 << 10)):
+        if size_bytes and size_bytes % size == 0:
+            return f"{size_bytes // size}{unit}"
+    return str(size_bytes)
+
+
+def format_value(name: str, value: object) -> str:
+    """The value of a setting as a settings file would write it."""
+    section, _, field = name.partition(".")
+    return _write(sections()[section].model_fields[field], value)
+
+
+def _info(name: str, field: FieldInfo) -> SettingInfo:
+    extra = field.json_schema_extra
+    unit = str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+    return SettingInfo(name, unit, _allowed(field, unit), _write(field, field.default), field.description or "")
+
+
+def _parser(field: FieldInfo) -> Callable[..., object] | None:
+    return next((item.func for item in field.metadata if isinstance(item, BeforeValidator)), None)
+
+
+def _write(field: FieldInfo, value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    parser = _parser(field)
+    if parser is parse_duration and isinstance(value, int | float):
+        return format_duration(value)
+    if parser is parse_size and isinstance(value, int):
+        return format_size(value)
+    return str(value) or '""'
+
+
+def _allowed(field: FieldInfo, unit: str) -> str:
+    parser = _parser(field)
+    if parser is parse_duration:
+        return f"a duration {_range(field)} (written with ms, s, m, h or d; a plain number is seconds)"
+    if parser is parse_size:
+        return f"a size {_range(field)} (written with kb, mb or gb; a plain number is bytes)"
+    if parser is parse_listen:
+        return "host:port, as in 127.0.0.1:8443, with a port from 1 to 65535"
+    if parser is parse_host:
+        return "an IP address or a host name, without a port"
+    kind = field.annotation
+    if kind is bool:
+        return "true or false"
+    if kind is int:
+        return f"a whole number {_range(field)} ({unit})"
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        *others, last = [str(choice) for choice in kind]
+        return f"{', '.join(others)} or {last}"
+    return "a text" if field.default == "" else "a text that is not empty"
+
+
+def _range(field: FieldInfo) -> str:
+    lowest = next((item.ge for item in field.metadata if isinstance(item, Ge)), None)
+    highest = next((item.le for item in field.metadata if isinstance(item, Le)), None)
+    if highest is None:
+        return f"of at least {_write(field, lowest)}"
+    return f"from {_write(field, lowest)} to {_write(field, highest)}"

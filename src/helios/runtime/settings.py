@@ -1,0 +1,242 @@
+"""Settings from a file, the environment and flags; every mistake is named with its place and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from helios.errors import SettingsError
+from helios.model.setting_info import all_settings, sections
+from helios.model.settings import Settings
+
+if TYPE_CHECKING:
+    import yaml
+
+PREFIX = "HELIOS_"
+_SHOWN = 60  # characters of a wrong value that a message repeats
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value that somebody wrote, and where."""
+
+    name: str
+    value: object
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    origin: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.message}"
+
+
+def load_settings(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Settings:
+    """The settings that hold: `overrides` (flags) before the environment, before the file, before the defaults.
+
+    `overrides` maps full names ("sharding.migration_rate") to values; those that are None were not given.
+    The environment spells the same name `HELIOS_SHARDING__MIGRATION_RATE`. What was given by any of the
+    three, be it the default, is_set of the result tells.
+
+    Raises SettingsError, whose message has one line for each mistake, all of them at once. A value that is
+    overridden must be right all the same.
+    """
+    problems: list[_Problem] = []
+    given: dict[str, _Given] = {}
+    for source in (_from_file(path), _from_environment(environ), _from_flags(overrides)):
+        for found in source:
+            problem = found if isinstance(found, _Problem) else _check(found)
+            if problem is not None:
+                problems.append(problem)
+            elif isinstance(found, _Given):
+                given[found.name] = found
+    if problems:
+        raise SettingsError("\n".join(map(str, problems)))
+    values: dict[str, dict[str, object]] = {}
+    for item in given.values():
+        section, _, field = item.name.partition(".")
+        values.setdefault(section, {})[field] = item.value
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_conflicts(error, given))) from error
+
+
+def data_folder(settings: Settings) -> Path:
+    """The absolute path of `atlas.data_dir`; `~` stands for the home folder."""
+    return Path(settings.atlas.data_dir).expanduser().absolute()
+
+
+def variable(name: str) -> str:
+    """The environment variable that sets the setting `name`."""
+    return PREFIX + name.upper().replace(".", "__")
+
+
+def _conflicts(error: ValidationError, given: Mapping[str, _Given]) -> Iterator[str]:
+    """One line for each set of values that do not go together, with the places that they come from."""
+    for detail in error.errors():
+        for names, message in detail["ctx"]["conflicts"]:
+            origins = [given[name].origin for name in names if name in given]
+            yield f"{', '.join(origins)}: {message}"
+
+
+def _check(item: _Given) -> _Problem | None:
+    """What is wrong with one value by itself."""
+    info = all_settings().get(item.name)
+    if info is None:
+        return _Problem(item.origin, _unknown(item.name))
+    section, _, field = item.name.partition(".")
+    try:
+        sections()[section].model_validate({field: item.value})
+    except ValidationError:
+        return _Problem(item.origin, f"{item.name} is {_show(item.value)} but must be {info.allowed}")
+    return None
+
+
+def _show(value: object) -> str:
+    text = str(value)
+    if not text or not text.isprintable() or " " in text:
+        text = repr(text)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _unknown(name: str) -> str:
+    """Why there is no setting `name`, and which ones there are."""
+    section, dot, field = name.partition(".")
+    known = sections().get(section)
+    if known is not None and dot:
+        text, choices = f"{name} is not a setting", list(known.model_fields)
+        near = [f"{section}.{match}" for match in get_close_matches(field, choices, n=1, cutoff=0.5)]
+        listing = f"{section} has {', '.join(choices)}"
+    else:
+        text, choices = f"{section} is not a section of the settings", list(sections())
+        near = get_close_matches(section, choices, n=1)
+        listing = f"the sections are {', '.join(choices)}"
+    if not near:
+        # Right in itself but in the wrong place: the same word may be a setting of another section.
+        near = [full for full in all_settings() if full.partition(".")[2] == (field or section)][:1]
+    return f"{text}; {f'did you mean {near[0]}? ' if near else ''}{listing}"
+
+
+def _from_flags(overrides: Mapping[str, object]) -> Iterator[_Given | _Problem]:
+    for name, value in overrides.items():
+        if value is not None:
+            yield _Given(name, value, "command line")
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given | _Problem]:
+    """Variables that name a setting or seem to; other HELIOS_ variables, without `__`, are not settings."""
+    single = {variable(name).replace("__", "_"): name for name in all_settings()}
+    for key in sorted(environ):
+        if not key.startswith(PREFIX):
+            continue
+        section, separator, field = key.removeprefix(PREFIX).partition("__")
+        if separator:
+            yield _Given(f"{section}.{field}".lower(), environ[key], f"environment variable {key}")
+        elif key in single:
+            message = f"write {variable(single[key])}, with two underscores behind the section, to set {single[key]}"
+            yield _Problem(f"environment variable {key}", message)
+
+
+def _from_file(path: Path | None) -> Iterator[_Given | _Problem]:
+    """What the file sets, and what is wrong with its form. Imports the YAML library only where there is a file."""
+    if path is None:
+        return
+    import yaml
+
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except OSError as error:
+        yield _Problem(str(path), f"cannot be read: {error.strerror or error}")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        yield _Problem(f"{path}:{line}", "is not UTF-8 text")
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        yield _Problem(
+            f"{path}:{line}", f"is not valid YAML: the character U+{int(error.character):04X} is not allowed"
+        )
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        yield _Problem(where, f"is not valid YAML: {what}")
+    except RecursionError:
+        yield _Problem(str(path), "is nested too deeply")
+    else:
+        if root is not None:
+            yield from _sections_of(root, path)
+
+
+def _sections_of(root: yaml.Node, path: Path) -> Iterator[_Given | _Problem]:
+    import yaml
+
+    if not isinstance(root, yaml.MappingNode):
+        yield _Problem(_place(path, root), f"must consist of sections: {', '.join(sections())}")
+        return
+    for section, key, value in _entries(root, path, ""):
+        if isinstance(section, _Problem):
+            yield section
+        elif section not in sections():
+            yield _Problem(_place(path, key), _unknown(section))
+        elif isinstance(value, yaml.MappingNode):
+            yield from _settings_of(section, value, path)
+        elif value.tag != "tag:yaml.org,2002:null":
+            # A section all of whose lines are commented out is null, and sets nothing.
+            fields = ", ".join(sections()[section].model_fields)
+            yield _Problem(
+                _place(path, value), f"{section} is a section: its settings ({fields}) go below it, indented"
+            )
+
+
+def _settings_of(section: str, node: yaml.MappingNode, path: Path) -> Iterator[_Given | _Problem]:
+    import yaml
+
+    for field, key, value in _entries(node, path, f"{section}."):
+        if isinstance(field, _Problem):
+            yield field
+            continue
+        name, place = f"{section}.{field}", _place(path, key)
+        info = all_settings().get(name)
+        if info is None:
+            yield _Problem(place, _unknown(name))
+        elif not isinstance(value, yaml.ScalarNode):
+            what = "a list" if isinstance(value, yaml.SequenceNode) else "a section of its own"
+            yield _Problem(place, f"{name} is {what} but must be {info.allowed}")
+        elif value.tag == "tag:yaml.org,2002:null":
+            yield _Problem(place, f"{name} has no value; it must be {info.allowed}")
+        elif not value.tag.startswith("tag:yaml.org,2002:"):
+            yield _Problem(place, f"{name} has the tag {value.tag}, which means nothing here")
+        else:
+            # The text as it stands, not what YAML makes of it: `no` is a word here, and 0755 is not octal.
+            yield _Given(name, value.value, place)
+
+
+def _entries(node: yaml.MappingNode, path: Path, prefix: str) -> Iterator[tuple[str | _Problem, Any, Any]]:
+    """Name, key node and value node of each entry; a problem in place of a name that cannot be used."""
+    import yaml
+
+    seen: dict[str, int] = {}
+    for key, value in node.value:
+        name: str | _Problem
+        if not isinstance(key, yaml.ScalarNode):
+            name = _Problem(_place(path, key), "a name is expected here, not a list or a section")
+        elif key.value in seen:
+            name = _Problem(_place(path, key), f"{prefix}{key.value} is already given in line {seen[key.value]}")
+        else:
+            name = key.value
+            seen[key.value] = key.start_mark.line + 1
+        yield name, key, value
+
+
+def _place(path: Path, node: Any) -> str:
+    return f"{path}:{node.start_mark.line + 1}"
