@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from helios.engines.valkey.connection import Endpoint, connect
+from helios.engines.valkey.connection import Connection, Endpoint, connect
 from helios.engines.valkey.engine import ValkeyEngine
+from helios.model.ids import Address
 from helios.model.topology import Member
 
 Credentials: TypeAlias = Callable[[Member], Awaitable[tuple[str, str] | None]]
@@ -18,7 +19,11 @@ async def no_credentials(_member: Member) -> tuple[str, str] | None:
 
 
 class ValkeyConnector:
-    """Opens connections; `credentials` gives the administrator of a member, None where the default user will do."""
+    """Opens connections; `credentials` gives the administrator of a member, None where the default user will do.
+
+    A connection that ended with commands unanswered may leave them in the buffers of a stalled server, to run
+    late and overwrite what was written since. So opening again as the same user first ends it at the server.
+    """
 
     def __init__(
         self, credentials: Credentials = no_credentials, *, connect_timeout_s: float = 2.0, timeout_s: float = 10.0
@@ -26,14 +31,31 @@ class ValkeyConnector:
         self._credentials = credentials
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
+        self._opened: dict[tuple[Address, str | None], list[Connection]] = {}
 
     async def open(self, member: Member, *, user: str | None = None, password: str | None = None) -> ValkeyEngine:
         """Connect to a member; without a user, as its administrator (external: as its default user).
 
-        Raises EngineUnreachable or EngineDenied, naming the member and its address, within `connect_timeout_s`.
+        Nothing that earlier engines of this connector left unanswered there as the same user runs after this
+        returns. Raises EngineUnreachable or EngineDenied, naming the member and its address.
         """
         if user is None and (administrator := await self._credentials(member)) is not None:
             user, password = administrator
         endpoint = Endpoint(member.id, member.address, user, password)
         connection = await connect(endpoint, timeout_s=self._connect_timeout_s)
+        opened = self._opened.setdefault((member.address, user), [])
+        try:
+            for former in [former for former in opened if former.lost]:
+                if former.unanswered:
+                    await self._end(former, by=connection)
+                opened.remove(former)
+        except BaseException:
+            await connection.close()
+            raise
+        opened.append(connection)
         return ValkeyEngine(connection, connect_timeout_s=self._connect_timeout_s, timeout_s=self._timeout_s)
+
+    async def _end(self, former: Connection, *, by: Connection) -> None:
+        # The id may have been given anew if the server was restarted: the user's name keeps strangers out of this.
+        user = former.endpoint.user or "default"
+        await by.execute("CLIENT", "KILL", "ID", former.client_id, "USER", user, timeout_s=self._timeout_s)
