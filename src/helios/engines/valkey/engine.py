@@ -11,6 +11,7 @@ from helios.errors import EngineDenied, EngineError, EngineUnreachable, PayloadR
 from helios.ports.engine import ChangeStream, Dumped, EngineInfo, UserRole
 
 _UNLINK_KEYS = 500  # keys in one UNLINK, so that no single command holds the server up
+_MARK = b"\0helios-persist-mark"  # a key that exists inside one MULTI only
 _PERSIST_GRACE_S = 1.0  # for the answer to WAITAOF to arrive after its own time-out
 _NO_EXPIRY, _NO_KEY = -1, -2  # answers of PEXPIRETIME
 
@@ -33,9 +34,13 @@ class ValkeyEngine:
         return self._connection
 
     async def info(self) -> EngineInfo:
-        """Who answers there. `keys` counts those of all databases, also where `count` (database 0) is less."""
-        text = await self._execute("INFO")
-        fields = dict(line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
+        """Who answers there. `keys` counts those of all databases, also where `count` (database 0) is less.
+
+        Where the server does not tell how often it syncs its log, that is given as "no": nothing is promised.
+        """
+        text, config = await self._execute_many([("INFO",), ("CONFIG", "GET", "appendfsync")])
+        text = self._value(text, "INFO").decode(errors="replace")
+        fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         valkey = fields.get("valkey_version")
         try:
             return EngineInfo(
@@ -45,6 +50,7 @@ class ValkeyEngine:
                 keys=sum(_keys_of_database(value) for name, value in fields.items() if name[:2] == "db"),
                 used_memory_bytes=int(fields.get("used_memory", 0)),
                 aof_enabled=fields.get("aof_enabled") == "1",
+                aof_fsync=_fsync_policy(config),
                 helios_node=fields.get("helios_node"),
             )
         except KeyError as missing:
@@ -116,21 +122,25 @@ class ValkeyEngine:
         await self._execute("FLUSHALL", "ASYNC")
 
     async def persist(self, timeout_s: float) -> bool:
-        """Wait until this connection's writes are on the server's disk; the connection waits with it.
+        """Wait until everything that the server had executed before this call is on its disk.
 
-        True if they are; False if the server cannot promise it (AOF off or never synced, or too old for WAITAOF).
-        Raises EngineUnreachable on time-out.
+        True if it is; False if the server cannot promise it (AOF off or never synced, or too old for WAITAOF).
+        Raises EngineUnreachable on time-out. Other calls on this connection wait behind it.
         """
-        policy = await self._execute("CONFIG", "GET", "appendfsync")
-        if policy.get(b"appendfsync") == b"no":
+        policy = _fsync_policy(await self._execute("CONFIG", "GET", "appendfsync"))
+        if policy == "no":
             return False
-        timeout_ms = max(1, int(timeout_s * 1000))
-        (reply,) = await self._connection.execute_many(
-            [("WAITAOF", 1, 0, timeout_ms)], timeout_s=timeout_s + _PERSIST_GRACE_S
+        # WAITAOF covers what its own connection wrote, and the log is sequential: a write that leaves nothing
+        # behind, seen by nobody, stands in the log after everything that was executed before.
+        mark: list[Command] = [("MULTI",), ("SET", _MARK, b""), ("DEL", _MARK), ("EXEC",)]
+        *marked, waited = await self._connection.execute_many(
+            [*mark, ("WAITAOF", 1, 0, max(1, int(timeout_s * 1000)))], timeout_s=timeout_s + _PERSIST_GRACE_S
         )
-        if isinstance(reply, ErrorReply) and ("appendonly is disabled" in str(reply) or _is_unknown(reply)):
+        if isinstance(waited, ErrorReply) and ("appendonly is disabled" in str(waited) or _is_unknown(waited)):
             return False
-        synced, _replicas = self._value(reply, "WAITAOF")
+        for command, reply in zip(mark, marked, strict=True):
+            self._value(reply, str(command[0]))
+        synced, _replicas = self._value(waited, "WAITAOF")
         if synced < 1:
             raise EngineUnreachable(
                 f"{self._connection.endpoint} did not bring its writes to disk within {timeout_s:g} s"
@@ -196,6 +206,13 @@ class ValkeyEngine:
 def _keys_of_database(line: str) -> int:
     """The count in a line such as `keys=2,expires=0,avg_ttl=0`."""
     return sum(int(part[5:]) for part in line.split(",") if part.startswith("keys="))
+
+
+def _fsync_policy(config: Reply) -> str:
+    """What CONFIG GET appendfsync says; "no" where it does not say."""
+    if isinstance(config, ErrorReply) or not isinstance(config, dict):
+        return "no"
+    return bytes(config.get(b"appendfsync", b"no")).decode()
 
 
 def _is_payload_error(text: str) -> bool:
