@@ -35,13 +35,12 @@ class CoordinatorRecord:
 class SessionRecord:
     """A router's lease: what it is and the last epoch that it has acknowledged (0: none yet).
 
-    `revoked` is set by the coordinator before it forces the session off: a router that sees it starts anew.
+    The coordinator deletes it before it forces the session off: a router whose record is gone starts anew.
     """
 
     id: str
     router: str
     acked_epoch: int = 0
-    revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,17 @@
+"""The real clocks of this machine."""
+
+from __future__ import annotations
+
+import time
+
+
+class SystemClock:
+    """`ports.clock.Clock` by the operating system; on Linux all processes of a machine share its `monotonic`."""
+
+    def wall(self) -> float:
+        """Unix seconds, for showing; it may jump."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that never go back; differences only."""
+        return time.monotonic()

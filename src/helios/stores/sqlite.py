@@ -1,0 +1,185 @@
+"""The store in one SQLite file, shared by all processes of one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from helios.errors import StoreError
+from helios.ports.clock import Clock
+from helios.ports.store import Compare, Delete, Entry, Event, Put, Snapshot
+from helios.stores.sqlite_file import SqliteFile
+from helios.stores.watching import Signal, check_operations, check_ttl
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LOOK_EVERY_S = 0.005
+_EXPIRE_EVERY_S = 0.25
+
+
+class SqliteStore:
+    """A `ports.store.Store` for the processes of one machine. Make it with `open`; it belongs to one event loop.
+
+    A commit is on the disk when it returns. SQL runs in one thread per handle, in the order of the calls; a call
+    that is cancelled may still be carried out, wholly. Other processes' commits are noticed within 5 ms while
+    there are watches, expired leases within 0.25 s.
+    """
+
+    def __init__(self, file: SqliteFile, eye: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+        self._file = file
+        self._eye = eye  # The loop's own connection; it looks at a number in shared memory and never waits.
+        self._thread = thread
+        self._signal = Signal()
+        self._seen_version: int | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._expire_at = 0.0
+        self._expiring: asyncio.Future[None] | None = None
+        self._closing: asyncio.Future[None] | None = None
+
+    @classmethod
+    async def open(
+        cls, path: Path, *, clock: Clock | None = None, keep_commits: int = 2_000, busy_timeout_s: float = 5.0
+    ) -> SqliteStore:
+        """Open the file, making it (mode 0600) where it does not exist; its folder must.
+
+        Watches can begin up to `keep_commits` commits back. A commit that does not get the write lock in
+        `busy_timeout_s` fails. `clock` is for tests: all processes must see the same time.
+        """
+        monotonic = time.monotonic if clock is None else clock.monotonic
+        thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+
+        def opened() -> tuple[SqliteFile, sqlite3.Connection]:
+            file = SqliteFile(path, monotonic=monotonic, keep_commits=keep_commits, busy_timeout_s=busy_timeout_s)
+            try:
+                return file, file.watcher()
+            except BaseException:
+                file.close()
+                raise
+
+        opening = thread.submit(opened)
+        try:
+            file, eye = await asyncio.wrap_future(opening)
+        except BaseException:
+            thread.submit(_close_unwanted, opening)
+            thread.shutdown(wait=False)
+            raise
+        return cls(file, eye, thread)
+
+    async def get(self, key: str) -> Entry | None:
+        """The entry of `key`, or None."""
+        return await self._run(self._file.get, key)
+
+    async def list(self, prefix: str) -> Snapshot:
+        """All entries whose keys begin with `prefix`."""
+        return await self._run(self._file.snapshot, prefix)
+
+    async def commit(self, operations: Sequence[Put | Delete], *, compares: Sequence[Compare] = ()) -> int:
+        """Do all operations as one, durably, and give the revision they got, or the present one if nothing changed."""
+        check_operations(operations)
+        revision = await self._run(self._file.commit, tuple(operations), tuple(compares))
+        self._signal.fire()
+        return revision
+
+    def watch(self, prefix: str, after: int) -> AsyncGenerator[tuple[Event, ...], None]:
+        """Every change under `prefix` with a revision greater than `after`, in order, as they come.
+
+        Holds nothing while its reader is busy with what it was given.
+        """
+        self._check_open()
+        return self._watch(prefix, after)
+
+    async def _watch(self, prefix: str, after: int) -> AsyncGenerator[tuple[Event, ...], None]:
+        while not self._ended():
+            seen = self._signal.count
+            commits, after = await self._run(self._file.events_after, prefix, after)
+            for events in commits:
+                if self._ended():
+                    return
+                yield events
+            if not self._ended():
+                self._keep_looking()
+                await self._signal.wait(seen)
+
+    async def grant(self, ttl_s: float) -> str:
+        """A new lease that lives for `ttl_s` seconds unless kept alive."""
+        check_ttl(ttl_s)
+        return await self._run(self._file.grant, ttl_s)
+
+    async def keep_alive(self, lease: str) -> None:
+        """Extend the lease to its full time from now; raises LeaseLost if it is gone."""
+        await self._run(self._file.keep_alive, lease)
+
+    async def revoke(self, lease: str) -> None:
+        """End the lease and delete what is bound to it; nothing happens if it is gone."""
+        await self._run(self._file.revoke, lease)
+        self._signal.fire()
+
+    async def close(self) -> None:
+        """Let go of the file once the calls that were made are done; running watches end."""
+        if self._closing is None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._closing = asyncio.wrap_future(self._thread.submit(_close_both, self._file, self._eye))
+            self._thread.shutdown(wait=False)
+            self._signal.fire()
+        await asyncio.shield(self._closing)
+
+    async def _run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self._check_open()
+        return await asyncio.wrap_future(self._thread.submit(job, *args, **kwargs))
+
+    def _ended(self) -> bool:
+        return self._closing is not None
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise StoreError(f"this handle of the store file {self._file.path} is closed; open another")
+
+    def _keep_looking(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
+
+    def _look(self) -> None:
+        """Wake the watches if any process has committed; see to expired leases; stop when nobody waits."""
+        self._timer = None
+        if self._ended() or not self._signal.awaited:
+            return
+        try:
+            version = self._eye.execute("PRAGMA data_version").fetchall()[0][0]
+        except sqlite3.Error:
+            # Whatever it is (a moment's lock, a lost file), those who watch find out when they read.
+            version = None
+        if version is None or version != self._seen_version:
+            self._seen_version = version
+            self._signal.fire()
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._expire_at and self._expiring is None:
+            self._expire_at = loop.time() + _EXPIRE_EVERY_S
+            self._expiring = asyncio.wrap_future(self._thread.submit(self._file.expire))
+            self._expiring.add_done_callback(self._expired)
+        self._keep_looking()
+
+    def _expired(self, done: asyncio.Future[None]) -> None:
+        # A failure is not lost: the next commit expires leases too and tells its caller.
+        self._expiring = None
+        if not done.cancelled():
+            done.exception()
+
+
+def _close_both(file: SqliteFile, eye: sqlite3.Connection) -> None:
+    try:
+        eye.close()
+    finally:
+        file.close()
+
+
+def _close_unwanted(opening: Future[tuple[SqliteFile, sqlite3.Connection]]) -> None:
+    """Close what was opened for a caller who has gone."""
+    if not opening.cancelled() and opening.exception() is None:
+        _close_both(*opening.result())

@@ -1,0 +1,58 @@
+"""What every home of the store needs around commits and watches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from helios.errors import InvalidInput
+from helios.ports.store import Delete, Put
+
+
+class Signal:
+    """Tells waiting coroutines of one event loop that there may be news; a call between two waits is not lost.
+
+    Read `count` before looking, look, then `wait` with what was read. An abandoned waiter leaves nothing behind.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._waiters: dict[asyncio.Future[None], None] = {}  # A dict, so that waking keeps the order of waiting.
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiters)
+
+    def fire(self) -> None:
+        """Wake all who wait."""
+        self.count += 1
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self, seen: int) -> None:
+        """Return once `fire` has been called since `count` was `seen`."""
+        if self.count != seen:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = None
+        try:
+            await waiter
+        finally:
+            del self._waiters[waiter]
+
+
+def check_operations(operations: Sequence[Put | Delete]) -> None:
+    """Raise InvalidInput if a key is named twice: no order of the two would be right in every home of the store."""
+    seen: set[str] = set()
+    for operation in operations:
+        if operation.key in seen:
+            raise InvalidInput(f"one commit names the key {operation.key!r} twice; name it once")
+        seen.add(operation.key)
+
+
+def check_ttl(ttl_s: float) -> None:
+    """Raise InvalidInput unless a lease can live that long."""
+    if not ttl_s > 0:
+        raise InvalidInput(f"a lease cannot live for {ttl_s} seconds; give a positive number")
