@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import yaml
 
 PREFIX = "HELIOS_"
+_NULL = "tag:yaml.org,2002:null"
 _SHOWN = 60  # characters of a wrong value that a message repeats
 
 
@@ -173,7 +174,7 @@ def _from_file(path: Path | None) -> Iterator[_Given | _Problem]:
     except RecursionError:
         yield _Problem(str(path), "is nested too deeply")
     else:
-        if root is not None:
+        if root is not None and root.tag != _NULL:
             yield from _sections_of(root, path)
 
 
@@ -190,7 +191,7 @@ def _sections_of(root: yaml.Node, path: Path) -> Iterator[_Given | _Problem]:
             yield _Problem(_place(path, key), _unknown(section))
         elif isinstance(value, yaml.MappingNode):
             yield from _settings_of(section, value, path)
-        elif value.tag != "tag:yaml.org,2002:null":
+        elif value.tag != _NULL:
             # A section all of whose lines are commented out is null, and sets nothing.
             fields = ", ".join(sections()[section].model_fields)
             yield _Problem(
@@ -212,7 +213,7 @@ def _settings_of(section: str, node: yaml.MappingNode, path: Path) -> Iterator[_
         elif not isinstance(value, yaml.ScalarNode):
             what = "a list" if isinstance(value, yaml.SequenceNode) else "a section of its own"
             yield _Problem(place, f"{name} is {what} but must be {info.allowed}")
-        elif value.tag == "tag:yaml.org,2002:null":
+        elif value.tag == _NULL:
             yield _Problem(place, f"{name} has no value; it must be {info.allowed}")
         elif not value.tag.startswith("tag:yaml.org,2002:"):
             yield _Problem(place, f"{name} has the tag {value.tag}, which means nothing here")
