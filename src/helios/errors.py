@@ -101,3 +101,9 @@ class PayloadRefused(EngineError):
     """A target cannot read what the source serialised (an older server version); trying again cannot help."""
 
     code = "PAYLOAD"
+
+
+class ProtocolError(HeliosError):
+    """The bytes of a connection are not RESP, or announce more than is allowed; the connection cannot go on."""
+
+    code = "PROTOCOL"

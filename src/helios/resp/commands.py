@@ -1,0 +1,227 @@
+"""The table of commands: arity, key positions, flags, and how Helios treats each of them.
+
+What the servers say is in facts.py; what Helios makes of it is decided here. A command with keys is
+forwarded unless it is named below; one without keys has to be named (a test sees to that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from helios.errors import InvalidInput
+from helios.resp.facts import FACTS
+from helios.resp.keys import KeyPositions, compile_keys, one_position, stream_options
+
+
+class How(StrEnum):
+    """Who carries a command out."""
+
+    FORWARD = "forward"  # the shard that owns all its keys
+    SPLIT = "split"  # each owner its part; the replies are put together
+    ANYWHERE = "anywhere"  # any shard: it touches no key
+    ROUTER = "router"  # the router itself, which may ask the shards
+    VERB = "verb"  # the cluster's administration
+    REFUSED = "refused"  # nobody: it would harm the cluster or cannot mean anything here
+    LATER = "later"  # nobody yet
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One row of the table. `name` is in lower case, a subcommand's as `object|encoding`.
+
+    `one_key` is the position of the only key (0: none or several); `keys` finds all of them.
+    `arity` counts the name; a negative one is a minimum. `stops` says that later commands of the same
+    client must wait for its reply.
+    """
+
+    name: str
+    arity: int
+    flags: frozenset[str]
+    how: How
+    notation: str
+    keys: KeyPositions
+    one_key: int = 0
+    container: bool = False
+    reason: str = ""
+
+    @property
+    def writes(self) -> bool:
+        """Whether it may change a key. Scripts carry neither flag and count as writing."""
+        return "readonly" not in self.flags
+
+    def fits(self, count: int) -> bool:
+        """Whether `count` arguments, the name included, can be right."""
+        return count == self.arity if self.arity >= 0 else count >= -self.arity
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_SPLIT = frozenset(("mget", "mset", "del", "unlink", "exists", "touch"))
+_ANYWHERE = frozenset(("object|help", "xinfo|help", "xgroup|help"))
+_ROUTER = _names("""ping echo hello auth quit reset select time info dbsize scan keys randomkey flushall flushdb
+    command command|count command|info command|docs command|list command|getkeys
+    client|id client|setname client|getname client|setinfo client|info client|list client|no-evict client|no-touch
+    config|get config|resetstat""")
+
+_DATABASES = "Helios has one database, number 0"
+_OWN = "the servers behind Helios are administered by Helios"
+_CLUSTER = "Helios routes for its clients: use it as a single server, cluster support is disabled"
+_DEBUG = "it can stall or crash a server that others are using"
+
+_REFUSED: dict[str, str] = {
+    "acl": _OWN,
+    "asking": _CLUSTER,
+    "bgrewriteaof": _OWN,
+    "bgsave": _OWN,
+    "cluster": _CLUSTER,
+    "clusterscan": _CLUSTER,
+    "config|rewrite": _OWN,
+    "config|set": "the servers' settings are the cluster's; they stand in its configuration file",
+    "debug": _DEBUG,
+    "failover": _OWN,
+    "lastsave": _OWN,
+    "module": _OWN,
+    "monitor": "it would show every client's data and slow the servers down",
+    "move": _DATABASES,
+    "pfdebug": _DEBUG,
+    "pfselftest": _DEBUG,
+    "psync": _OWN,
+    "readonly": _CLUSTER,
+    "readwrite": _CLUSTER,
+    "replconf": _OWN,
+    "replicaof": _OWN,
+    "restore-asking": _CLUSTER,
+    "role": _OWN,
+    "save": _OWN,
+    "shutdown": "stop the process that runs the cluster instead",
+    "slaveof": _OWN,
+    "swapdb": _DATABASES,
+    "sync": _OWN,
+    "client|capa": "Helios redirects no client",
+    "client|import-source": _OWN,
+    "client|pause": "it would stop every client of the server",
+    "client|unpause": "it would start every client of the server",
+}
+
+_LATER = _names("""blmove blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin
+    client|caching client|getredir client|help client|kill client|reply client|tracking client|trackinginfo
+    client|unblock command|getkeysandflags command|help commandlog config|help
+    discard eval eval_ro evalsha evalsha_ro exec fcall fcall_ro function latency lolwut
+    memory|doctor memory|help memory|malloc-stats memory|purge memory|stats
+    multi psubscribe publish pubsub punsubscribe script slowlog spublish ssubscribe subscribe sunsubscribe
+    unsubscribe unwatch wait waitaof watch""")
+
+_VERBS: tuple[tuple[str, int], ...] = (
+    ("addnode", -3),
+    ("removenode", 2),
+    ("listnodes", 1),
+    ("nodeforkey", 2),
+    ("migrate", -3),
+    ("migrationstatus", 2),
+    ("clusterstats", 1),
+    ("rebalance", 1),
+    ("activemigrations", 1),
+    ("allmigrations", 1),
+    ("cancelmigration", 2),
+    ("cleanupmigrations", 1),
+)
+
+
+def _treatment(name: str, notation: str) -> tuple[How, str]:
+    """How a server's command is treated, and why if it is refused."""
+    container = name.partition("|")[0]
+    for known in (name, container):
+        if known in _REFUSED:
+            return How.REFUSED, _REFUSED[known]
+        for names, how in ((_LATER, How.LATER), (_SPLIT, How.SPLIT), (_ROUTER, How.ROUTER), (_ANYWHERE, How.ANYWHERE)):
+            if known in names:
+                return how, ""
+    if notation:
+        return How.FORWARD, ""
+    raise ValueError(f"the table does not say how {name} is treated")
+
+
+def _build() -> dict[str, Command]:
+    containers = {name.partition("|")[0] for name, *_ in FACTS if "|" in name}
+    table: dict[str, Command] = {}
+    for name, arity, flags, notation in FACTS:
+        if name == "migrate":
+            continue  # The word is the cluster's verb; the server's form of it is refused in the verb.
+        # A container that decides nothing itself leaves it to its subcommands; COMMAND alone is a command.
+        decides = name not in containers or name in _ROUTER or name in _REFUSED or name in _LATER
+        how, reason = _treatment(name, notation) if decides else (How.ROUTER, "")
+        table[name] = Command(
+            name=name,
+            arity=arity,
+            flags=frozenset(flags.split()),
+            how=how,
+            notation=notation,
+            keys=compile_keys(notation),
+            one_key=one_position(notation) if how is How.FORWARD and name not in _GUARDED else 0,
+            container=name in containers,
+            reason=reason,
+        )
+    for name, arity in _VERBS:
+        table[name] = Command(name, arity, frozenset(("admin",)), How.VERB, "", compile_keys(""))
+    return table
+
+
+_GUARDED = frozenset(("copy", "sort", "sort_ro", "xread", "xreadgroup"))
+
+TABLE: dict[str, Command] = _build()
+
+# By the bytes that clients send most often; find() adds other spellings' look-up, not entries.
+_BY_BYTES: dict[bytes, Command] = {
+    spelling.encode(): command
+    for name, command in TABLE.items()
+    if "|" not in name
+    for spelling in (name, name.upper())
+}
+
+
+def find(word: bytes) -> Command | None:
+    """The command (or container) that the first argument names, in any case; None where there is none."""
+    command = _BY_BYTES.get(word)
+    if command is None and len(word) <= 64:
+        command = _BY_BYTES.get(word.lower())
+    return command
+
+
+def find_subcommand(container: Command, word: bytes) -> Command | None:
+    """The subcommand of a container that the second argument names."""
+    if len(word) > 64:
+        return None
+    return TABLE.get(f"{container.name}|{word.decode('latin-1').lower()}")
+
+
+def objection(command: Command, arguments: Sequence[bytes]) -> str | None:
+    """Why these arguments cannot pass although the command can; None where nothing speaks against them.
+
+    Raises InvalidInput where the arguments make no sense to the server either.
+    """
+    if command.name not in _GUARDED:
+        return None
+    if command.name in ("xread", "xreadgroup"):
+        _, blocks = stream_options(arguments)
+        return f"'{command.name.upper()} ... BLOCK' is not supported by Helios yet" if blocks else None
+    words = [argument.upper() for argument in arguments]
+    if command.name == "copy":
+        elsewhere = any(words[i] == b"DB" and words[i + 1] != b"0" for i in range(3, len(words) - 1))
+        return f"'COPY ... DB' is refused: {_DATABASES}" if elsewhere else None
+    for i in range(2, len(words) - 1):
+        # `BY nosort` and `GET #` look at no other key.
+        if words[i] in (b"BY", b"GET") and b"*" in words[i + 1]:
+            return f"'{command.name.upper()} ... {words[i].decode()} pattern' is not supported by Helios yet"
+    return None
+
+
+def key_positions(command: Command, arguments: Sequence[bytes]) -> list[int]:
+    """The positions of all keys; raises InvalidInput where the arguments cannot be right."""
+    positions = command.keys(arguments)
+    if positions and positions[-1] >= len(arguments):
+        raise InvalidInput("syntax error")
+    return positions
