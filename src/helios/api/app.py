@@ -1,0 +1,79 @@
+"""The REST interface as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from pydantic import BaseModel
+
+from helios.admin.service import AdminService
+from helios.api import docs_page, problems
+from helios.api.guard import BrowserGuard
+from helios.api.kv import kv_router
+from helios.api.kv_replies import KeyValue
+from helios.api.shards import shards_router
+
+Health = Callable[[], Awaitable[Sequence[str]]]
+"""Why the gateway cannot serve at the moment, one sentence a reason; none when it can."""
+
+
+class HealthBody(BaseModel):
+    """`status` is ok or unavailable, with the reasons."""
+
+    status: str
+    reasons: list[str]
+
+
+def create_app(
+    admin: AdminService,
+    kv: KeyValue,
+    health: Health,
+    *,
+    max_value_bytes: int = 64 * 1024 * 1024,
+    allowed_hosts: Collection[str] | None = None,
+) -> FastAPI:
+    """The application: /api/v1/shards, /api/v1/kv, /healthz, /docs, /openapi.json.
+
+    `allowed_hosts` are the host names that requests may be addressed to (None: any); see BrowserGuard.
+    Values are held in memory whole, so `max_value_bytes` bounds what one request can take.
+    """
+    app = FastAPI(
+        title="Helios",
+        version=version("helios"),
+        description='Every error is answered as {"error": {"code", "message"}}. Bodies are read as JSON '
+        "whatever their Content-Type is, except values, which are stored as they stand.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    problems.install(app)
+    app.add_middleware(BrowserGuard, allowed_hosts=allowed_hosts)
+    app.include_router(shards_router(admin))
+    app.include_router(kv_router(kv, max_value_bytes))
+    _add_pages(app, health)
+    return app
+
+
+def _add_pages(app: FastAPI, health: Health) -> None:
+    @app.get(
+        "/healthz",
+        tags=["gateway"],
+        response_model=HealthBody,
+        responses={503: {"model": HealthBody, "description": "it cannot serve now"}},
+        summary="Whether the gateway can serve",
+    )
+    async def healthz() -> JSONResponse:
+        reasons = list(await health())
+        status, word = (503, "unavailable") if reasons else (200, "ok")
+        return JSONResponse({"status": word, "reasons": reasons}, status_code=status)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page.render(app.openapi()), headers={"Content-Security-Policy": docs_page.POLICY})
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("/docs")

@@ -1,0 +1,230 @@
+"""The cluster over HTTP: nodes, migrations, rebalancing, numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from helios.admin.service import AdminService
+from helios.admin.views import ChangeView, KeyView, MigrationView, NodeView, StatsView
+from helios.api.requests import (
+    AddNode,
+    Body,
+    Migrate,
+    Nothing,
+    RemoveNode,
+    as_text,
+    documented_body,
+    documented_parameter,
+    parse,
+    query,
+    read_body,
+    required,
+)
+from helios.errors import Refused
+from helios.model.migration import ChangeStatus, MigrationStatus
+
+_BODY_LIMIT_BYTES = 64 * 1024
+
+
+class ErrorDetail(BaseModel):
+    """`code` is stable, for programs; `message` is for people."""
+
+    code: str
+    message: str
+
+
+class ErrorBody(BaseModel):
+    """What every request that fails is answered with."""
+
+    error: ErrorDetail
+
+
+class Nodes(BaseModel):
+    """All nodes, by id."""
+
+    nodes: list[NodeView]
+
+
+class Migrations(BaseModel):
+    """Migrations, the oldest first."""
+
+    migrations: list[MigrationView]
+
+
+class Removed(BaseModel):
+    """How many ended migrations were forgotten."""
+
+    removed: int
+
+
+def errors(**statuses: str) -> dict[int | str, dict[str, Any]]:
+    """The error responses of an endpoint for OpenAPI, written as s404="no such node"."""
+    described = {"s400": "the request cannot be understood", "s503": "a part that is needed does not answer"} | statuses
+    return {int(name[1:]): {"model": ErrorBody, "description": text} for name, text in sorted(described.items())}
+
+
+async def _body(request: Request, kind: type[Body]) -> Body:
+    """The request's body; such a request takes no parameters."""
+    query(request)
+    return parse(kind, await read_body(request, _BODY_LIMIT_BYTES))
+
+
+def shards_router(admin: AdminService) -> APIRouter:
+    """The endpoints under /api/v1/shards."""
+    router = APIRouter(prefix="/api/v1/shards", tags=["shards"])
+    _add_node_routes(router, admin)
+    _add_migration_routes(router, admin)
+    return router
+
+
+def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
+    @router.get("/nodes", response_model=Nodes, responses=errors(), summary="All nodes")
+    async def list_nodes(request: Request) -> Nodes:
+        query(request)
+        return Nodes(nodes=await admin.list_nodes())
+
+    @router.post(
+        "/nodes",
+        status_code=202,
+        response_model=ChangeView,
+        responses=_accepted(s409="the node cannot be added as things are", s413="the body is too large"),
+        summary="Add a node",
+        description="202 while keys are still to move, 200 where there was nothing to move.",
+        openapi_extra=documented_body(AddNode),
+    )
+    async def add_node(request: Request, response: Response) -> ChangeView:
+        body = await _body(request, AddNode)
+        change = await admin.add_node(
+            body.node_id,
+            body.address,
+            weight=body.weight,
+            zone=body.zone,
+            import_keys=body.import_keys,
+            flush=body.flush,
+        )
+        return _accept(change, response)
+
+    @router.delete(
+        "/nodes",
+        status_code=202,
+        response_model=ChangeView,
+        responses=_accepted(s404="no such node", s409="the node cannot go", s413="the body is too large"),
+        summary="Drain a node and let it go",
+        description="202 as soon as draining has been accepted; the node leaves when it is empty.",
+        openapi_extra=documented_body(RemoveNode),
+    )
+    async def remove_node(request: Request, response: Response) -> ChangeView:
+        body = await _body(request, RemoveNode)
+        return _accept(await admin.remove_node(body.node_id), response)
+
+    @router.get(
+        "/node",
+        response_model=KeyView,
+        responses=errors(),
+        summary="The node that a key lives on",
+        openapi_extra={"parameters": [documented_parameter("key", "the key, percent-encoded")]},
+    )
+    async def node_for_key(request: Request) -> KeyView:
+        return await admin.node_for_key(required(request, "key"))
+
+    @router.get("/stats", response_model=StatsView, responses=errors(), summary="The cluster in numbers")
+    async def stats(request: Request) -> StatsView:
+        query(request)
+        return await admin.stats()
+
+    @router.post(
+        "/rebalance",
+        status_code=202,
+        response_model=ChangeView,
+        responses=_accepted(s409="the cluster cannot be rebalanced now", s413="the body is too large"),
+        summary="Give every node its share by weight",
+        openapi_extra=documented_body(Nothing, required=False),
+    )
+    async def rebalance(request: Request, response: Response) -> ChangeView:
+        await _body(request, Nothing)
+        return _accept(await admin.rebalance(), response)
+
+
+def _add_migration_routes(router: APIRouter, admin: AdminService) -> None:
+    @router.post(
+        "/migrate",
+        status_code=202,
+        response_model=MigrationView,
+        responses=errors(s404="no such node", s409="the keys cannot move now", s413="the body is too large")
+        | {200: {"model": MigrationView, "description": "ended already"}},
+        summary="Move keys from one node to another",
+        description="202 with the accepted migration; ask /migration?task_id=… with its id how it fares.",
+        openapi_extra=documented_body(Migrate),
+    )
+    async def migrate(request: Request, response: Response) -> MigrationView:
+        body = await _body(request, Migrate)
+        view = await admin.migrate(body.source_node, body.target_node, body.key_pattern)
+        if MigrationStatus(view.status).ended:
+            response.status_code = 200
+        return view
+
+    @router.get(
+        "/migration",
+        response_model=MigrationView,
+        responses=errors(s404="no such migration"),
+        summary="One migration",
+        openapi_extra={"parameters": [documented_parameter("task_id", "the migration's id")]},
+    )
+    async def migration(request: Request) -> MigrationView:
+        return await admin.migration(as_text("task_id", required(request, "task_id")))
+
+    @router.get("/migrations", response_model=Migrations, responses=errors(), summary="All migrations")
+    async def migrations(request: Request) -> Migrations:
+        query(request)
+        return Migrations(migrations=await admin.migrations())
+
+    @router.get(
+        "/migrations/active",
+        response_model=Migrations,
+        responses=errors(),
+        summary="Migrations that are pending or in progress",
+    )
+    async def active_migrations(request: Request) -> Migrations:
+        query(request)
+        return Migrations(migrations=await admin.active_migrations())
+
+    @router.post(
+        "/migrations/cleanup",
+        response_model=Removed,
+        responses=errors(s413="the body is too large"),
+        summary="Forget migrations that have ended",
+        openapi_extra=documented_body(Nothing, required=False),
+    )
+    async def cleanup_migrations(request: Request) -> Removed:
+        await _body(request, Nothing)
+        return Removed(removed=await admin.cleanup_migrations())
+
+    @router.post(
+        "/migrations/{id}/cancel",
+        response_model=MigrationView,
+        responses=errors(s404="no such migration", s409="it has ended already", s413="the body is too large"),
+        summary="Cancel a migration and the transition that it belongs to",
+        openapi_extra={"parameters": [documented_parameter("id", "the migration's id", where="path")]}
+        | documented_body(Nothing, required=False),
+    )
+    async def cancel_migration(request: Request) -> MigrationView:
+        await _body(request, Nothing)
+        return await admin.cancel_migration(request.path_params["id"])
+
+
+def _accepted(**statuses: str) -> dict[int | str, dict[str, Any]]:
+    """The responses of an endpoint that answers 202, or 200 where nothing is left to be done."""
+    return errors(**statuses) | {200: {"model": ChangeView, "description": "carried out already"}}
+
+
+def _accept(change: ChangeView, response: Response) -> ChangeView:
+    """The change itself, with 200 instead of 202 where it has ended; raises Refused where nothing came of it."""
+    status = ChangeStatus(change.status)
+    if status in (ChangeStatus.REFUSED, ChangeStatus.FAILED):
+        raise Refused(change.message)
+    if status.ended:
+        response.status_code = 200
+    return change

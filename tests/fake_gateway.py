@@ -1,0 +1,163 @@
+"""The REST application over fakes that record what they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from helios.admin.views import ChangeView, KeyView, MigrationView, NodeView, StatsView
+from helios.api.app import create_app
+from helios.errors import HeliosError
+
+NODE = NodeView(
+    id="shard-1",
+    address="localhost:6379",
+    kind="supervised",
+    status="online",
+    state="active",
+    weight=1.0,
+    zone="",
+    keys=3,
+    ring_share=0.5,
+    leader="shard-1.0",
+    leader_address="127.0.0.1:7001",
+    last_seen=1_700_000_000.0,
+)
+MIGRATION = MigrationView(
+    id="m-1",
+    change="c-1",
+    source_node="shard-1",
+    target_node="shard-2",
+    key_pattern="user:*",
+    status="in_progress",
+    phase="copying",
+    keys_moved=5,
+    total_keys=10,
+    requested_at=1_700_000_000.0,
+    start_time=1_700_000_001.5,
+    end_time=None,
+    pause_ms=None,
+    error=None,
+)
+CHANGE = ChangeView(change="c-1", kind="add_node", status="running", message="", migrations=("m-1",))
+
+
+class FakeAdmin:
+    """Records what it was asked and answers `change`, or raises `error`."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.error: Exception | None = None
+        self.change = CHANGE
+        self.view = MIGRATION
+
+    def _note(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.error is not None:
+            raise self.error
+
+    async def add_node(
+        self,
+        node_id: str,
+        address: str,
+        *,
+        weight: float = 1.0,
+        zone: str = "",
+        import_keys: bool = False,
+        flush: bool = False,
+    ) -> ChangeView:
+        self._note("add_node", node_id, address, weight, zone, import_keys, flush)
+        return self.change
+
+    async def remove_node(self, node_id: str) -> ChangeView:
+        self._note("remove_node", node_id)
+        return self.change
+
+    async def list_nodes(self) -> list[NodeView]:
+        self._note("list_nodes")
+        return [NODE]
+
+    async def node_for_key(self, key: bytes) -> KeyView:
+        self._note("node_for_key", key)
+        return KeyView(key.decode("utf-8", "backslashreplace"), "shard-1", "localhost:6379", "ring", None)
+
+    async def migrate(self, source: str, target: str, pattern: str = "*") -> MigrationView:
+        self._note("migrate", source, target, pattern)
+        return self.view
+
+    async def migration(self, migration_id: str) -> MigrationView:
+        self._note("migration", migration_id)
+        return self.view
+
+    async def migrations(self) -> list[MigrationView]:
+        self._note("migrations")
+        return [self.view]
+
+    async def active_migrations(self) -> list[MigrationView]:
+        self._note("active_migrations")
+        return [self.view]
+
+    async def cancel_migration(self, migration_id: str) -> MigrationView:
+        self._note("cancel_migration", migration_id)
+        return self.view
+
+    async def cleanup_migrations(self) -> int:
+        self._note("cleanup_migrations")
+        return 7
+
+    async def rebalance(self) -> ChangeView:
+        self._note("rebalance")
+        return self.change
+
+    async def stats(self) -> StatsView:
+        self._note("stats")
+        return StatsView(1, 1, 3, True, 1, 150, 1, 0, 9, "shard-1", True, 1000, 0, (NODE,))
+
+
+class FakeKeyValue:
+    """A dictionary that answers GET, SET and DEL in RESP2, or `reply` to everything."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+        self.calls: list[list[bytes]] = []
+        self.reply: bytes | None = None
+        self.error: HeliosError | None = None
+
+    async def execute(self, argv: list[bytes]) -> bytes:
+        self.calls.append(argv)
+        if self.error is not None:
+            raise self.error
+        if self.reply is not None:
+            return self.reply
+        verb, key = argv[:2]
+        if verb == b"SET":
+            self.values[key] = argv[2]
+            return b"+OK\r\n"
+        if verb == b"DEL":
+            return b":%d\r\n" % (self.values.pop(key, None) is not None)
+        value = self.values.get(key)
+        return b"$-1\r\n" if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+class Gateway:
+    """The application with its fakes and a client that talks to it."""
+
+    def __init__(self) -> None:
+        self.admin = FakeAdmin()
+        self.kv = FakeKeyValue()
+        self.reasons: list[str] = []
+        self.app = create_app(self.admin, self.kv, self.health, max_value_bytes=1000)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what earlier tests did; building the application anew for each would take most of their time."""
+        vars(self.admin).update(vars(FakeAdmin()))
+        vars(self.kv).update(vars(FakeKeyValue()))
+        self.reasons = []
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://localhost:8443")
+
+    async def health(self) -> Sequence[str]:
+        return self.reasons

@@ -1,0 +1,430 @@
+"""The REST interface over a fake cluster: every endpoint, every kind of error."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import httpx
+import pytest
+from tests.fake_gateway import CHANGE, MIGRATION, FakeAdmin, FakeKeyValue, Gateway
+
+from helios.api.app import create_app
+from helios.errors import (
+    Conflict,
+    EngineUnreachable,
+    HeliosError,
+    InvalidInput,
+    NotFound,
+    OutcomeUnknown,
+    Refused,
+    StoreError,
+    Unavailable,
+)
+
+
+@pytest.fixture(scope="module")
+def built() -> Gateway:
+    return Gateway()
+
+
+@pytest.fixture
+async def gateway(built: Gateway) -> AsyncIterator[Gateway]:
+    built.reset()
+    async with built.http:
+        yield built
+
+
+def error_of(response: httpx.Response) -> dict[str, str]:
+    """The error that the response carries, after a look at its shape."""
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message"}
+    assert "Traceback" not in response.text
+    error: dict[str, str] = body["error"]
+    return error
+
+
+# --- shards ---
+
+
+async def test_add_node_takes_what_plain_curl_sends(gateway: Gateway) -> None:
+    response = await gateway.http.post(
+        "/api/v1/shards/nodes",
+        content=b'{"node_id":"shard-4","address":"localhost:6382"}',
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+    )
+    assert response.status_code == 202
+    assert response.json() == {
+        "change": "c-1",
+        "kind": "add_node",
+        "status": "running",
+        "message": "",
+        "migrations": ["m-1"],
+    }
+    assert gateway.admin.calls == [("add_node", "shard-4", "localhost:6382", 1.0, "", False, False)]
+
+
+async def test_add_node_passes_every_option_on(gateway: Gateway) -> None:
+    body = {"node_id": "n", "address": "h:1", "weight": 2, "zone": "z", "import": True, "flush": True}
+    assert (await gateway.http.post("/api/v1/shards/nodes", json=body)).status_code == 202
+    assert gateway.admin.calls == [("add_node", "n", "h:1", 2.0, "z", True, True)]
+
+
+async def test_remove_node_reads_the_body_of_a_delete(gateway: Gateway) -> None:
+    response = await gateway.http.request("DELETE", "/api/v1/shards/nodes", content=b'{"node_id":"shard-4"}')
+    assert response.status_code == 202
+    assert gateway.admin.calls == [("remove_node", "shard-4")]
+
+
+@pytest.mark.parametrize("status", ["done", "cancelled"])
+async def test_a_change_that_has_ended_is_200(gateway: Gateway, status: str) -> None:
+    gateway.admin.change = replace(CHANGE, status=status)
+    assert (await gateway.http.post("/api/v1/shards/rebalance")).status_code == 200
+    gateway.admin.view = replace(MIGRATION, status="completed")
+    body = {"source_node": "a", "target_node": "b"}
+    assert (await gateway.http.post("/api/v1/shards/migrate", json=body)).status_code == 200
+
+
+@pytest.mark.parametrize("status", ["refused", "failed"])
+async def test_a_change_that_came_to_nothing_is_409(gateway: Gateway, status: str) -> None:
+    gateway.admin.change = replace(CHANGE, status=status, message="another move is under way")
+    response = await gateway.http.post("/api/v1/shards/rebalance")
+    assert response.status_code == 409
+    assert error_of(response)["message"] == "another move is under way"
+
+
+async def test_nodes_and_stats(gateway: Gateway) -> None:
+    nodes = (await gateway.http.get("/api/v1/shards/nodes")).json()
+    assert nodes["nodes"][0]["id"] == "shard-1"
+    assert nodes["nodes"][0]["ring_share"] == 0.5
+    stats = (await gateway.http.get("/api/v1/shards/stats")).json()
+    expected = {
+        "total_nodes": 1,
+        "online_nodes": 1,
+        "total_keys": 3,
+        "sharding_enabled": True,
+        "replication_factor": 1,
+        "active_migrations": 1,
+    }
+    assert expected.items() <= stats.items()
+
+
+@pytest.mark.parametrize(
+    ("query", "key"),
+    [("key=user%3Aalice", b"user:alice"), ("key=a+b", b"a b"), ("key=%FF%00", b"\xff\x00"), ("key=a=b", b"a=b")],
+)
+async def test_node_for_key_gets_the_bytes(gateway: Gateway, query: str, key: bytes) -> None:
+    response = await gateway.http.get(f"/api/v1/shards/node?{query}")
+    assert response.status_code == 200
+    assert {"key", "node_id", "address"} <= set(response.json())
+    assert gateway.admin.calls == [("node_for_key", key)]
+
+
+async def test_migrations(gateway: Gateway) -> None:
+    body = {"source_node": "shard-1", "target_node": "shard-2", "key_pattern": "user:*"}
+    response = await gateway.http.post("/api/v1/shards/migrate", json=body)
+    assert response.status_code == 202
+    assert response.json()["id"] == "m-1"
+    one = (await gateway.http.get("/api/v1/shards/migration?task_id=m-1")).json()
+    fields = {"id", "source_node", "target_node", "key_pattern", "status", "keys_moved", "total_keys"}
+    assert fields | {"start_time", "end_time", "error"} <= set(one)
+    for path in ("migrations", "migrations/active"):
+        listed = (await gateway.http.get(f"/api/v1/shards/{path}")).json()
+        assert listed == {"migrations": [one]}
+    assert (await gateway.http.post("/api/v1/shards/migrations/m-1/cancel")).json() == one
+    assert (await gateway.http.post("/api/v1/shards/migrations/cleanup", content=b"{}")).json() == {"removed": 7}
+    assert [call[0] for call in gateway.admin.calls] == [
+        "migrate",
+        "migration",
+        "migrations",
+        "active_migrations",
+        "cancel_migration",
+        "cleanup_migrations",
+    ]
+
+
+async def test_the_pattern_of_a_migration_may_be_left_out(gateway: Gateway) -> None:
+    await gateway.http.post("/api/v1/shards/migrate", json={"source_node": "a", "target_node": "b"})
+    assert gateway.admin.calls == [("migrate", "a", "b", "*")]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not json",
+        b"[]",
+        b"{",
+        b"\xff",
+        b'{"node_id":"a"}',
+        b'{"node_id":"a","address":5}',
+        b'{"node_id":"a","address":"h:1","colour":"red"}',
+        b'{"node_id":"a","address":"h:1","weight":-1}',
+        b'{"node_id":"a","address":"h:1","weight":NaN}',
+        b'{"node_id":"a","address":"h:1","import":"yes"}',
+        b'{"node_id":"a","address":"h:1","import_keys":true}',
+    ],
+)
+async def test_a_wrong_body_is_400_and_changes_nothing(gateway: Gateway, body: bytes) -> None:
+    response = await gateway.http.post("/api/v1/shards/nodes", content=body)
+    assert response.status_code == 400
+    assert error_of(response)["code"] == "INVALID"
+    assert gateway.admin.calls == []
+
+
+async def test_a_wrong_field_is_named(gateway: Gateway) -> None:
+    response = await gateway.http.post("/api/v1/shards/nodes", json={"node_id": "a", "adress": "h:1"})
+    assert "address" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "node",
+        "node?key=",
+        "node?kye=a",
+        "node?key=a&key=b",
+        "node?key=a&more=1",
+        "migration",
+        "migration?task_id=%FF",
+        "nodes?x=1",
+    ],
+)
+async def test_wrong_parameters_are_400(gateway: Gateway, path: str) -> None:
+    response = await gateway.http.get(f"/api/v1/shards/{path}")
+    assert response.status_code == 400
+    error_of(response)
+    assert gateway.admin.calls == []
+
+
+async def test_a_verb_without_a_body_refuses_fields(gateway: Gateway) -> None:
+    response = await gateway.http.post("/api/v1/shards/rebalance", json={"now": True})
+    assert response.status_code == 400
+    assert gateway.admin.calls == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (InvalidInput("x"), 400, "INVALID"),
+        (NotFound("x"), 404, "NOTFOUND"),
+        (Refused("x"), 409, "REFUSED"),
+        (Conflict("x"), 409, "CONFLICT"),
+        (Unavailable("x"), 503, "UNAVAILABLE"),
+        (EngineUnreachable("x"), 503, "UNREACHABLE"),
+        (StoreError("x"), 503, "STORE"),
+        (OutcomeUnknown("x"), 503, "UNKNOWN"),
+        (HeliosError("x"), 500, "ERROR"),
+        (ZeroDivisionError("secret"), 500, "BUG"),
+    ],
+)
+async def test_every_error_has_its_status(gateway: Gateway, error: Exception, status: int, code: str) -> None:
+    gateway.admin.error = error
+    response = await gateway.http.get("/api/v1/shards/stats")
+    assert response.status_code == status
+    assert error_of(response)["code"] == code
+    assert "secret" not in response.text
+    assert ("may or may not" in response.text) == (code == "UNKNOWN")
+
+
+# --- keys and values ---
+
+
+async def test_a_value_goes_in_and_out(gateway: Gateway) -> None:
+    stored = await gateway.http.put("/api/v1/kv/user:alice", content="Alice é".encode())
+    assert stored.status_code == 200
+    assert (await gateway.http.get("/api/v1/kv/user:alice")).json() == {"key": "user:alice", "value": "Alice é"}
+    assert (await gateway.http.delete("/api/v1/kv/user:alice")).status_code == 200
+    gone = await gateway.http.get("/api/v1/kv/user:alice")
+    assert gone.status_code == 404
+    assert "user:alice" in error_of(gone)["message"]
+    assert (await gateway.http.delete("/api/v1/kv/user:alice")).status_code == 404
+
+
+async def test_bytes_come_out_bare_on_request(gateway: Gateway) -> None:
+    value = bytes(range(256))
+    await gateway.http.post("/api/v1/kv/b", content=value)
+    bare = await gateway.http.get("/api/v1/kv/b", headers={"Accept": "application/octet-stream"})
+    assert bare.content == value
+    assert bare.headers["content-type"] == "application/octet-stream"
+    as_json = (await gateway.http.get("/api/v1/kv/b")).json()
+    assert base64.b64decode(as_json["value_base64"]) == value
+    assert "value" not in as_json
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("a/b/c", b"a/b/c"),
+        ("a%2Fb", b"a/b"),
+        ("%FF%FE", b"\xff\xfe"),
+        ("a%20b", b"a b"),
+        ("a+b", b"a+b"),
+        ("%25", b"%"),
+        ("a/", b"a/"),
+        ("a%3Fb%23c", b"a?b#c"),
+        ("/", b"/"),
+    ],
+)
+async def test_keys_are_bytes(gateway: Gateway, path: str, key: bytes) -> None:
+    assert (await gateway.http.put(f"/api/v1/kv/{path}", content=b"1")).status_code == 200
+    assert gateway.kv.calls == [[b"SET", key, b"1"]]
+
+
+async def test_an_encoded_slash_in_the_prefix_is_no_way_to_another_key(gateway: Gateway) -> None:
+    response = await gateway.http.get("/api%2Fv1/kv/a/b")
+    assert response.status_code == 404
+    assert gateway.kv.calls == []
+
+
+async def test_a_missing_key_name_is_400(gateway: Gateway) -> None:
+    assert (await gateway.http.get("/api/v1/kv/")).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("query", "content", "kind", "argv"),
+    [
+        ("?ttl=60", b"v", "text/plain", [b"v", b"PX", b"60000"]),
+        ("?ttl=0.5", b"v", "text/plain", [b"v", b"PX", b"500"]),
+        ("?ttl=0.001", b"v", "text/plain", [b"v", b"PX", b"1"]),
+        ("", b"", "text/plain", [b""]),
+        ("", b'{"value":"v"}', "text/plain", [b'{"value":"v"}']),
+        ("", b'{"value":"v","ttl":5}', "application/json", [b"v", b"PX", b"5000"]),
+        ("?ttl=5", b'{"value":"v"}', "application/json; charset=utf-8", [b"v", b"PX", b"5000"]),
+        ("", b'{"value_base64":"/w=="}', "Application/JSON", [b"\xff"]),
+        ("", b'{"value":""}', "application/json", [b""]),
+    ],
+)
+async def test_what_is_stored(gateway: Gateway, query: str, content: bytes, kind: str, argv: list[bytes]) -> None:
+    response = await gateway.http.put(f"/api/v1/kv/k{query}", content=content, headers={"Content-Type": kind})
+    assert response.status_code == 200, response.text
+    assert gateway.kv.calls == [[b"SET", b"k", *argv]]
+
+
+@pytest.mark.parametrize(
+    ("query", "content", "kind"),
+    [
+        ("?ttl=0", b"v", "text/plain"),
+        ("?ttl=0.0001", b"v", "text/plain"),
+        ("?ttl=-1", b"v", "text/plain"),
+        ("?ttl=nan", b"v", "text/plain"),
+        ("?ttl=inf", b"v", "text/plain"),
+        ("?ttl=soon", b"v", "text/plain"),
+        ("?ttl=1e300", b"v", "text/plain"),
+        ("?tll=5", b"v", "text/plain"),
+        ("", b"v", "application/json"),
+        ("", b"", "application/json"),
+        ("", b"{}", "application/json"),
+        ("", b'{"value":5}', "application/json"),
+        ("", b'{"value":"a","value_base64":"YQ=="}', "application/json"),
+        ("", b'{"value_base64":"%"}', "application/json"),
+        ("", b'{"value":"\\ud800"}', "application/json"),
+        ("", b'{"value":"a","ttl":1e300}', "application/json"),
+        ("?ttl=5", b'{"value":"a","ttl":5}', "application/json"),
+    ],
+)
+async def test_what_is_not_stored(gateway: Gateway, query: str, content: bytes, kind: str) -> None:
+    response = await gateway.http.put(f"/api/v1/kv/k{query}", content=content, headers={"Content-Type": kind})
+    assert response.status_code == 400
+    error_of(response)
+    assert gateway.kv.calls == []
+
+
+async def test_too_large_a_value_is_413_whether_declared_or_not(gateway: Gateway) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"x" * 400
+
+    for content in (b"x" * 1001, chunks()):
+        response = await gateway.http.put("/api/v1/kv/k", content=content)
+        assert response.status_code == 413
+        assert error_of(response)["code"] == "TOOLARGE"
+    assert (await gateway.http.put("/api/v1/kv/k", content=b"x" * 1000)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "code"),
+    [
+        (b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n", 409, "WRONGTYPE"),
+        (b"-CLUSTERDOWN the session has run out\r\n", 503, "CLUSTERDOWN"),
+        (b"-UNKNOWN the connection broke\r\n", 503, "UNKNOWN"),
+        (b"-OOM command not allowed\r\n", 503, "OOM"),
+        (b"-INVALID no\r\n", 400, "INVALID"),
+    ],
+)
+async def test_error_replies_keep_code_and_message(gateway: Gateway, reply: bytes, status: int, code: str) -> None:
+    gateway.kv.reply = reply
+    response = await gateway.http.get("/api/v1/kv/k")
+    assert response.status_code == status
+    error = error_of(response)
+    assert error["code"] == code
+    assert error["message"].startswith(reply[1:].decode().strip())
+    assert ("may or may not" in error["message"]) == (code == "UNKNOWN")
+
+
+async def test_an_unreachable_server_is_503(gateway: Gateway) -> None:
+    gateway.kv.error = EngineUnreachable("shard-1.0 at 127.0.0.1:7001 does not answer")
+    response = await gateway.http.put("/api/v1/kv/k", content=b"v")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+
+
+# --- everything else ---
+
+
+async def test_health(gateway: Gateway) -> None:
+    healthy = await gateway.http.get("/healthz")
+    assert (healthy.status_code, healthy.json()) == (200, {"status": "ok", "reasons": []})
+    gateway.reasons = ["no coordinator"]
+    ill = await gateway.http.get("/healthz")
+    assert (ill.status_code, ill.json()) == (503, {"status": "unavailable", "reasons": ["no coordinator"]})
+
+
+async def test_unknown_paths_and_methods(gateway: Gateway) -> None:
+    for path in ("/api/v1/shards", "/api/v1/shards/nodes/", "/nothing", "/redoc"):
+        unknown = await gateway.http.get(path)
+        assert unknown.status_code == 404
+        assert path in error_of(unknown)["message"]
+    wrong = await gateway.http.patch("/api/v1/shards/nodes")
+    assert wrong.status_code == 405
+    assert error_of(wrong)["code"] == "METHOD"
+    assert wrong.headers["allow"] == "DELETE, GET, POST"
+
+
+async def test_the_docs_page_needs_nothing_from_elsewhere(gateway: Gateway) -> None:
+    page = await gateway.http.get("/docs")
+    assert page.status_code == 200
+    assert "<script" not in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "src=" not in page.text.replace("default-src", "")
+    schema = (await gateway.http.get("/openapi.json")).json()
+    for path in schema["paths"]:
+        assert f"<code>{path}</code>" in page.text
+    assert "422" not in json.dumps(schema)
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:9999"])
+async def test_pages_of_other_origins_cannot_change_anything(gateway: Gateway, origin: str) -> None:
+    response = await gateway.http.post("/api/v1/shards/rebalance", headers={"Origin": origin})
+    assert response.status_code == 403
+    assert error_of(response)["code"] == "FORBIDDEN"
+    assert gateway.admin.calls == []
+
+
+async def test_pages_of_the_gateway_itself_can(gateway: Gateway) -> None:
+    response = await gateway.http.post("/api/v1/shards/rebalance", headers={"Origin": "http://localhost:8443"})
+    assert response.status_code == 202
+
+
+async def test_only_the_gateways_own_names_are_answered_where_they_are_known() -> None:
+    app = create_app(FakeAdmin(), FakeKeyValue(), Gateway().health, allowed_hosts=("localhost", "::1"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost:8443") as http:
+        assert (await http.get("/healthz")).status_code == 200
+        assert (await http.get("/healthz", headers={"Host": "[::1]:8443"})).status_code == 200
+        for host in ("evil.example", "", "[", "localhost.evil.example:8443"):
+            refused = await http.get("/api/v1/kv/k", headers={"Host": host})
+            assert refused.status_code == 403
+            error_of(refused)
