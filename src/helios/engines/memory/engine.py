@@ -1,0 +1,198 @@
+"""Servers in memory as engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
+
+from helios.engines.memory.connection import MemoryConnection
+from helios.engines.memory.server import Listener, MemoryServer
+from helios.errors import ChangesLost, EngineError, EngineUnreachable
+from helios.model.ids import Address
+from helios.model.topology import Member
+from helios.ports.engine import ChangeStream, Dumped, EngineInfo, UserRole
+
+_Again: TypeAlias = Callable[[], Awaitable[MemoryConnection]]
+
+
+class MemoryChangeStream:
+    """Keys named by the server wait with the listener until a barrier's reply brings them."""
+
+    def __init__(self, server: MemoryServer, listener: Listener) -> None:
+        self._server = server
+        self._listener = listener
+        self._brought: set[bytes] = set()
+
+    async def barrier(self) -> set[bytes]:
+        """Every key named since the last call, at least those changed before this call was made."""
+        connection = self._listener.connection
+        try:
+            await connection.call(self._bring)
+        except EngineUnreachable as error:
+            if connection.lost is None:
+                raise
+            raise ChangesLost(f"changes went unseen, copy everything again: {error}") from error
+        if self._listener.broken is not None:
+            raise ChangesLost(
+                f"changes of {connection.endpoint} went unseen, copy everything again: {self._listener.broken}"
+            )
+        brought, self._brought = self._brought, set()
+        return brought
+
+    async def close(self) -> None:
+        """Stop listening."""
+        self._server.end(self._listener.connection)
+
+    def _bring(self) -> None:
+        # Kept on this side at once: a call that is cancelled or late leaves the keys to the next one.
+        self._server.name_expired()
+        self._brought |= self._listener.pending
+        self._listener.pending = set()
+
+
+class MemoryEngine:
+    """A connection to a MemoryServer as an Engine, with the commands of clients (get, set, incr) beside it."""
+
+    def __init__(self, server: MemoryServer, connection: MemoryConnection, again: _Again) -> None:
+        self.connection = connection
+        self._server = server
+        self._again = again
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value of a key."""
+        return await self.connection.call(partial(self._server.get, key))
+
+    async def set(self, key: bytes, value: bytes, expire_at_ms: int | None = None) -> None:
+        """Write a key."""
+        await self.connection.call(partial(self._server.set, key, value, expire_at_ms))
+
+    async def incr(self, key: bytes) -> int:
+        """Count up."""
+        return await self.connection.call(partial(self._server.incr, key))
+
+    async def info(self) -> EngineInfo:
+        """Who answers there."""
+        return await self.connection.call(self._server.info)
+
+    async def count(self) -> int:
+        """The number of keys."""
+        return len(await self.connection.call(self._server.keys))
+
+    async def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
+        """The next cursor and some keys."""
+        return await self.connection.call(partial(self._server.scan, cursor, count))
+
+    async def exists(self, keys: Sequence[bytes]) -> list[bool]:
+        """For each key whether the server has it."""
+        return await self.connection.call(lambda: [self._server.get(key) is not None for key in keys])
+
+    async def dump(self, keys: Sequence[bytes]) -> list[Dumped | None]:
+        """For each key its value, None where it does not exist."""
+        return await self.connection.call(partial(self._server.dump, keys))
+
+    async def restore(self, items: Sequence[tuple[bytes, Dumped]], *, replace: bool = True) -> list[bool]:
+        """Write the keys with their absolute TTL."""
+        return await self.connection.call(partial(self._server.restore, items, replace))
+
+    async def delete(self, keys: Sequence[bytes]) -> int:
+        """Remove the keys; the number that existed."""
+        return await self.connection.call(partial(self._server.delete, keys))
+
+    async def flush(self) -> None:
+        """Remove every key."""
+        await self.connection.call(self._server.flush)
+
+    async def persist(self, timeout_s: float) -> bool:
+        """Bring everything executed before to disk."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.connection.call(self._server.sync)
+        except TimeoutError:
+            raise EngineUnreachable(f"{self._server.name} did not sync within {timeout_s:g} s") from None
+
+    async def changes(self) -> ChangeStream:
+        """Open a change stream on a connection of its own."""
+        listener = Listener(await self._again())
+        await listener.connection.call(partial(self._server.listen, listener))
+        return MemoryChangeStream(self._server, listener)
+
+    async def users(self) -> list[str]:
+        """The names of the server's users."""
+        return await self.connection.call(self._server.users, administers=True)
+
+    async def allow(self, user: str, password: str, role: UserRole) -> None:
+        """Create or replace a user."""
+        await self.connection.call(partial(self._server.allow, user, password, role), administers=True)
+
+    async def force_off(self, user: str) -> None:
+        """Delete a user and end its connections."""
+        if user == self.connection.user:
+            raise EngineError(f"user {user!r} of {self._server.name} cannot force itself off")
+        await self.connection.call(partial(self._server.force_off, user), administers=True)
+
+    async def close(self) -> None:
+        """End the connection; what was sent and not answered may still be carried out."""
+        self._server.abandon(self.connection, "the connection was closed on this side")
+
+
+class MemoryConnector:
+    """Opens engines on servers in memory, as one `origin` that a server can be cut off from."""
+
+    def __init__(
+        self,
+        servers: Mapping[Address, MemoryServer],
+        *,
+        origin: str = "",
+        connect_timeout_s: float = 2.0,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self._servers = servers
+        self._origin = origin
+        self._connect_timeout_s = connect_timeout_s
+        self._timeout_s = timeout_s
+        self._opened: list[MemoryConnection] = []
+
+    async def open(self, member: Member, *, user: str | None = None, password: str | None = None) -> MemoryEngine:
+        """Connect to a member; without a user, as its administrator.
+
+        Nothing that earlier engines of this connector left unanswered there as the same user runs after this
+        returns. Raises EngineUnreachable or EngineDenied, naming the member and its address.
+        """
+        server = self._servers.get(member.address)
+        if server is None:
+            raise EngineUnreachable(f"{member.id} at {member.address} cannot be reached: nothing listens there")
+        if user is None:
+            user, password = server.admin or ("default", None)
+        connection = await self._connect(server, member, user, password)
+        formers = [former for former in self._opened if former.server is server and former.user == user and former.lost]
+        try:
+            for former in formers:
+                if former.inbox:
+                    await connection.call(partial(server.end, former))
+                self._opened.remove(former)
+        except BaseException:
+            server.abandon(connection, "the connection was closed on this side")
+            raise
+        self._opened.append(connection)
+        return MemoryEngine(server, connection, partial(self._connect, server, member, user, password))
+
+    async def _connect(self, server: MemoryServer, member: Member, user: str, password: str | None) -> MemoryConnection:
+        connection = MemoryConnection(server, f"{member.id} at {member.address}", self._origin, user, self._timeout_s)
+        if not server.reachable_from(self._origin):
+            # A server that is down refuses at once; a network that is down says nothing.
+            await asyncio.sleep(self._connect_timeout_s if server.up else 0)
+            raise EngineUnreachable(f"{connection.endpoint} cannot be reached")
+        server.accept(connection)
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await connection.call(partial(server.join, connection, password))
+        except TimeoutError:
+            raise EngineUnreachable(
+                f"{connection.endpoint} did not answer within {self._connect_timeout_s:g} s"
+            ) from None
+        finally:
+            if not connection.joined:
+                server.end(connection)
+        return connection

@@ -1,0 +1,324 @@
+"""A server in memory: keys, users, and the faults that a test gives it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import md5
+from typing import Any
+
+from helios.engines.memory.connection import MemoryConnection, Request
+from helios.errors import EngineDenied, EngineError, PayloadRefused
+from helios.ports.engine import Dumped, EngineInfo, UserRole
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    value: bytes
+    expire_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _User:
+    password: str | None  # None: anyone may be this user
+    administers: bool
+
+
+@dataclass(eq=False, slots=True)
+class Listener:
+    """Where a server names the keys that it changes, for one connection."""
+
+    connection: MemoryConnection
+    pending: set[bytes] = field(default_factory=set)
+    broken: str | None = None
+
+
+class MemoryServer:
+    """One server: its keys, users, connections and change streams, and the faults that a test gives it.
+
+    `admin` is the name and password of the administrator; without one everybody may enter as `default` and
+    do everything. `delay_s` is asked for each request and each reply how long it travels; it may be replaced
+    at any time. Connections keep their order. The methods that are not `async` act at once, past all connections.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        wall: Callable[[], float],
+        admin: tuple[str, str] | None = None,
+        delay_s: Callable[[], float] = lambda: 0.0,
+        aof_fsync: str = "everysec",
+        version: int = 1,
+    ) -> None:
+        self.name = name
+        self.admin = admin
+        self.delay_s = delay_s
+        self.aof_fsync = aof_fsync
+        self.version = version
+        self.starts = 1
+        self.up = True
+        self._wall = wall
+        self._frozen = False
+        self._entries: dict[bytes, _Entry] = {}
+        self._unsynced: dict[bytes, _Entry | None] = {}  # what these keys were when the disk last had everything
+        self._users = self._configured_users()
+        self._connections: list[MemoryConnection] = []
+        self._listeners: list[Listener] = []
+        self._arrived_frozen: deque[MemoryConnection] = deque()
+        self._cut_off: set[str] = set()
+
+    # Keys. `_write` is the only place that changes one.
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, None where there is none."""
+        entry = self._live(key)
+        return None if entry is None else entry.value
+
+    def set(self, key: bytes, value: bytes, expire_at_ms: int | None = None) -> None:
+        """Give a key a value and a time to end."""
+        self._write(key, _Entry(value, expire_at_ms))
+        self._live(key)
+
+    def incr(self, key: bytes) -> int:
+        """Add one to a decimal number (0 where there is none); its time to end stays."""
+        entry = self._live(key)
+        try:
+            number = int(entry.value if entry else b"0") + 1
+        except ValueError:
+            raise EngineError(f"{self.name} refused INCR of {key!r}: the value is not a number") from None
+        self._write(key, _Entry(b"%d" % number, entry.expire_at_ms if entry else None))
+        return number
+
+    def delete(self, keys: Sequence[bytes]) -> int:
+        """Remove keys; the number that existed."""
+        there = [key for key in dict.fromkeys(keys) if self._live(key) is not None]
+        for key in there:
+            self._write(key, None)
+        return len(there)
+
+    def flush(self) -> None:
+        """Remove every key, which ends every change stream."""
+        for key in list(self._entries):
+            self._write(key, None)
+        for listener in self._listeners:
+            listener.broken = "the server was flushed"
+
+    def keys(self) -> list[bytes]:
+        """Every key."""
+        self._expire_all()
+        return list(self._entries)
+
+    def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
+        """The next cursor (0 = the end) and some keys, in the order of positions that never change."""
+        self._expire_all()
+        ahead = sorted((position, key) for key in self._entries if (position := _position(key)) >= cursor)
+        if len(ahead) <= count:
+            return 0, [key for _, key in ahead]
+        last = ahead[max(count, 1) - 1][0]
+        return last + 1, [key for position, key in ahead if position <= last]
+
+    def dump(self, keys: Sequence[bytes]) -> list[Dumped | None]:
+        """For each key its value, written as this server's version writes it."""
+        entries = [self._live(key) for key in keys]
+        return [Dumped(b"%d\n%s" % (self.version, e.value), e.expire_at_ms) if e else None for e in entries]
+
+    def restore(self, items: Sequence[tuple[bytes, Dumped]], replace: bool) -> list[bool]:
+        """Write keys; all are tried, and the first that cannot be read is raised."""
+        written: list[bool] = []
+        refused: PayloadRefused | None = None
+        for key, dumped in items:
+            version, newline, value = dumped.payload.partition(b"\n")
+            if not newline or not version.isdigit() or int(version) > self.version:
+                refused = refused or PayloadRefused(
+                    f"{self.name} (version {self.version}) cannot read the value of {key!r}"
+                )
+                continue
+            free = replace or self._live(key) is None
+            if free:
+                self.set(key, value, dumped.expire_at_ms)
+            written.append(free)
+        if refused is not None:
+            raise refused
+        return written
+
+    def sync(self) -> bool:
+        """Bring everything to disk; False where that cannot be promised."""
+        if self.aof_fsync == "no":
+            return False
+        self._unsynced.clear()
+        return True
+
+    def info(self) -> EngineInfo:
+        """What the server says of itself; `run_id` differs after each start."""
+        used = sum(len(key) + len(entry.value) for key, entry in self._entries.items())
+        run_id = f"{self.name}#{self.starts}"
+        return EngineInfo("memory", str(self.version), run_id, len(self.keys()), used, True, self.aof_fsync)
+
+    # Users and connections.
+
+    def users(self) -> list[str]:
+        """The names of the users."""
+        return list(self._users)
+
+    def allow(self, user: str, password: str, role: UserRole) -> None:
+        """Create or replace a user; connections that it has stay."""
+        self._users[user] = _User(password, administers=role is UserRole.MOVER)
+
+    def force_off(self, user: str) -> None:
+        """Delete a user and end its connections with everything that they had not yet carried out."""
+        self._users.pop(user, None)
+        for connection in [c for c in self._connections if c.user == user]:
+            self.end(connection)
+
+    def end(self, connection: MemoryConnection) -> None:
+        """End one connection at the server: what it sent and was not carried out never will be."""
+        connection.inbox.clear()
+        if connection in self._connections:
+            self._connections.remove(connection)
+        self._listeners = [listener for listener in self._listeners if listener.connection is not connection]
+        connection.lose("the server closed the connection")
+
+    def abandon(self, connection: MemoryConnection, reason: str) -> None:
+        """End one connection at the client's side: what is under way is still carried out."""
+        connection.lose(reason)
+        if not connection.inbox:
+            self.end(connection)
+
+    # Faults.
+
+    def freeze(self) -> None:
+        """Let nothing be carried out until `thaw`; what arrives waits, also when its client gives up."""
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """Carry out what arrived in the meantime, in order, and go on."""
+        self._frozen = False
+        while self._arrived_frozen and not self._frozen:
+            self._run(self._arrived_frozen.popleft())
+
+    def cut(self, origin: str) -> None:
+        """Separate the clients of a connector: they lose their connections, and what they had sent still arrives."""
+        self._cut_off.add(origin)
+        for connection in [c for c in self._connections if c.origin == origin]:
+            self.abandon(connection, "the network failed")
+
+    def heal(self, origin: str) -> None:
+        """Let the clients of a connector reach the server again."""
+        self._cut_off.discard(origin)
+
+    def crash(self, *, lose_unsynced: bool = False) -> None:
+        """End the server and all its connections; optionally with what was never brought to disk."""
+        self.up = False
+        self._frozen = False
+        for connection in list(self._connections):
+            self.end(connection)
+        self._arrived_frozen.clear()
+        if lose_unsynced and self.aof_fsync != "always":
+            for key, entry in self._unsynced.items():
+                self._put(key, entry)
+        self._unsynced.clear()
+
+    def restart(self) -> None:
+        """Start after a crash, with the keys on disk and the users of the configuration."""
+        self.up = True
+        self.starts += 1
+        self._users = self._configured_users()
+
+    def reachable_from(self, origin: str) -> bool:
+        """Whether a new connection from there is answered."""
+        return self.up and origin not in self._cut_off
+
+    # What connections call.
+
+    def join(self, connection: MemoryConnection, password: str | None) -> None:
+        """Let a connection in. Raises EngineDenied."""
+        user = self._users.get(connection.user)
+        if user is None or user.password not in (None, password):
+            raise EngineDenied(f"{self.name} denies a login to {connection.user}: wrong password or no such user")
+        connection.joined = True
+
+    def accept(self, connection: MemoryConnection) -> None:
+        """Know a connection that has not said who it is."""
+        self._connections.append(connection)
+
+    def listen(self, listener: Listener) -> None:
+        """Name every change to `listener` from now on, until its connection ends."""
+        self._expire_all()
+        self._listeners.append(listener)
+
+    def name_expired(self) -> None:
+        """Remove, and name to the listeners, every key whose time has passed."""
+        self._expire_all()
+
+    def submit(self, connection: MemoryConnection, request: Request) -> None:
+        """Take a request on its way; it is carried out when it arrives, if its connection still stands."""
+        connection.inbox.append(request)
+        self._after_delay(lambda: self._arrive(connection))
+
+    def _arrive(self, connection: MemoryConnection) -> None:
+        if self._frozen or self._arrived_frozen:
+            self._arrived_frozen.append(connection)
+        else:
+            self._run(connection)
+
+    def _run(self, connection: MemoryConnection) -> None:
+        if not connection.inbox:  # the connection was ended while this travelled
+            return
+        request = connection.inbox.popleft()
+        user = self._users.get(connection.user)
+        outcome: Any = None
+        error: EngineError | None = None
+        try:
+            if connection.joined and (user is None or (request.administers and not user.administers)):
+                raise EngineDenied(f"{self.name} denies this to {connection.user}")
+            outcome = request.run()
+        except EngineError as raised:
+            error = raised
+        if connection.lost is not None:
+            self.abandon(connection, connection.lost)
+        self._after_delay(lambda: connection.deliver(request, outcome, error))
+
+    def _after_delay(self, act: Callable[[], None]) -> None:
+        delay_s = self.delay_s()
+        loop = asyncio.get_running_loop()
+        if delay_s > 0:
+            loop.call_later(delay_s, act)
+        else:
+            loop.call_soon(act)
+
+    def _configured_users(self) -> dict[str, _User]:
+        if self.admin is None:
+            return {"default": _User(None, administers=True)}
+        name, password = self.admin
+        return {name: _User(password, administers=True)}
+
+    def _live(self, key: bytes) -> _Entry | None:
+        entry = self._entries.get(key)
+        if entry is not None and entry.expire_at_ms is not None and entry.expire_at_ms <= self._wall() * 1000:
+            self._write(key, None)
+            return None
+        return entry
+
+    def _expire_all(self) -> None:
+        for key in list(self._entries):
+            self._live(key)
+
+    def _write(self, key: bytes, entry: _Entry | None) -> None:
+        self._unsynced.setdefault(key, self._entries.get(key))
+        self._put(key, entry)
+        for listener in self._listeners:
+            listener.pending.add(key)
+
+    def _put(self, key: bytes, entry: _Entry | None) -> None:
+        if entry is None:
+            self._entries.pop(key, None)
+        else:
+            self._entries[key] = entry
+
+
+def _position(key: bytes) -> int:
+    """Where a scan passes a key: from 1, so that a cursor of 0 is only the start and the end."""
+    return 1 + int.from_bytes(md5(key, usedforsecurity=False).digest()[:4], "big")
