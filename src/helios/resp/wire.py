@@ -172,8 +172,8 @@ class RequestParser:
             length = _LENGTHS.get(digits)
             if length is None:
                 length = _length(digits)
-                if length is None or not 0 <= length <= limits.bulk_bytes:
-                    raise ProtocolError("Protocol error: invalid bulk length")
+            if length is None or not 0 <= length <= limits.bulk_bytes:
+                raise ProtocolError("Protocol error: invalid bulk length")
             body = line + 2
             stop = body + length
             if frame_bytes + stop - start > limits.frame_bytes:
