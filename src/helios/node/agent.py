@@ -1,0 +1,272 @@
+"""The agent of a node: its data server, its routers, its heartbeat, its candidate for coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from helios.errors import StartError, StoreError
+from helios.model.ids import Address, check_id
+from helios.model.settings import AofFsync
+from helios.model.topology import NodeKind, Topology
+from helios.node.backoff import Backoff
+from helios.node.files import DataFolder, read_json, write_json
+from helios.node.locks import LockHeld, RunLock, holder_of
+from helios.node.member import MemberServer, MemberSpec
+from helios.node.ports import taken
+from helios.node.process import Process
+from helios.node.workers import STOP_S, Worker, WorkerSpec
+from helios.ports.clock import Clock
+from helios.ports.store import Store
+from helios.stores.records import AGENTS, MEMBERS, TOPOLOGY, AgentRecord, put_record, read_record
+
+log = structlog.get_logger("helios.node")
+
+HEARTBEAT_S = 2.0
+CHILD = "child"  # in the note of the agent's lock: whether it ends with its parent
+_GOODBYE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """What an agent is told. `listen` is where it takes clients, `address` how others reach that."""
+
+    node_id: str
+    listen: Address
+    address: Address
+    zone: str = ""
+    workers: int = 1
+    fsync: AofFsync = AofFsync.INTERVAL
+    maxmemory_bytes: int = 0
+    server: str = ""
+    version: str = ""
+
+
+class Agent:
+    """Runs one node until told to stop. What serves data goes on serving if this process is killed."""
+
+    def __init__(
+        self,
+        spec: AgentSpec,
+        data: DataFolder,
+        store: Store,
+        clock: Clock,
+        *,
+        worker: Callable[[int], WorkerSpec],
+        coordinate: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.spec = spec
+        self._data = data
+        self._folder = data.node(spec.node_id)
+        self._store = store
+        self._clock = clock
+        self._coordinate = coordinate
+        member_id = f"{spec.node_id}.0"
+        self._member = MemberServer(
+            MemberSpec(member_id, spec.node_id, spec.listen, spec.fsync, spec.maxmemory_bytes, spec.server),
+            self._folder,
+            data.log(member_id),
+        )
+        self._workers = [Worker(f"{spec.node_id}/{number}", worker(number)) for number in range(spec.workers)]
+        self._ready = False
+        self._acting = False
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[], Awaitable[None]]) -> None:
+        """Start, call `ready`, serve until `stop` is set, then end everything in order.
+
+        The caller holds the node's lock. Raises StartError or StoreError if it cannot start; nothing is left
+        running then.
+        """
+        try:
+            if await _unless(stop, self._start()):
+                await ready()
+                await self._serve(stop)
+        finally:
+            await self._stop()
+
+    async def _start(self) -> None:
+        await self._end_surplus_workers()
+        if not any(holder_of(path) for _, path in self._folder.router_locks()):
+            reason = taken(self.spec.listen.host, self.spec.listen.port)
+            if reason:
+                raise StartError(f"{reason}: choose another one for {self.spec.node_id}, or end that process")
+        self._acting = True
+        write_json(
+            self._folder.agent,
+            {
+                "node": self.spec.node_id,
+                "listen": str(self.spec.listen),
+                "address": str(self.spec.address),
+                "zone": self.spec.zone,
+            },
+        )
+        await self._member.start(needed=await self._needed())
+        await self._announce_member()
+        await asyncio.gather(*(worker.start() for worker in self._workers))
+        self._ready = True
+        await self._beat()
+
+    async def _end_surplus_workers(self) -> None:
+        for number, path in self._folder.router_locks():
+            holder = holder_of(path)
+            if holder is not None and number >= self.spec.workers:
+                log.info("router_surplus", router=f"{self.spec.node_id}/{number}", pid=holder.process.pid)
+                await Process(holder.process).stop(STOP_S)
+
+    async def _needed(self) -> bool:
+        """Whether the topology counts on this member's data."""
+        topology = await read_record(self._store, Topology, TOPOLOGY)
+        if topology is None:
+            return False
+        return any(member.id == self._member.spec.id for shard in topology.value.shards for member in shard.members)
+
+    async def _announce_member(self) -> None:
+        record = self._member.record()
+        await self._store.commit([put_record(MEMBERS + record.id, record)])
+
+    async def _beat(self) -> None:
+        record = AgentRecord(
+            node=self.spec.node_id,
+            address=self.spec.address,
+            kind=NodeKind.SUPERVISED,
+            seen_at=self._clock.wall(),
+            ready=self._ready,
+            pid=os.getpid(),
+            version=self.spec.version,
+        )
+        await self._store.commit([put_record(AGENTS + self.spec.node_id, record)])
+
+    async def _serve(self, stop: asyncio.Event) -> None:
+        jobs: list[Coroutine[Any, Any, None]] = [
+            self._heartbeats(),
+            self._watch_member(),
+            *(self._watch_worker(worker) for worker in self._workers),
+            self._candidate(),
+        ]
+        tasks = [asyncio.create_task(job) for job in jobs]
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            # None of the jobs ends by itself: one that does has a defect, and the agent ends so that this shows.
+            done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self._ready = False
+            for task in [stopped, *tasks]:
+                task.cancel()
+            await asyncio.gather(stopped, *tasks, return_exceptions=True)
+
+    async def _heartbeats(self) -> None:
+        while True:
+            try:
+                await self._beat()
+            except StoreError as error:
+                log.warning("heartbeat_failed", node=self.spec.node_id, error=str(error))
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _watch_member(self) -> None:
+        backoff = Backoff()
+        started_at = self._clock.monotonic()
+        while True:
+            assert self._member.process is not None, "the server was started"
+            status = await self._member.process.wait()
+            self._ready = False
+            log.error("member_died", member=self._member.spec.id, status=status)
+            while not self._ready:
+                await asyncio.sleep(backoff.next(self._clock.monotonic() - started_at))
+                started_at = self._clock.monotonic()
+                try:
+                    # A server that had come up has data, whatever the topology says of it: never start it empty.
+                    await self._member.start(needed=True)
+                    await self._announce_member()
+                    self._ready = True
+                except StoreError as error:
+                    log.warning("member_not_announced", member=self._member.spec.id, error=str(error))
+                    await self._member.stop()
+                except StartError as error:
+                    log.warning("member_not_restarted", member=self._member.spec.id, error=str(error))
+                    await self._member.stop()
+
+    async def _watch_worker(self, worker: Worker) -> None:
+        backoff = Backoff()
+        started_at = self._clock.monotonic()
+        while True:
+            status = await worker.process.wait() if worker.process is not None else None
+            log.error("router_died", router=worker.name, status=status)
+            await asyncio.sleep(backoff.next(self._clock.monotonic() - started_at))
+            started_at = self._clock.monotonic()
+            try:
+                await worker.start()
+            except StartError as error:
+                log.warning("router_not_restarted", router=worker.name, error=str(error))
+                await worker.stop()
+
+    async def _candidate(self) -> None:
+        """Keep a candidate for coordinator standing; a defect in it costs its turn, not the node."""
+        backoff = Backoff(first_s=0.5)
+        while True:
+            began = self._clock.monotonic()
+            task = asyncio.ensure_future(self._coordinate())
+            try:
+                await asyncio.wait({task})
+            finally:
+                if not task.done():
+                    task.cancel()
+                    await asyncio.wait({task})
+            error = None if task.cancelled() else task.exception()
+            log.error("coordinator_ended", node=self.spec.node_id, exc_info=error)
+            await asyncio.sleep(backoff.next(self._clock.monotonic() - began))
+
+    async def _stop(self) -> None:
+        """Routers first, so that nothing is served that the server could not answer; then the server."""
+        if not self._acting:
+            return
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
+        # Routers of an earlier agent that a start which failed has not come to adopt.
+        left = [holder for _, path in self._folder.router_locks() if (holder := holder_of(path))]
+        await asyncio.gather(*(Process(holder.process).stop(STOP_S) for holder in left))
+        await self._member.stop()
+        try:
+            await asyncio.wait_for(self._beat(), _GOODBYE_S)
+        except (StoreError, TimeoutError) as error:
+            log.warning("goodbye_failed", node=self.spec.node_id, error=str(error))
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do the work to its end, or drop it when `stop` is set; whether it was done."""
+    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+            return not stop.is_set()
+        return False
+    finally:
+        for each in (task, stopped):
+            each.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)
+
+
+def lock_node(data: DataFolder, node_id: str, *, child: bool = False) -> RunLock:
+    """The right to run this node, for this process alone. Raises InvalidInput or StartError naming who has it."""
+    check_id("node", node_id)
+    folder = data.node(node_id)
+    try:
+        folder.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return RunLock.acquire(folder.lock, {CHILD: "yes" if child else "no"})
+    except OSError as error:
+        raise StartError(f"cannot write in {folder.root}: {error.strerror}") from error
+    except LockHeld as held:
+        who = f"process {held.holder.process.pid}" if held.holder else "another process"
+        raise StartError(f"node {node_id} is already run by {who} on {data.root}; a node is started once") from held
+
+
+def last_listen(data: DataFolder, node_id: str) -> tuple[Address, str] | None:
+    """Where a node listened when it was last started here, and its zone; None if it never was."""
+    value = read_json(data.node(node_id).agent)
+    return None if value is None else (Address.parse(str(value["listen"])), str(value.get("zone", "")))

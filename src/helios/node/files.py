@@ -1,0 +1,145 @@
+"""Where a node keeps what, and files that are whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helios.errors import StartError
+
+
+@dataclass(frozen=True, slots=True)
+class DataFolder:
+    """The layout of a data folder (see the glossary: one folder is one machine's part of a cluster)."""
+
+    root: Path
+
+    @property
+    def store(self) -> Path:
+        """The SQLite store."""
+        return self.root / "helios.db"
+
+    @property
+    def up_lock(self) -> Path:
+        """Held while `helios up` runs on this folder."""
+        return self.root / "up.lock"
+
+    @property
+    def gateway_lock(self) -> Path:
+        """Held while a gateway runs on this folder."""
+        return self.root / "gateway.lock"
+
+    @property
+    def settings(self) -> Path:
+        """The settings that `helios up` hands to its children."""
+        return self.root / "settings.json"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of all logs."""
+        return self.root / "logs"
+
+    @property
+    def nodes(self) -> Path:
+        """The folder that has one folder for each node."""
+        return self.root / "nodes"
+
+    def log(self, name: str) -> Path:
+        """The log of a process."""
+        return self.logs / f"{name}.log"
+
+    def node(self, node_id: str) -> NodeFolder:
+        """The folder of one node."""
+        return NodeFolder(self.nodes / node_id, self.log(node_id))
+
+    def node_ids(self) -> list[str]:
+        """The nodes that have ever been started here, by id."""
+        if not self.nodes.is_dir():
+            return []
+        return sorted(path.parent.name for path in self.nodes.glob("*/agent.json"))
+
+    def prepare(self) -> None:
+        """Make the folder and see that files can be written in it; raises StartError."""
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.logs.mkdir(mode=0o700, exist_ok=True)
+            self.nodes.mkdir(mode=0o700, exist_ok=True)
+            probe = self.root / f".writable-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise StartError(f"cannot write in the data folder {self.root}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFolder:
+    """The layout of one node's folder."""
+
+    root: Path
+    log: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held while the node's agent runs."""
+        return self.root / "agent.lock"
+
+    @property
+    def agent(self) -> Path:
+        """What the agent remembers: where it listens."""
+        return self.root / "agent.json"
+
+    @property
+    def settings(self) -> Path:
+        """The settings that the agent hands to its routers."""
+        return self.root / "settings.json"
+
+    @property
+    def member(self) -> Path:
+        """The folder of the data server."""
+        return self.root / "member"
+
+    @property
+    def member_state(self) -> Path:
+        """What the agent remembers of its data server: port, password, program."""
+        return self.root / "member.json"
+
+    def router_lock(self, worker: int) -> Path:
+        """Held while that router worker runs."""
+        return self.root / f"router-{worker}.lock"
+
+    def router_locks(self) -> list[tuple[int, Path]]:
+        """The locks of all router workers that there have ever been, by worker."""
+        found = [(path.stem.removeprefix("router-"), path) for path in self.root.glob("router-*.lock")]
+        return sorted((int(number), path) for number, path in found if number.isdigit())
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace the file as a whole, readable by its owner only; on disk when this returns."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, None if there is no such file; raises StartError if it is something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StartError(f"{path} cannot be read ({error}): put it back from a backup") from error
+    if not isinstance(value, dict):
+        raise StartError(f"{path} does not hold what Helios wrote there: put it back from a backup")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace the file by a JSON object; see `write_private`."""
+    write_private(path, json.dumps(value, indent=2) + "\n")

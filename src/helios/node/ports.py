@@ -1,0 +1,71 @@
+"""TCP ports on this machine: whether one is free, and one that is."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from helios.errors import StartError
+from helios.model.ids import Address
+
+MEMBER_PORT_OFFSET = 10000
+
+
+def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    """The local addresses behind `host`; raises StartError if it names none."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise StartError(f"{host!r} is not an address of this machine: {error.strerror or error}") from error
+    unique = {(family, (str(address[0]), int(address[1]))) for family, _, _, _, address in found}
+    return sorted(unique)
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether `host` stands for every address of this machine."""
+    return host in ("0.0.0.0", "::")
+
+
+def taken(host: str, port: int) -> str | None:
+    """None if a server could listen there now, else the reason why not."""
+    usable = 0
+    for family, address in resolve(host, port):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # Connections of an earlier server that are still winding down do not make a port taken.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind(address)
+                usable += 1
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return f"port {port} on {host} is taken by another process"
+                if error.errno == errno.EACCES:
+                    return f"port {port} on {host} needs more rights than this user has"
+                if error.errno != errno.EADDRNOTAVAIL:
+                    return f"cannot listen on {host}:{port}: {error.strerror}"
+    return None if usable else f"{host} is not an address of this machine"
+
+
+def choose_member_port(listen: Address, host: str) -> int:
+    """A free port for the server behind a node that listens at `listen`: 10000 above its own if that is free."""
+    wished = listen.port + MEMBER_PORT_OFFSET
+    if wished <= 65535 and taken(host, wished) is None:
+        return wished
+    with socket.socket(resolve(host, 0)[0][0], socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def outward_host(bind: str) -> str:
+    """The host by which others reach what is bound to `bind`; for a wildcard, the address that leads outward."""
+    if not is_wildcard(bind):
+        return bind
+    family, far = (socket.AF_INET6, "2001:db8::1") if ":" in bind else (socket.AF_INET, "192.0.2.1")
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((far, 9))  # sends nothing: it only asks which way the route leads
+        except OSError:
+            return "localhost"
+        return str(probe.getsockname()[0])

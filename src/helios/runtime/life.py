@@ -1,0 +1,68 @@
+"""How a process of Helios begins and ends: its event loop, its signals, its parent's pipe, its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import uvloop
+
+_PIPE = 0  # a child's standard input
+
+
+def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *, parent_pipe: bool = False) -> None:
+    """Run `main` on a new uvloop. Its event is set by SIGINT, SIGTERM, and with `parent_pipe` by the parent's end."""
+
+    async def whole() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        if parent_pipe:
+            _watch_parent(loop, stop)
+        await main(stop)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(whole())
+
+
+def _watch_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Set `stop` when the parent's end of our standard input is closed, be it because the parent was killed."""
+
+    def readable() -> None:
+        try:
+            data = os.read(_PIPE, 4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            loop.remove_reader(_PIPE)
+            stop.set()
+
+    os.set_blocking(_PIPE, False)
+    loop.add_reader(_PIPE, readable)
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal. One who has gone away (a closed pipe) does not stop a server."""
+    _write(sys.stdout, text)
+
+
+def complain(text: str) -> None:
+    """Tell the person at the terminal what is wrong."""
+    _write(sys.stderr, text)
+
+
+def _write(stream: Any, text: str) -> None:
+    try:
+        print(text, file=stream, flush=True)
+    except (BrokenPipeError, ValueError):
+        # The interpreter would flush again at its end and complain then.
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, stream.fileno())
+        os.close(devnull)
