@@ -166,10 +166,10 @@ class SqliteStore:
         self._keep_looking()
 
     def _expired(self, done: asyncio.Future[None]) -> None:
-        # A failure is not lost: the next commit expires leases too and tells its caller.
         self._expiring = None
-        if not done.cancelled():
-            done.exception()
+        if not done.cancelled() and done.exception() is not None:
+            # Those who watch read again and so find out themselves whether the file is in order.
+            self._signal.fire()
 
 
 def _close_both(file: SqliteFile, eye: sqlite3.Connection) -> None:

@@ -1,0 +1,530 @@
+"""What every home of the store must do; each test runs over all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helios.errors import Conflict, InvalidInput, LeaseLost, StoreError, WatchLost
+from helios.ports.store import Compare, Delete, Entry, Event, Put, Store
+from helios.stores.memory import MemoryStore
+from helios.stores.sqlite import SqliteStore
+
+KEPT_COMMITS = 50
+LONG_S = 60.0
+
+Open = Callable[[], Awaitable[Store]]
+
+
+class JumpingClock:
+    """The real clock, which a test may put forward."""
+
+    def __init__(self) -> None:
+        self._ahead_s = 0.0
+
+    def wall(self) -> float:
+        return time.time() + self._ahead_s
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead_s
+
+    def advance(self, seconds: float) -> None:
+        self._ahead_s += seconds
+
+
+@pytest.fixture
+def clock() -> JumpingClock:
+    return JumpingClock()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def handle(request: pytest.FixtureRequest, tmp_path: Path, clock: JumpingClock) -> AsyncIterator[Open]:
+    """Opens handles of one store; they are closed after the test."""
+    opened: list[Store] = []
+    memory = MemoryStore(clock, keep_commits=KEPT_COMMITS)
+
+    async def open_one() -> Store:
+        store: Store
+        if request.param == "memory":
+            store = memory.open()
+        else:
+            store = await SqliteStore.open(tmp_path / "store.db", clock=clock, keep_commits=KEPT_COMMITS)
+        opened.append(store)
+        return store
+
+    yield open_one
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+async def store(handle: Open) -> Store:
+    return await handle()
+
+
+async def take(watch: AsyncIterator[tuple[Event, ...]], count: int) -> list[tuple[Event, ...]]:
+    """The next `count` commits of a watch."""
+    async with asyncio.timeout(20):
+        return [await anext(watch) for _ in range(count)]
+
+
+async def revision_of(store: Store) -> int:
+    return (await store.list("")).revision
+
+
+# Reading and writing
+
+
+async def test_a_new_store_is_empty_at_a_positive_revision(store: Store) -> None:
+    snapshot = await store.list("")
+    assert snapshot.entries == ()
+    assert snapshot.revision > 0
+    assert await store.get("/a") is None
+
+
+async def test_what_was_put_is_got_with_the_revision_of_its_commit(store: Store) -> None:
+    before = await revision_of(store)
+    first = await store.commit([Put("/a", b"1")])
+    second = await store.commit([Put("/b", b"\x00\xff")])
+    assert before < first < second
+    assert await store.get("/a") == Entry("/a", b"1", first)
+    assert await store.get("/b") == Entry("/b", b"\x00\xff", second)
+    assert await revision_of(store) == second
+
+
+async def test_writing_the_same_value_again_is_a_change(store: Store) -> None:
+    first = await store.commit([Put("/a", b"1")])
+    again = await store.commit([Put("/a", b"1")])
+    assert again > first
+    assert await store.get("/a") == Entry("/a", b"1", again)
+
+
+async def test_list_is_in_key_order_and_bound_by_its_prefix(store: Store) -> None:
+    keys = ["/a", "/a/1", "/a/10", "/a/2", "/a0", "/aa/1", "/b", "/A/1"]
+    version = await store.commit([Put(key, key.encode()) for key in keys])
+    snapshot = await store.list("/a/")
+    assert snapshot.entries == tuple(Entry(key, key.encode(), version) for key in ["/a/1", "/a/10", "/a/2"])
+    assert snapshot.revision == version
+    assert [entry.key for entry in (await store.list("")).entries] == sorted(keys)
+    assert (await store.list("/none")).entries == ()
+
+
+ODD_KEYS = [
+    "%",
+    "_",
+    "a%",
+    "a_",
+    "ab",
+    "a*",
+    "a?b",
+    "[a]",
+    "'",
+    '"',
+    "\\",
+    "a b",
+    "a\nb",
+    "a\x00b",
+    "a\x00",
+    "\x7f",
+    "é",
+]
+ODD_KEYS += ["\x80", "ÿ", "日本", "日", "\uffff", "\U0001f600", "\U0010ffff", "\U0010ffffx", "a\U0010ffff", "", "a"]
+
+
+async def test_odd_characters_are_ordinary_in_keys_and_prefixes(store: Store) -> None:
+    await store.commit([Put(key, key.encode()) for key in ODD_KEYS])
+    for key in ODD_KEYS:
+        entry = await store.get(key)
+        assert entry is not None, repr(key)
+        assert entry.value == key.encode()
+        listed = [entry.key for entry in (await store.list(key)).entries]
+        assert listed == sorted(other for other in ODD_KEYS if other.startswith(key)), repr(key)
+
+
+async def test_a_big_value_comes_back_whole(store: Store) -> None:
+    value = bytes(range(256)) * 8192
+    await store.commit([Put("/big", value)])
+    entry = await store.get("/big")
+    assert entry is not None
+    assert entry.value == value
+
+
+async def test_delete_removes_and_takes_a_revision(store: Store) -> None:
+    put = await store.commit([Put("/a", b"1")])
+    deleted = await store.commit([Delete("/a")])
+    assert deleted > put
+    assert await store.get("/a") is None
+    assert await revision_of(store) == deleted
+
+
+async def test_a_commit_that_changes_nothing_gives_the_present_revision(store: Store) -> None:
+    present = await store.commit([Put("/a", b"1")])
+    assert await store.commit([Delete("/none")]) == present
+    assert await store.commit([]) == present
+    assert await store.commit([], compares=[Compare("/a", present)]) == present
+    assert await revision_of(store) == present
+
+
+async def test_a_key_is_named_once_in_a_commit(store: Store) -> None:
+    with pytest.raises(InvalidInput, match="/a"):
+        await store.commit([Put("/a", b"1"), Delete("/a")])
+    assert await store.get("/a") is None
+
+
+# Compare and set
+
+
+async def test_compare_lets_the_right_version_through_and_no_other(store: Store) -> None:
+    version = await store.commit([Put("/a", b"1")], compares=[Compare("/a", 0)])
+    for wrong in (0, version - 1, version + 1):
+        with pytest.raises(Conflict, match="/a"):
+            await store.commit([Put("/a", b"2")], compares=[Compare("/a", wrong)])
+    assert await store.get("/a") == Entry("/a", b"1", version)
+    await store.commit([Delete("/a")], compares=[Compare("/a", version)])
+    assert await store.get("/a") is None
+    with pytest.raises(Conflict):
+        await store.commit([Put("/a", b"3")], compares=[Compare("/a", version)])
+    await store.commit([Put("/a", b"4")], compares=[Compare("/a", 0)])
+
+
+async def test_all_compares_must_hold_also_of_keys_that_are_not_written(store: Store) -> None:
+    a = await store.commit([Put("/a", b"a")])
+    b = await store.commit([Put("/b", b"b")])
+    done = await store.commit([Put("/c", b"c"), Delete("/a")], compares=[Compare("/a", a), Compare("/b", b)])
+    assert [entry.key for entry in (await store.list("")).entries] == ["/b", "/c"]
+    with pytest.raises(Conflict, match="/c"):
+        await store.commit([Put("/d", b"d")], compares=[Compare("/b", b), Compare("/c", done - 1)])
+
+
+async def test_a_conflict_leaves_nothing(store: Store) -> None:
+    present = await store.commit([Put("/a", b"1"), Put("/b", b"1")])
+    before = await store.list("")
+    with pytest.raises(Conflict):
+        await store.commit(
+            [Put("/new", b"2"), Delete("/a"), Put("/b", b"2")], compares=[Compare("/a", present), Compare("/b", 0)]
+        )
+    assert await store.list("") == before
+    after = await store.commit([Put("/c", b"3")])
+    assert await take(store.watch("", present), 1) == [(Event("/c", b"3", after),)]
+
+
+async def test_a_commit_of_several_keys_has_one_version(store: Store) -> None:
+    await store.commit([Put("/gone", b"")])
+    version = await store.commit([Put("/a", b"1"), Delete("/gone"), Put("/b", b"2")])
+    assert [entry.version for entry in (await store.list("")).entries] == [version, version]
+
+
+# Watches
+
+
+async def test_a_watch_gives_every_change_once_and_in_order_with_commits_whole(store: Store) -> None:
+    start = await revision_of(store)
+    watch = store.watch("/w/", start)
+    one = await store.commit([Put("/w/a", b"1"), Put("/x", b"not watched"), Put("/w/b", b"2")])
+    await store.commit([Put("/x", b"not watched")])
+    two = await store.commit([Delete("/w/a"), Put("/w/b", b"3")])
+    first = await take(watch, 2)
+    three = await store.commit([Put("/w/a", b"4")])
+    assert first + await take(watch, 1) == [
+        (Event("/w/a", b"1", one), Event("/w/b", b"2", one)),
+        (Event("/w/a", None, two), Event("/w/b", b"3", two)),
+        (Event("/w/a", b"4", three),),
+    ]
+
+
+async def test_a_waiting_watch_wakes_for_commits_of_its_own_and_of_other_handles(handle: Open) -> None:
+    own, other = await handle(), await handle()
+    watch = own.watch("/", await revision_of(own))
+    for writer in (other, own, other, own):
+        waiting = asyncio.create_task(take(watch, 1))
+        await asyncio.sleep(0.02)  # Only so that it really waits; the outcome does not depend on it.
+        version = await writer.commit([Put("/a", b"1")])
+        assert await waiting == [(Event("/a", b"1", version),)]
+
+
+async def test_a_watch_begins_after_any_revision_that_is_known(store: Store) -> None:
+    start = await revision_of(store)
+    versions = [await store.commit([Put("/a", str(n).encode())]) for n in range(5)]
+    for skipped, after in enumerate([start, *versions[:-1]]):
+        events = await take(store.watch("/a", after), 5 - skipped)
+        assert [event.value for (event,) in events] == [str(n).encode() for n in range(skipped, 5)]
+        assert [event.version for (event,) in events] == versions[skipped:]
+
+
+async def test_list_and_watch_from_its_revision_miss_nothing_and_repeat_nothing(handle: Open) -> None:
+    writer, reader = await handle(), await handle()
+    total = 40  # Fewer than are kept.
+
+    async def write() -> None:
+        for n in range(total):
+            await writer.commit([Put(f"/{n % 7}", str(n).encode())])
+
+    writing = asyncio.create_task(write())
+    for _ in range(4):
+        snapshot = await reader.list("/")
+        view = {entry.key: entry.value for entry in snapshot.entries}
+        last = snapshot.revision
+        watch = reader.watch("/", last)
+        while view.get(f"/{(total - 1) % 7}") != str(total - 1).encode():
+            ((event,),) = await take(watch, 1)
+            assert event.version > last
+            assert event.value is not None
+            last, view[event.key] = event.version, event.value
+        assert view == {entry.key: entry.value for entry in (await writer.list("/")).entries}
+    await writing
+
+
+async def test_many_watches_see_the_same(handle: Open) -> None:
+    handles = [await handle(), await handle()]
+    start = await revision_of(handles[0])
+    watching = [asyncio.create_task(take(handles[n % 2].watch("/", start), 20)) for n in range(6)]
+    for n in range(20):
+        await handles[n % 2].commit([Put("/a", str(n).encode())])
+    seen = await asyncio.gather(*watching)
+    assert [event.value for (event,) in seen[0]] == [str(n).encode() for n in range(20)]
+    assert all(other == seen[0] for other in seen)
+
+
+async def test_a_watch_from_before_what_is_kept_is_lost(store: Store) -> None:
+    first = await store.commit([Put("/a", b"0")])
+    waiting = store.watch("/a", first)
+    quiet = store.watch("/quiet", first)
+    for n in range(KEPT_COMMITS):
+        last = await store.commit([Put("/a", str(n).encode())])
+    assert len(await take(store.watch("/a", first), KEPT_COMMITS)) == KEPT_COMMITS
+    after_all = await store.commit([Put("/a", b"one more")])
+    for watch in (waiting, quiet, store.watch("/a", first)):
+        with pytest.raises(WatchLost):
+            await take(watch, 1)
+    assert await take(store.watch("/a", last), 1) == [(Event("/a", b"one more", after_all),)]
+
+
+async def test_a_watch_that_keeps_up_is_not_lost_even_where_nothing_matches_it(store: Store) -> None:
+    watch = store.watch("/quiet", await revision_of(store))
+    waiting = asyncio.create_task(take(watch, 1))
+    for n in range(3 * KEPT_COMMITS):
+        await store.commit([Put("/a", str(n).encode())])
+        if n % 10 == 0:
+            assert not waiting.done()
+    version = await store.commit([Put("/quiet", b"")])
+    assert await waiting == [(Event("/quiet", b"", version),)]
+
+
+async def test_close_ends_watches_and_every_later_call_says_so(handle: Open) -> None:
+    store, other = await handle(), await handle()
+    start = await revision_of(store)
+
+    async def count(watch: AsyncIterator[tuple[Event, ...]]) -> int:
+        return len([events async for events in watch])
+
+    seen = asyncio.create_task(count(store.watch("/", start)))
+    idle = store.watch("/", start)
+    await take(store.watch("/", start), 0)
+    await other.commit([Put("/a", b"1")])
+    await take(store.watch("/", start), 1)
+    await asyncio.gather(store.close(), store.close())
+    async with asyncio.timeout(20):
+        assert await seen <= 1
+        assert await count(idle) == 0
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        lambda: store.get("/a"),
+        lambda: store.list("/a"),
+        lambda: store.commit([Put("/a", b"2")]),
+        lambda: store.grant(1.0),
+        lambda: store.keep_alive("x"),
+        lambda: store.revoke("x"),
+    ]
+    for call in calls:
+        with pytest.raises(StoreError, match="closed"):
+            await call()
+    with pytest.raises(StoreError, match="closed"):
+        store.watch("/", start)
+    await store.close()
+    entry = await other.get("/a")
+    assert entry is not None
+    assert entry.value == b"1"
+
+
+async def test_abandoned_watches_leave_the_store_working(store: Store) -> None:
+    start = await store.commit([Put("/a", b"0")])
+    version = await store.commit([Put("/a", b"1")])
+    for _ in range(10):
+        async for _ in store.watch("/", start):
+            break
+        cancelled = asyncio.create_task(take(store.watch("/", version), 1))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        closed = store.watch("/", start)
+        await take(closed, 1)
+        await closed.aclose()
+    gc.collect()
+    assert await take(store.watch("/", start), 1) == [(Event("/a", b"1", version),)]
+
+
+# Leases
+
+
+async def test_a_key_goes_with_its_lease_and_waiting_watches_are_told(handle: Open) -> None:
+    store, other = await handle(), await handle()
+    watch = other.watch("/l/", await revision_of(store))
+    ttl_s = 0.1
+    while True:
+        # On a machine that stands still for a moment the lease may be over before it is used; then a longer one.
+        lease = await store.grant(ttl_s)
+        with contextlib.suppress(LeaseLost):
+            version = await store.commit([Put("/l/b", b"1", lease), Put("/l/a", b"2", lease), Put("/l/c", b"3")])
+            break
+        ttl_s *= 2
+    put, (first, second) = await take(watch, 2)
+    assert [event.version for event in put] == [version] * 3
+    assert (first.key, first.value, second.key, second.value) == ("/l/a", None, "/l/b", None)
+    assert first.version == second.version > version
+    assert [entry.key for entry in (await store.list("/l/")).entries] == ["/l/c"]
+    with pytest.raises(LeaseLost, match=lease):
+        await store.keep_alive(lease)
+
+
+async def test_expired_entries_are_gone_for_whoever_asks_first(handle: Open, clock: JumpingClock) -> None:
+    store, other = await handle(), await handle()
+    lease = await store.grant(LONG_S)
+    keys = ["/a", "/b", "/c"]
+    version = await store.commit([Put(key, b"1", lease) for key in keys])
+    clock.advance(LONG_S)
+    assert await other.get("/a") is None
+    assert (await other.list("")).entries == ()
+    with pytest.raises(Conflict):
+        await other.commit([Put("/b", b"3")], compares=[Compare("/b", version)])
+    written = await other.commit([Put("/a", b"3")], compares=[Compare("/a", 0)])
+    assert await store.get("/a") == Entry("/a", b"3", written)
+    expiry, put = await take(store.watch("", version), 2)
+    assert [(event.key, event.value) for event in expiry] == [(key, None) for key in keys]
+    assert put == (Event("/a", b"3", written),)
+
+
+async def test_expiry_is_noticed_by_a_commit_with_the_lease(store: Store, clock: JumpingClock) -> None:
+    lease = await store.grant(LONG_S)
+    await store.commit([Put("/a", b"1", lease)])
+    clock.advance(LONG_S)
+    with pytest.raises(LeaseLost, match=lease):
+        await store.commit([Put("/b", b"1", lease)])
+    with pytest.raises(LeaseLost, match=lease):
+        await store.keep_alive(lease)
+    await store.revoke(lease)
+    assert (await store.list("")).entries == ()
+
+
+async def test_a_lease_that_is_kept_alive_outlives_its_time(handle: Open, clock: JumpingClock) -> None:
+    store, other = await handle(), await handle()
+    kept, left = await store.grant(LONG_S), await store.grant(LONG_S)
+    await store.commit([Put("/kept", b"", kept), Put("/left", b"", left)])
+    for _ in range(3):
+        clock.advance(LONG_S / 2)
+        await other.keep_alive(kept)
+    assert [entry.key for entry in (await store.list("")).entries] == ["/kept"]
+    clock.advance(LONG_S)
+    assert (await store.list("")).entries == ()
+
+
+async def test_revoke_deletes_what_is_bound_and_nothing_else(store: Store) -> None:
+    lease, other = await store.grant(LONG_S), await store.grant(LONG_S)
+    version = await store.commit([Put("/a", b"", lease), Put("/b", b"", other), Put("/c", b"")])
+    await store.revoke(lease)
+    ((event,),) = await take(store.watch("", version), 1)
+    assert (event.key, event.value) == ("/a", None)
+    assert [entry.key for entry in (await store.list("")).entries] == ["/b", "/c"]
+    revision = await revision_of(store)
+    await store.revoke(lease)
+    await store.revoke("never granted")
+    assert await revision_of(store) == revision
+    with pytest.raises(LeaseLost):
+        await store.keep_alive(lease)
+
+
+async def test_a_put_with_a_lease_that_is_gone_does_nothing(store: Store) -> None:
+    lease = await store.grant(LONG_S)
+    await store.revoke(lease)
+    before = await store.list("")
+    for gone in (lease, "never granted"):
+        with pytest.raises(LeaseLost, match=gone):
+            await store.commit([Put("/a", b""), Put("/b", b"", gone)])
+    assert await store.list("") == before
+
+
+async def test_a_put_binds_anew(store: Store) -> None:
+    first, second = await store.grant(LONG_S), await store.grant(LONG_S)
+    await store.commit([Put("/free", b"1", first), Put("/moved", b"1", first), Put("/reborn", b"1", first)])
+    await store.commit([Put("/free", b"2"), Put("/moved", b"2", second), Delete("/reborn")])
+    await store.commit([Put("/reborn", b"2")])
+    await store.revoke(first)
+    assert [entry.key for entry in (await store.list("")).entries] == ["/free", "/moved", "/reborn"]
+    await store.revoke(second)
+    assert [entry.key for entry in (await store.list("")).entries] == ["/free", "/reborn"]
+
+
+async def test_a_lease_outlives_the_handle_that_granted_it(handle: Open) -> None:
+    store, other = await handle(), await handle()
+    lease = await store.grant(LONG_S)
+    await store.commit([Put("/a", b"", lease)])
+    await store.close()
+    await other.keep_alive(lease)
+    assert await other.get("/a") is not None
+
+
+@pytest.mark.parametrize("ttl_s", [0.0, -1.0, float("nan")])
+async def test_a_lease_needs_a_positive_time(store: Store, ttl_s: float) -> None:
+    with pytest.raises(InvalidInput):
+        await store.grant(ttl_s)
+
+
+# Concurrency and cancellation
+
+
+async def increment(store: Store, key: str) -> int:
+    """Add one to a counter by compare-and-set; the number of conflicts on the way."""
+    conflicts = 0
+    while True:
+        entry = await store.get(key)
+        version, value = (0, 0) if entry is None else (entry.version, int(entry.value))
+        try:
+            await store.commit([Put(key, str(value + 1).encode())], compares=[Compare(key, version)])
+        except Conflict:
+            conflicts += 1
+        else:
+            return conflicts
+
+
+async def test_increments_by_many_tasks_add_up(handle: Open) -> None:
+    handles = [await handle(), await handle(), await handle()]
+
+    async def work(store: Store) -> int:
+        return sum([await increment(store, "/n") for _ in range(8)])
+
+    conflicts = await asyncio.gather(*(work(handles[n % 3]) for n in range(9)))
+    entry = await handles[0].get("/n")
+    assert entry is not None
+    assert int(entry.value) == 72
+    assert sum(conflicts) > 0, "the tasks never met; the test proves nothing"
+
+
+async def test_a_cancelled_commit_is_done_wholly_or_not_at_all_and_blocks_nobody(handle: Open) -> None:
+    store, other = await handle(), await handle()
+    for turns in range(12):
+        keys = [f"/{turns}/{n}" for n in range(5)]
+        commit = asyncio.create_task(store.commit([Put(key, b"") for key in keys]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        commit.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await commit
+        await other.commit([Put("/after", str(turns).encode())])
+        assert await store.get("/after") == await other.get("/after")
+        assert len((await store.list(f"/{turns}/")).entries) in (0, 5)

@@ -1,0 +1,331 @@
+"""What the SQLite home of the store promises beyond the interface: files, restarts, several processes."""
+
+# ruff: noqa: ASYNC240 -- a test may wait for its disk.
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from helios.errors import Conflict, LeaseLost, StoreError, WatchLost
+from helios.ports.store import Compare, Event, Put
+from helios.stores import sqlite_file
+from helios.stores.sqlite import SqliteStore
+
+INCREMENT = """
+import asyncio, sys
+from pathlib import Path
+from helios.errors import Conflict
+from helios.ports.store import Compare, Put
+from helios.stores.sqlite import SqliteStore
+
+async def main(path, times):
+    store = await SqliteStore.open(path)
+    for _ in range(times):
+        while True:
+            entry = await store.get("/n")
+            version, value = (0, 0) if entry is None else (entry.version, int(entry.value))
+            try:
+                await store.commit([Put("/n", str(value + 1).encode())], compares=[Compare("/n", version)])
+            except Conflict:
+                continue
+            break
+        print(value + 1, flush=True)
+    await store.close()
+
+asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+"""
+
+
+def start_incrementing(path: Path, times: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", INCREMENT, str(path), str(times)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+async def value_of(store: SqliteStore, key: str) -> bytes | None:
+    entry = await store.get(key)
+    return None if entry is None else entry.value
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SqliteStore]:
+    store = await SqliteStore.open(path, busy_timeout_s=0.05)
+    yield store
+    await store.close()
+
+
+# Restart
+
+
+async def test_data_revisions_and_history_survive_a_restart(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    first = await store.commit([Put("/a", b"1"), Put("/b", b"2")])
+    await store.close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name], "the last handle writes the log back"
+    store = await SqliteStore.open(path)
+    snapshot = await store.list("")
+    assert [(entry.key, entry.value, entry.version) for entry in snapshot.entries] == [
+        ("/a", b"1", first),
+        ("/b", b"2", first),
+    ]
+    assert snapshot.revision == first
+    second = await store.commit([Put("/a", b"3")], compares=[Compare("/a", first)])
+    assert second > first
+    assert await anext(store.watch("/a", first)) == (Event("/a", b"3", second),)
+    await store.close()
+
+
+async def test_a_lease_lives_over_a_restart_but_not_over_a_boot(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await SqliteStore.open(path)
+    lease = await store.grant(1000.0)
+    version = await store.commit([Put("/a", b"1", lease)])
+    await store.close()
+    store = await SqliteStore.open(path)
+    await store.keep_alive(lease)
+    assert await value_of(store, "/a") == b"1"
+    await store.close()
+
+    boot_id = path.parent / "boot_id"
+    boot_id.write_text("another boot\n")
+    monkeypatch.setattr(sqlite_file, "_BOOT_ID", boot_id)
+    store = await SqliteStore.open(path)
+    assert await store.get("/a") is None
+    with pytest.raises(LeaseLost):
+        await store.keep_alive(lease)
+    ((event,),) = [await anext(store.watch("/a", version))]
+    assert (event.key, event.value) == ("/a", None)
+    await store.close()
+
+
+# The file
+
+
+async def test_only_the_owner_may_read_the_files(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    await store.commit([Put("/a", b"secret")])
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert modes == dict.fromkeys(["store.db", "store.db-wal", "store.db-shm"], 0o600)
+    await store.close()
+    path.chmod(0o644)
+    await (await SqliteStore.open(path)).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_the_files_stay_bounded(path: Path) -> None:
+    store = await SqliteStore.open(path, keep_commits=5)
+    start = (await store.list("")).revision
+    for _ in range(200):
+        await store.commit([Put("/a", bytes(200_000))])
+    assert path.stat().st_size < 3_000_000
+    assert path.with_name("store.db-wal").stat().st_size < 10_000_000
+    with pytest.raises(WatchLost):
+        await anext(store.watch("/a", start))
+    await store.close()
+
+
+async def test_a_path_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none" / "store.db", tmp_path):
+        with pytest.raises(StoreError, match=str(path)):
+            await SqliteStore.open(path)
+
+
+async def test_a_file_that_is_no_database_is_named_and_left_alone(path: Path) -> None:
+    path.write_bytes(b"not a database " * 1000)
+    with pytest.raises(StoreError, match=rf"{path}.*damaged"):
+        await SqliteStore.open(path)
+    assert path.read_bytes() == b"not a database " * 1000
+
+
+async def test_another_programs_database_is_refused_and_left_alone(path: Path) -> None:
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE theirs (x)")
+    other.close()
+    path.chmod(0o640)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=rf"{path}.*another program"):
+        await SqliteStore.open(path)
+    assert path.read_bytes() == before
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+async def test_another_releases_format_is_refused(path: Path) -> None:
+    await (await SqliteStore.open(path)).close()
+    with sqlite3.connect(path) as other:
+        other.execute("PRAGMA user_version = 999")
+    other.close()
+    with pytest.raises(StoreError, match=rf"{path}.*999"):
+        await SqliteStore.open(path)
+
+
+async def test_a_damaged_page_is_told(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    await store.commit([Put(f"/{n}", bytes(2000)) for n in range(50)])
+    await store.close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xaa" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=str(path)):
+        damaged = await SqliteStore.open(path)
+        try:
+            await damaged.list("")
+        finally:
+            await damaged.close()
+
+
+async def test_a_write_lock_that_is_held_fails_commits_but_no_reads(store: SqliteStore, path: Path) -> None:
+    version = await store.commit([Put("/a", b"1")])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    lease = asyncio.create_task(store.grant(10.0))
+    with pytest.raises(StoreError, match=rf"{path}.*another process"):
+        await store.commit([Put("/a", b"2")])
+    with pytest.raises(StoreError, match="another process"):
+        await lease
+    assert await value_of(store, "/a") == b"1"
+    other.execute("ROLLBACK")
+    other.close()
+    await store.commit([Put("/a", b"3")], compares=[Compare("/a", version)])
+
+
+async def test_a_full_disk_fails_the_commit_and_leaves_nothing(store: SqliteStore, path: Path) -> None:
+    version = await store.commit([Put("/a", b"1")])
+    connection = store._file._connection
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(StoreError, match=rf"{path}.*make room"):
+        await store.commit([Put("/a", b"2"), Put("/big", bytes(1_000_000))])
+    assert await value_of(store, "/a") == b"1"
+    assert await store.commit([Put("/a", b"3")], compares=[Compare("/a", version)]) > version
+
+
+async def test_a_file_that_was_removed_or_replaced_is_noticed(store: SqliteStore, path: Path) -> None:
+    version = await store.commit([Put("/a", b"1")])
+    waiting = asyncio.ensure_future(anext(store.watch("/a", version)))
+    calls: list[Callable[[], Awaitable[object]]] = [lambda: store.get("/a"), lambda: store.commit([Put("/a", b"2")])]
+    path.rename(path.with_name("moved.db"))
+    for call in calls:
+        with pytest.raises(StoreError, match=str(path)):
+            await call()
+    async with asyncio.timeout(20):
+        with pytest.raises(StoreError, match=str(path)):
+            await waiting
+    path.write_bytes(b"")
+    for call in calls:
+        with pytest.raises(StoreError, match=rf"{path}.*replaced"):
+            await call()
+    path.unlink()
+    path.with_name("moved.db").rename(path)
+    assert await value_of(store, "/a") == b"1"
+
+
+# Threads and cancellation
+
+
+async def test_close_waits_for_what_was_asked_and_ends_its_thread(path: Path) -> None:
+    before = threading.active_count()
+    store = await SqliteStore.open(path)
+    commits = [asyncio.create_task(store.commit([Put(f"/{n}", b"")])) for n in range(5)]
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await store.close()
+    assert len(set(await asyncio.gather(*commits))) == 5
+    for thread in threading.enumerate():
+        if thread.name.startswith("store"):
+            thread.join(10)
+    assert threading.active_count() <= before
+    store = await SqliteStore.open(path)
+    assert len((await store.list("/")).entries) == 5
+    await store.close()
+
+
+async def test_an_open_that_is_cancelled_leaves_no_connection(path: Path) -> None:
+    for turns in range(6):
+        opening = asyncio.create_task(SqliteStore.open(path))
+        for _ in range(turns):
+            await asyncio.sleep(0.001)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        if not opening.cancelled():
+            await opening.result().close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("store"):
+            thread.join(10)
+    side_files = {file.name for file in path.parent.iterdir()} - {path.name}
+    assert side_files == set(), "a connection is still open"
+
+
+async def test_a_stopped_writer_does_not_stop_the_loop(store: SqliteStore, path: Path) -> None:
+    await store.commit([Put("/a", b"1")])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    blocked = asyncio.create_task(store.commit([Put("/a", b"2")]))
+    turns = 0
+    while not blocked.done():
+        turns += 1
+        await asyncio.sleep(0.001)
+    other.execute("ROLLBACK")
+    other.close()
+    assert turns > 3
+    with pytest.raises(StoreError):
+        await blocked
+
+
+# Processes
+
+
+@pytest.mark.processes
+async def test_increments_by_several_processes_add_up_and_a_watch_sees_each(path: Path) -> None:
+    workers = [start_incrementing(path, 30) for _ in range(3)]
+    store = await SqliteStore.open(path)
+    seen: list[int] = []
+    async with asyncio.timeout(60):
+        async for events in store.watch("/n", 1):
+            seen += [int(event.value or b"") for event in events]
+            if seen[-1] == 90:
+                break
+    assert seen == list(range(1, 91))
+    printed: list[int] = []
+    for worker in workers:
+        output, _ = await asyncio.to_thread(worker.communicate)
+        assert worker.returncode == 0
+        printed += [int(line) for line in output.splitlines()]
+    assert sorted(printed) == seen
+    await store.close()
+
+
+@pytest.mark.processes
+async def test_a_killed_process_loses_nothing_it_was_promised_and_blocks_nobody(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    for _ in range(3):
+        worker = start_incrementing(path, 1_000_000)
+        assert worker.stdout is not None
+        for _ in range(10):
+            promised = int(await asyncio.to_thread(worker.stdout.readline))
+        worker.kill()
+        rest, _ = await asyncio.to_thread(worker.communicate)
+        whole_lines = rest.split("\n")[:-1]
+        promised = int(whole_lines[-1]) if whole_lines else promised
+        entry = await store.get("/n")
+        assert entry is not None
+        assert int(entry.value) in (promised, promised + 1)
+        await store.commit([Put("/n", entry.value)], compares=[Compare("/n", entry.version)])
+        with pytest.raises(Conflict):
+            await store.commit([Put("/n", b"0")], compares=[Compare("/n", entry.version)])
+    await store.close()
