@@ -40,7 +40,7 @@ class KeyView:
 
 @dataclass(frozen=True, slots=True)
 class MigrationView:
-    """A migration as the seed's interface shows it. Times are Unix seconds; `error` is None or a sentence."""
+    """The keys on their way from one node to another. Times are Unix seconds; `error` is None or a sentence."""
 
     id: str
     change: str
@@ -60,7 +60,10 @@ class MigrationView:
 
 @dataclass(frozen=True, slots=True)
 class ChangeView:
-    """What came of a request: `status` as in model.migration.ChangeStatus, and the migrations it led to."""
+    """What came of a request, and the migrations that it led to.
+
+    `status` is submitted, queued, running, done, refused, failed or cancelled.
+    """
 
     change: str
     kind: str

@@ -58,7 +58,7 @@ def _operation(schema: dict[str, Any], method: str, path: str, operation: dict[s
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
     if body and body.get("properties"):
         parts.append("<p>Body:</p>" + _fields(schema, body))
-    parts.append(f"<pre>{escape(_curl(schema, method, path, operation, body))}</pre><p>Answers:</p>")
+    parts.append(f"<pre>{escape(_curl(method, path, operation, body))}</pre><p>Answers:</p>")
     parts.append(_table([(status, r["description"]) for status, r in sorted(operation["responses"].items())]))
     success = _resolve(schema, _success_schema(operation))
     if success.get("properties"):
@@ -76,9 +76,7 @@ def _success_schema(operation: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _curl(
-    schema: dict[str, Any], method: str, path: str, operation: dict[str, Any], body: dict[str, Any] | None
-) -> str:
+def _curl(method: str, path: str, operation: dict[str, Any], body: dict[str, Any] | None) -> str:
     """A command that a reader can paste after putting in their own values."""
     query = "&".join(
         f"{p['name']}=…" for p in operation.get("parameters", []) if p["in"] == "query" and p.get("required")
@@ -88,7 +86,7 @@ def _curl(
     if operation.get("requestBody", {}).get("content", {}).get("application/octet-stream"):
         return f"{command} '{url}' --data-binary 'the value'"
     if body and body.get("required"):
-        example = {name: _type(schema, body["properties"][name]) for name in body["required"]}
+        example = {name: body["properties"][name].get("examples", ["…"])[0] for name in body["required"]}
         return f"{command} '{url}' -d '{json.dumps(example, ensure_ascii=False)}'"
     return f"{command} '{url}'"
 

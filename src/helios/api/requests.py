@@ -25,8 +25,8 @@ class AddNode(BaseModel):
 
     model_config = _STRICT
 
-    node_id: str
-    address: str
+    node_id: str = Field(examples=["shard-4"])
+    address: str = Field(examples=["localhost:6382"])
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     zone: str = ""
     import_keys: bool = Field(False, alias="import")
@@ -38,7 +38,7 @@ class RemoveNode(BaseModel):
 
     model_config = _STRICT
 
-    node_id: str
+    node_id: str = Field(examples=["shard-4"])
 
 
 class Migrate(BaseModel):
@@ -46,8 +46,8 @@ class Migrate(BaseModel):
 
     model_config = _STRICT
 
-    source_node: str
-    target_node: str
+    source_node: str = Field(examples=["shard-1"])
+    target_node: str = Field(examples=["shard-2"])
     key_pattern: str = "*"
 
 

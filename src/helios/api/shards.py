@@ -89,6 +89,7 @@ def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
     @router.post(
         "/nodes",
         status_code=202,
+        response_description="accepted, and under way",
         response_model=ChangeView,
         responses=_accepted(s409="the node cannot be added as things are", s413="the body is too large"),
         summary="Add a node",
@@ -110,6 +111,7 @@ def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
     @router.delete(
         "/nodes",
         status_code=202,
+        response_description="accepted, and under way",
         response_model=ChangeView,
         responses=_accepted(s404="no such node", s409="the node cannot go", s413="the body is too large"),
         summary="Drain a node and let it go",
@@ -138,6 +140,7 @@ def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
     @router.post(
         "/rebalance",
         status_code=202,
+        response_description="accepted, and under way",
         response_model=ChangeView,
         responses=_accepted(s409="the cluster cannot be rebalanced now", s413="the body is too large"),
         summary="Give every node its share by weight",
@@ -152,6 +155,7 @@ def _add_migration_routes(router: APIRouter, admin: AdminService) -> None:
     @router.post(
         "/migrate",
         status_code=202,
+        response_description="accepted, and under way",
         response_model=MigrationView,
         responses=errors(s404="no such node", s409="the keys cannot move now", s413="the body is too large")
         | {200: {"model": MigrationView, "description": "ended already"}},
