@@ -237,7 +237,9 @@ class MemoryServer:
         """Let a connection in. Raises EngineDenied."""
         user = self._users.get(connection.user)
         if user is None or user.password not in (None, password):
-            raise EngineDenied(f"{self.name} denies a login to {connection.user}: wrong password or no such user")
+            raise EngineDenied(
+                f"{connection.endpoint} denies a login to {connection.user}: wrong password or no such user"
+            )
         connection.joined = True
 
     def accept(self, connection: MemoryConnection) -> None:
@@ -273,7 +275,7 @@ class MemoryServer:
         error: EngineError | None = None
         try:
             if connection.joined and (user is None or (request.administers and not user.administers)):
-                raise EngineDenied(f"{self.name} denies this to {connection.user}")
+                raise EngineDenied(f"{connection.endpoint} denies this to {connection.user}")
             outcome = request.run()
         except EngineError as raised:
             error = raised

@@ -1,0 +1,28 @@
+"""Servers for the suites of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.engine_lab import KINDS, REAL, Lab, open_lab
+
+
+def pytest_report_header() -> str:
+    """Which servers the engine suite runs over on this machine."""
+    return f"engines: {', '.join(KINDS)}" + ("" if "redis" in KINDS else " (no redis-server >= 7 on PATH)")
+
+
+@pytest.fixture(params=KINDS)
+async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Lab]:
+    """One server of each kind."""
+    async with open_lab(request.param, tmp_path / "server") as running:
+        yield running
+
+
+@pytest.fixture(params=REAL)
+async def real_lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Lab]:
+    """One server process of each product."""
+    async with open_lab(request.param, tmp_path / "server") as running:
+        yield running

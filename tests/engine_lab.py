@@ -1,0 +1,198 @@
+"""One data server of each kind, with the same handles for what tests do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+from tests.servers import ADMIN_ONLY, ADMIN_PASSWORD, ADMIN_USER, Server, redis_binary, start_valkey
+
+from helios.engines.memory import MemoryConnector, MemoryEngine, MemoryServer
+from helios.engines.valkey import ValkeyConnector
+from helios.engines.valkey.connection import Connection, Reply
+from helios.engines.valkey.engine import ValkeyEngine
+from helios.model.ids import Address
+from helios.model.topology import Member
+from helios.ports.engine import Connector, Engine
+
+REAL = ["valkey", *(["redis"] if redis_binary() else [])]
+KINDS = ["memory", *REAL]
+WAIT_S = 20.0
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Return when the condition holds; an error if that takes too long."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.005)
+
+
+class Lab(ABC):
+    """A running server, its connector, and what the ports do not offer: raw writes and faults."""
+
+    kind: str
+    member: Member
+    connector: Connector
+
+    def __init__(self) -> None:
+        self._opened: list[Engine] = []
+
+    async def open(self, user: str | None = None, password: str | None = None) -> Engine:
+        """An engine that is closed after the test."""
+        engine = await self.connector.open(self.member, user=user, password=password)
+        self._opened.append(engine)
+        return engine
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        for engine in self._opened:
+            await engine.close()
+
+    @abstractmethod
+    def patient(self, timeout_s: float) -> Connector:
+        """Another connector, whose calls give up after `timeout_s`."""
+
+    @abstractmethod
+    async def set(self, engine: Engine, key: bytes, value: bytes, expire_at_ms: int | None = None) -> None:
+        """Write a key as a client does."""
+
+    @abstractmethod
+    async def get(self, engine: Engine, key: bytes) -> bytes | None:
+        """Read a key as a client does."""
+
+    @abstractmethod
+    async def incr(self, engine: Engine, key: bytes) -> int:
+        """Count as a client does."""
+
+    @abstractmethod
+    def freeze(self) -> None:
+        """Let the server answer nothing."""
+
+    @abstractmethod
+    def thaw(self) -> None:
+        """Let it go on."""
+
+    @abstractmethod
+    def crash(self) -> None:
+        """End the server at once."""
+
+    @abstractmethod
+    def restart(self) -> None:
+        """Start it after a crash."""
+
+    @abstractmethod
+    async def set_fsync(self, policy: str) -> None:
+        """Set how often the server syncs its log."""
+
+
+class MemoryLab(Lab):
+    """A server in memory."""
+
+    kind = "memory"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.member = Member("shard-1.0", "shard-1", Address("memory", 1))
+        self.server = MemoryServer("shard-1.0", wall=time.time, admin=(ADMIN_USER, ADMIN_PASSWORD))
+        self.connector = MemoryConnector({self.member.address: self.server})
+
+    def patient(self, timeout_s: float) -> Connector:
+        return MemoryConnector({self.member.address: self.server}, timeout_s=timeout_s, connect_timeout_s=timeout_s)
+
+    async def set(self, engine: Engine, key: bytes, value: bytes, expire_at_ms: int | None = None) -> None:
+        await cast(MemoryEngine, engine).set(key, value, expire_at_ms)
+
+    async def get(self, engine: Engine, key: bytes) -> bytes | None:
+        return await cast(MemoryEngine, engine).get(key)
+
+    async def incr(self, engine: Engine, key: bytes) -> int:
+        return await cast(MemoryEngine, engine).incr(key)
+
+    def freeze(self) -> None:
+        self.server.freeze()
+
+    def thaw(self) -> None:
+        self.server.thaw()
+
+    def crash(self) -> None:
+        self.server.crash()
+
+    def restart(self) -> None:
+        self.server.restart()
+
+    async def set_fsync(self, policy: str) -> None:
+        self.server.aof_fsync = policy
+
+
+class RealLab(Lab):
+    """A server process, with the default user off as Helios runs its members."""
+
+    def __init__(self, kind: str, server: Server) -> None:
+        super().__init__()
+        self.kind = kind
+        self.server = server
+        self.member = Member("shard-1.0", "shard-1", Address("127.0.0.1", server.port))
+        self.connector = ValkeyConnector(_admin)
+
+    def patient(self, timeout_s: float) -> Connector:
+        return ValkeyConnector(_admin, timeout_s=timeout_s, connect_timeout_s=timeout_s)
+
+    async def set(self, engine: Engine, key: bytes, value: bytes, expire_at_ms: int | None = None) -> None:
+        ttl = () if expire_at_ms is None else ("PXAT", expire_at_ms)
+        await raw(engine).execute("SET", key, value, *ttl)
+
+    async def get(self, engine: Engine, key: bytes) -> bytes | None:
+        return cast("bytes | None", await raw(engine).execute("GET", key))
+
+    async def incr(self, engine: Engine, key: bytes) -> int:
+        return int(await raw(engine).execute("INCR", key))
+
+    def freeze(self) -> None:
+        self.server.stop()
+
+    def thaw(self) -> None:
+        self.server.cont()
+
+    def crash(self) -> None:
+        self.server.kill()
+
+    def restart(self) -> None:
+        self.server.start()
+
+    async def set_fsync(self, policy: str) -> None:
+        await raw(await self.open()).execute("CONFIG", "SET", "appendfsync", policy)
+
+
+def raw(engine: Engine) -> Connection:
+    """The connection of an engine of a real server."""
+    return cast(ValkeyEngine, engine).connection
+
+
+async def run(engine: Engine, *command: bytes | str | int) -> Reply:
+    """A command on a real server."""
+    return await raw(engine).execute(*command)
+
+
+@asynccontextmanager
+async def open_lab(kind: str, folder: Path) -> AsyncIterator[Lab]:
+    """A server of that kind; whatever happens, it ends with the test."""
+    if kind == "memory":
+        yield MemoryLab()
+        return
+    with start_valkey(folder, users=ADMIN_ONLY, binary=redis_binary() if kind == "redis" else None) as server:
+        lab = RealLab(kind, server)
+        try:
+            yield lab
+        finally:
+            await lab.close()
+
+
+async def _admin(_member: Member) -> tuple[str, str]:
+    return ADMIN_USER, ADMIN_PASSWORD
