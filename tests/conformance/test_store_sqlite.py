@@ -17,7 +17,7 @@ import pytest
 
 from helios.errors import Conflict, LeaseLost, StoreError, WatchLost
 from helios.ports.store import Compare, Event, Put
-from helios.stores import sqlite_file
+from helios.stores import sqlite, sqlite_file
 from helios.stores.sqlite import SqliteStore
 
 INCREMENT = """
@@ -229,6 +229,30 @@ async def test_a_file_that_was_removed_or_replaced_is_noticed(store: SqliteStore
     path.unlink()
     path.with_name("moved.db").rename(path)
     assert await value_of(store, "/a") == b"1"
+
+
+# Watching
+
+
+def _deaf(path: Path) -> None:
+    return None
+
+
+@pytest.mark.parametrize("lost", ["no inotify", "the writer died before it rang"])
+async def test_commits_are_noticed_without_the_bell(path: Path, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    if lost == "no inotify":
+        monkeypatch.setattr(sqlite, "_listen", _deaf)
+    else:
+        monkeypatch.setattr(sqlite_file, "ring", _deaf)
+    reader, writer = await SqliteStore.open(path), await SqliteStore.open(path)
+    watch = reader.watch("/a", (await reader.list("")).revision)
+    for n in range(5):
+        waiting = asyncio.ensure_future(anext(watch))
+        version = await writer.commit([Put("/a", str(n).encode())])
+        async with asyncio.timeout(20):
+            assert await waiting == (Event("/a", str(n).encode(), version),)
+    await reader.close()
+    await writer.close()
 
 
 # Threads and cancellation

@@ -17,9 +17,11 @@ COORDINATOR = "/coordinator"  # CoordinatorRecord, bound to the coordinator's le
 TERM = "/term"  # decimal number; grows with each election and outlives the leases
 SETTINGS = "/settings"  # ClusterSettings (model.settings): what all processes must agree on
 CHANGES = "/changes/"  # + change id → Change
+CANCELS = "/cancels/"  # + change id → b"1": a user wants the change not to happen
 MIGRATIONS = "/migrations/"  # + migration id → Migration
 SESSIONS = "/sessions/"  # + session id → SessionRecord, bound to the session's lease
 AGENTS = "/agents/"  # + node id → AgentRecord; a heartbeat, not bound to a lease
+IMPORTS = "/imports/"  # + change id → the keys (JSON, base64) of the batch that is being taken over
 MEMBERS = "/members/"  # + member id → MemberRecord
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from helios.errors import Conflict, LeaseLost, StoreError, WatchLost
 from helios.ports.store import Compare, Entry, Event, Put, Snapshot
 from helios.ports.store import Delete as DeleteKey
+from helios.stores.bell import ring
 
 _APPLICATION_ID = 0x48454C53  # "HELS", in the file's header
 _SCHEMA_VERSION = 1
@@ -48,6 +49,7 @@ class SqliteFile:
         self._keep_commits = keep_commits
         self._busy_timeout_s = busy_timeout_s
         self._durable = True
+        self._changed = False  # whether the transaction that runs has written anything that a watch could see
         self._boot = ""
         self._inode = (0, 0)
         self._wal = path.with_name(path.name + "-wal")
@@ -202,6 +204,7 @@ class SqliteFile:
                 changes.append((version, len(changes), key, None))
         if not changes:
             return revision
+        self._changed = True
         forgotten = max(forgotten, version - self._keep_commits)
         self._connection.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", changes)
         self._connection.execute("DELETE FROM changes WHERE revision <= ?", (forgotten,))
@@ -232,10 +235,14 @@ class SqliteFile:
             if durable != self._durable:
                 self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._durable = durable
+            self._changed = False
             with self._transaction("BEGIN IMMEDIATE"):
                 yield
-            # The commit is done and durable; if its log cannot be written back now, a later one sees to it.
-            with suppress(sqlite3.Error, FileNotFoundError):
+            # The commit is done: what fails from here on must not make it look as if it were not. Listeners also
+            # look by themselves, and if the log cannot be written back now, a later commit sees to it.
+            with suppress(sqlite3.Error, OSError):
+                if self._changed:
+                    ring(self.path)
                 self._bound_wal()
 
     def _bound_wal(self) -> None:
