@@ -90,7 +90,8 @@ class Change:
 
     Which of the fields behind `kind` count depends on it: `nodes` for found and add_node (with
     `import_keys` and `flush` for an external node that holds keys), `node` for remove_node,
-    `source`, `target`, `pattern` and `migration` for migrate.
+    `source`, `target`, `pattern` and `migration` for migrate. `cancelled` tells, while keys are on
+    their way back, that a user wanted it; a wish to cancel has a record of its own.
     """
 
     id: str
@@ -104,6 +105,6 @@ class Change:
     migration: str = ""
     import_keys: bool = False
     flush: bool = False
-    cancel: bool = False
+    cancelled: bool = False
     requested_at: float = 0.0
     error: str | None = None

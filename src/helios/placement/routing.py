@@ -41,6 +41,10 @@ class Routes:
                 return following
         return current
 
+    def share(self, shard: str) -> float:
+        """The part of the ring, between 0 and 1, that a shard owns; rules and the transition are left out."""
+        return self._current.shares.get(shard, 0.0)
+
     def fenced(self, key: bytes) -> bool:
         """Whether commands for `key` must be held until a later epoch."""
         if not self.has_fence or self._next is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from helios.model.topology import Placement, Rule
 from helios.placement.glob import matches
@@ -11,8 +11,6 @@ from helios.placement.ring import Ring
 
 class PlacementTable:
     """Key → shard by ring and then by rules. Building costs one MD5 a point; look-ups one MD5 and one bisect."""
-
-    __slots__ = ("_rules_by_source", "placement", "ring")
 
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
@@ -30,6 +28,11 @@ class PlacementTable:
             if rule is not None:
                 return rule.target
         return shard
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """For each shard on the ring the part of it that it owns."""
+        return self.ring.shares()
 
     def rule(self, key: bytes) -> Rule | None:
         """The rule that decides for `key`, None where the ring does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,7 +77,7 @@ class Store(Protocol):
         gone. After any other StoreError the outcome is unknown: read again.
         """
 
-    def watch(self, prefix: str, after: int) -> AsyncIterator[tuple[Event, ...]]:
+    def watch(self, prefix: str, after: int) -> AsyncGenerator[tuple[Event, ...], None]:
         """Every change under `prefix` with a revision greater than `after`, in order, as they come.
 
         One commit's events come together. Raises WatchLost if the changes since `after` are no longer known.

@@ -1,0 +1,258 @@
+"""The use cases, performed through the store: requests are written there and the coordinator answers them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+from helios.admin import reports
+from helios.admin.joining import identify
+from helios.admin.views import ChangeView, KeyView, MigrationView, NodeView, StatsView
+from helios.control.admission import check_migrate
+from helios.errors import Conflict, HeliosError, InvalidInput, NotFound, Refused, StoreError, Unavailable
+from helios.model.codec import decode
+from helios.model.ids import Address, check_id
+from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration
+from helios.model.settings import ClusterSettings
+from helios.model.topology import Node, Topology
+from helios.placement.routing import Routes
+from helios.placement.table import table_of
+from helios.ports.clock import Clock
+from helios.ports.engine import Connector
+from helios.ports.ids import new_id
+from helios.ports.store import Compare, Delete, Put, Store
+from helios.stores.records import (
+    CANCELS,
+    CHANGES,
+    COORDINATOR,
+    MIGRATIONS,
+    SETTINGS,
+    TOPOLOGY,
+    CoordinatorRecord,
+    list_records,
+    put_record,
+    read_record,
+)
+
+_ANSWER_TIMEOUT_S = 8.0
+_WEIGHT_MAX = 1000.0
+_REFUSALS: dict[str, type[HeliosError]] = {error.code: error for error in (InvalidInput, NotFound, Refused)}
+
+
+class Admin:
+    """The verbs of `admin.service.AdminService`, over a store and the data servers."""
+
+    def __init__(self, store: Store, connector: Connector, clock: Clock) -> None:
+        self._store = store
+        self._connector = connector
+        self._clock = clock
+
+    async def found(self, nodes: Sequence[Node]) -> ChangeView:
+        """Make a new cluster of these nodes, each with its share at once. Refused where there is one."""
+        return await self._submit(Change(self._id(), ChangeKind.FOUND, nodes=tuple(nodes)))
+
+    async def add_node(
+        self,
+        node_id: str,
+        address: str,
+        *,
+        weight: float = 1.0,
+        zone: str = "",
+        import_keys: bool = False,
+        flush: bool = False,
+    ) -> ChangeView:
+        """Take a node in; with auto_rebalance its keys start to move at once."""
+        check_id("node", node_id)
+        if not 0 < weight <= _WEIGHT_MAX:
+            raise InvalidInput(f"weight {weight} of {node_id} is out of bounds: use a number above 0, up to 1000")
+        if import_keys and flush:
+            raise InvalidInput("import and flush exclude each other: keys are either moved to their owners or deleted")
+        node = await identify(self._store, self._connector, self._clock, node_id, Address.parse(address))
+        node = replace(node, weight=weight, zone=zone)
+        return await self._submit(
+            Change(self._id(), ChangeKind.ADD_NODE, nodes=(node,), import_keys=import_keys, flush=flush)
+        )
+
+    async def remove_node(self, node_id: str) -> ChangeView:
+        """Drain a node and let it go when it is empty; returns when draining has been accepted."""
+        return await self._submit(Change(self._id(), ChangeKind.REMOVE_NODE, node=node_id))
+
+    async def rebalance(self) -> ChangeView:
+        """Give every node its share of the ring by its weight."""
+        return await self._submit(Change(self._id(), ChangeKind.REBALANCE))
+
+    async def migrate(self, source: str, target: str, pattern: str = "*") -> MigrationView:
+        """Move the keys of `source` that match `pattern` to `target`; returns the accepted migration."""
+        check_migrate(await self._topology(), source, target, pattern)
+        try:
+            pattern.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput("the pattern is not UTF-8: write other bytes as '?'") from None
+        change = Change(
+            self._id(),
+            ChangeKind.MIGRATE,
+            source=source,
+            target=target,
+            pattern=pattern,
+            migration=self._id(),
+        )
+        await self._submit(change)
+        return await self.migration(change.migration)
+
+    async def list_nodes(self) -> list[NodeView]:
+        """All nodes, by id."""
+        topology = await self._topology()
+        return await reports.node_views(topology, self._store, self._connector, self._clock, await self._settings())
+
+    async def node_for_key(self, key: bytes) -> KeyView:
+        """Where a key lives now. Raises Unavailable in a cluster without nodes."""
+        topology = await self._topology()
+        routes = Routes(topology)
+        if routes.empty:
+            raise Unavailable("the cluster has no nodes yet: add one with addnode")
+        owner = routes.owner(key)
+        node = topology.node(owner)
+        following = topology.transition.next if topology.transition is not None else topology.placement
+        effective = topology.placement if owner == table_of(topology.placement).owner(key) else following
+        rule = table_of(effective).rule(key)
+        return KeyView(
+            key=key.decode(errors="backslashreplace"),
+            node_id=owner,
+            address="" if node is None else str(node.address),
+            decided_by="ring" if rule is None else "rule",
+            rule=None if rule is None else " and ".join(rule.patterns),
+        )
+
+    async def migration(self, migration_id: str) -> MigrationView:
+        """One migration; raises NotFound."""
+        return reports.migration_view(await self._migration(migration_id))
+
+    async def migrations(self) -> list[MigrationView]:
+        """All migrations, the oldest first."""
+        return [reports.migration_view(migration) for migration in await self._migrations()]
+
+    async def active_migrations(self) -> list[MigrationView]:
+        """Those that are pending or in progress."""
+        return [reports.migration_view(m) for m in await self._migrations() if not m.status.ended]
+
+    async def cancel_migration(self, migration_id: str) -> MigrationView:
+        """Cancel the transition that the migration belongs to; raises NotFound, or Refused where it has ended.
+
+        Returns when the migration has ended, or as it stands after a few seconds.
+        """
+        migration = await self._migration(migration_id)
+        if migration.status.ended:
+            raise Refused(
+                f"migration {migration_id} is {migration.status} already; "
+                "to bring its keys back, migrate them the other way"
+            )
+        topology = await self._topology()
+        running = topology.transition
+        if running is not None and running.change == migration.change and running.reversing:
+            raise Refused(f"migration {migration_id} brings keys back after a cancellation: it cannot be cancelled")
+        revision = await self._store.commit([Put(CANCELS + migration.change, b"1")])
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                migration = await self._ended(migration_id, revision)
+        except TimeoutError:
+            migration = await self._migration(migration_id)
+        return reports.migration_view(migration)
+
+    async def cleanup_migrations(self) -> int:
+        """Forget migrations that have ended; how many there were."""
+        ended = [
+            record for record in await list_records(self._store, Migration, MIGRATIONS) if record.value.status.ended
+        ]
+        changes = [record for record in await list_records(self._store, Change, CHANGES) if record.value.status.ended]
+        for record in ended:
+            await self._store.commit([Delete(record.key)])
+        for change in changes:
+            await self._store.commit([Delete(change.key), Delete(CANCELS + change.value.id)])
+        return len(ended)
+
+    async def stats(self) -> StatsView:
+        """The cluster in numbers."""
+        topology = await self._topology()
+        settings = await self._settings()
+        coordinator = await read_record(self._store, CoordinatorRecord, COORDINATOR)
+        nodes = await reports.node_views(topology, self._store, self._connector, self._clock, settings)
+        return reports.stats_view(
+            topology, settings, nodes, await self._migrations(), None if coordinator is None else coordinator.value
+        )
+
+    # Requests
+
+    async def _submit(self, change: Change) -> ChangeView:
+        """Hand a request to the coordinator and wait until it has been admitted or refused."""
+        change = replace(change, requested_at=self._clock.wall())
+        key = CHANGES + change.id
+        revision = await self._store.commit([put_record(key, change)], compares=[Compare(key, 0)])
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                answered = await self._answered(key, revision)
+        except TimeoutError:
+            answered = await self._withdraw(key, revision)
+        if answered.status is ChangeStatus.REFUSED:
+            code, _, sentence = (answered.error or "").partition(" ")
+            raise _REFUSALS.get(code, Refused)(sentence)
+        ids = [m.id for m in await self._migrations() if m.change == change.id]
+        return reports.change_view(answered, ids)
+
+    async def _answered(self, key: str, revision: int) -> Change:
+        async with aclosing(self._store.watch(key, revision)) as watch:
+            async for events in watch:
+                for event in events:
+                    if event.key == key and event.value is not None:
+                        change = decode(Change, event.value)
+                        if change.status is not ChangeStatus.SUBMITTED:
+                            return change
+        raise StoreError("the store was closed while a request was waiting for its answer")
+
+    async def _withdraw(self, key: str, version: int) -> Change:
+        """Take an unanswered request back, unless it is being answered just now."""
+        try:
+            await self._store.commit([Delete(key)], compares=[Compare(key, version)])
+        except Conflict:
+            record = await read_record(self._store, Change, key)
+            if record is None:
+                raise Unavailable("the request was lost") from None
+            return record.value
+        raise Unavailable(
+            "no coordinator answered: the request was withdrawn and nothing was changed; "
+            "see whether the nodes' agents run, then try again"
+        )
+
+    async def _ended(self, migration_id: str, revision: int) -> Migration:
+        migration = await self._migration(migration_id)
+        if migration.status.ended:
+            return migration
+        async with aclosing(self._store.watch(MIGRATIONS + migration_id, revision)) as watch:
+            async for events in watch:
+                for event in events:
+                    if event.value is not None and decode(Migration, event.value).status.ended:
+                        return decode(Migration, event.value)
+        raise StoreError("the store was closed while a cancellation was waiting for its end")
+
+    # Reading
+
+    async def _topology(self) -> Topology:
+        record = await read_record(self._store, Topology, TOPOLOGY)
+        return Topology(epoch=0) if record is None else record.value
+
+    async def _settings(self) -> ClusterSettings:
+        record = await read_record(self._store, ClusterSettings, SETTINGS)
+        return ClusterSettings() if record is None else record.value
+
+    async def _migrations(self) -> list[Migration]:
+        return [record.value for record in await list_records(self._store, Migration, MIGRATIONS)]
+
+    async def _migration(self, migration_id: str) -> Migration:
+        record = await read_record(self._store, Migration, MIGRATIONS + migration_id)
+        if record is None:
+            raise NotFound(f"there is no migration {migration_id!r}: allmigrations lists those that there are")
+        return record.value
+
+    def _id(self) -> str:
+        return new_id(self._clock)

@@ -1,0 +1,65 @@
+"""Who answers at an address: a node of this cluster's folder, a plain server, or somebody else."""
+
+from __future__ import annotations
+
+from helios.errors import EngineDenied, EngineError, Refused, Unavailable
+from helios.model.ids import Address
+from helios.model.topology import Member, Node, NodeKind
+from helios.ports.clock import Clock
+from helios.ports.engine import Connector
+from helios.ports.store import Store
+from helios.stores.records import AGENTS, AgentRecord, read_record
+
+HEARD_RECENTLY_S = 10.0
+_OLDEST_MAJOR = 7
+
+
+async def identify(store: Store, connector: Connector, clock: Clock, node_id: str, address: Address) -> Node:
+    """The node that is to be added under this id. Raises Refused or Unavailable with what stands in the way."""
+    record = await read_record(store, AgentRecord, AGENTS + node_id)
+    if record is not None and record.value.kind is NodeKind.SUPERVISED:
+        agent = record.value
+        if _same(agent.address, address):
+            if clock.wall() - agent.seen_at > HEARD_RECENTLY_S:
+                raise Unavailable(
+                    f"{node_id} was last heard of {clock.wall() - agent.seen_at:.0f} s ago: start it with "
+                    f"`helios node --id {node_id} --listen {address}`, then add it"
+                )
+            return Node(node_id, agent.address, NodeKind.SUPERVISED)
+        if clock.wall() - agent.seen_at <= HEARD_RECENTLY_S:
+            raise Refused(f"the node {node_id} listens at {agent.address}, not at {address}")
+    await _check_server(connector, node_id, address)
+    return Node(node_id, address, NodeKind.EXTERNAL)
+
+
+async def _check_server(connector: Connector, node_id: str, address: Address) -> None:
+    try:
+        engine = await connector.open(Member(f"{node_id}.0", node_id, address))
+        try:
+            info = await engine.info()
+        finally:
+            await engine.close()
+    except EngineDenied as error:
+        raise Refused(
+            f"the server at {address} wants a password, which external nodes cannot have yet: {error}"
+        ) from error
+    except EngineError as error:
+        raise Unavailable(
+            f"nothing that Helios can use answers at {address} ({error}): start a node there with "
+            f"`helios node --id {node_id} --listen {address}`, or a valkey-server"
+        ) from error
+    if info.helios_node is not None:
+        raise Refused(
+            f"{address} is answered by the Helios node {info.helios_node!r}, not by {node_id!r}: "
+            "use its own id, and the data folder of this cluster"
+        )
+    if int(info.version.partition(".")[0]) < _OLDEST_MAJOR:
+        raise Refused(f"{address} runs {info.product} {info.version}: Helios needs version {_OLDEST_MAJOR} or newer")
+
+
+def _same(one: Address, other: Address) -> bool:
+    return one.port == other.port and _plain(one.host) == _plain(other.host)
+
+
+def _plain(host: str) -> str:
+    return "127.0.0.1" if host in ("localhost", "::1") else host

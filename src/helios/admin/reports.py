@@ -1,0 +1,169 @@
+"""What is shown, put together from the topology, the store and the servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from helios.admin.counting import count_owned, may_hold_others
+from helios.admin.joining import HEARD_RECENTLY_S
+from helios.admin.views import ChangeView, MigrationView, NodeView, StatsView
+from helios.errors import EngineError
+from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationStatus
+from helios.model.settings import ClusterSettings
+from helios.model.topology import Node, NodeState, PairPhase, Shard, Topology
+from helios.placement.routing import Routes
+from helios.ports.clock import Clock
+from helios.ports.engine import Connector
+from helios.ports.store import Store
+from helios.stores.records import AGENTS, AgentRecord, CoordinatorRecord, list_records
+
+_COUNT_TIMEOUT_S = 5.0
+
+
+async def node_views(
+    topology: Topology, store: Store, connector: Connector, clock: Clock, settings: ClusterSettings
+) -> list[NodeView]:
+    """Every node with its keys, counted now; a server that does not answer in time shows none."""
+    agents = {record.value.node: record.value for record in await list_records(store, AgentRecord, AGENTS)}
+    routes = Routes(topology)
+    counts = await asyncio.gather(*(_count(connector, routes, shard) for shard in topology.shards))
+    keys = {shard.id: count for shard, count in zip(topology.shards, counts, strict=True)}
+    return [
+        _node_view(
+            node,
+            topology,
+            routes,
+            agents.get(node.id),
+            keys.get(node.id),
+            clock.wall(),
+            settings.coordinator.health_timeout,
+        )
+        for node in topology.nodes
+    ]
+
+
+async def _count(connector: Connector, routes: Routes, shard: Shard) -> int | None:
+    try:
+        async with asyncio.timeout(_COUNT_TIMEOUT_S):
+            engine = await connector.open(shard.leading)
+            try:
+                if may_hold_others(routes.topology, shard.id):
+                    return await count_owned(engine, routes, shard.id)
+                return await engine.count()
+            finally:
+                await engine.close()
+    except (EngineError, TimeoutError):
+        return None
+
+
+def _node_view(
+    node: Node,
+    topology: Topology,
+    routes: Routes,
+    agent: AgentRecord | None,
+    keys: int | None,
+    now: float,
+    health_timeout_s: float,
+) -> NodeView:
+    shard = topology.shard(node.id)
+    return NodeView(
+        id=node.id,
+        address=str(node.address),
+        kind=str(node.kind),
+        status=_status(agent, now, health_timeout_s),
+        state=_state(node, topology),
+        weight=node.weight,
+        zone=node.zone,
+        keys=keys,
+        ring_share=round(routes.share(node.id), 6),
+        leader="" if shard is None else shard.leader,
+        leader_address="" if shard is None else str(shard.leading.address),
+        last_seen=None if agent is None else agent.seen_at,
+    )
+
+
+def _status(agent: AgentRecord | None, now: float, health_timeout_s: float) -> str:
+    if agent is None or now - agent.seen_at >= health_timeout_s:
+        return "offline"
+    return "online" if now - agent.seen_at < min(HEARD_RECENTLY_S, health_timeout_s) else "suspect"
+
+
+def _state(node: Node, topology: Topology) -> str:
+    if node.state is NodeState.DRAINING:
+        return "draining"
+    arriving = topology.transition is not None and any(
+        pair.target == node.id and pair.phase is not PairPhase.SWITCHED for pair in topology.transition.pairs
+    )
+    return "joining" if arriving and node.id not in dict(topology.placement.weights) else "active"
+
+
+def migration_view(migration: Migration) -> MigrationView:
+    """A migration in the words of the interface."""
+    return MigrationView(
+        id=migration.id,
+        change=migration.change,
+        source_node=migration.source,
+        target_node=migration.target,
+        key_pattern=migration.pattern,
+        status=str(migration.status),
+        phase=str(migration.phase),
+        keys_moved=migration.keys_moved,
+        total_keys=migration.total_keys,
+        requested_at=migration.requested_at,
+        start_time=migration.start_time,
+        end_time=migration.end_time,
+        pause_ms=migration.pause_ms,
+        error=migration.error,
+    )
+
+
+_DONE = {
+    ChangeKind.FOUND: "the cluster exists now",
+    ChangeKind.ADD_NODE: "added; it owns nothing until `rebalance` or `migrate` gives it keys",
+    ChangeKind.REMOVE_NODE: "removed",
+    ChangeKind.MIGRATE: "done",
+    ChangeKind.REBALANCE: "done",
+}
+_UNDER_WAY = {
+    ChangeKind.FOUND: "being founded",
+    ChangeKind.ADD_NODE: "added; its keys are on their way",
+    ChangeKind.REMOVE_NODE: "draining; it goes when it is empty",
+    ChangeKind.MIGRATE: "accepted",
+    ChangeKind.REBALANCE: "accepted",
+}
+
+
+def change_view(change: Change, migrations: Sequence[str]) -> ChangeView:
+    """A request with what came of it so far."""
+    if change.import_keys and not change.status.ended:
+        message = "its keys are moving to their owners; it joins when it is empty"
+    else:
+        message = (_DONE if change.status is ChangeStatus.DONE else _UNDER_WAY)[change.kind]
+    return ChangeView(change.id, str(change.kind), str(change.status), change.error or message, tuple(migrations))
+
+
+def stats_view(
+    topology: Topology,
+    settings: ClusterSettings,
+    nodes: Sequence[NodeView],
+    migrations: Sequence[Migration],
+    coordinator: CoordinatorRecord | None,
+) -> StatsView:
+    """The cluster in numbers."""
+    return StatsView(
+        total_nodes=len(nodes),
+        online_nodes=sum(node.status == "online" for node in nodes),
+        total_keys=sum(node.keys or 0 for node in nodes),
+        sharding_enabled=topology.sharding_enabled,
+        replication_factor=settings.sharding.replication_factor,
+        virtual_nodes=topology.placement.virtual_nodes,
+        active_migrations=sum(m.status is MigrationStatus.IN_PROGRESS for m in migrations),
+        pending_migrations=sum(m.status is MigrationStatus.PENDING for m in migrations),
+        epoch=topology.epoch,
+        coordinator=None if coordinator is None else coordinator.node,
+        auto_rebalance=settings.sharding.auto_rebalance,
+        migration_rate=settings.sharding.migration_rate,
+        rules=len(topology.placement.rules),
+        nodes=tuple(nodes),
+    )

@@ -1,0 +1,91 @@
+"""How a coordinator gets at the data servers: as a user of its term, after ending its predecessors' users."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from helios.coordinator.publisher import Publisher
+from helios.errors import EngineDenied, NotFound
+from helios.model.topology import Member
+from helios.ports.engine import Connector, Engine, UserRole
+
+MOVER_PREFIX = "helios-m-"
+SESSION_PREFIX = "helios-s-"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An ACL user for one piece of work."""
+
+    user: str
+    password: str
+
+
+class Access:
+    """Opens engines for one reign.
+
+    A user is made first, then the term is confirmed, and only then is the user used: a coordinator
+    that has been replaced in between finds out here or has its user ended by its successor. Each piece
+    of work has a user of its own, and whoever opens a server ends the users of work that is over: what
+    such work had sent and not seen answered can no longer run behind its successor's back.
+    """
+
+    def __init__(self, connector: Connector, publisher: Publisher) -> None:
+        self._connector = connector
+        self._publisher = publisher
+        self._count = itertools.count(1)
+        self._live: set[str] = set()
+
+    @contextmanager
+    def identity(self) -> Iterator[Identity]:
+        """A user for the work in this context."""
+        user = f"{MOVER_PREFIX}{self._publisher.term}-{next(self._count)}"
+        self._live.add(user)
+        try:
+            yield Identity(user, secrets.token_hex(24))
+        finally:
+            self._live.discard(user)
+
+    def leader(self, shard_id: str) -> Member:
+        """The member that holds the shard's keys now; raises NotFound."""
+        shard = self._publisher.topology.shard(shard_id)
+        if shard is None:
+            raise NotFound(f"shard {shard_id} is not in the topology")
+        return shard.leading
+
+    async def administer(self, member: Member) -> Engine:
+        """An engine with the member's own administrator."""
+        return await self._connector.open(member)
+
+    async def open(self, member: Member, identity: Identity) -> Engine:
+        """An engine to move keys with, whose rights end with this coordinator's term at the latest.
+
+        An external server that does not let users be made is used as its default user; the next
+        coordinator can then only wait this one's lease out. Raises EngineUnreachable, EngineDenied, Replaced.
+        """
+        administrator = await self.administer(member)
+        try:
+            await self.end_users(administrator)
+            await administrator.allow(identity.user, identity.password, UserRole.MOVER)
+        except EngineDenied:
+            await self._publisher.confirm()
+            return await self.administer(member)
+        finally:
+            await administrator.close()
+        await self._publisher.confirm()
+        return await self._connector.open(member, user=identity.user, password=identity.password)
+
+    async def end_users(self, administrator: Engine) -> int:
+        """End the users of predecessors and of own work that is over; how many there were."""
+        over = [
+            user for user in await administrator.users() if user.startswith(MOVER_PREFIX) and user not in self._live
+        ]
+        if over:
+            await self._publisher.confirm()
+        for user in over:
+            await administrator.force_off(user)
+        return len(over)

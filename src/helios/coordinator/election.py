@@ -1,0 +1,80 @@
+"""Electing one coordinator: a lease for who it is now, a term that only grows."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from helios.errors import Conflict, LeaseLost, StoreError
+from helios.ports.store import Compare, Put, Store
+from helios.stores.records import COORDINATOR, TERM, CoordinatorRecord, put_record
+
+_LOOK_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mandate:
+    """A won election: valid as long as the lease lives, and nobody has a higher term."""
+
+    term: int
+    term_version: int
+    lease: str
+
+
+async def campaign(store: Store, node: str, lease_ttl_s: float) -> Mandate:
+    """Wait for the place to be free and take it. Raises StoreError."""
+    while True:
+        mandate = await _try(store, node, lease_ttl_s)
+        if mandate is not None:
+            return mandate
+        await _await_vacancy(store)
+
+
+async def _try(store: Store, node: str, lease_ttl_s: float) -> Mandate | None:
+    if await store.get(COORDINATOR) is not None:
+        return None
+    before = await store.get(TERM)
+    term = 1 if before is None else int(before.value) + 1
+    lease = await store.grant(lease_ttl_s)
+    operations = [
+        put_record(COORDINATOR, CoordinatorRecord(node, term), lease),
+        Put(TERM, str(term).encode()),
+    ]
+    compares = [Compare(COORDINATOR, 0), Compare(TERM, 0 if before is None else before.version)]
+    try:
+        version = await store.commit(operations, compares=compares)
+    except (Conflict, LeaseLost):
+        await store.revoke(lease)
+        return None
+    return Mandate(term, version, lease)
+
+
+async def _await_vacancy(store: Store) -> None:
+    snapshot = await store.list(COORDINATOR)
+    if not snapshot.entries:
+        return
+    async with aclosing(store.watch(COORDINATOR, snapshot.revision)) as watch:
+        try:
+            async with asyncio.timeout(_LOOK_AGAIN_S):
+                await anext(watch)
+        except TimeoutError:
+            pass
+
+
+async def keep(store: Store, mandate: Mandate, lease_ttl_s: float) -> None:
+    """Renew the lease for ever. Raises LeaseLost, or StoreError when it could not be renewed for its whole time."""
+    loop = asyncio.get_running_loop()
+    lives_until = loop.time() + lease_ttl_s
+    while True:
+        await asyncio.sleep(lease_ttl_s / 4)
+        asked_at = loop.time()
+        try:
+            await store.keep_alive(mandate.lease)
+        except LeaseLost:
+            raise
+        except StoreError:
+            if loop.time() >= lives_until:
+                raise
+        else:
+            lives_until = asked_at + lease_ttl_s

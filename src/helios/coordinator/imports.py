@@ -1,0 +1,174 @@
+"""Taking over the keys of a server that joins with data of its own: each moves to its owner."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+from helios.coordinator.access import Access, Identity
+from helios.coordinator.publisher import Publisher
+from helios.coordinator.rate import RateLimit
+from helios.coordinator.sweep import SCAN_COUNT
+from helios.errors import Refused
+from helios.model.migration import Migration, MigrationPhase, MigrationStatus
+from helios.model.topology import Member
+from helios.placement.routing import Routes
+from helios.ports.clock import Clock
+from helios.ports.engine import Engine
+from helios.ports.store import Delete, Put
+from helios.stores.records import IMPORTS, MIGRATIONS, put_record
+
+_PERSIST_TIMEOUT_S = 10.0
+_NAMED_CONFLICTS = 5
+
+
+@dataclass(slots=True)
+class _Way:
+    engine: Engine
+    migration: Migration
+
+
+class Import:
+    """Empties one server into the cluster, batch by batch: copy, make durable, delete.
+
+    No other transition runs meanwhile. A key that the cluster has already is a conflict and stays where
+    it is. The keys of a batch are noted in the store before they are copied, so that after a crash a
+    key that is found on both sides is known to be this import's own work. Whoever still writes to the
+    server directly must be stopped first: such writes are not followed.
+    """
+
+    def __init__(
+        self,
+        change: str,
+        server: Member,
+        *,
+        publisher: Publisher,
+        access: Access,
+        rate: RateLimit,
+        clock: Clock,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._change = change
+        self._server = server
+        self._publisher = publisher
+        self._access = access
+        self._rate = rate
+        self._clock = clock
+        self._new_id = new_id
+        self._routes = Routes(publisher.topology)
+        self._ways: dict[str, _Way] = {}
+        self._total = 0
+
+    async def run(self) -> None:
+        """Move every key. Raises Refused where keys are in conflict, EngineError where a server fails."""
+        async with AsyncExitStack() as opened:
+            identity = opened.enter_context(self._access.identity())
+            source = await self._access.open(self._server, identity)
+            opened.push_async_callback(source.close)
+            self._total = await source.count()
+            conflicts: set[bytes] = set()
+            noted = await self._noted()
+            while True:
+                moved, found = await self._pass(source, identity, opened, noted)
+                conflicts |= found
+                if not moved:
+                    break
+            if conflicts:
+                self._fail(conflicts)
+        await self._publisher.write([Delete(IMPORTS + self._change), *self._ended(MigrationStatus.COMPLETED)])
+
+    def _fail(self, conflicts: set[bytes]) -> None:
+        names = ", ".join(repr(key.decode(errors="backslashreplace")) for key in sorted(conflicts)[:_NAMED_CONFLICTS])
+        raise Refused(
+            f"{len(conflicts)} keys of {self._server.address} exist in the cluster too and were left where they are "
+            f"({names}{', …' if len(conflicts) > _NAMED_CONFLICTS else ''}): delete them on one side and add the "
+            "node again"
+        )
+
+    async def _pass(
+        self, source: Engine, identity: Identity, opened: AsyncExitStack, noted: set[bytes]
+    ) -> tuple[int, set[bytes]]:
+        """One walk through the server: how many keys left it, and those that could not."""
+        moved = 0
+        conflicts: set[bytes] = set()
+        cursor = 0
+        while True:
+            cursor, keys = await source.scan(cursor, SCAN_COUNT)
+            by_owner: dict[str, list[bytes]] = {}
+            for key in set(keys):
+                by_owner.setdefault(self._routes.owner(key), []).append(key)
+            for owner, mine in by_owner.items():
+                way = await self._way(owner, identity, opened)
+                await self._rate.take(len(mine))
+                left, busy = await self._move(source, owner, way, mine, noted)
+                moved += left
+                conflicts |= busy
+            if cursor == 0:
+                return moved, conflicts
+
+    async def _move(
+        self, source: Engine, owner: str, way: _Way, keys: list[bytes], noted: set[bytes]
+    ) -> tuple[int, set[bytes]]:
+        there = await way.engine.exists(keys)
+        conflicts = {key for key, taken in zip(keys, there, strict=True) if taken and key not in noted}
+        moving = [key for key in keys if key not in conflicts]
+        if not moving:
+            return 0, conflicts
+        await self._note(moving)
+        noted.clear()
+        noted.update(moving)
+        values = await source.dump(moving)
+        present = [(key, value) for key, value in zip(moving, values, strict=True) if value is not None]
+        # A key that has appeared at its owner since was written by a client just now: the newer value stays.
+        await way.engine.restore(present, replace=False)
+        await way.engine.persist(_PERSIST_TIMEOUT_S)
+        await source.delete(moving)
+        count = way.migration.keys_moved + len(present)
+        way.migration = replace(way.migration, keys_moved=count, total_keys=max(count, way.migration.total_keys))
+        await self._publisher.write([put_record(MIGRATIONS + way.migration.id, way.migration)])
+        return len(moving), conflicts
+
+    async def _way(self, owner: str, identity: Identity, opened: AsyncExitStack) -> _Way:
+        way = self._ways.get(owner)
+        if way is None:
+            engine = await self._access.open(self._access.leader(owner), identity)
+            opened.push_async_callback(engine.close)
+            now = self._clock.wall()
+            migration = Migration(
+                self._new_id(),
+                self._change,
+                self._server.node,
+                owner,
+                status=MigrationStatus.IN_PROGRESS,
+                phase=MigrationPhase.COPYING,
+                total_keys=round(self._total * self._routes.share(owner)),
+                requested_at=now,
+                start_time=now,
+            )
+            way = self._ways[owner] = _Way(engine, migration)
+        return way
+
+    async def _noted(self) -> set[bytes]:
+        entry = await self._publisher.store.get(IMPORTS + self._change)
+        return set() if entry is None else {b64decode(key) for key in json.loads(entry.value)}
+
+    async def _note(self, keys: list[bytes]) -> None:
+        value = json.dumps([b64encode(key).decode() for key in keys]).encode()
+        await self._publisher.write([Put(IMPORTS + self._change, value)])
+
+    def _ended(self, status: MigrationStatus) -> list[Put]:
+        now = self._clock.wall()
+        ended = [
+            replace(
+                way.migration,
+                status=status,
+                phase=MigrationPhase.NONE,
+                total_keys=way.migration.keys_moved,
+                end_time=now,
+            )
+            for way in self._ways.values()
+        ]
+        return [put_record(MIGRATIONS + migration.id, migration) for migration in ended]

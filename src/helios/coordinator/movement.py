@@ -1,0 +1,280 @@
+"""Performing one transition: the pure steps of `control.transition` decide, this carries out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+from helios.control import transition as course_of
+from helios.control.mutations import Fence, Finish, Mutation, Reverse, Switch, Unfence
+from helios.control.transition import Course, Effect, Event
+from helios.coordinator.access import Access
+from helios.coordinator.fencing import Fencing
+from helios.coordinator.ledger import Ledger
+from helios.coordinator.mover import CopyLimits, SourceMover
+from helios.coordinator.publisher import Publisher
+from helios.coordinator.rate import RateLimit
+from helios.coordinator.sweep import clear
+from helios.errors import EngineError, HeliosError, NotFound, Refused
+from helios.model.migration import MigrationPhase
+from helios.model.topology import Pair, Topology, Transition
+from helios.placement.routing import Routes
+from helios.ports.store import Delete, Put
+
+_SETTLE_TIMEOUT_S = 2.0
+_PROGRESS_S = 0.25
+_PERSIST_TIMEOUT_S = 10.0
+_RESUME_DELAY_S = 0.5
+
+
+class Movement:
+    """One transition from where the topology says it stands to its end.
+
+    Work runs in tasks that report events; one loop takes the events in order and steps. A StoreError
+    ends it all: the caller's reign is over, and its successor begins from the topology.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        access: Access,
+        fencing: Fencing,
+        ledger: Ledger,
+        rate: RateLimit,
+        limits: CopyLimits,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._publisher = publisher
+        self._access = access
+        self._fencing = fencing
+        self._ledger = ledger
+        self._rate = rate
+        self._limits = limits
+        self._new_id = new_id
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._movers: dict[str, SourceMover] = {}
+        self._standing: set[asyncio.Task[None]] = set()
+        self._work: set[asyncio.Task[None]] = set()
+        self._fence_work: set[asyncio.Task[None]] = set()
+        self._failed = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._routes = Routes(publisher.topology)
+
+    @property
+    def change(self) -> str:
+        """The id of the request behind the transition."""
+        return self._ledger.change.id
+
+    def cancel(self) -> None:
+        """A user wants the keys back where they were."""
+        self._events.put_nowait(course_of.CancelRequested())
+
+    async def run(self) -> None:
+        """Perform the transition to its end. Raises StoreError."""
+        transition = self._publisher.topology.transition
+        if transition is None:
+            raise Refused("there is no transition to perform")
+        course = Course(transition)
+        self._report(course_of.Begun())
+        self._launch(self._record_progress(), self._standing)
+        try:
+            while not course.finished:
+                course = await self._step(course, await self._next_event())
+        finally:
+            await self._cancel_all(self._standing)
+            await self._stop_work()
+
+    async def _next_event(self) -> Event:
+        """The next event; a failure of any work that is not an event (the store, the term) is raised here."""
+        waiting = asyncio.ensure_future(self._events.get())
+        failed = asyncio.ensure_future(self._failed.wait())
+        try:
+            await asyncio.wait({waiting, failed}, return_when=asyncio.FIRST_COMPLETED)
+            if self._failure is not None:
+                raise self._failure
+            return waiting.result()
+        finally:
+            waiting.cancel()
+            failed.cancel()
+
+    async def _step(self, course: Course, event: Event) -> Course:
+        if isinstance(event, course_of.CopyBroken):
+            self._movers.pop(event.source, None)
+            await self._publisher.write(self._ledger.troubled(event.source, event.reason))
+        course, effects = course_of.step(course, event)
+        for effect in effects:
+            await self._perform(course, effect)
+        return course
+
+    async def _perform(self, course: Course, effect: Effect) -> None:
+        match effect:
+            case course_of.Publish(mutation):
+                await self._publish(course, mutation)
+            case course_of.GiveUp(ending):
+                await self._give_up(course.transition, ending)
+            case course_of.Copy(source, targets, delay_s):
+                self._start(self._copy(source, targets, delay_s))
+            case course_of.StopWork():
+                await self._stop_work()
+            case course_of.Resume(source, target):
+                self._start(self._resume_later(source, target))
+            case course_of.AwaitAcknowledgements(source, target):
+                self._start_fence_work(self._await_acknowledgements(source, target))
+                self._start_fence_work(self._lift_after_timeout(source, target))
+            case course_of.Drain(source, target):
+                if source in self._movers:
+                    self._movers[source].drain(target)
+            case course_of.Sweep(shard, delay_s):
+                self._start(self._sweep(course.transition, shard, delay_s))
+
+    async def _publish(self, course: Course, mutation: Mutation) -> None:
+        transition = course.transition
+        records: list[Put | Delete] = []
+        match mutation:
+            case Fence(source, target) | Unfence(source, target) | Switch(source, target):
+                if not isinstance(mutation, Fence):
+                    await self._cancel_all(self._fence_work)
+                records += self._ledger.phase(_pair(mutation.apply(self._publisher.topology), source, target))
+            case Finish():
+                records += self._ledger.finished(reversing=transition.reversing)
+            case Reverse():
+                raise Refused("a reversal is published by giving the transition up")
+        topology = await self._publisher.publish(mutation.apply, records)
+        self._adopt(topology)
+        if isinstance(mutation, Switch):
+            await self._after_switch(topology, mutation)
+        self._report(course_of.Published(topology.transition))
+
+    async def _after_switch(self, topology: Topology, switch: Switch) -> None:
+        mover = self._movers.get(switch.source)
+        if mover is not None:
+            mover.release(switch.target)
+        await self._publisher.write(self._ledger.switched(_pair(topology, switch.source, switch.target)))
+
+    async def _give_up(self, transition: Transition, ending: course_of.Ending) -> None:
+        names = {(pair.source, pair.target): self._new_id() for pair in transition.pairs}
+        records = self._ledger.reversed(transition, ending, lambda pair: names[pair.source, pair.target])
+        self._adopt(await self._publisher.publish(Reverse(names).apply, records))
+        self._report(course_of.Published(self._publisher.topology.transition))
+
+    def _adopt(self, topology: Topology) -> None:
+        self._routes = Routes(topology)
+
+    # Work
+
+    async def _copy(self, source: str, targets: tuple[str, ...], delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        mover = SourceMover(
+            source,
+            targets,
+            access=self._access,
+            routes=lambda: self._routes,
+            report=self._report,
+            rate=self._rate,
+            limits=self._limits,
+        )
+        self._movers[source] = mover
+        await mover.run()
+
+    async def _resume_later(self, source: str, target: str) -> None:
+        """Clients that were held get some air before the pair is fenced again."""
+        await asyncio.sleep(_RESUME_DELAY_S)
+        if source in self._movers:
+            self._movers[source].resume(target)
+
+    async def _await_acknowledgements(self, source: str, target: str) -> None:
+        try:
+            await self._fencing.settle(self._publisher.topology.epoch, self._access.leader(source))
+        except (EngineError, NotFound) as error:
+            self._report(course_of.FenceFailed(source, target, f"{source} cannot be fenced: {error}"))
+        else:
+            self._report(course_of.Acknowledged(source, target))
+
+    async def _lift_after_timeout(self, source: str, target: str) -> None:
+        timeout_s = self._fencing.ack_timeout_s + _SETTLE_TIMEOUT_S
+        await asyncio.sleep(timeout_s)
+        reason = f"the last keys from {source} to {target} were not settled within {timeout_s:g} s"
+        self._report(course_of.FenceFailed(source, target, reason))
+
+    async def _sweep(self, transition: Transition, shard: str, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        try:
+            await self._publisher.write(self._ledger.sweeping(shard))
+            for pair in transition.pairs:
+                if pair.source == shard:
+                    await self._make_durable(pair.target)
+            await clear(self._access, self._routes, shard)
+        except (EngineError, NotFound) as error:
+            self._report(course_of.SweepFailed(shard, str(error)))
+        else:
+            self._report(course_of.Swept(shard))
+
+    async def _make_durable(self, shard: str) -> None:
+        """What has moved is on its new server's disk before the old copy goes."""
+        with self._access.identity() as identity:
+            engine = await self._access.open(self._access.leader(shard), identity)
+            try:
+                await engine.persist(_PERSIST_TIMEOUT_S)
+            finally:
+                await engine.close()
+
+    async def _record_progress(self) -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_S)
+            operations = []
+            for source, mover in self._movers.items():
+                for target, state in mover.progress.items():
+                    pair = _find(self._publisher.topology, source, target)
+                    if pair is None or pair.phase != "copying":
+                        phase = None
+                    else:
+                        phase = MigrationPhase.CATCHING_UP if state.catching_up else MigrationPhase.COPYING
+                    if pair is not None:
+                        operations += self._ledger.progress(pair.migration, state.moved, state.expected, phase)
+            if operations:
+                await self._publisher.write(operations)
+
+    # Tasks
+
+    def _report(self, event: Event) -> None:
+        self._events.put_nowait(event)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        self._launch(work, self._work)
+
+    def _start_fence_work(self, work: Coroutine[None, None, None]) -> None:
+        self._launch(work, self._fence_work)
+
+    def _launch(self, work: Coroutine[None, None, None], group: set[asyncio.Task[None]]) -> None:
+        task = asyncio.create_task(work)
+        group.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            group.discard(task)
+            if not task.cancelled() and task.exception() is not None and self._failure is None:
+                self._failure = task.exception()
+                self._failed.set()
+
+        task.add_done_callback(ended)
+
+    async def _stop_work(self) -> None:
+        self._movers.clear()
+        await self._cancel_all(self._work)
+        await self._cancel_all(self._fence_work)
+
+    async def _cancel_all(self, group: set[asyncio.Task[None]]) -> None:
+        tasks = list(group)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _find(topology: Topology, source: str, target: str) -> Pair | None:
+    return None if topology.transition is None else topology.transition.pair(source, target)
+
+
+def _pair(topology: Topology, source: str, target: str) -> Pair:
+    pair = _find(topology, source, target)
+    if pair is None:
+        raise HeliosError(f"the transition has no pair from {source} to {target}")
+    return pair

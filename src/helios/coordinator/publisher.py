@@ -1,0 +1,77 @@
+"""The only way into the store for a coordinator: every commit also compares its term."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from helios.errors import Conflict, StoreError
+from helios.model.topology import Topology
+from helios.ports.store import Compare, Delete, Put, Store
+from helios.stores.records import TERM, TOPOLOGY, put_record, read_record
+
+
+class Replaced(StoreError):
+    """Another coordinator has been elected: this one can publish nothing any more."""
+
+    code = "REPLACED"
+
+
+class Publisher:
+    """The topology as this coordinator last published or read it, and commits fenced by its term.
+
+    After a StoreError other than Replaced the outcome is unknown; the reign is to end and the next
+    one begins from what the store then says.
+    """
+
+    def __init__(self, store: Store, topology: Topology, topology_version: int, term: int, term_version: int) -> None:
+        self.store = store
+        self.topology = topology
+        self.term = term
+        self._topology_version = topology_version
+        self._term_version = term_version
+        self._lock = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, store: Store, term: int, term_version: int) -> Publisher:
+        """A publisher for a term just won; the first topology of a cluster is made here."""
+        record = await read_record(store, Topology, TOPOLOGY)
+        if record is not None:
+            return cls(store, record.value, record.version, term, term_version)
+        publisher = cls(store, Topology(epoch=0), 0, term, term_version)
+        await publisher.publish(lambda topology: topology)
+        return publisher
+
+    async def publish(
+        self, change: Callable[[Topology], Topology], operations: Sequence[Put | Delete] = ()
+    ) -> Topology:
+        """Commit `change` of the topology as the next epoch, together with `operations`.
+
+        Raises Replaced, having written nothing; and whatever `change` raises.
+        """
+        async with self._lock:
+            following = replace(change(self.topology), epoch=self.topology.epoch + 1)
+            compare = Compare(TOPOLOGY, self._topology_version)
+            self._topology_version = await self._commit([put_record(TOPOLOGY, following), *operations], [compare])
+            self.topology = following
+            return following
+
+    async def write(self, operations: Sequence[Put | Delete], compares: Sequence[Compare] = ()) -> int:
+        """Commit operations that do not touch the topology. Raises Conflict where one of `compares` fails."""
+        return await self._commit(operations, compares)
+
+    async def confirm(self) -> None:
+        """Raise Replaced if another coordinator has been elected."""
+        entry = await self.store.get(TERM)
+        if entry is None or entry.version != self._term_version:
+            raise Replaced(f"coordinator of term {self.term} has been replaced")
+
+    async def _commit(self, operations: Sequence[Put | Delete], compares: Sequence[Compare]) -> int:
+        try:
+            return await self.store.commit(operations, compares=[*compares, Compare(TERM, self._term_version)])
+        except Conflict:
+            await self.confirm()
+            if any(compare.key == TOPOLOGY for compare in compares):
+                raise Replaced("the topology was published by somebody else") from None
+            raise

@@ -1,0 +1,182 @@
+"""Requests on their way: admitted in order of arrival, carried out one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from helios.control.admission import Admission, Policy, admit, placement_after, refusal, with_state
+from helios.coordinator.access import Access
+from helios.coordinator.publisher import Publisher
+from helios.errors import EngineError, InvalidInput, NotFound, Refused
+from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationStatus
+from helios.model.topology import Member, Node, NodeKind, NodeState, Topology
+from helios.placement.plan import pairs_between
+from helios.ports.clock import Clock
+from helios.ports.store import Put
+from helios.stores.records import CHANGES, MEMBERS, MIGRATIONS, MemberRecord, list_records, put_record, read_record
+
+
+def founding_member(node: Node, address_record: MemberRecord | None) -> Member | None:
+    """The server that a node brings: an external node is its own, a supervised one has made it known."""
+    member_id = f"{node.id}.0"
+    if node.kind is NodeKind.EXTERNAL:
+        return Member(member_id, node.id, node.address)
+    return None if address_record is None else Member(member_id, node.id, address_record.address)
+
+
+class Queue:
+    """Admits new requests and remembers those whose turn is still to come."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        access: Access,
+        clock: Clock,
+        policy: Callable[[], Policy],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._publisher = publisher
+        self._access = access
+        self._clock = clock
+        self._policy = policy
+        self._new_id = new_id
+        self._known: set[str] = set()
+        self._waiting: list[Change] = []
+
+    def next(self) -> Change | None:
+        """The request whose turn it is."""
+        return self._waiting.pop(0) if self._waiting else None
+
+    async def take(self, change: Change) -> bool:
+        """Look at a request as the store has it; whether something is to be done now."""
+        if change.id in self._known or change.status.ended:
+            return False
+        self._known.add(change.id)
+        if change.status is ChangeStatus.SUBMITTED:
+            return await self._admit(change)
+        if change.status is ChangeStatus.QUEUED:
+            self._waiting.append(change)
+        return change.status is ChangeStatus.QUEUED
+
+    async def cancel(self, change_id: str) -> bool:
+        """End a request whose turn has not come; False where it does not wait."""
+        change = next((waiting for waiting in self._waiting if waiting.id == change_id), None)
+        if change is None:
+            return False
+        self._waiting.remove(change)
+        await self.end(change, ChangeStatus.CANCELLED, "cancelled before it began")
+        return True
+
+    async def end(self, change: Change, status: ChangeStatus, error: str) -> None:
+        """The request ends without having moved a key; its pending migrations end with it."""
+        migration_status = MigrationStatus.CANCELLED if status is ChangeStatus.CANCELLED else MigrationStatus.FAILED
+        now = self._clock.wall()
+        operations = [put_record(CHANGES + change.id, replace(change, status=status, error=error))]
+        for migration in await self.migrations_of(change.id):
+            if not migration.status.ended:
+                ended = replace(migration, status=migration_status, error=error, end_time=now)
+                operations.append(put_record(MIGRATIONS + migration.id, ended))
+        if change.kind is ChangeKind.REMOVE_NODE:
+            await self._publisher.publish(
+                lambda topology: with_state(topology, change.node, NodeState.ACTIVE), operations
+            )
+        else:
+            await self._publisher.write(operations)
+
+    async def migrations_of(self, change_id: str) -> list[Migration]:
+        """The migrations that a request has led to so far."""
+        records = await list_records(self._publisher.store, Migration, MIGRATIONS)
+        return [record.value for record in records if record.value.change == change_id]
+
+    async def _admit(self, change: Change) -> bool:
+        try:
+            members = await self._members(change)
+            await self._inspect(change, members)
+            importing = change.kind is ChangeKind.ADD_NODE and change.import_keys
+            admission = (
+                Admission(None, queued=True)
+                if importing
+                else admit(self._publisher.topology, change, members, self._policy())
+            )
+        except (InvalidInput, NotFound, Refused, EngineError) as error:
+            refused = replace(change, status=ChangeStatus.REFUSED, error=refusal(error))
+            await self._publisher.write([put_record(CHANGES + change.id, refused)])
+            return False
+        status = ChangeStatus.QUEUED if admission.queued else ChangeStatus.DONE
+        admitted = replace(change, status=status)
+        operations = [put_record(CHANGES + change.id, admitted)]
+        if admission.queued and not importing:
+            operations += self._expected(admission.topology or self._publisher.topology, admitted)
+        if admission.topology is not None:
+            await self._publisher.publish(
+                lambda topology: admit(topology, change, members, self._policy()).topology or topology, operations
+            )
+        else:
+            await self._publisher.write(operations)
+        if admission.queued:
+            self._waiting.append(admitted)
+        return True
+
+    def _expected(self, topology: Topology, change: Change) -> list[Put]:
+        """Pending migrations, as far as they can be foreseen: what runs before may still change them."""
+        ahead = topology if topology.transition is None else replace(topology, placement=topology.transition.next)
+        now = self._clock.wall()
+        if change.kind is ChangeKind.MIGRATE:
+            pairs: tuple[tuple[str, str], ...] = ((change.source, change.target),)
+        else:
+            pairs = pairs_between(ahead.placement, placement_after(ahead, change))
+        return [
+            put_record(
+                MIGRATIONS + migration_id,
+                Migration(migration_id, change.id, source, target, change.pattern, requested_at=now),
+            )
+            for source, target in pairs
+            for migration_id in [change.migration or self._new_id()]
+        ]
+
+    async def admit_imported(self, change: Change) -> Admission:
+        """Take in the node of an import that has been emptied."""
+        members = await self._members(change)
+        admission = admit(self._publisher.topology, change, members, self._policy())
+        await self._publisher.publish(
+            lambda topology: admit(topology, change, members, self._policy()).topology or topology
+        )
+        return admission
+
+    async def _members(self, change: Change) -> dict[str, Member]:
+        members: dict[str, Member] = {}
+        for node in change.nodes:
+            record = await read_record(self._publisher.store, MemberRecord, f"{MEMBERS}{node.id}.0")
+            member = founding_member(node, None if record is None else record.value)
+            if member is not None:
+                members[node.id] = member
+        return members
+
+    async def _inspect(self, change: Change, members: dict[str, Member]) -> None:
+        """A server that comes with keys of its own joins only when it was said what becomes of them."""
+        if change.kind is not ChangeKind.ADD_NODE:
+            return
+        node = change.nodes[0]
+        if self._publisher.topology.node(node.id) is not None or node.id not in members:
+            return
+        engine = await self._access.administer(members[node.id])
+        try:
+            keys = await engine.count()
+            if keys and change.flush:
+                await engine.flush()
+            elif keys and not change.import_keys:
+                raise Refused(
+                    f"{node.id} at {node.address} holds {keys} keys already: add it with --import to move each of "
+                    "them to its owner in this cluster, or with --flush to delete them"
+                )
+        finally:
+            await engine.close()
+
+
+def foreseen(migrations: list[Migration], source: str, target: str) -> str | None:
+    """The pending migration that was made for this pair when the request came in."""
+    for migration in migrations:
+        if (migration.source, migration.target) == (source, target) and migration.status is MigrationStatus.PENDING:
+            return migration.id
+    return None

@@ -1,0 +1,284 @@
+"""What a coordinator does between its election and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import replace
+
+from helios.control.admission import Policy, desired_weights, placement_after
+from helios.control.mutations import begin
+from helios.coordinator.access import Access
+from helios.coordinator.fencing import Fencing
+from helios.coordinator.imports import Import
+from helios.coordinator.ledger import Ledger
+from helios.coordinator.movement import Movement
+from helios.coordinator.mover import CopyLimits
+from helios.coordinator.publisher import Publisher
+from helios.coordinator.queue import Queue, foreseen, founding_member
+from helios.coordinator.rate import RateLimit
+from helios.coordinator.sweep import clear
+from helios.errors import EngineError, NotFound, Refused
+from helios.model.codec import decode
+from helios.model.ids import Address
+from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration
+from helios.model.settings import ClusterSettings
+from helios.model.topology import Pair, Shard, Topology
+from helios.placement.plan import pairs_between
+from helios.placement.routing import Routes
+from helios.ports.clock import Clock
+from helios.ports.engine import Connector
+from helios.ports.store import Delete, Put
+from helios.stores.records import (
+    CANCELS,
+    CHANGES,
+    MEMBERS,
+    SETTINGS,
+    MemberRecord,
+    list_records,
+    put_record,
+    read_record,
+)
+
+log = logging.getLogger(__name__)
+
+_CLEAN_AGAIN_S = 5.0
+
+
+class Reign:
+    """Admits requests, performs them one at a time, and keeps the topology true to where members listen.
+
+    Ends by raising a StoreError (Replaced, LeaseLost, or the store being away).
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        connector: Connector,
+        clock: Clock,
+        settings: ClusterSettings,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._publisher = publisher
+        self._clock = clock
+        self._settings = settings
+        self._new_id = new_id
+        self.access = Access(connector, publisher)
+        self._queue = Queue(publisher, self.access, clock, self._policy, new_id)
+        self._rate = RateLimit(clock, lambda: self._settings.sharding.migration_rate)
+        self._movement: Movement | None = None
+        self._importing: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+
+    def _policy(self) -> Policy:
+        sharding = self._settings.sharding
+        return Policy(sharding.virtual_nodes, sharding.auto_rebalance, sharding.enabled)
+
+    async def run(self) -> None:
+        """Reign until the store says that it is over."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_changes())
+            tasks.create_task(self._follow_cancels())
+            tasks.create_task(self._follow_settings())
+            tasks.create_task(self._follow_members())
+            tasks.create_task(self._perform())
+            tasks.create_task(self._rebalance_now_and_then())
+
+    # What comes in
+
+    async def _follow_changes(self) -> None:
+        snapshot = await self._publisher.store.list(CHANGES)
+        for entry in snapshot.entries:
+            await self._take(decode(Change, entry.value))
+        async with aclosing(self._publisher.store.watch(CHANGES, snapshot.revision)) as watch:
+            async for events in watch:
+                for event in events:
+                    if event.value is not None:
+                        await self._take(decode(Change, event.value))
+
+    async def _take(self, change: Change) -> None:
+        if await self._queue.take(change):
+            self._wake.set()
+
+    async def _follow_cancels(self) -> None:
+        snapshot = await self._publisher.store.list(CANCELS)
+        async with aclosing(self._publisher.store.watch(CANCELS, snapshot.revision)) as watch:
+            for entry in snapshot.entries:
+                await self._cancel(entry.key.removeprefix(CANCELS))
+            async for events in watch:
+                for event in events:
+                    if event.value is not None:
+                        await self._cancel(event.key.removeprefix(CANCELS))
+
+    async def _cancel(self, change_id: str) -> None:
+        if self._movement is not None and self._movement.change == change_id:
+            self._movement.cancel()
+        elif self._importing is not None and self._importing.get_name() == change_id:
+            self._importing.cancel()
+        else:
+            await self._queue.cancel(change_id)
+
+    async def _follow_settings(self) -> None:
+        snapshot = await self._publisher.store.list(SETTINGS)
+        await self._apply_settings()
+        async with aclosing(self._publisher.store.watch(SETTINGS, snapshot.revision)) as watch:
+            async for _ in watch:
+                await self._apply_settings()
+
+    async def _apply_settings(self) -> None:
+        record = await read_record(self._publisher.store, ClusterSettings, SETTINGS)
+        if record is None:
+            return
+        self._settings = record.value
+        enabled = self._settings.sharding.enabled
+        topology = self._publisher.topology
+        if topology.nodes and topology.sharding_enabled != enabled:
+            await self._publisher.publish(lambda topology: replace(topology, sharding_enabled=enabled))
+            await self._submit(ChangeKind.REBALANCE)
+
+    async def _follow_members(self) -> None:
+        """A server that was restarted elsewhere (its port was taken) is routed to where it is now."""
+        snapshot = await self._publisher.store.list(MEMBERS)
+        await self._apply_members()
+        async with aclosing(self._publisher.store.watch(MEMBERS, snapshot.revision)) as watch:
+            async for _ in watch:
+                await self._apply_members()
+
+    async def _apply_members(self) -> None:
+        records = await list_records(self._publisher.store, MemberRecord, MEMBERS)
+        addresses = {record.value.id: record.value.address for record in records}
+
+        def current(topology: Topology) -> Topology:
+            return replace(topology, shards=tuple(_at(shard, addresses) for shard in topology.shards))
+
+        if current(self._publisher.topology) != self._publisher.topology:
+            await self._publisher.publish(current)
+
+    async def _rebalance_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sharding.rebalance_interval)
+            topology = self._publisher.topology
+            uneven = desired_weights(topology) != dict(topology.placement.weights)
+            if self._settings.sharding.auto_rebalance and uneven and topology.transition is None:
+                await self._submit(ChangeKind.REBALANCE)
+
+    async def _submit(self, kind: ChangeKind) -> None:
+        change = Change(self._new_id(), kind, requested_at=self._clock.wall())
+        await self._publisher.write([put_record(CHANGES + change.id, change)])
+
+    # What is done
+
+    async def _perform(self) -> None:
+        while True:
+            self._wake.clear()
+            if self._publisher.topology.transition is not None:
+                await self._move(self._publisher.topology.transition.change)
+                continue
+            change = self._queue.next()
+            if change is not None:
+                await self._begin(change)
+                continue
+            cleaned = await self._clean()
+            try:
+                async with asyncio.timeout(None if cleaned else _CLEAN_AGAIN_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _move(self, change_id: str) -> None:
+        record = await read_record(self._publisher.store, Change, CHANGES + change_id)
+        if record is None:
+            raise NotFound(f"the request {change_id} behind the running transition is not in the store")
+        migrations = {m.id: m for m in await self._queue.migrations_of(change_id)}
+        ledger = Ledger(record.value, migrations, self._clock)
+        coordinator = self._settings.coordinator
+        fencing = Fencing(self._publisher, self.access, ack_timeout_s=coordinator.fence_ack_timeout)
+        limits = CopyLimits(coordinator.copy_batch, coordinator.fence_budget)
+        self._movement = Movement(self._publisher, self.access, fencing, ledger, self._rate, limits, self._new_id)
+        if await self._publisher.store.get(CANCELS + change_id) is not None:
+            self._movement.cancel()
+        log.info("transition performed: change=%s", change_id)
+        try:
+            await self._movement.run()
+        finally:
+            self._movement = None
+        log.info("transition ended: change=%s", change_id)
+
+    async def _begin(self, change: Change) -> None:
+        try:
+            if change.import_keys and change.nodes and self._publisher.topology.node(change.nodes[0].id) is None:
+                await self._import(change)
+                return
+            await self._begin_transition(change)
+        except (EngineError, NotFound, Refused) as error:
+            log.warning("request failed: change=%s error=%s", change.id, error)
+            await self._queue.end(change, ChangeStatus.FAILED, str(error))
+
+    async def _begin_transition(self, change: Change) -> None:
+        topology = self._publisher.topology
+        following = placement_after(topology, change)
+        migrations: list[Migration] = await self._queue.migrations_of(change.id)
+        pairs = tuple(
+            Pair(source, target, foreseen(migrations, source, target) or self._new_id())
+            for source, target in pairs_between(topology.placement, following)
+        )
+        ledger = Ledger(change, {m.id: m for m in migrations}, self._clock)
+        records: list[Put | Delete] = [*ledger.started(pairs, change.pattern)]
+        if not pairs:
+            records = ledger.finished(reversing=False)
+        leaving = change.node if change.kind is ChangeKind.REMOVE_NODE else ""
+        await self._publisher.publish(lambda now: begin(now, change.id, following, pairs, leaving), records)
+
+    async def _import(self, change: Change) -> None:
+        node = change.nodes[0]
+        record = await read_record(self._publisher.store, MemberRecord, f"{MEMBERS}{node.id}.0")
+        member = founding_member(node, None if record is None else record.value)
+        if member is None:
+            raise Refused(f"{node.id} has no running server")
+        moving = Import(
+            change.id,
+            member,
+            publisher=self._publisher,
+            access=self.access,
+            rate=self._rate,
+            clock=self._clock,
+            new_id=self._new_id,
+        )
+        self._importing = asyncio.create_task(moving.run(), name=change.id)
+        try:
+            await asyncio.wait({self._importing})
+            if self._importing.cancelled():
+                await self._queue.end(change, ChangeStatus.CANCELLED, "cancelled; what had moved stays in the cluster")
+                return
+            self._importing.result()
+        finally:
+            self._importing.cancel()
+            self._importing = None
+        admission = await self._queue.admit_imported(change)
+        if admission.queued:
+            await self._begin_transition(change)
+        else:
+            await self._publisher.write([put_record(CHANGES + change.id, replace(change, status=ChangeStatus.DONE))])
+
+    async def _clean(self) -> bool:
+        """Sweep servers that could not be swept in their transition; whether none is left."""
+        for shard in sorted(self._publisher.topology.unclean):
+            try:
+                await clear(self.access, Routes(self._publisher.topology), shard)
+            except (EngineError, NotFound) as error:
+                log.info("not swept yet: shard=%s error=%s", shard, error)
+            else:
+                await self._publisher.publish(_cleaned(shard))
+        return not self._publisher.topology.unclean
+
+
+def _cleaned(shard: str) -> Callable[[Topology], Topology]:
+    return lambda topology: replace(topology, unclean=topology.unclean - {shard})
+
+
+def _at(shard: Shard, addresses: dict[str, Address]) -> Shard:
+    """The shard with its members where they listen now."""
+    members = tuple(replace(member, address=addresses.get(member.id, member.address)) for member in shard.members)
+    return replace(shard, members=members)

@@ -1,0 +1,71 @@
+"""A candidate for coordinator: it campaigns, reigns, and campaigns again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from helios.coordinator.election import Mandate, campaign, keep
+from helios.coordinator.health import watch_nodes
+from helios.coordinator.publisher import Publisher
+from helios.coordinator.reign import Reign
+from helios.errors import StoreError
+from helios.model.settings import ClusterSettings
+from helios.ports.clock import Clock
+from helios.ports.engine import Connector
+from helios.ports.ids import new_id
+from helios.ports.store import Store
+from helios.stores.records import SETTINGS, read_record
+
+log = logging.getLogger(__name__)
+
+_AFTER_FAILURE_S = 0.5
+
+
+class Coordinator:
+    """Runs for ever; any number of processes may run one, and one of them at a time reigns.
+
+    `settings` are used as long as the store has none.
+    """
+
+    def __init__(
+        self, store: Store, connector: Connector, clock: Clock, *, node_id: str, settings: ClusterSettings
+    ) -> None:
+        self._store = store
+        self._connector = connector
+        self._clock = clock
+        self._node_id = node_id
+        self._settings = settings
+
+    async def run(self) -> None:
+        """Campaign and reign until cancelled; a store that is away is waited for."""
+        while True:
+            try:
+                settings = await self._current_settings()
+                lease_ttl_s = settings.coordinator.lease_ttl
+                mandate = await campaign(self._store, self._node_id, lease_ttl_s)
+                log.info("elected: node=%s term=%d", self._node_id, mandate.term)
+                await self._reign(mandate, settings)
+            except* StoreError as errors:
+                for error in errors.exceptions:
+                    log.warning("reign ended: node=%s reason=%s", self._node_id, error)
+            await asyncio.sleep(_AFTER_FAILURE_S)
+
+    async def _reign(self, mandate: Mandate, settings: ClusterSettings) -> None:
+        try:
+            publisher = await Publisher.open(self._store, mandate.term, mandate.term_version)
+            reign = Reign(publisher, self._connector, self._clock, settings, lambda: new_id(self._clock))
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(keep(self._store, mandate, settings.coordinator.lease_ttl))
+                tasks.create_task(reign.run())
+                tasks.create_task(watch_nodes(publisher, reign.access, self._clock))
+        finally:
+            # Whoever comes next need not wait for the lease to run out.
+            try:
+                await self._store.revoke(mandate.lease)
+            except StoreError as error:
+                log.info("lease not given back: node=%s error=%s", self._node_id, error)
+
+    async def _current_settings(self) -> ClusterSettings:
+        record = await read_record(self._store, ClusterSettings, SETTINGS)
+        return self._settings if record is None else record.value

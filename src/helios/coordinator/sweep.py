@@ -1,0 +1,46 @@
+"""Deleting from a server the keys that it does not own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from helios.coordinator.access import Access
+from helios.placement.routing import Routes
+from helios.ports.engine import Engine
+
+SCAN_COUNT = 500
+
+
+async def delete_where(engine: Engine, condemned: Callable[[bytes], bool]) -> int:
+    """Delete every key for which `condemned` holds; how many there were. Small steps, so that nobody waits."""
+    deleted = 0
+    cursor = 0
+    while True:
+        cursor, keys = await engine.scan(cursor, SCAN_COUNT)
+        unwanted = [key for key in keys if condemned(key)]
+        if unwanted:
+            deleted += await engine.delete(unwanted)
+        if cursor == 0:
+            return deleted
+
+
+def not_owned(routes: Routes, shard: str, *, arriving: frozenset[str] = frozenset()) -> Callable[[bytes], bool]:
+    """Whether `shard` has no business with a key: neither owns it nor receives it from a source in `arriving`."""
+
+    def condemned(key: bytes) -> bool:
+        if routes.owner(key) == shard:
+            return False
+        pair = routes.pair(key)
+        return pair is None or pair[1] != shard or pair[0] not in arriving
+
+    return condemned
+
+
+async def clear(access: Access, routes: Routes, shard: str) -> int:
+    """Delete from the shard's leader what it does not own; how many keys there were."""
+    with access.identity() as identity:
+        engine = await access.open(access.leader(shard), identity)
+        try:
+            return await delete_where(engine, not_owned(routes, shard))
+        finally:
+            await engine.close()
