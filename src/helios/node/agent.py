@@ -20,6 +20,7 @@ from helios.node.locks import LockHeld, RunLock, holder_of
 from helios.node.member import MemberServer, MemberSpec
 from helios.node.ports import taken
 from helios.node.process import Process
+from helios.node.waiting import drop, together, unless
 from helios.node.workers import STOP_S, Worker, WorkerSpec
 from helios.ports.clock import Clock
 from helios.ports.store import Store
@@ -76,6 +77,11 @@ class Agent:
         self._ready = False
         self._acting = False
 
+    @property
+    def server(self) -> str:
+        """The data server's program and address, for people."""
+        return str(self._member)
+
     async def run(self, stop: asyncio.Event, ready: Callable[[], Awaitable[None]]) -> None:
         """Start, call `ready`, serve until `stop` is set, then end everything in order.
 
@@ -83,7 +89,7 @@ class Agent:
         running then.
         """
         try:
-            if await _unless(stop, self._start()):
+            if await unless(stop, self._start()):
                 await ready()
                 await self._serve(stop)
         finally:
@@ -107,7 +113,7 @@ class Agent:
         )
         await self._member.start(needed=await self._needed())
         await self._announce_member()
-        await asyncio.gather(*(worker.start() for worker in self._workers))
+        await together(worker.start() for worker in self._workers)
         self._ready = True
         await self._beat()
 
@@ -149,7 +155,7 @@ class Agent:
             self._candidate(),
         ]
         tasks = [asyncio.create_task(job) for job in jobs]
-        stopped = asyncio.create_task(stop.wait())
+        stopped: asyncio.Task[Any] = asyncio.create_task(stop.wait())
         try:
             # None of the jobs ends by itself: one that does has a defect, and the agent ends so that this shows.
             done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -157,9 +163,7 @@ class Agent:
                 task.result()
         finally:
             self._ready = False
-            for task in [stopped, *tasks]:
-                task.cancel()
-            await asyncio.gather(stopped, *tasks, return_exceptions=True)
+            await drop([stopped, *tasks])
 
     async def _heartbeats(self) -> None:
         while True:
@@ -235,21 +239,6 @@ class Agent:
             await asyncio.wait_for(self._beat(), _GOODBYE_S)
         except (StoreError, TimeoutError) as error:
             log.warning("goodbye_failed", node=self.spec.node_id, error=str(error))
-
-
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Do the work to its end, or drop it when `stop` is set; whether it was done."""
-    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            await task
-            return not stop.is_set()
-        return False
-    finally:
-        for each in (task, stopped):
-            each.cancel()
-        await asyncio.gather(task, stopped, return_exceptions=True)
 
 
 def lock_node(data: DataFolder, node_id: str, *, child: bool = False) -> RunLock:

@@ -75,6 +75,9 @@ class MemberServer:
         """How to reach and administer the server, for the store."""
         return MemberRecord(self.spec.id, self.spec.node, self.address, ADMIN_USER, self._known.password)
 
+    def __str__(self) -> str:
+        return f"{self._known.version} at {self.address}"
+
     @property
     def _known(self) -> MemberState:
         assert self.state is not None, "the server has been prepared"
@@ -275,3 +278,9 @@ def member_of(folder: NodeFolder) -> Process | None:
     """The data server that runs on this node's data now, if its process is known."""
     holder = holder_of(folder.member / "member.lock")
     return Process(holder.process) if holder else None
+
+
+def described(folder: NodeFolder) -> str:
+    """A node's data server for people: its program and port, as last started."""
+    value = read_json(folder.member_state) or {}
+    return f"{value.get('version', 'unknown')}, port {value.get('port', '?')}"

@@ -69,9 +69,9 @@ class ProcessId:
 
     def send(self, number: signal.Signals) -> bool:
         """Send a signal to this very process, never to a later one of the same pid; False if it is gone."""
+        if not self.alive():
+            return False
         if not hasattr(os, "pidfd_open"):
-            if not self.alive():
-                return False
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
                 return True
