@@ -1,0 +1,143 @@
+"""Transitions over real servers, without routers: what the coordinator does to the keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.shards import Shards, eventually, running_shards
+
+from helios.errors import InvalidInput, NotFound, Refused
+
+PAIRS = {f"user:{n}".encode(): f"value {n}".encode() for n in range(2000)} | {
+    f"order:{n}".encode(): f"order {n}".encode() for n in range(2000)
+}
+
+
+async def test_a_node_that_joins_takes_its_share_and_gives_it_back(tmp_path: Path) -> None:
+    async with running_shards(tmp_path, 3) as shards:
+        await shards.fill(PAIRS)
+        await shards.assert_whole(PAIRS)
+        node = await shards.server("shard-4")
+        view = await shards.admin.add_node("shard-4", str(node.address))
+        assert len(view.migrations) == 3
+        await shards.settled()
+        await shards.assert_whole(PAIRS)
+        contents = await shards.contents()
+        assert 0.15 < len(contents["shard-4"]) / len(PAIRS) < 0.35
+        for migration_id in view.migrations:
+            migration = await shards.admin.migration(migration_id)
+            assert migration.status == "completed"
+            assert migration.error is None
+            assert migration.keys_moved == migration.total_keys > 0
+            assert migration.pause_ms is not None
+
+        await shards.admin.remove_node("shard-4")
+        await shards.settled()
+        assert [view.id for view in await shards.admin.list_nodes()] == ["shard-1", "shard-2", "shard-3"]
+        await shards.assert_whole(PAIRS)
+        assert (await shards.contents())["shard-4"] == {}
+
+
+async def test_a_pattern_moves_and_the_way_back_leaves_no_rule(tmp_path: Path) -> None:
+    async with running_shards(tmp_path, 2) as shards:
+        await shards.fill(PAIRS)
+        before = await shards.contents()
+        moving = {key for key in before["shard-1"] if key.startswith(b"user:")}
+        view = await shards.admin.migrate("shard-1", "shard-2", "user:*")
+        assert (view.source_node, view.target_node, view.key_pattern) == ("shard-1", "shard-2", "user:*")
+        await shards.settled()
+        await shards.assert_whole(PAIRS)
+        assert moving <= (await shards.contents())["shard-2"].keys()
+        found = await shards.admin.node_for_key(next(iter(moving)))
+        assert (found.node_id, found.decided_by, found.rule) == ("shard-2", "rule", "user:*")
+        assert (await shards.admin.migration(view.id)).keys_moved == len(moving)
+
+        await shards.admin.migrate("shard-2", "shard-1", "user:*")
+        await shards.settled()
+        assert (await shards.topology()).placement.rules == ()
+        assert await shards.contents() == before
+
+
+async def test_types_and_times_to_live_move_exactly(tmp_path: Path) -> None:
+    async with running_shards(tmp_path, 1) as shards:
+        await shards.execute("shard-1", "RPUSH", "list", "a", "b", b"\x00\xff")
+        await shards.execute("shard-1", "HSET", "hash", "f", "1", "g", "2")
+        await shards.execute("shard-1", "ZADD", "sorted", "1.5", "x", "2", "y")
+        await shards.execute("shard-1", "SADD", "set", "m", "n")
+        await shards.execute("shard-1", "XADD", "stream", "5-1", "field", "value")
+        await shards.execute("shard-1", "SET", "mortal", "v", "PXAT", 4102444800123)
+        names = ["list", "hash", "sorted", "set", "stream", "mortal"]
+        dumps = [await shards.execute("shard-1", "DUMP", name) for name in names]
+        node = await shards.server("shard-2")
+        await shards.admin.add_node("shard-2", str(node.address))
+        await shards.settled()
+        await shards.admin.migrate("shard-1", "shard-2")
+        await shards.settled()
+        assert await shards.execute("shard-1", "DBSIZE") == 0
+        assert [await shards.execute("shard-2", "DUMP", name) for name in names] == dumps
+        assert await shards.execute("shard-2", "PEXPIRETIME", "mortal") == 4102444800123
+
+
+async def test_a_plain_server_is_taken_in(tmp_path: Path) -> None:
+    async with running_shards(tmp_path, 2) as shards:
+        await shards.fill(PAIRS)
+        node = await shards.server("legacy", supervised=False)
+        own = {f"old:{n}".encode(): b"%d" % n for n in range(500)}
+        await shards.execute("legacy", "MSET", *[part for pair in own.items() for part in pair])
+        with pytest.raises(Refused, match=r"holds 500 keys already.*--import.*--flush"):
+            await shards.admin.add_node("legacy", str(node.address))
+        assert len((await shards.topology()).nodes) == 2
+
+        view = await shards.admin.add_node("legacy", str(node.address), import_keys=True)
+        assert view.status == "queued"
+        await eventually(lambda: _has(shards, "legacy"), "the emptied server joins")
+        await shards.settled()
+        await shards.assert_whole(PAIRS | own)
+        assert (await shards.contents())["legacy"] != {}
+
+
+async def test_a_key_on_both_sides_stops_an_import_and_loses_nothing(tmp_path: Path) -> None:
+    async with running_shards(tmp_path, 2) as shards:
+        await shards.fill({b"both": b"cluster's"})
+        node = await shards.server("legacy", supervised=False)
+        await shards.execute("legacy", "MSET", "both", "legacy's", "only", "there")
+        await shards.admin.add_node("legacy", str(node.address), import_keys=True)
+
+        async def moved() -> bool:
+            return (await shards.contents())["legacy"] == {b"both": b"legacy's"}
+
+        await eventually(moved, "the other key moves")
+        await shards.settled()
+        assert await _has(shards, "legacy") is False
+        contents = await shards.contents()
+        merged = contents["shard-1"] | contents["shard-2"]
+        assert merged == {b"both": b"cluster's", b"only": b"there"}
+
+
+async def test_flush_discards(tmp_path: Path) -> None:
+    async with running_shards(tmp_path, 1) as shards:
+        await shards.fill(PAIRS)
+        node = await shards.server("legacy", supervised=False)
+        await shards.execute("legacy", "SET", "gone", "soon")
+        await shards.admin.add_node("legacy", str(node.address), flush=True)
+        await shards.settled()
+        await shards.assert_whole(PAIRS)
+
+
+async def test_requests_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    async with running_shards(tmp_path, 1) as shards:
+        with pytest.raises(Refused, match="last node"):
+            await shards.admin.remove_node("shard-1")
+        with pytest.raises(NotFound, match="no node 'nobody'"):
+            await shards.admin.remove_node("nobody")
+        with pytest.raises(InvalidInput, match="two different nodes"):
+            await shards.admin.migrate("shard-1", "shard-1")
+        with pytest.raises(Refused, match="is a node already"):
+            await shards.admin.add_node("shard-1", f"127.0.0.1:{shards.servers['shard-1'].port}")
+        with pytest.raises(NotFound, match="no migration"):
+            await shards.admin.cancel_migration("nothing")
+
+
+async def _has(shards: Shards, node_id: str) -> bool:
+    return (await shards.topology()).node(node_id) is not None

@@ -1,0 +1,152 @@
+"""A cluster inside the test's own process: real servers, a store, a coordinator and the verbs, but no routers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.servers import ADMIN_ONLY, ADMIN_PASSWORD, ADMIN_USER, Server, start_valkey
+
+from helios.admin.client import Admin
+from helios.coordinator.service import Coordinator
+from helios.engines.valkey.connector import ValkeyConnector
+from helios.model.ids import Address
+from helios.model.settings import ClusterSettings, CoordinatorSettings, ShardingSettings
+from helios.model.topology import Member, Node, NodeKind, Topology
+from helios.placement.routing import Routes
+from helios.ports.store import Store
+from helios.runtime.clock import SystemClock
+from helios.stores.records import AGENTS, MEMBERS, TOPOLOGY, AgentRecord, MemberRecord, put_record, read_record
+from helios.stores.sqlite import SqliteStore
+
+FAST = ClusterSettings(
+    sharding=ShardingSettings(migration_rate=0, auto_rebalance=True),
+    coordinator=CoordinatorSettings(lease_ttl=1.0, fence_ack_timeout=0.3),
+)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float = 20.0) -> None:
+    """Wait for a condition that others bring about; fail with `what` after the time-out."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while not await condition():
+        assert asyncio.get_running_loop().time() < deadline, f"not in {timeout_s:g} s: {what}"
+        await asyncio.sleep(0.02)
+
+
+@dataclass
+class Shards:
+    """Servers by node id, and what steers them."""
+
+    folder: Path
+    store: Store
+    connector: ValkeyConnector
+    clock: SystemClock
+    admin: Admin
+    stack: AsyncExitStack
+    servers: dict[str, Server] = field(default_factory=dict)
+    coordinators: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def server(self, node_id: str, *, supervised: bool = True) -> Node:
+        """Start a server for a node and make it known, as its agent would."""
+        users = ADMIN_ONLY if supervised else ()
+        server = self.stack.enter_context(start_valkey(self.folder / node_id, users=users))
+        self.servers[node_id] = server
+        address = Address("127.0.0.1", server.port)
+        kind = NodeKind.SUPERVISED if supervised else NodeKind.EXTERNAL
+        if supervised:
+            member = MemberRecord(f"{node_id}.0", node_id, address, ADMIN_USER, ADMIN_PASSWORD)
+            agent = AgentRecord(node_id, address, kind, self.clock.wall() + 3600)
+            await self.store.commit([put_record(MEMBERS + member.id, member), put_record(AGENTS + node_id, agent)])
+        return Node(node_id, address, kind)
+
+    def coordinate(self, name: str = "test", settings: ClusterSettings = FAST) -> asyncio.Task[None]:
+        """Start a coordinator."""
+        coordinator = Coordinator(self.store, self.connector, self.clock, node_id=name, settings=settings)
+        task = asyncio.create_task(coordinator.run())
+        self.coordinators.append(task)
+        return task
+
+    async def topology(self) -> Topology:
+        """The topology now."""
+        record = await read_record(self.store, Topology, TOPOLOGY)
+        assert record is not None
+        return record.value
+
+    async def execute(self, node_id: str, *command: bytes | str | int) -> object:
+        """A command to one server, as its administrator."""
+        server = self.servers[node_id]
+        engine = await self.connector.open(Member(f"{node_id}.0", node_id, Address("127.0.0.1", server.port)))
+        try:
+            return await engine.connection.execute(*command, timeout_s=10)
+        finally:
+            await engine.close()
+
+    async def fill(self, pairs: dict[bytes, bytes]) -> None:
+        """Write each pair at its owner."""
+        routes = Routes(await self.topology())
+        by_owner: dict[str, list[bytes]] = {}
+        for key, value in pairs.items():
+            by_owner.setdefault(routes.owner(key), []).extend((key, value))
+        for owner, arguments in by_owner.items():
+            for start in range(0, len(arguments), 1000):
+                await self.execute(owner, "MSET", *arguments[start : start + 1000])
+
+    async def contents(self) -> dict[str, dict[bytes, bytes]]:
+        """For each server all its string keys and values."""
+        found: dict[str, dict[bytes, bytes]] = {}
+        for node_id in self.servers:
+            keys = await self.execute(node_id, "KEYS", "*")
+            assert isinstance(keys, list)
+            values = await self.execute(node_id, "MGET", *keys) if keys else []
+            assert isinstance(values, list)
+            found[node_id] = dict(zip(keys, values, strict=True))
+        return found
+
+    async def settled(self) -> None:
+        """Wait until no change is on its way and every server is clean."""
+
+        async def quiet() -> bool:
+            topology = await self.topology()
+            return topology.transition is None and not topology.unclean and not await self.admin.active_migrations()
+
+        await eventually(quiet, "the cluster comes to rest")
+
+    async def assert_whole(self, expected: dict[bytes, bytes]) -> None:
+        """Every pair is there once, on its owner and nowhere else."""
+        routes = Routes(await self.topology())
+        contents = await self.contents()
+        everything = [key for keys in contents.values() for key in keys]
+        assert sorted(everything) == sorted(expected)
+        for node_id, pairs in contents.items():
+            for key, value in pairs.items():
+                assert value == expected[key], key
+                assert routes.owner(key) == node_id, key
+
+
+@asynccontextmanager
+async def running_shards(folder: Path, nodes: int) -> AsyncIterator[Shards]:
+    """A founded cluster of supervised nodes shard-1, shard-2 … with a coordinator."""
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        store = await SqliteStore.open(folder / "helios.db")
+        stack.push_async_callback(store.close)
+
+        async def credentials(member: Member) -> tuple[str, str] | None:
+            record = await read_record(store, MemberRecord, MEMBERS + member.id)
+            return None if record is None else (record.value.user, record.value.password)
+
+        connector = ValkeyConnector(credentials)
+        shards = Shards(folder, store, connector, clock, Admin(store, connector, clock), stack)
+        shards.coordinate()
+        try:
+            founders = [await shards.server(f"shard-{number}") for number in range(1, nodes + 1)]
+            await shards.admin.found(founders)
+            yield shards
+        finally:
+            for task in shards.coordinators:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
