@@ -82,6 +82,10 @@ class Agent:
         """The data server's program and address, for people."""
         return str(self._member)
 
+    def serves(self) -> bool:
+        """Whether the data server and the routers have come up and the data server runs."""
+        return self._ready
+
     async def run(self, stop: asyncio.Event, ready: Callable[[], Awaitable[None]]) -> None:
         """Start, call `ready`, serve until `stop` is set, then end everything in order.
 
