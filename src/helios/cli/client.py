@@ -1,0 +1,128 @@
+"""helios-cli: keys, nodes and migrations from a shell.
+
+Built on Click, not on Typer as `helios` is: Typer converts arguments with pydantic, whose import alone
+takes longer than a whole call may. Modules that only some verbs need are imported by those verbs.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from helios.cli import cluster_verbs, key_verbs, transfer_verbs
+from helios.cli.session import Session
+from helios.errors import HeliosError
+
+BROKEN_PIPE_STATUS = 141  # what a shell shows for a program that SIGPIPE has ended
+INTERRUPTED_STATUS = 130
+_GLOBAL_FLAGS = ("--json",)
+_GLOBAL_OPTIONS = ("--host", "--port")
+
+
+class VerbGroup(click.Group):
+    """Runs a verb; whatever it refuses becomes one line on stderr and exit status 1."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, hoist(args))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except HeliosError as error:
+            sys.stderr.write(f"helios-cli: {error}\n")
+            ctx.exit(1)
+        except BrokenPipeError:
+            _discard_stdout()
+            ctx.exit(BROKEN_PIPE_STATUS)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED_STATUS)
+        return result
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # as they were registered, what belongs together side by side
+
+
+def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"helios-cli {version('helios')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=VerbGroup,
+    context_settings={"max_content_width": 100, "show_default": True},
+    epilog="--host, --port and --json may also follow the verb; what stands behind -- is never an option. "
+    "Exit status: 0 done; 1 refused, missing or out of reach; 2 wrong use.",
+)
+@click.option("--host", envvar="HELIOS_HOST", show_envvar=True, default="127.0.0.1", help="Any node of the cluster.")
+@click.option(
+    "--port",
+    envvar="HELIOS_PORT",
+    show_envvar=True,
+    default=6379,
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Its RESP port.",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for programs.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Say which.")
+@click.pass_context
+def cli(ctx: click.Context, host: str, port: int, as_json: bool) -> None:
+    """Keys, nodes and migrations of a Helios cluster."""
+    ctx.obj = Session(host=host, port=port, as_json=as_json)
+
+
+for verb in (*key_verbs.VERBS, *cluster_verbs.VERBS, *transfer_verbs.VERBS):
+    cli.add_command(verb)
+
+
+def hoist(argv: Sequence[str]) -> list[str]:
+    """The arguments with --host, --port and --json in front, wherever before a -- they stood."""
+    front: list[str] = []
+    rest: list[str] = []
+    position = 0
+    while position < len(argv):
+        word = argv[position]
+        if word == "--":
+            rest += argv[position:]
+            break
+        name, equals, _ = word.partition("=")
+        if word in _GLOBAL_FLAGS or (equals and name in _GLOBAL_OPTIONS):
+            front.append(word)
+        elif word in _GLOBAL_OPTIONS:
+            front += argv[position : position + 2]
+            position += 1
+        else:
+            rest.append(word)
+        position += 1
+    return front + rest
+
+
+def main() -> NoReturn:
+    """The entry point of helios-cli."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        cli.main(prog_name="helios-cli")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED_STATUS)
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _discard_stdout()
+            sys.exit(BROKEN_PIPE_STATUS)
+
+
+def _discard_stdout() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter's last flush does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

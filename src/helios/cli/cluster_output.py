@@ -1,0 +1,140 @@
+"""Nodes, migrations and numbers as tables for people. A field that a node does not send shows as a dash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from helios.cli.output import ago, clock, count, duration, facts, share, table
+
+Fields = Mapping[str, Any]
+
+
+def nodes(views: Sequence[Fields], now: float) -> str:
+    """One line a node; weight and zone only where some node has set them."""
+    if not views:
+        return "no nodes yet; `helios-cli addnode ID ADDRESS` adds one"
+    zones = any(view.get("zone") for view in views)
+    weights = any(view.get("weight", 1.0) != 1.0 for view in views)
+    headings = ["ID", "ADDRESS", "STATUS", "STATE", ">KEYS", ">SHARE", "LEADER", "LAST SEEN"]
+    headings += ["ZONE"] * zones + [">WEIGHT"] * weights
+    rows = []
+    for view in views:
+        row = [
+            _text(view, "id"),
+            _text(view, "address") + (" (external)" if view.get("kind") == "external" else ""),
+            _text(view, "status"),
+            _text(view, "state"),
+            count(view.get("keys")),
+            share(view.get("ring_share", 0.0)),
+            _text(view, "leader"),
+            ago(view.get("last_seen"), now),
+        ]
+        rows.append(row + [_text(view, "zone")] * zones + [f"{view.get('weight', 1.0):g}"] * weights)
+    return table(headings, rows)
+
+
+def key(view: Fields) -> str:
+    """Where a key lives."""
+    rule = view.get("rule")
+    why = f"the rule {rule}" if view.get("decided_by") == "rule" else "the ring"
+    return facts(
+        [
+            ("key", _text(view, "key")),
+            ("node", _text(view, "node_id")),
+            ("address", _text(view, "address")),
+            ("decided by", why),
+        ]
+    )
+
+
+def change(view: Fields) -> str:
+    """What came of a request, and how to follow it."""
+    said = view.get("message") or f"{_text(view, 'kind').replace('_', ' ')}: {_text(view, 'status')}"
+    ids = view.get("migrations") or []
+    lines = [said]
+    if ids:
+        lines.append(f"migrations: {', '.join(ids)}")
+    if view.get("status") not in ("done", "refused", "failed", "cancelled"):
+        lines.append("`helios-cli activemigrations` shows how far it is")
+    return "\n".join(lines)
+
+
+def migration(view: Fields, now: float) -> str:
+    """Everything about one migration."""
+    rows = [
+        ("id", _text(view, "id")),
+        ("from", _text(view, "source_node")),
+        ("to", _text(view, "target_node")),
+        ("pattern", _text(view, "key_pattern")),
+        ("status", _status(view)),
+        ("keys moved", _progress(view)),
+        ("requested", clock(view.get("requested_at"))),
+        ("started", clock(view.get("start_time"))),
+        ("ended", clock(view.get("end_time"))),
+        ("took", _took(view, now)),
+        ("pause", _pause(view)),
+    ]
+    if view.get("error"):
+        rows.append(("error", str(view["error"])))
+    return facts(rows)
+
+
+def migrations(views: Sequence[Fields], now: float) -> str:
+    """One line a migration; errors only where there are any."""
+    if not views:
+        return "no migrations"
+    errors = any(view.get("error") for view in views)
+    headings = ["ID", "FROM", "TO", "PATTERN", "STATUS", ">KEYS MOVED", "STARTED", ">TOOK", ">PAUSE"]
+    headings += ["ERROR"] * errors
+    rows = []
+    for view in views:
+        row = [_text(view, name) for name in ("id", "source_node", "target_node", "key_pattern")]
+        row += [_status(view), _progress(view), clock(view.get("start_time")), _took(view, now), _pause(view)]
+        rows.append(row + [str(view.get("error") or "")] * errors)
+    return table(headings, rows)
+
+
+def stats(view: Fields, now: float) -> str:
+    """The numbers of the cluster, then its nodes."""
+    rows = [
+        ("nodes", f"{_text(view, 'online_nodes')} of {_text(view, 'total_nodes')} online"),
+        ("keys", count(view.get("total_keys"))),
+        ("sharding", "enabled" if view.get("sharding_enabled") else "disabled"),
+        ("replication factor", _text(view, "replication_factor")),
+        ("virtual nodes", _text(view, "virtual_nodes")),
+        ("migrations", f"{_text(view, 'active_migrations')} active, {_text(view, 'pending_migrations')} pending"),
+        ("migration rate", f"{count(view.get('migration_rate'))} keys/s"),
+        ("auto rebalance", "on" if view.get("auto_rebalance") else "off"),
+        ("placement rules", _text(view, "rules")),
+        ("epoch", _text(view, "epoch")),
+        ("coordinator", str(view.get("coordinator") or "none")),
+    ]
+    text = facts(rows)
+    return f"{text}\n\n{nodes(view['nodes'], now)}" if view.get("nodes") else text
+
+
+def _text(view: Fields, name: str) -> str:
+    value = view.get(name)
+    return "-" if value is None or value == "" else str(value)
+
+
+def _status(view: Fields) -> str:
+    phase = view.get("phase")
+    return f"{_text(view, 'status')} ({phase})" if phase else _text(view, "status")
+
+
+def _progress(view: Fields) -> str:
+    moved, total = view.get("keys_moved", 0), view.get("total_keys", 0)
+    percent = f" ({moved * 100 // total} %)" if total and view.get("status") == "in_progress" else ""
+    return f"{count(moved)} of {count(total)}{percent}"
+
+
+def _took(view: Fields, now: float) -> str:
+    start, end = view.get("start_time"), view.get("end_time")
+    return "-" if start is None else duration(max(0.0, (now if end is None else end) - start))
+
+
+def _pause(view: Fields) -> str:
+    pause_ms = view.get("pause_ms")
+    return "-" if pause_ms is None else f"{pause_ms:.1f} ms"

@@ -1,0 +1,134 @@
+"""The verbs for single keys: set, get, del, expire, ttl."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from helios.cli import output
+from helios.cli.session import Session, described, pass_session
+from helios.errors import NotFound
+
+_TTL_MIN_S = 0.001
+_TTL_MAX_S = 100 * 366 * 86_400
+
+
+class Seconds(click.ParamType[int]):
+    """A positive number of seconds, handed on as whole milliseconds."""
+
+    name = "seconds"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = float(str(value))
+        except ValueError:
+            number = 0.0
+        if not _TTL_MIN_S <= number <= _TTL_MAX_S:
+            self.fail(f"{value!r} is not a number of seconds from {_TTL_MIN_S} to {_TTL_MAX_S}", param, ctx)
+        return round(number * 1000)
+
+
+@click.command("set", **described("helios-cli set user:alice Alice 60", takes_anything=True))
+@click.argument("key")
+@click.argument("value")
+@click.argument("ttl_ms", metavar="[TTL]", type=Seconds(), required=False)
+@pass_session
+def set_value(session: Session, key: str, value: str, ttl_ms: int | None) -> None:
+    """Write a value, for TTL seconds or for good.
+
+    The VALUE - reads it from stdin, every byte.
+    """
+    expiry = [] if ttl_ms is None else [b"PX", b"%d" % ttl_ms]
+    content = sys.stdin.buffer.read() if value == "-" else os.fsencode(value)
+    with session.connect() as client:
+        client.call(b"SET", os.fsencode(key), content, *expiry)
+    _done(session, "stored")
+
+
+@click.command("get", **described("helios-cli get user:alice > alice.bin", takes_anything=True))
+@click.argument("key")
+@pass_session
+def get_value(session: Session, key: str) -> None:
+    """Print a value.
+
+    Its bytes alone, with a newline behind them only on a terminal. A missing key is exit status 1.
+    """
+    with session.connect() as client:
+        value = client.call(b"GET", os.fsencode(key))
+    if value is None:
+        raise _missing(key)
+    if session.as_json:
+        output.write_json(output.text_or_base64("key", os.fsencode(key)) | output.text_or_base64("value", value))
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(value)
+    if sys.stdout.isatty():
+        sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()
+
+
+@click.command("del", **described("helios-cli del user:alice", takes_anything=True))
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+@pass_session
+def delete_keys(session: Session, keys: tuple[str, ...]) -> None:
+    """Delete keys of any type.
+
+    Prints how many there were; none at all is exit status 1.
+    """
+    with session.connect() as client:
+        deleted = client.call(b"DEL", *map(os.fsencode, keys))
+    if session.as_json:
+        output.write_json({"deleted": deleted})
+    else:
+        output.write(str(deleted))
+    if not deleted:
+        raise _missing(*keys)
+
+
+@click.command("expire", **described("helios-cli expire user:alice 60", takes_anything=True))
+@click.argument("key")
+@click.argument("ttl_ms", metavar="SECONDS", type=Seconds())
+@pass_session
+def expire(session: Session, key: str, ttl_ms: int) -> None:
+    """Let a key end in some seconds.
+
+    Decimals are allowed. A missing key is exit status 1.
+    """
+    with session.connect() as client:
+        if not client.call(b"PEXPIRE", os.fsencode(key), b"%d" % ttl_ms):
+            raise _missing(key)
+    _done(session, "set")
+
+
+@click.command("ttl", **described("helios-cli ttl user:alice", takes_anything=True))
+@click.argument("key")
+@pass_session
+def ttl(session: Session, key: str) -> None:
+    """Print the seconds that a key has left.
+
+    Rounded up; -1 if it never ends. A missing key is exit status 1.
+    """
+    with session.connect() as client:
+        left_ms = client.call(b"PTTL", os.fsencode(key))
+    if left_ms == -2:
+        raise _missing(key)
+    if session.as_json:
+        output.write_json({"ttl": left_ms if left_ms < 0 else left_ms / 1000})
+    else:
+        output.write(str(left_ms if left_ms < 0 else -(-left_ms // 1000)))
+
+
+VERBS = (set_value, get_value, delete_keys, expire, ttl)
+
+
+def _done(session: Session, status: str) -> None:
+    if session.as_json:
+        output.write_json({"status": status})
+    else:
+        output.write("OK")
+
+
+def _missing(*keys: str) -> NotFound:
+    return NotFound(f"there is no key {', '.join(map(repr, keys))}")

@@ -1,0 +1,151 @@
+"""Puts the records of a file into the cluster: pipelined, every reply checked, bounded memory."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import hiredis
+
+from helios.cli.output import clean, count, duration
+from helios.cli.records import BadLine, Record
+from helios.cli.resp_client import RespClient, pack
+
+BATCH_COMMANDS = 500
+BATCH_BYTES = 1024 * 1024
+_BATCHES_AHEAD = 4
+_REPORTED_MAX = 1000
+
+
+class Stopped(Exception):  # not an error of Helios: the report says what happened
+    """A strict load has met its first problem."""
+
+
+@dataclass(slots=True)
+class LoadReport:
+    """What came of a load. A line is loaded, bad (no record) or failed (refused by the server); a header is neither."""
+
+    loaded: int = 0
+    bad_lines: int = 0
+    failed: int = 0
+    lines: int = 0
+    carriage_returns: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def clean(self) -> bool:
+        """Whether every line arrived."""
+        return not self.bad_lines and not self.failed
+
+    def as_dict(self) -> dict[str, int]:
+        """For programs."""
+        return {"loaded": self.loaded, "bad_lines": self.bad_lines, "failed": self.failed}
+
+    def as_text(self) -> str:
+        """For people."""
+        took = duration(time.monotonic() - self.started)
+        return f"{count(self.loaded)} loaded, {count(self.bad_lines)} bad lines, {count(self.failed)} failed, in {took}"
+
+
+class Loader:
+    """One load. `tell` gets a line of text for each problem, `progress` is called once a batch."""
+
+    def __init__(
+        self, client: RespClient, tell: Callable[[str], None], progress: Callable[[], None], *, strict: bool = False
+    ) -> None:
+        self.report = LoadReport()
+        self._client = client
+        self._tell = tell
+        self._progress = progress
+        self._strict = strict
+        self._told = 0
+        self._batch: list[tuple[int, bytes]] = []
+        self._packed: list[bytes] = []
+        self._packed_bytes = 0
+        self._due: deque[list[tuple[int, bytes]]] = deque()
+
+    def run(self, lines: Iterable[bytes | None], parse: Callable[[bytes], Record | None]) -> None:
+        """Load every line that can be; what cannot is told and counted.
+
+        With `strict` the first problem ends the load with Stopped, after the replies to what had been sent.
+        Errors of the connection pass; `report` then counts what had been answered.
+        """
+        try:
+            for number, line in enumerate(lines, 1):
+                self.report.lines = number
+                self._take(number, line, parse)
+            self._send()
+        except Stopped:
+            self._settle()
+            raise
+        self._settle()
+        if self.report.carriage_returns:
+            self._tell(
+                f"note: {count(self.report.carriage_returns)} lines end in a carriage return, which is now part of "
+                "their values; was the file written on Windows?"
+            )
+
+    def _take(self, number: int, line: bytes | None, parse: Callable[[bytes], Record | None]) -> None:
+        if line is None:
+            self._bad(number, "it is too long")
+            return
+        try:
+            record = parse(line)
+        except BadLine as error:
+            self._bad(number, str(error))
+            return
+        if record is None:
+            return
+        if line.endswith(b"\r") and record.value.endswith(b"\r"):
+            self.report.carriage_returns += 1
+        packed = pack(*record.command())
+        self._batch.append((number, record.key))
+        self._packed.append(packed)
+        self._packed_bytes += len(packed)
+        if len(self._batch) >= BATCH_COMMANDS or self._packed_bytes >= BATCH_BYTES:
+            self._send()
+
+    def _bad(self, number: int, why: str) -> None:
+        self.report.bad_lines += 1
+        self._problem(f"line {number}: {why}")
+        if self._strict:
+            self._send()
+            raise Stopped
+
+    def _send(self) -> None:
+        """Send the batch at hand, while the replies of a few before it are still on their way."""
+        if not self._batch:
+            return
+        self._client.send(b"".join(self._packed))
+        self._due.append(self._batch)
+        self._batch, self._packed, self._packed_bytes = [], [], 0
+        while len(self._due) > _BATCHES_AHEAD:
+            self._collect()
+            if self._strict and self.report.failed:
+                raise Stopped
+
+    def _settle(self) -> None:
+        """Wait for every reply that is due."""
+        while self._due:
+            self._collect()
+
+    def _collect(self) -> None:
+        for number, key in self._due.popleft():
+            reply: Any = self._client.read()
+            if isinstance(reply, hiredis.ReplyError):
+                self.report.failed += 1
+                shown = clean(key.decode("utf-8", "backslashreplace"))
+                self._problem(f"line {number}: {shown} was not written: {reply}")
+            else:
+                self.report.loaded += 1
+        self._progress()
+
+    def _problem(self, text: str) -> None:
+        self._told += 1
+        if self._told <= _REPORTED_MAX:
+            self._tell(text)
+        elif self._told == _REPORTED_MAX + 1:
+            self._tell("further problems are only counted")

@@ -1,0 +1,138 @@
+"""A blocking RESP3 connection: one socket, one parser, pipelines that cannot deadlock."""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import Any
+
+import hiredis
+
+from helios.errors import HeliosError, OutcomeUnknown, Unavailable
+
+CONNECT_TIMEOUT_S = 5.0
+REPLY_TIMEOUT_S = 60.0
+_CHUNK_BYTES = 256 * 1024
+
+_NOTHING_YET = object()
+
+
+def pack(*argv: bytes) -> bytes:
+    """A command as it is sent."""
+    packed: bytes = hiredis.pack_command(argv)  # type: ignore[arg-type]  # its stub allows one word only
+    return packed
+
+
+class CommandRefused(HeliosError):
+    """The server answered a command with an error; the message is the server's own."""
+
+    code = "ERR"
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = text.partition(" ")[0]
+
+
+class RespClient:
+    """Talks to any node of Helios, or to a plain server, as one client.
+
+    Raises Unavailable where nobody can be reached before anything was sent, OutcomeUnknown where the
+    connection breaks or stays silent for REPLY_TIMEOUT_S after that. Either leaves it unusable.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._reader = hiredis.Reader(notEnoughData=_NOTHING_YET)
+        try:
+            self._socket = socket.create_connection((host.strip("[]"), port), timeout=CONNECT_TIMEOUT_S)
+        except (OSError, UnicodeError) as error:
+            raise Unavailable(
+                f"cannot connect to {self.address} ({getattr(error, 'strerror', None) or error}); is it running? "
+                "`helios up` starts a cluster, --host and --port name another one"
+            ) from error
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setblocking(False)
+        self._hello_awaited = True
+        self.send(pack(b"HELLO", b"3"))
+
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
+
+    def __enter__(self) -> RespClient:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def call(self, *argv: bytes) -> Any:
+        """The reply to one command; raises CommandRefused where it is an error."""
+        self.send(pack(*argv))
+        reply = self.read()
+        if isinstance(reply, hiredis.ReplyError):
+            raise CommandRefused(str(reply))
+        return reply
+
+    def send(self, data: bytes) -> None:
+        """Send commands, receiving meanwhile, so that a server that waits for its replies to be read goes on."""
+        view = memoryview(data)
+        while view:
+            readable, writable = self._wait(write=True)
+            if readable:
+                self._receive()
+            if writable:
+                try:
+                    view = view[self._socket.send(view[:_CHUNK_BYTES]) :]
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    raise self._broken(str(error)) from error
+
+    def read(self) -> Any:
+        """The next reply of those that are due; an error reply is returned as hiredis.ReplyError."""
+        if self._hello_awaited:
+            self._hello_awaited = False
+            greeting = self._next()
+            if isinstance(greeting, hiredis.ReplyError):
+                raise Unavailable(f"{self.address} does not take part: {greeting}")
+        return self._next()
+
+    def _next(self) -> Any:
+        while True:
+            try:
+                reply = self._reader.gets()
+            except hiredis.ProtocolError as error:
+                raise Unavailable(f"{self.address} does not speak RESP: {error}") from error
+            if reply is not _NOTHING_YET:
+                return reply
+            if not self._wait(write=False)[0]:
+                continue
+            self._receive()
+
+    def _wait(self, *, write: bool) -> tuple[bool, bool]:
+        """Whether the socket can be read and written, after waiting for either."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN | (select.POLLOUT if write else 0))
+        ready = poll.poll(REPLY_TIMEOUT_S * 1000)
+        if not ready:
+            raise self._broken(f"nothing came in {REPLY_TIMEOUT_S:g} s")
+        flags = ready[0][1]
+        # Errors and hang-ups show in the next receive.
+        return bool(flags & ~select.POLLOUT), bool(flags & select.POLLOUT)
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(_CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise self._broken(str(error)) from error
+        if not data:
+            raise self._broken("closed by the server")
+        self._reader.feed(data)
+
+    def _broken(self, why: str) -> OutcomeUnknown:
+        return OutcomeUnknown(
+            f"the connection to {self.address} broke ({why}): "
+            "what was not answered may or may not have been carried out"
+        )

@@ -1,0 +1,34 @@
+"""What every verb gets from the options in front of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from helios.cli.resp_client import RespClient
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Where to connect, and for whom the output is."""
+
+    host: str
+    port: int
+    as_json: bool
+
+    def connect(self) -> RespClient:
+        """A connection; close it after use."""
+        return RespClient(self.host, self.port)
+
+
+pass_session = click.make_pass_decorator(Session)
+
+
+def described(example: str, *, takes_anything: bool = False) -> dict[str, Any]:
+    """What every verb tells Click: its example, and whether words like -5 are values and not options."""
+    return {
+        "epilog": f"Example: {example}",
+        "context_settings": {"ignore_unknown_options": True} if takes_anything else {},
+    }
