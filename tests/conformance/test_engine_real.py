@@ -1,0 +1,454 @@
+"""What only server processes can show: types, rights by the live server's own judgement, broken peers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.engine_lab import Lab, RealLab, raw, run, until
+from tests.servers import ADMIN_PASSWORD, ADMIN_USER, start_valkey
+
+from helios.engines.valkey import ValkeyConnector
+from helios.engines.valkey.changes import TrackingStream
+from helios.engines.valkey.connection import ErrorReply, connect
+from helios.errors import ChangesLost, EngineDenied, EngineError, EngineUnreachable, PayloadRefused
+from helios.model.ids import Address
+from helios.model.topology import Member
+from helios.ports.engine import Dumped, Engine, UserRole
+
+Commands = list[tuple[bytes | str | int, ...]]
+
+TYPES: dict[bytes, Commands] = {
+    b"string": [("SET", b"string", b"\x00\xff" * 50)],
+    b"number": [("SET", b"number", 12345678901)],
+    b"list": [("RPUSH", b"list", *range(2000))],
+    b"set of numbers": [("SADD", b"set of numbers", *range(100))],
+    b"set": [("SADD", b"set", *(b"m\x00%d" % i for i in range(2000)))],
+    b"hash": [("HSET", b"hash", *(b"%d" % i for i in range(2000)))],
+    b"small hash": [("HSET", b"small hash", b"f", b"v")],
+    b"sorted set": [("ZADD", b"sorted set", "1.5", b"a", "-inf", b"b", "3", b"c")],
+    b"hyperloglog": [("PFADD", b"hyperloglog", *range(1000))],
+    b"bitmap": [("SETBIT", b"bitmap", 99_999, 1)],
+    b"geo": [("GEOADD", b"geo", "13.4", "52.5", b"berlin")],
+    b"stream": [
+        *(("XADD", b"stream", f"{i}-1", b"f", b"v%d" % i) for i in range(1, 300)),
+        ("XGROUP", "CREATE", b"stream", b"group", "0"),
+        ("XREADGROUP", "GROUP", b"group", b"consumer", "COUNT", 5, "STREAMS", b"stream", ">"),
+        ("XDEL", b"stream", "2-1"),
+    ],
+}
+READ: dict[bytes, Commands] = {
+    b"string": [("GET", b"string")],
+    b"number": [("INCR", b"number")],
+    b"list": [("LRANGE", b"list", 0, -1)],
+    b"set of numbers": [("SORT", b"set of numbers"), ("OBJECT", "ENCODING", b"set of numbers")],
+    b"set": [("SORT", b"set", "ALPHA")],
+    b"hash": [("HGETALL", b"hash")],
+    b"small hash": [("HGETALL", b"small hash")],
+    b"sorted set": [("ZRANGE", b"sorted set", 0, -1, "WITHSCORES")],
+    b"hyperloglog": [("PFCOUNT", b"hyperloglog")],
+    b"bitmap": [("BITCOUNT", b"bitmap")],
+    b"geo": [("GEOPOS", b"geo", b"berlin")],
+    b"stream": [
+        ("XRANGE", b"stream", "-", "+"),
+        ("XPENDING", b"stream", b"group"),
+        ("XINFO", "GROUPS", b"stream"),
+    ],
+}
+
+
+async def copy(engine: Engine, keys: list[bytes]) -> None:
+    """Take keys away and bring them back."""
+    dumped = await engine.dump(keys)
+    await engine.delete(keys)
+    assert await engine.count() == 0
+    assert all(await engine.restore([(key, d) for key, d in zip(keys, dumped, strict=True) if d]))
+
+
+@pytest.mark.processes
+async def test_every_type_keeps_its_content_and_ttl(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    keys = sorted(TYPES)
+    ends_ms = int(time.time() * 1000) + 3_600_000
+    for i, key in enumerate(keys):
+        for command in TYPES[key]:
+            await run(engine, *command)
+        if i % 2:
+            assert await run(engine, "PEXPIREAT", key, ends_ms + i) == 1
+    before = {key: [await run(engine, *command) for command in READ[key]] for key in keys if key != b"number"}
+    types = [await run(engine, "TYPE", key) for key in keys]
+    await copy(engine, keys)
+    assert {key: [await run(engine, *command) for command in READ[key]] for key in before} == before
+    assert await run(engine, "INCR", b"number") == 12345678902
+    assert [await run(engine, "TYPE", key) for key in keys] == types
+    ends = [await run(engine, "PEXPIRETIME", key) for key in keys]
+    assert ends == [ends_ms + i if i % 2 else -1 for i in range(len(keys))]
+
+
+@pytest.mark.processes
+async def test_fields_of_hashes_keep_their_own_ttl(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    ends_ms = int(time.time() * 1000) + 3_600_321
+    await run(engine, "HSET", b"h", b"a", b"1", b"b", b"2")
+    (made,) = await raw(engine).execute_many([("HPEXPIREAT", b"h", ends_ms, "FIELDS", 1, b"a")])
+    if isinstance(made, ErrorReply):
+        # Redis before 7.4 has none. That is what it must be then, and nothing else.
+        assert real_lab.kind == "redis"
+        assert "unknown command" in str(made)
+        return
+    await copy(engine, [b"h"])
+    assert await run(engine, "HPEXPIRETIME", b"h", "FIELDS", 2, b"a", b"b") == [ends_ms, -1]
+
+
+CHANGING: list[tuple[str, Commands, set[bytes]]] = [
+    ("rename", [("RENAME", b"old", b"new")], {b"old", b"new"}),
+    ("multi", [("MULTI",), ("SET", b"a", 1), ("DEL", b"old"), ("EXEC",)], {b"a", b"old"}),
+    ("script", [("EVAL", "redis.call('set', KEYS[1], 1); return redis.call('incr', KEYS[1])", 1, b"s")], {b"s"}),
+    ("expire", [("PEXPIRE", b"old", 100_000)], {b"old"}),
+    ("persist", [("PEXPIRE", b"old", 100_000), ("PERSIST", b"old")], {b"old"}),
+    ("copy", [("COPY", b"old", b"copied")], {b"copied"}),
+    ("mset", [("MSET", b"a", 1, b"b", 2)], {b"a", b"b"}),
+    ("store", [("RPUSH", b"l", 2, 1), ("SORT", b"l", "STORE", b"sorted")], {b"l", b"sorted"}),
+    ("getdel", [("GETDEL", b"old")], {b"old"}),
+    ("getex", [("GETEX", b"old", "PX", 100_000)], {b"old"}),
+    ("expired at once", [("PEXPIREAT", b"old", 1)], {b"old"}),
+    ("reading", [("GET", b"old"), ("TTL", b"old"), ("DEL", b"none"), ("SCAN", 0)], set()),
+]
+
+
+@pytest.mark.processes
+async def test_every_way_of_changing_is_named(real_lab: Lab) -> None:
+    engine, writer = await real_lab.open(), await real_lab.open()
+    for name, commands, expected in CHANGING:
+        await run(writer, "SET", b"old", 1)
+        stream = await engine.changes()
+        replies = await raw(writer).execute_many(commands)
+        assert not [reply for reply in replies if isinstance(reply, ErrorReply)], name
+        assert await stream.barrier() == expected, name
+        await stream.close()
+
+
+@pytest.mark.processes
+async def test_eviction_is_named(real_lab: Lab) -> None:
+    engine, writer = await real_lab.open(), await real_lab.open()
+    keys = [b"evict:%d" % i for i in range(200)]
+    for key in keys:
+        await run(writer, "SET", key, b"v" * 1000)
+    stream = await engine.changes()
+    await run(writer, "CONFIG", "SET", "maxmemory-policy", "allkeys-random", "maxmemory", 1)
+    with pytest.raises(EngineError, match="OOM"):
+        await run(writer, "SET", b"one more", b"v")
+    await run(writer, "CONFIG", "SET", "maxmemory", 0)
+    left = await engine.exists(keys)
+    assert not all(left)
+    assert {key for key, there in zip(keys, left, strict=True) if not there} <= await stream.barrier()
+    await stream.close()
+
+
+@pytest.mark.processes
+async def test_out_of_memory_names_the_key_and_writes_nothing(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    await run(engine, "SET", b"a", 1)
+    (dumped,) = await engine.dump([b"a"])
+    assert dumped is not None
+    await run(engine, "CONFIG", "SET", "maxmemory", 1)
+    with pytest.raises(EngineError, match=r"RESTORE of b'full'.*OOM"):
+        await engine.restore([(b"full", dumped)])
+    assert await engine.exists([b"full"]) == [False]
+    assert await engine.delete([b"a"]) == 1
+
+
+@pytest.mark.processes
+async def test_a_stream_that_is_not_read_is_bounded(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    stream = await TrackingStream.open(
+        raw(engine).endpoint, connect_timeout_s=10.0, timeout_s=10.0, max_bytes=20 * 1000
+    )
+    for i in range(100):
+        await run(engine, "SET", b"%d" % (i % 10), i)
+    assert len(await stream.barrier()) == 10
+    await raw(engine).execute_many([("SET", b"%d" % i, i) for i in range(1000)])
+    with pytest.raises(ChangesLost, match="more than 20000 bytes"):
+        await stream.barrier()
+    await stream.close()
+
+
+@pytest.mark.processes
+async def test_persist_waits_for_what_another_connection_wrote(real_lab: Lab) -> None:
+    engine, writer = await real_lab.open(), await real_lab.open()
+    for i in range(3):
+        await run(writer, "SET", b"k", i)
+        if await engine.persist(10.0):
+            # The writer's own view, which blocks for a millisecond at most: its write has been synced already.
+            assert await run(writer, "WAITAOF", 1, 0, 1) == [1, 0]
+        else:
+            assert real_lab.kind == "redis"
+        assert await engine.exists([b"k"]) == [True]
+    assert await engine.count() == 1
+
+
+@pytest.mark.processes
+async def test_persist_is_not_promised_without_a_log(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    await run(engine, "CONFIG", "SET", "appendonly", "no")
+    assert await engine.persist(10.0) is False
+    assert (await engine.info()).aof_enabled is False
+
+
+# What clients may do through Helios, and what would break a shard or let a router out of its session.
+ALLOWED: Commands = [
+    *(("GET", "k"), ("SET", "k", "v"), ("DEL", "k"), ("KEYS", "*"), ("SCAN", "0"), ("DBSIZE",), ("RANDOMKEY",)),
+    *(("FLUSHALL",), ("FLUSHDB",), ("INFO",), ("CONFIG", "GET", "maxmemory"), ("SORT", "k"), ("SORT_RO", "k")),
+    *(("SLOWLOG", "GET"), ("SLOWLOG", "RESET"), ("LATENCY", "LATEST"), ("ROLE",), ("WAIT", "0", "1")),
+    *(("SCRIPT", "LOAD", "return 1"), ("SCRIPT", "FLUSH"), ("EVAL", "return 1", "0"), ("FUNCTION", "LIST")),
+    *(("FUNCTION", "FLUSH"), ("FUNCTION", "LOAD", "x"), ("FCALL", "f", "0"), ("MULTI",), ("WATCH", "k")),
+    *(("SUBSCRIBE", "c"), ("PSUBSCRIBE", "c*"), ("SSUBSCRIBE", "c"), ("PUBLISH", "c", "m"), ("PUBSUB", "CHANNELS")),
+    *(("CLIENT", "ID"), ("CLIENT", "LIST"), ("CLIENT", "KILL", "ID", "1"), ("CLIENT", "UNBLOCK", "1")),
+    *(("CLIENT", "SETNAME", "n"), ("CLIENT", "TRACKING", "on"), ("CLIENT", "INFO"), ("CLIENT", "REPLY", "ON")),
+    *(("HELLO", "3"), ("AUTH", "u", "p"), ("PING",), ("ECHO", "x"), ("COMMAND",), ("MEMORY", "USAGE", "k")),
+    *(("OBJECT", "ENCODING", "k"), ("BLPOP", "k", "0"), ("XREAD", "STREAMS", "k", "0"), ("DUMP", "k")),
+    *(("RESTORE", "k", "0", "x"), ("COPY", "a", "b"), ("RENAME", "a", "b"), ("TIME",), ("LOLWUT",), ("RESET",)),
+    *(("GEOADD", "g", "1", "1", "m"), ("PFADD", "h", "e"), ("SETBIT", "b", "1", "1"), ("EXPIRE", "k", "1")),
+]
+FORBIDDEN: Commands = [
+    *(("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "REWRITE"), ("CONFIG", "RESETSTAT"), ("SHUTDOWN",)),
+    *(("REPLICAOF", "NO", "ONE"), ("SLAVEOF", "NO", "ONE"), ("FAILOVER",), ("DEBUG", "SLEEP", "0"), ("SAVE",)),
+    *(("BGSAVE",), ("BGREWRITEAOF",), ("MIGRATE", "h", "1", "k", "0", "1"), ("MONITOR",), ("SYNC",)),
+    *(("PSYNC", "?", "-1"), ("REPLCONF", "ACK", "1"), ("MODULE", "LIST"), ("MODULE", "LOAD", "/x")),
+    *(("SWAPDB", "0", "1"), ("SELECT", "1"), ("MOVE", "k", "1"), ("CLIENT", "PAUSE", "1"), ("LASTSAVE",)),
+    *(("CLIENT", "NO-EVICT", "on"), ("CLUSTER", "RESET"), ("CLUSTER", "MEET", "h", "1"), ("PFSELFTEST",)),
+    *(("RESTORE-ASKING", "k", "0", "x"), ("PFDEBUG", "ENCODING", "k")),
+]
+ACL: Commands = [("ACL", "SETUSER", "x"), ("ACL", "DELUSER", "x"), ("ACL", "USERS"), ("ACL", "LIST"), ("ACL", "SAVE")]
+
+
+@pytest.mark.processes
+async def test_rights_by_the_judgement_of_the_live_server(real_lab: Lab) -> None:
+    admin = await real_lab.open()
+    await admin.allow("router", "secret", UserRole.ROUTER)
+    await admin.allow("mover", "secret", UserRole.MOVER)
+    may = {"router": ALLOWED, "mover": [*(c for c in ALLOWED if c[0] not in ("SLOWLOG", "LATENCY")), *ACL]}
+    may_not = {"router": [*FORBIDDEN, *ACL], "mover": FORBIDDEN}
+    for user in ("router", "mover"):
+        for command in may[user]:
+            assert await run(admin, "ACL", "DRYRUN", user, *command) == b"OK", (user, command)
+        for command in may_not[user]:
+            said = await run(admin, "ACL", "DRYRUN", user, *command)
+            assert b"no permissions to run" in said, (user, command, said)
+
+
+@pytest.mark.processes
+async def test_forbidden_commands_are_denied_in_fact_and_in_scripts(real_lab: Lab) -> None:
+    admin = await real_lab.open()
+    await admin.allow("router", "secret", UserRole.ROUTER)
+    router = await real_lab.open("router", "secret")
+    for command in [*FORBIDDEN, *ACL]:
+        # DEBUG and MODULE are closed for everybody before rights are looked at.
+        closed = command[0] in ("DEBUG", "MODULE")
+        with pytest.raises(EngineError, match="command not allowed" if closed else "NOPERM"):
+            await run(router, *command)
+    for inside in ("'select', '1'", "'config', 'set', 'maxmemory', '1'", "'acl', 'users'", "'debug', 'jmap'"):
+        with pytest.raises(EngineError):
+            await run(router, "EVAL", f"return redis.call({inside})", 0)
+    assert await run(admin, "CONFIG", "GET", "maxmemory") == {b"maxmemory": b"0"}
+    assert "router" in await admin.users()
+
+
+@pytest.mark.processes
+async def test_passwords_are_not_sent_in_the_clear(real_lab: Lab) -> None:
+    admin = await real_lab.open()
+    await run(admin, "CONFIG", "SET", "slowlog-log-slower-than", 0)
+    await admin.allow("router", "very-secret", UserRole.ROUTER)
+    seen = [b" ".join(entry[3]) for entry in await run(admin, "SLOWLOG", "GET", 100)]
+    assert seen
+    assert not [line for line in seen if b"very-secret" in line]
+    assert await (await real_lab.open("router", "very-secret")).count() == 0
+
+
+@asynccontextmanager
+async def listening(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[Member]:
+    """A peer of another kind."""
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield Member("legacy.0", "legacy", Address("127.0.0.1", server.sockets[0].getsockname()[1]))
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "match"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", EngineUnreachable, "RESP"),
+        (b"-ERR max number of clients reached\r\n", EngineUnreachable, "max number of clients"),
+        (b"-DENIED running in protected mode\r\n", EngineDenied, "protected mode"),
+        (b"-ERR unknown command 'HELLO'\r\n", EngineError, "HELLO"),
+        (b"+OK\r\n", EngineUnreachable, "HELLO"),
+        (b"", EngineUnreachable, "closed"),
+    ],
+)
+async def test_peers_that_are_no_such_server(said: bytes, error: type[EngineError], match: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(said)
+        writer.close()
+
+    async with listening(answer) as member:
+        with pytest.raises(error, match=rf"legacy\.0 at 127\.0\.0\.1:\d+.*{match}"):
+            await ValkeyConnector(connect_timeout_s=10.0).open(member)
+
+
+async def test_a_peer_that_says_nothing_is_given_up_in_time() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with listening(answer) as member:
+        with pytest.raises(EngineUnreachable, match=r"legacy\.0 at .* within 0\.05 s"):
+            await ValkeyConnector(connect_timeout_s=0.05).open(member)
+
+
+@pytest.mark.processes
+async def test_a_router_of_helios_is_told_apart(real_lab: Lab) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"HELLO\r\n$1\r\n3\r\n")
+        writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
+        await reader.readuntil(b"appendfsync\r\n")
+        info = b"redis_version:7.2.4\r\nrun_id:abc\r\nhelios_node:shard-1\r\n"
+        writer.write(b"$%d\r\n%s\r\n-ERR not here\r\n" % (len(info), info))
+        await reader.read()
+        writer.close()
+
+    async with listening(answer) as member:
+        engine = await ValkeyConnector().open(member)
+        info = await engine.info()
+        assert (info.helios_node, info.aof_fsync) == ("shard-1", "no")
+        await engine.close()
+    assert (await (await real_lab.open()).info()).helios_node is None
+
+
+@asynccontextmanager
+async def unreliable(port: int) -> AsyncIterator[Address]:
+    """A way to a server on which the server never hears that a client has gone."""
+    ways: list[asyncio.Task[None]] = []
+    upstreams: list[asyncio.StreamWriter] = []
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", port)
+        upstreams.append(upstream_writer)
+        ways.append(asyncio.create_task(pass_on(reader, upstream_writer)))
+        ways.append(asyncio.create_task(pass_on(upstream_reader, writer)))
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+        for way in ways:
+            way.cancel()
+        for upstream in upstreams:
+            upstream.close()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("reopened", [False, True])
+async def test_opening_again_ends_what_a_lost_connection_still_has_to_run(real_lab: Lab, reopened: bool) -> None:
+    assert isinstance(real_lab, RealLab)
+    admin = await real_lab.open()
+    await admin.allow("mover", "secret", UserRole.MOVER)
+    async with unreliable(real_lab.server.port) as address:
+        connector, member = ValkeyConnector(), replace(real_lab.member, address=address)
+        engine = await connector.open(member, user="mover", password="secret")
+        await run(admin, "CLIENT", "PAUSE", 60_000, "WRITE")
+        late = asyncio.create_task(real_lab.set(engine, b"k", b"late"))
+
+        async def held() -> bool:
+            lines = (await run(admin, "CLIENT", "LIST")).split(b"\n")
+            return any(b"user=mover" in line and b"cmd=set" in line for line in lines)
+
+        await until(held)
+        await engine.close()
+        with pytest.raises(EngineUnreachable):
+            await late
+        if reopened:
+            again = await connector.open(member, user="mover", password="secret")
+            await again.close()
+        await run(admin, "CLIENT", "UNPAUSE")
+        # Commands that were held run before those sent after the pause ended.
+        await real_lab.set(admin, b"after", b"1")
+        assert await real_lab.get(admin, b"k") == (None if reopened else b"late")
+
+
+@pytest.mark.processes
+async def test_a_large_pipeline_and_large_values(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    value = bytes(range(256)) * 4096 * 4
+    await asyncio.gather(*(real_lab.set(engine, b"%d" % i, value) for i in range(8)))
+    dumped = await engine.dump([b"%d" % i for i in range(8)])
+    assert await engine.restore([(b"copy:%d" % i, d) for i, d in enumerate(dumped) if d]) == [True] * 8
+    assert await real_lab.get(engine, b"copy:7") == value
+
+
+@pytest.mark.processes
+async def test_too_many_unanswered_commands_are_refused(real_lab: Lab) -> None:
+    admin = await real_lab.open()
+    connection = await connect(raw(admin).endpoint)
+    real_lab.freeze()
+    many = asyncio.create_task(connection.execute_many([("PING",)] * 100_000))
+    await asyncio.sleep(0)
+    with pytest.raises(EngineUnreachable, match="100000 commands unanswered"):
+        await connection.execute("PING", timeout_s=10.0)
+    real_lab.thaw()
+    assert await many == [b"PONG"] * 100_000
+    assert await connection.execute("PING") == b"PONG"
+    await connection.close()
+
+
+@pytest.mark.processes
+async def test_a_server_started_by_hand_is_entered_as_its_default_user(tmp_path: Path) -> None:
+    with start_valkey(tmp_path / "plain") as server:
+        member = Member("legacy.0", "legacy", Address("127.0.0.1", server.port))
+        engine = await ValkeyConnector().open(member)
+        await engine.allow("mover", "secret", UserRole.MOVER)
+        await engine.force_off("mover")
+        assert await engine.users() == ["default"]
+        await run(engine, "SELECT", 0)
+        await engine.close()
+    with start_valkey(tmp_path / "locked", config={"requirepass": ADMIN_PASSWORD}) as server:
+        member = Member("legacy.0", "legacy", Address("127.0.0.1", server.port))
+        with pytest.raises(EngineDenied, match=r"legacy\.0 at .*NOAUTH"):
+            await ValkeyConnector().open(member)
+        engine = await ValkeyConnector().open(member, user="default", password=ADMIN_PASSWORD)
+        assert await engine.count() == 0
+        await engine.close()
+
+
+@pytest.mark.processes
+async def test_keys_of_other_databases_show_in_info(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    other = await real_lab.open(ADMIN_USER, ADMIN_PASSWORD)
+    await run(other, "SELECT", 3)
+    await run(other, "SET", b"hidden", 1)
+    await run(engine, "SET", b"a", 1)
+    assert (await engine.count(), (await engine.info()).keys) == (1, 2)
+    await engine.flush()
+    assert (await engine.info()).keys == 0
+
+
+@pytest.mark.processes
+async def test_a_newer_payload_is_refused_with_the_version_of_the_server(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    info = await engine.info()
+    with pytest.raises(PayloadRefused, match=rf"{info.product} {info.version}.*b'k'"):
+        await engine.restore([(b"k", Dumped(b"\x00\x011\xff\xff" + bytes(8), None))])
