@@ -66,9 +66,7 @@ class RunLock:
         while True:
             lock = cls.try_acquire(path)
             if lock is not None:
-                me = ProcessId.of(os.getpid())
-                assert me is not None, "this process runs"
-                lock.name(me, note)
+                lock.name(ProcessId.this(), note)
                 return lock
             # A look by `holder_of` takes the lock for an instant: that alone must not refuse a start.
             if time.monotonic() > deadline:

@@ -63,6 +63,13 @@ class ProcessId:
             return None
         return cls(pid, found[1], _boot_id())
 
+    @classmethod
+    def this(cls) -> ProcessId:
+        """The identity of the process that asks."""
+        me = cls.of(os.getpid())
+        assert me is not None, "whoever asks runs"
+        return me
+
     def alive(self) -> bool:
         """Whether this very process still runs. A zombie does not."""
         return ProcessId.of(self.pid) == self

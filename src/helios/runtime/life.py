@@ -11,6 +11,7 @@ from typing import Any
 
 import uvloop
 
+COMPLAINT = "helios: "  # what is wrong begins so, for people and for the parent that reads a child's log
 _PIPE = 0  # a child's standard input
 
 
@@ -55,7 +56,7 @@ def say(text: str) -> None:
 
 def complain(text: str) -> None:
     """Tell the person at the terminal what is wrong."""
-    _write(sys.stderr, text)
+    _write(sys.stderr, COMPLAINT + text)
 
 
 def _write(stream: Any, text: str) -> None:

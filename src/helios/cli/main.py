@@ -1,0 +1,225 @@
+"""`helios`: starts and ends clusters, nodes and gateways on this machine."""
+
+# Imports of what does the work are inside the commands, so that `helios --help` answers at once.
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from helios.model.ids import Address
+    from helios.model.settings import Settings
+
+WRONG_USE = 2
+
+app = typer.Typer(
+    help="Elastic sharding for Valkey and Redis: one key space over many servers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")]
+DataDir = Annotated[
+    str | None, typer.Option("--data-dir", metavar="DIR", help="Folder of all data [default: ./helios-data].")
+]
+AllowRemote = Annotated[
+    bool, typer.Option("--allow-remote", help="Allow listening where other machines can connect, unauthenticated.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Router processes of a node [default: 1].")]
+# A parent hands its resolved settings over in a file, and ends its children by closing their input.
+Handed = Annotated[Path | None, typer.Option("--settings", hidden=True)]
+ParentPipe = Annotated[bool, typer.Option("--parent-pipe", hidden=True)]
+
+
+@app.callback()
+def _root() -> None:
+    """Elastic sharding for Valkey and Redis: one key space over many servers."""
+
+
+@app.command()
+def up(
+    shards: Annotated[
+        int | None, typer.Option("--shards", metavar="N", help="Nodes shard-1 to shard-N [default: 3 in a new folder].")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", metavar="P", help="Port of shard-1; the others follow [default: 6379].")
+    ] = None,
+    api_port: Annotated[
+        int | None, typer.Option("--api-port", metavar="P", help="Port of REST [default: 8443].")
+    ] = None,
+    data_dir: DataDir = None,
+    bind: Annotated[
+        str | None, typer.Option("--bind", metavar="ADDR", help="Host to listen on [default: 127.0.0.1].")
+    ] = None,
+    config: Config = None,
+    allow_remote: AllowRemote = False,
+    workers: Workers = None,
+) -> None:
+    """Start a cluster on this machine, and end it by Ctrl-C. Started again, it has its data.
+
+    Example: helios up --shards 3 --port 6379 --data-dir ./helios-data
+    """
+
+    def start() -> None:
+        from helios.runtime.preflight import UpOptions
+        from helios.runtime.up import run_up
+
+        flags: dict[str, object] = {
+            "atlas.data_dir": data_dir,
+            "network.bind": bind,
+            "network.allow_remote": allow_remote or None,
+            "router.workers": workers,
+        }
+        options = UpOptions(shards=_bounded("--shards", shards, 64), port=_bounded("--port", port, 65535))
+        run_up(_with_api(config, flags, bind, _bounded("--api-port", api_port, 65535)), options)
+
+    _carry_out(start)
+
+
+@app.command()
+def node(
+    node_id: Annotated[str, typer.Option("--id", metavar="ID", help="Name of the node, such as shard-4.")],
+    listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Where clients connect.")],
+    data_dir: DataDir = None,
+    zone: Annotated[str, typer.Option("--zone", metavar="ZONE", help="Where the node stands.")] = "",
+    config: Config = None,
+    allow_remote: AllowRemote = False,
+    workers: Workers = None,
+    settings: Handed = None,
+    parent_pipe: ParentPipe = False,
+) -> None:
+    """Run one node: a data server and what routes to all the others. Ended by Ctrl-C.
+
+    Example: helios node --id shard-4 --listen localhost:6382
+    """
+
+    def start() -> None:
+        from helios.model.ids import Address
+        from helios.runtime.node import NodeOptions, run_node
+
+        flags: dict[str, object] = {
+            "atlas.data_dir": data_dir,
+            "network.allow_remote": allow_remote or None,
+            "router.workers": workers,
+        }
+        run_node(NodeOptions(node_id, Address.parse(listen), zone, parent_pipe), _settings(settings, config, flags))
+
+    _carry_out(start)
+
+
+@app.command()
+def gateway(
+    listen: Annotated[
+        str | None,
+        typer.Option("--listen", metavar="HOST:PORT", help="Where REST is served [default: 127.0.0.1:8443]."),
+    ] = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+    allow_remote: AllowRemote = False,
+    settings: Handed = None,
+    parent_pipe: ParentPipe = False,
+) -> None:
+    """Serve the REST interface of a cluster. Ended by Ctrl-C.
+
+    Example: helios gateway --listen 127.0.0.1:8443 --data-dir ./helios-data
+    """
+
+    def start() -> None:
+        from helios.runtime.gateway import run_gateway
+
+        flags: dict[str, object] = {
+            "atlas.data_dir": data_dir,
+            "gateway.listen": listen,
+            "network.allow_remote": allow_remote or None,
+        }
+        run_gateway(_settings(settings, config, flags), child=parent_pipe)
+
+    _carry_out(start)
+
+
+@app.command(hidden=True)
+def router(
+    node_id: Annotated[str, typer.Option("--id")],
+    listen: Annotated[str, typer.Option("--listen")],
+    worker: Annotated[int, typer.Option("--worker")],
+    likeness: Annotated[str, typer.Option("--likeness")],
+    settings: Annotated[Path, typer.Option("--settings")],
+    data_dir: DataDir = None,
+) -> None:
+    """Run one router worker of a node; agents start these."""
+
+    def start() -> None:
+        from helios.model.ids import Address
+        from helios.runtime.router import WorkerOptions, run_router
+
+        options = WorkerOptions(node_id, Address.parse(listen), worker, likeness)
+        run_router(options, _settings(settings, None, {"atlas.data_dir": data_dir}))
+
+    _carry_out(start)
+
+
+def _carry_out(start: Callable[[], None]) -> None:
+    """Run it; what is wrong is told in a line and by the exit status, without a traceback."""
+    from helios.errors import HeliosError
+
+    try:
+        start()
+    except HeliosError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    else:
+        return
+    from helios.runtime.life import complain
+
+    complain(message)
+    raise typer.Exit(WRONG_USE)
+
+
+def _bounded(flag: str, value: int | None, most: int) -> int | None:
+    from helios.errors import InvalidInput
+
+    if value is not None and not 1 <= value <= most:
+        raise InvalidInput(f"{flag} is {value} but must be from 1 to {most}")
+    return value
+
+
+def _settings(handed: Path | None, config: Path | None, flags: dict[str, object]) -> Settings:
+    """The settings that a parent handed over, else those of file, environment and flags."""
+    if handed is not None:
+        from helios.runtime.handover import take_over
+
+        return take_over(handed)
+    from helios.runtime.settings import load_settings
+
+    return load_settings(config, os.environ, flags)
+
+
+def _with_api(config: Path | None, flags: dict[str, object], bind: str | None, port: int | None) -> Settings:
+    """The settings of `up`, where --bind and --api-port are the two halves of one setting."""
+    from helios.runtime.settings import load_settings
+
+    if bind is None and port is None:
+        return load_settings(config, os.environ, flags)
+    from helios.model.ids import Address
+
+    # Which half is not given by flag is only known once file and environment have been read.
+    listen: Address = load_settings(config, os.environ, {**flags, "network.allow_remote": True}).gateway.listen
+    api = Address(bind or listen.host, port or listen.port)
+    return load_settings(config, os.environ, {**flags, "gateway.listen": str(api)})
+
+
+def main() -> None:
+    """The entry point of `helios`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

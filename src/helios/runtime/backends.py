@@ -1,0 +1,36 @@
+"""Which store and which engine a process uses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from helios.engines.valkey.connector import Credentials, ValkeyConnector
+from helios.model.topology import Member
+from helios.node.files import DataFolder
+from helios.ports.store import Store
+from helios.stores.records import MEMBERS, MemberRecord, read_record
+from helios.stores.sqlite import SqliteStore
+
+
+@asynccontextmanager
+async def opened_store(data: DataFolder) -> AsyncIterator[Store]:
+    """The store of a data folder, closed at the end."""
+    store = await SqliteStore.open(data.store)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def connector(store: Store) -> ValkeyConnector:
+    """Opens engines on members; the administrators of supervised ones are in the store."""
+    return ValkeyConnector(_credentials(store))
+
+
+def _credentials(store: Store) -> Credentials:
+    async def administrator(member: Member) -> tuple[str, str] | None:
+        record = await read_record(store, MemberRecord, MEMBERS + member.id)
+        return None if record is None else (record.value.user, record.value.password)
+
+    return administrator

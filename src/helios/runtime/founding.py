@@ -1,0 +1,45 @@
+"""Making a cluster of the nodes that have been started, or bringing in those that it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from helios.admin.client import Admin
+from helios.errors import StartError, Unavailable
+from helios.model.topology import Node, Topology
+from helios.ports.store import Store
+from helios.stores.records import AGENTS, TOPOLOGY, AgentRecord, read_record
+
+# A coordinator that died with the last run holds its place until its lease has ended.
+_TRIES = 3
+
+
+async def bring_in(store: Store, admin: Admin, wanted: Sequence[str]) -> None:
+    """See to it that the cluster has the `wanted` nodes, all of which run. Raises HeliosError."""
+    for last in range(_TRIES):
+        try:
+            await _bring_in(store, admin, wanted)
+        except Unavailable:
+            if last == _TRIES - 1:
+                raise
+        else:
+            return
+
+
+async def _bring_in(store: Store, admin: Admin, wanted: Sequence[str]) -> None:
+    topology = await read_record(store, Topology, TOPOLOGY)
+    existing = () if topology is None else topology.value.nodes
+    missing = [node_id for node_id in wanted if node_id not in {node.id for node in existing}]
+    nodes = [await _node(store, node_id) for node_id in missing]
+    if not existing and nodes:
+        await admin.found(nodes)
+        return
+    for node in nodes:
+        await admin.add_node(node.id, str(node.address))
+
+
+async def _node(store: Store, node_id: str) -> Node:
+    record = await read_record(store, AgentRecord, AGENTS + node_id)
+    if record is None:
+        raise StartError(f"the agent of {node_id} has not announced itself")
+    return Node(node_id, record.value.address)

@@ -1,0 +1,180 @@
+"""What `helios up` finds out before it starts anything: which nodes, where, and that nothing is in the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from helios.errors import InvalidInput, StartError
+from helios.model.ids import Address
+from helios.model.settings import ClusterSettings, Settings
+from helios.model.topology import NodeKind, Topology
+from helios.node.agent import CHILD, last_listen
+from helios.node.files import DataFolder
+from helios.node.locks import Holder, LockHeld, RunLock, holder_of
+from helios.node.ports import taken
+from helios.runtime.agreement import check_agreement
+from helios.runtime.backends import opened_store
+from helios.stores.records import SETTINGS, TOPOLOGY, read_record
+
+DEFAULT_SHARDS = 3
+DEFAULT_PORT = 6379
+MOST_SHARDS = 64
+_ENDING_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What the command line says beside settings; None where it says nothing."""
+
+    shards: int | None = None
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """A node to run: where, and whether its agent runs already, in somebody else's care."""
+
+    id: str
+    listen: Address
+    zone: str = ""
+    foreign: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be started. `wanted`: the nodes that the cluster shall have after this start."""
+
+    nodes: tuple[NodePlan, ...]
+    wanted: tuple[str, ...]
+
+
+def lock_folder(data: DataFolder) -> RunLock:
+    """The right to be the `helios up` of this folder. Raises StartError naming who has it."""
+    try:
+        return RunLock.acquire(data.up_lock)
+    except LockHeld as held:
+        who = f"process {held.holder.process.pid}" if held.holder else "another process"
+        raise StartError(
+            f"helios up already runs on {data.root} ({who}): stop it, or choose another --data-dir"
+        ) from held
+
+
+async def look(data: DataFolder, settings: Settings, options: UpOptions) -> Plan:
+    """The plan, after all checks. Changes nothing. Raises StartError, InvalidInput or StoreError."""
+    if options.shards is not None and not 1 <= options.shards <= MOST_SHARDS:
+        raise InvalidInput(f"--shards is {options.shards} but must be from 1 to {MOST_SHARDS}")
+    topology = Topology(epoch=0)
+    if data.store.exists():
+        topology = await _existing(data, settings)
+    plan = plan_nodes(topology, _listens(data), options, settings.network.bind)
+    foreign = await _foreign(data, plan)
+    plan = Plan(
+        tuple(NodePlan(node.id, node.listen, node.zone, node.id in foreign) for node in plan.nodes), plan.wanted
+    )
+    _check_ports(data, plan, settings.gateway.listen)
+    return plan
+
+
+async def _existing(data: DataFolder, settings: Settings) -> Topology:
+    async with opened_store(data) as store:
+        stored = await read_record(store, ClusterSettings, SETTINGS)
+        if stored is not None:
+            check_agreement(stored.value, settings)
+        topology = await read_record(store, Topology, TOPOLOGY)
+        return Topology(epoch=0) if topology is None else topology.value
+
+
+def _listens(data: DataFolder) -> dict[str, tuple[Address, str]]:
+    found = {node_id: last_listen(data, node_id) for node_id in data.node_ids()}
+    return {node_id: listen for node_id, listen in found.items() if listen is not None}
+
+
+def plan_nodes(topology: Topology, known: Mapping[str, tuple[Address, str]], options: UpOptions, bind: str) -> Plan:
+    """Which nodes to run. `known`: where the nodes of this folder listened last, and their zones.
+
+    Nodes of the topology keep their addresses. A cluster that exists is not grown unless a number of
+    shards is asked for, so that a node which was removed does not come back by itself.
+    """
+    here = [node.id for node in topology.nodes if node.kind is NodeKind.SUPERVISED and node.id in known]
+    count = options.shards if options.shards is not None else 0 if topology.nodes else DEFAULT_SHARDS
+    port = options.port
+    if port is None:
+        port = known["shard-1"][0].port if "shard-1" in here else DEFAULT_PORT
+    nodes: dict[str, NodePlan] = {}
+    for node_id in here:
+        listen, zone = known[node_id]
+        nodes[node_id] = NodePlan(node_id, listen, zone)
+    for number in range(1, count + 1):
+        node_id = f"shard-{number}"
+        if node_id in nodes:
+            continue
+        if topology.node(node_id) is not None:
+            raise StartError(
+                f"{node_id} is a node of this cluster, but its folder is not here: put it back (from a backup)"
+            )
+        if port + number - 1 > 65535:
+            raise StartError(f"{node_id} would listen on port {port + number - 1}: choose a lower --port")
+        nodes[node_id] = NodePlan(node_id, Address(bind, port + number - 1))
+    _check_moved(nodes, here, options)
+    return Plan(tuple(sorted(nodes.values(), key=_natural)), tuple(nodes))
+
+
+def _check_moved(nodes: Mapping[str, NodePlan], here: list[str], options: UpOptions) -> None:
+    """Other nodes and clients know a node by its address, so a flag does not silently lose against it."""
+    first = nodes.get("shard-1")
+    if options.port is not None and first is not None and "shard-1" in here and first.listen.port != options.port:
+        raise StartError(
+            f"shard-1 of this cluster listens on {first.listen}, not on port {options.port}: "
+            f"leave --port out, or write --port {first.listen.port}"
+        )
+
+
+def _natural(node: NodePlan) -> tuple[str, int, str]:
+    stem = node.id.rstrip("0123456789")
+    number = node.id[len(stem) :]
+    return (stem, int(number) if number else -1, node.id)
+
+
+async def _foreign(data: DataFolder, plan: Plan) -> set[str]:
+    """The nodes whose agents run already. Children of a `helios up` that is gone are waited for: they are ending."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _ENDING_S
+    while True:
+        holders = {node.id: holder for node in plan.nodes if (holder := holder_of(data.node(node.id).lock))}
+        gateway = holder_of(data.gateway_lock)
+        ending = [holder for holder in (*holders.values(), gateway) if holder and _is_child(holder)]
+        if not ending:
+            return set(holders)
+        if loop.time() > deadline:
+            raise StartError(
+                f"process {ending[0].process.pid} of an earlier helios up on {data.root} does not end: end it"
+            )
+        await asyncio.sleep(0.1)
+
+
+def _is_child(holder: Holder) -> bool:
+    return holder.note.get(CHILD) == "yes"
+
+
+def _check_ports(data: DataFolder, plan: Plan, gateway: Address) -> None:
+    ports = [(node.listen, node.id) for node in plan.nodes if not node.foreign and not _served(data, node.id)]
+    ports.append((gateway, "the REST interface"))
+    seen: dict[int, str] = {}
+    problems = []
+    for listen, who in ports:
+        if listen.port in seen:
+            problems.append(f"{who} and {seen[listen.port]} would both listen on port {listen.port}")
+        elif reason := taken(listen.host, listen.port):
+            problems.append(f"{reason} ({who})")
+        seen[listen.port] = who
+    if problems:
+        raise StartError(
+            f"{'; '.join(problems)}: end what listens there, or choose other ports by --port and --api-port"
+        )
+
+
+def _served(data: DataFolder, node_id: str) -> bool:
+    """Whether routers of this very node, left by an agent that was killed, hold its port."""
+    return any(holder_of(path) for _, path in data.node(node_id).router_locks())

@@ -1,0 +1,92 @@
+"""`helios router`: one router worker of a node as a process. Agents start it; people do not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from helios.admin.client import Admin
+from helios.errors import StartError
+from helios.model.ids import Address
+from helios.model.settings import RouterSettings, Settings
+from helios.node.files import DataFolder
+from helios.node.locks import LockHeld, RunLock
+from helios.node.process import ProcessId
+from helios.node.waiting import unless
+from helios.node.workers import LIKENESS, READY
+from helios.ports.store import Store
+from helios.resp.wire import Limits
+from helios.router.core import Router
+from helios.router.options import RouterOptions
+from helios.runtime.backends import connector, opened_store
+from helios.runtime.clock import SystemClock
+from helios.runtime.life import run
+from helios.runtime.logs import start_logging
+from helios.runtime.settings import data_folder
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What the agent says. `likeness` tells the next agent whether this worker is as it would start it."""
+
+    node_id: str
+    listen: Address
+    worker: int
+    likeness: str
+
+
+def router_options(settings: RouterSettings, node: str) -> RouterOptions:
+    """The part of the settings that a router knows, in its own words."""
+    return RouterOptions(
+        node=node,
+        version=version("helios"),
+        session_ttl_s=settings.session_ttl,
+        hold_timeout_s=settings.hold_timeout,
+        limits=Limits(bulk_bytes=settings.max_frame, frame_bytes=2 * settings.max_frame),
+    )
+
+
+@asynccontextmanager
+async def opened_router(store: Store, settings: Settings, *, node: str) -> AsyncIterator[Router]:
+    """A router that has started, ended at the end. Raises StartError."""
+    clock, engines = SystemClock(), connector(store)
+    router = Router(store, engines, Admin(store, engines, clock), clock, router_options(settings.router, node))
+    await router.start()
+    try:
+        yield router
+    finally:
+        await router.stop()
+
+
+def run_router(options: WorkerOptions, settings: Settings) -> None:
+    """Route clients' commands until told to stop. Raises StartError or StoreError."""
+    data = DataFolder(data_folder(settings))
+    note = {LIKENESS: options.likeness}
+    try:
+        lock = RunLock.acquire(data.node(options.node_id).router_lock(options.worker), note)
+    except LockHeld as held:
+        raise StartError(f"router {options.worker} of {options.node_id} runs already") from held
+    except OSError as error:
+        raise StartError(f"the folder of {options.node_id} in {data.root} cannot be used: {error.strerror}") from error
+    try:
+        start_logging(settings.logging, data.log(f"{options.node_id}-router-{options.worker}"))
+        run(lambda stop: _serve(options, settings, data, lock, stop))
+    finally:
+        lock.release()
+
+
+async def _serve(
+    options: WorkerOptions, settings: Settings, data: DataFolder, lock: RunLock, stop: asyncio.Event
+) -> None:
+    me = ProcessId.this()
+
+    async def serve() -> None:
+        async with opened_store(data) as store, opened_router(store, settings, node=options.node_id) as router:
+            await router.serve(options.listen.host, options.listen.port, reuse_port=True)
+            lock.name(me, {LIKENESS: options.likeness, READY: "yes"})
+            await asyncio.Event().wait()
+
+    await unless(stop, serve())

@@ -1,0 +1,20 @@
+"""What `helios up` shows when the cluster serves."""
+
+from __future__ import annotations
+
+from helios.model.settings import Settings
+from helios.node.files import DataFolder
+from helios.node.member import described
+from helios.runtime.preflight import Plan
+
+
+def addresses(data: DataFolder, plan: Plan, settings: Settings) -> str:
+    """The nodes with their addresses and data servers, the REST interface and the folder, as a table."""
+    rows = [("NODE", "CLIENTS", "DATA SERVER")]
+    for node in plan.nodes:
+        beside = " (started elsewhere)" if node.foreign else ""
+        rows.append((node.id, str(node.listen), described(data.node(node.id)) + beside))
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    lines = [f"{name:<{widths[0]}}  {listen:<{widths[1]}}  {server}" for name, listen, server in rows]
+    lines += ["", f"REST  http://{settings.gateway.listen}", f"data  {data.root}"]
+    return "\n".join(lines)

@@ -1,0 +1,144 @@
+"""`helios up`: a whole cluster on one machine, in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import structlog
+
+from helios.admin.client import Admin
+from helios.model.settings import Settings
+from helios.node.files import DataFolder
+from helios.node.locks import holder_of
+from helios.node.member import member_of
+from helios.node.process import Process
+from helios.node.waiting import together, unless
+from helios.ports.store import Store
+from helios.runtime.agreement import agree
+from helios.runtime.backends import connector, opened_store
+from helios.runtime.children import Child, ChildSpec, helios_command
+from helios.runtime.clock import SystemClock
+from helios.runtime.founding import bring_in
+from helios.runtime.handover import hand_over
+from helios.runtime.life import complain, run, say
+from helios.runtime.logs import start_logging
+from helios.runtime.preflight import NodePlan, Plan, UpOptions, lock_folder, look
+from helios.runtime.readiness import agent_ready, answers_http, serving
+from helios.runtime.settings import data_folder
+from helios.runtime.table import addresses
+
+log = structlog.get_logger("helios.up")
+
+# An agent ends its routers and then its data server, each with a limit of its own.
+_AGENT_STOP_S = 20.0
+_GATEWAY_STOP_S = 6.0
+_LEFT_STOP_S = 8.0
+
+
+def run_up(settings: Settings, options: UpOptions) -> None:
+    """Run the cluster until Ctrl-C or SIGTERM. Raises HeliosError if it cannot start; nothing is left running then."""
+    data = DataFolder(data_folder(settings))
+    data.prepare()
+    lock = lock_folder(data)
+    try:
+        start_logging(settings.logging, data.log("up"))
+        run(lambda stop: Up(settings, options, data).run(stop))
+    finally:
+        lock.release()
+
+
+class Up:
+    """One run of `helios up`."""
+
+    def __init__(self, settings: Settings, options: UpOptions, data: DataFolder) -> None:
+        self._given = settings
+        # Whoever starts a cluster by one command expects a new node to take its share.
+        self._settings = settings.with_default("sharding.auto_rebalance", True)
+        self._options = options
+        self._data = data
+        self._children: list[Child] = []
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Check, start, serve until `stop`, end. A second Ctrl-C kills what is left."""
+        plan = await look(self._data, self._settings, self._options)
+        hand_over(self._settings, self._data.settings)
+        try:
+            async with opened_store(self._data) as store:
+                if await unless(stop, self._start(store, plan)):
+                    await self._serve(stop)
+        finally:
+            await self._stop()
+
+    async def _start(self, store: Store, plan: Plan) -> None:
+        await agree(store, self._given, founding=self._settings, lead=True)
+        for node in plan.nodes:
+            if not node.foreign:
+                self._add(self._node_child(node, store))
+        await together(child.ready() for child in self._children)
+        self._add(self._gateway_child())
+        await bring_in(store, Admin(store, connector(store), SystemClock()), plan.wanted)
+        await together([self._children[-1].ready(), *(serving(node.listen) for node in plan.nodes)])
+        say(addresses(self._data, plan, self._settings))
+        say("ready")
+        log.info("ready", nodes=len(plan.nodes))
+
+    def _add(self, spec: ChildSpec) -> None:
+        child = Child(spec)
+        child.spawn()
+        self._children.append(child)
+
+    def _node_child(self, node: NodePlan, store: Store) -> ChildSpec:
+        words = ["node", "--id", node.id, "--listen", str(node.listen), *(["--zone", node.zone] if node.zone else [])]
+        return ChildSpec(
+            node.id,
+            helios_command(*words, *self._common()),
+            self._data.log(node.id),
+            lambda pid: agent_ready(store, node.id, pid),
+            _AGENT_STOP_S,
+        )
+
+    def _gateway_child(self) -> ChildSpec:
+        listen = self._settings.gateway.listen
+        return ChildSpec(
+            "the gateway",
+            helios_command("gateway", "--listen", str(listen), *self._common()),
+            self._data.log("gateway"),
+            lambda _pid: answers_http(listen),
+            _GATEWAY_STOP_S,
+        )
+
+    def _common(self) -> list[str]:
+        return ["--data-dir", str(self._data.root), "--settings", str(self._data.settings), "--parent-pipe"]
+
+    async def _serve(self, stop: asyncio.Event) -> None:
+        await unless(stop, together(child.keep() for child in self._children))
+
+    async def _stop(self) -> None:
+        """End everything; when a signal comes again meanwhile, at once."""
+        if not self._children:
+            return
+        loop = asyncio.get_running_loop()
+        forced = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, forced.set)
+        log.info("stopping")
+        if not await unless(forced, self._end_all()):
+            complain("killing what is left")
+            for process in [*(child.process for child in self._children if child.process), *self._left()]:
+                process.id.send(signal.SIGKILL)
+
+    async def _end_all(self) -> None:
+        await together(child.stop() for child in self._children)
+        # Routers and data servers whose agent was killed and had not been started again.
+        await together(process.stop(_LEFT_STOP_S) for process in self._left())
+
+    def _left(self) -> list[Process]:
+        """What runs of ours without its agent."""
+        found = []
+        for child in self._children:
+            if child.spec.name in self._data.node_ids():
+                folder = self._data.node(child.spec.name)
+                found += [Process(holder.process) for _, path in folder.router_locks() if (holder := holder_of(path))]
+                found += filter(None, [member_of(folder)])
+        return found
