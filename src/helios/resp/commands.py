@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from helios.errors import InvalidInput
 from helios.resp.facts import FACTS
-from helios.resp.keys import KeyPositions, compile_keys, one_position, stream_options
+from helios.resp.keys import KeyPositions, compile_keys, key_range, one_position, stream_options
 
 
 class How(StrEnum):
@@ -29,11 +29,11 @@ class How(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One row of the table. `name` is in lower case, a subcommand's as `object|encoding`.
+    """One row of the table. `reason` is the sentence that a refused command is answered with. `name` is in lower case, a subcommand's as `object|encoding`.
 
     `one_key` is the position of the only key (0: none or several); `keys` finds all of them.
-    `arity` counts the name; a negative one is a minimum. `stops` says that later commands of the same
-    client must wait for its reply.
+    `key_range` is the first key, the last one and the step between, as COMMAND gives them. `arity` counts
+    the name; a negative one is a minimum.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Command:
     how: How
     notation: str
     keys: KeyPositions
+    key_range: tuple[int, int, int] = (0, 0, 0)
     one_key: int = 0
     container: bool = False
     reason: str = ""
@@ -69,7 +70,8 @@ _ROUTER = _names("""ping echo hello auth quit reset select time info dbsize scan
 
 _DATABASES = "Helios has one database, number 0"
 _OWN = "the servers behind Helios are administered by Helios"
-_CLUSTER = "Helios routes for its clients: use it as a single server, cluster support is disabled"
+# Clients that probe for a cluster know these words.
+_CLUSTER = "This instance has cluster support disabled: Helios is used as one single server"
 _DEBUG = "it can stall or crash a server that others are using"
 
 _REFUSED: dict[str, str] = {
@@ -136,7 +138,9 @@ def _treatment(name: str, notation: str) -> tuple[How, str]:
     container = name.partition("|")[0]
     for known in (name, container):
         if known in _REFUSED:
-            return How.REFUSED, _REFUSED[known]
+            reason = _REFUSED[known]
+            shown = name.replace("|", " ").upper()
+            return How.REFUSED, reason if reason is _CLUSTER else f"'{shown}' is refused: {reason}"
         for names, how in ((_LATER, How.LATER), (_SPLIT, How.SPLIT), (_ROUTER, How.ROUTER), (_ANYWHERE, How.ANYWHERE)):
             if known in names:
                 return how, ""
@@ -161,6 +165,7 @@ def _build() -> dict[str, Command]:
             how=how,
             notation=notation,
             keys=compile_keys(notation),
+            key_range=key_range(notation),
             one_key=one_position(notation) if how is How.FORWARD and name not in _GUARDED else 0,
             container=name in containers,
             reason=reason,

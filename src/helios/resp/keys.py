@@ -24,6 +24,26 @@ def one_position(notation: str) -> int:
     return int(notation) if notation.isdigit() else 0
 
 
+def key_range(notation: str) -> tuple[int, int, int]:
+    """First key, last key and step, as far as three numbers can say it: parts that follow each other are one."""
+    if notation in ("sort", "store"):
+        return 1, 1, 1
+    whole: tuple[int, int, int] | None = None
+    for part in notation.split():
+        match = _PART.match(part)
+        if match is None or match["count"]:
+            break
+        first, step = int(match["first"]), int(match["step"] or 1)
+        last = int(match["last"] or first)
+        if whole is None:
+            whole = (first, last, step)
+        elif whole[1] + 1 == first and whole[2] == step:
+            whole = (whole[0], last, step)
+        else:
+            break
+    return whole or (0, 0, 0)
+
+
 def compile_keys(notation: str) -> KeyPositions:
     """The function from arguments to key positions; it raises InvalidInput where the arguments cannot be right."""
     if notation in _NAMED:

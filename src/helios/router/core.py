@@ -1,0 +1,242 @@
+"""The router: what takes clients' commands to the shards that own their keys."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Coroutine
+
+from helios.admin.service import AdminService
+from helios.errors import HeliosError, StartError, Unavailable
+from helios.model.topology import Member, PairPhase, Topology
+from helios.placement.routing import Routes
+from helios.ports.clock import Clock
+from helios.ports.engine import Connector
+from helios.ports.store import Store
+from helios.resp.encoding import error
+from helios.resp.wire import encode_command
+from helios.router.callers import Caller, LastSlot, OneCommand, Outbox
+from helios.router.dispatch import Dispatcher
+from helios.router.holding import Holding
+from helios.router.keyspace import ErrorReply
+from helios.router.member import Credentials
+from helios.router.options import RouterOptions
+from helios.router.pool import Mark, Pool
+from helios.router.server import ClientConnection
+from helios.router.session import Session, SessionKeeper
+
+_log = logging.getLogger(__name__)
+_END_TIMEOUT_S = 1.5
+
+
+class Router:
+    """Routes commands by the topology that the store holds, as long as its lease there lasts.
+
+    One event loop owns it. start() first; then serve() for RESP clients, execute() for calls in this process.
+    """
+
+    def __init__(
+        self, store: Store, connector: Connector, admin: AdminService, clock: Clock, options: RouterOptions
+    ) -> None:
+        self.options = options
+        self.admin = admin
+        self.clock = clock
+        self.topology = Topology(epoch=0)
+        self.routes: Routes | None = None
+        self.unclean: frozenset[str] = frozenset()  # shards whose servers may hold keys of others
+        self.deadline = 0.0  # commands may be sent until then, by the clock's monotonic seconds
+        self.clients: dict[int, ClientConnection] = {}
+        self.slow_readers = 0
+        self.clients_total = 0
+        self.clients_refused = 0
+        self.commands = 0
+        self.started_at = clock.monotonic()
+        self.product: dict[bytes, bytes] = {}
+        self.holding = Holding(options.hold_timeout_s)
+        self.pool = Pool(self, options)
+        self._fault = "it has not started yet"
+        self._dispatcher = Dispatcher(self)
+        self._keeper = SessionKeeper(lambda: Session(store, connector, clock, options, self), self)
+        self._ids = itertools.count(1)
+        self._servers: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls: set[OneCommand] = set()
+        self._keeping: asyncio.Task[None] | None = None
+        self._opened = asyncio.Event()
+        self._outbox: Outbox | None = None
+        self._stopping = False
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Open the first session; raises StartError if the store does not let it in `start_timeout_s`."""
+        self._outbox = Outbox(asyncio.get_running_loop())
+        self._keeping = asyncio.create_task(self._keeper.run(), name="session keeper")
+        try:
+            async with asyncio.timeout(self.options.start_timeout_s):
+                await self._opened.wait()
+        except TimeoutError:
+            await self.stop()
+            raise StartError(
+                f"the router got no session within {self.options.start_timeout_s:g} s: {self._fault}"
+            ) from None
+
+    async def stop(self) -> None:
+        """End connections and session, within a few seconds. Commands under way get an answer that says so."""
+        self._stopping = True
+        for server in self._servers:
+            server.close()
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_END_TIMEOUT_S)
+        for client in list(self.clients.values()):
+            client.close_after_replies()
+        settled = await self._all_answered()
+        self.session_over("the router is stopping")
+        for call in list(self._calls):
+            call.abandon()
+        # A session with commands in flight is left to its lease: it must not look as if nothing could come of it.
+        await self._keeper.end(_END_TIMEOUT_S, revoke=settled)
+        for client in list(self.clients.values()):
+            client.abort()
+
+    async def _all_answered(self) -> bool:
+        """Wait a moment for what is in flight."""
+        marks = self.pool.marks(shard.id for shard in self.topology.shards)
+        try:
+            async with asyncio.timeout(_END_TIMEOUT_S):
+                for link, mark in marks:
+                    await link.settled(mark)
+        except TimeoutError:
+            return False
+        return True
+
+    async def serve(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+        """Take RESP clients at an address; the port (that was chosen, for 0). Raises StartError where it is taken."""
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(self._connection, host, port, reuse_port=reuse_port, backlog=1024)
+        except OSError as fault:
+            raise StartError(f"cannot listen on {host}:{port}: {fault.strerror or fault}") from fault
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
+
+    async def execute(self, argv: list[bytes]) -> bytes:
+        """The raw RESP2 reply to one command, errors included; held commands wait as a client's do."""
+        if self._outbox is None or self._stopping:
+            raise Unavailable("this router does not run")
+        call = OneCommand(self._dispatcher.dispatch, self._outbox, self.holding, (encode_command(argv), argv))
+        self._calls.add(call)
+        try:
+            call.run()
+            return await call.result
+        finally:
+            self._calls.discard(call)
+            self.holding.forget(call)
+            call.abandon()
+
+    def reason(self) -> str | None:
+        """Why commands for keys are not served now; None if they are."""
+        if not self.alive():
+            return f"this router has no lease ({self._fault})"
+        if self.routes is None or self.routes.empty:
+            return "the cluster has no nodes yet: add one with ADDNODE"
+        return None
+
+    # --- for the session ---
+
+    def apply(self, topology: Topology) -> list[Mark]:
+        """Route by `topology` from now on; gives what must be answered before its epoch is acknowledged."""
+        self.topology = topology
+        self.routes = Routes(topology)
+        pairs = topology.transition.pairs if topology.transition else ()
+        marks = self.pool.marks(pair.source for pair in pairs if pair.phase is PairPhase.FENCED)
+        self.pool.apply(topology)
+        touched = {shard for pair in pairs for shard in (pair.source, pair.target)}
+        self.unclean = frozenset(shard.id for shard in topology.shards if shard.id in topology.unclean | touched)
+        self.holding.release()
+        return marks
+
+    def serve_until(self, deadline: float) -> None:
+        """The lease lasts until then."""
+        self.deadline = deadline
+        self._opened.set()
+
+    def session_over(self, reason: str) -> None:
+        """Send nothing more; what is in flight gets an answer that says that its outcome is unknown."""
+        self.deadline = 0.0
+        self._fault = reason
+        self.pool.close(f"this router's session is over: {reason}")
+
+    # --- for the links ---
+
+    def alive(self) -> bool:
+        """Whether the lease lets commands be sent."""
+        return self.clock.monotonic() < self.deadline
+
+    async def credentials(self, member: Member) -> Credentials | None:
+        """The session's user at the member."""
+        return await self._keeper.current().credentials(member)
+
+    def forget_credentials(self, member: Member) -> None:
+        """The member does not know the session's user."""
+        self._keeper.current().forget_credentials(member)
+
+    def learned(self, product: dict[bytes, bytes]) -> None:
+        """What the members say of their version; the last one asked decides."""
+        self.product = product
+
+    @property
+    def session_id(self) -> str:
+        """The id of the present session; empty where there is none."""
+        return self._keeper.session.id if self._keeper.session and self.alive() else ""
+
+    @property
+    def sessions(self) -> int:
+        """Sessions since the start."""
+        return self._keeper.sessions
+
+    # --- for the clients ---
+
+    def _connection(self) -> ClientConnection:
+        assert self._outbox is not None
+        return ClientConnection(self, self._dispatcher.dispatch, self._outbox, self.holding)
+
+    def admit(self, client: ClientConnection) -> str | None:
+        """Enter a connection, or say why not."""
+        if self._stopping or len(self.clients) >= self.options.clients:
+            self.clients_refused += 1
+            return "ERR the router is stopping" if self._stopping else "ERR max number of clients reached"
+        client.id = next(self._ids)
+        client.since = client.last_at = client.outbox.now()
+        self.clients[client.id] = client
+        self.clients_total += 1
+        return None
+
+    def leave(self, client: ClientConnection) -> None:
+        """A connection has ended."""
+        self.clients.pop(client.id, None)
+
+    def spawn(self, caller: Caller, work: Coroutine[None, None, bytes]) -> None:
+        """Answer the caller with what `work` returns; a HeliosError becomes an error reply."""
+        slot = LastSlot(caller)
+        caller.replies.append(slot)
+        task = asyncio.create_task(self._answer(slot, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, slot: LastSlot, work: Coroutine[None, None, bytes]) -> None:
+        reply = error("UNKNOWN the router is stopping; whether the command was carried out is not known")
+        try:
+            reply = await work
+        except ErrorReply as fault:
+            reply = fault.raw
+        except HeliosError as fault:
+            reply = error(f"{fault.code} {fault}")
+        finally:
+            slot.fill(reply)

@@ -1,0 +1,54 @@
+"""Callers whose next command touches a fenced key: they wait for the next epoch, but not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+
+from helios.resp.encoding import error
+from helios.router.callers import HELD, Caller
+
+
+class Holding:
+    """Holds whole callers, so that each one's commands stay in order and memory stays bounded."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._callers: dict[Caller, asyncio.TimerHandle] = {}  # in the order in which they came
+        self.total = 0  # commands held since the start
+
+    def __len__(self) -> int:
+        return len(self._callers)
+
+    def hold(self, caller: Caller) -> None:
+        """Keep the caller until release(). A command that is held again keeps its first deadline."""
+        loop = asyncio.get_running_loop()
+        if caller.hold_until is None:
+            caller.hold_until = loop.time() + self._timeout_s
+            self.total += 1
+        self._callers[caller] = loop.call_at(caller.hold_until, self._give_up, caller)
+
+    def release(self) -> None:
+        """The topology has changed: every held command is tried again, in order of arrival."""
+        callers, self._callers = self._callers, {}
+        for caller, timer in callers.items():
+            timer.cancel()
+            caller.go_on(HELD)
+
+    def forget(self, caller: Caller) -> None:
+        """The caller has gone; its held command will not run."""
+        timer = self._callers.pop(caller, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _give_up(self, caller: Caller) -> None:
+        del self._callers[caller]
+        caller.hold_until = None
+        _, argv = caller.waiting.pop(0)
+        name = argv[0].decode("ascii", "replace").upper()
+        caller.answer(
+            error(
+                f"TRYAGAIN '{name}' was held for {self._timeout_s:g} s while its keys are handed over to another "
+                "shard; nothing was executed"
+            )
+        )
+        caller.go_on(HELD)

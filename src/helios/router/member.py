@@ -1,0 +1,382 @@
+"""One multiplexed connection to a shard's leader: batched writes, ordered replies, and what becomes of both on loss."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+import hiredis
+
+from helios.errors import HeliosError, ProtocolError
+from helios.model.topology import Member
+from helios.resp.encoding import error
+from helios.resp.wire import ReplySplitter, encode_command
+from helios.router.callers import Waiter
+from helios.router.options import RouterOptions
+
+_PUSH = ord(">")
+_INFO_LINE = re.compile(rb"^(run_id|redis_version|valkey_version|server_name):([^\r\n]*)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The ACL user that a router is on one member."""
+
+    user: str
+    password: str
+
+
+class MemberHost(Protocol):
+    """What a link needs of the router around it."""
+
+    def alive(self) -> bool:
+        """Whether the router's lease still lets it send commands."""
+
+    async def credentials(self, member: Member) -> Credentials | None:
+        """Who to be at the member; None for its default user. May make the user. Raises HeliosError."""
+
+    def forget_credentials(self, member: Member) -> None:
+        """The member knows this user no longer."""
+
+    def learned(self, product: dict[bytes, bytes]) -> None:
+        """What a member says of its version."""
+
+
+class LinkState(Enum):
+    """Whether commands can be sent, wait for the connection, or fail at once."""
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    READY = "ready"
+    DOWN = "down"
+    CLOSED = "closed"
+
+
+class _Wire(asyncio.Protocol):
+    """One TCP connection. During the greeting it collects replies; then it hands them to the link."""
+
+    def __init__(self, link: MemberLink) -> None:
+        self.link = link
+        self.transport: asyncio.Transport | None = None
+        self.splitter = ReplySplitter()
+        self.greeting: list[bytes] | None = []
+        self.greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.wanted = 0
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.client_id = 0
+        self.run_id = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            replies = self.splitter.feed(data)
+        except ProtocolError as fault:
+            self.abort(str(fault))
+            return
+        if self.greeting is not None:
+            self.greeting += replies
+            if len(self.greeting) >= self.wanted and not self.greeted.done():
+                self.greeted.set_result(None)
+            return
+        self.link.received(replies)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.greeted.done():
+            self.greeted.set_exception(ConnectionError(str(exc or "the server closed the connection")))
+            self.greeted.exception()
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    async def ask(self, commands: list[list[bytes]]) -> list[Any]:
+        """The decoded replies to a few commands, before the link uses the connection."""
+        assert self.transport is not None
+        self.greeting, self.wanted = [], len(commands)
+        if not self.lost.done():
+            self.greeted = asyncio.get_running_loop().create_future()
+        self.transport.write(b"".join(map(encode_command, commands)))
+        await self.greeted
+        reader = hiredis.Reader()
+        reader.feed(b"".join(self.greeting))
+        return [reader.gets() for _ in commands]
+
+    def abort(self, reason: str = "") -> None:
+        """End the connection without waiting for anything; `lost` is set when it has ended."""
+        if reason:
+            self.link.last_fault = reason
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class MemberLink:
+    """A queue of commands to one member, over one connection at a time, for clients of one RESP version.
+
+    Every command has a sequence number: `issued` counts those taken, `answered` those whose outcome can
+    change no more. A command whose connection was lost stays unanswered until that connection is known
+    to be dead at the server, although its sender has been told at once.
+    """
+
+    def __init__(self, shard: str, member: Member, protocol: int, host: MemberHost, options: RouterOptions) -> None:
+        self.shard = shard
+        self.member = member
+        self.protocol = protocol
+        self.state = LinkState.IDLE
+        self.issued = 0
+        self.answered = 0
+        self.last_fault = "not connected yet"
+        self._host = host
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._inflight: deque[Waiter] = deque()
+        self._sizes: deque[int] = deque()
+        self._bytes = 0
+        self._out: list[bytes] = []
+        self._scheduled = False
+        self._wire: _Wire | None = None
+        self._ghosts: list[tuple[int, bytes, int]] = []  # client id, server's run id, commands unanswered
+        self._watchers: list[tuple[int, asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+
+    # --- commands ---
+
+    def send(self, raw: bytes, waiter: Waiter) -> None:
+        """Send a command when the loop turns; the waiter gets its reply, or an error at once if it cannot be sent."""
+        state = self.state
+        if state is not LinkState.READY:
+            if state is LinkState.IDLE:
+                self._connect()
+            elif state is not LinkState.CONNECTING:
+                waiter.fill(self._down())
+                return
+        size = len(raw)
+        inflight = self._inflight
+        options = self._options
+        if inflight and (len(inflight) >= options.member_commands or self._bytes + size > options.member_bytes):
+            waiter.fill(self._overloaded())
+            return
+        self.issued += 1
+        self._bytes += size
+        inflight.append(waiter)
+        self._sizes.append(size)
+        self._out.append(raw)
+        if not self._scheduled and state is LinkState.READY:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def received(self, replies: list[bytes]) -> None:
+        """Hand replies to those who wait for them, in order."""
+        inflight, sizes = self._inflight, self._sizes
+        if self.protocol == 3:
+            replies = [reply for reply in replies if reply[0] != _PUSH]
+        if len(replies) > len(inflight) - len(self._out):
+            assert self._wire is not None
+            self._wire.abort("the server sent a reply that nothing had asked for")
+            return
+        for reply in replies:
+            self._bytes -= sizes.popleft()
+            inflight.popleft().fill(reply)
+        self.answered += len(replies)
+        if self._watchers:
+            self._tell_watchers()
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self.state is not LinkState.READY or not self._out:
+            return
+        assert self._wire is not None and self._wire.transport is not None
+        if not self._host.alive():
+            self._fail_unsent(error("CLUSTERDOWN this router has lost its lease; nothing was executed"))
+            return
+        out, self._out = self._out, []
+        self._wire.transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if self._watchdog is None:
+            self._watch(self.answered)
+
+    def _watch(self, answered: int) -> None:
+        self._watchdog = self._loop.call_later(self._options.member_timeout_s, self._look, answered)
+
+    def _look(self, answered_then: int) -> None:
+        """See whether the server has answered anything since the last look."""
+        self._watchdog = None
+        if len(self._inflight) == len(self._out) or self._wire is None:
+            return
+        if self.answered == answered_then:
+            self._wire.abort(f"it answered nothing for {self._options.member_timeout_s:g} s")
+        else:
+            self._watch(self.answered)
+
+    # --- acknowledgement ---
+
+    async def settled(self, mark: int) -> None:
+        """Wait until the first `mark` commands can change nothing any more."""
+        if self.answered < mark and self.state is not LinkState.CLOSED:
+            future = self._loop.create_future()
+            self._watchers.append((mark, future))
+            await future
+
+    def _tell_watchers(self) -> None:
+        waiting = []
+        for mark, future in self._watchers:
+            if self.answered < mark and self.state is not LinkState.CLOSED:
+                waiting.append((mark, future))
+            elif not future.done():
+                future.set_result(None)
+        self._watchers = waiting
+
+    # --- errors ---
+
+    @property
+    def _place(self) -> str:
+        return f"{self.shard} does not answer at {self.member.address}"
+
+    def _down(self) -> bytes:
+        return error(f"CLUSTERDOWN {self._place} ({self.last_fault}); nothing was executed")
+
+    def _overloaded(self) -> bytes:
+        return error(
+            f"OVERLOADED {self.shard} at {self.member.address} has {len(self._inflight)} commands "
+            f"({self._bytes} bytes) unanswered; nothing was executed"
+        )
+
+    def _fail_unsent(self, reply: bytes) -> None:
+        """Answer what has not been written yet; it has not happened and never will."""
+        for _ in range(len(self._out)):
+            self._bytes -= self._sizes.pop()
+        unsent = [self._inflight.pop() for _ in self._out]
+        self._out = []
+        self.answered += len(unsent)
+        for waiter in reversed(unsent):
+            waiter.fill(reply)
+        self._tell_watchers()
+
+    def _fail_sent(self) -> int:
+        """Tell the senders of what was written and not answered; how many commands that were."""
+        sent = len(self._inflight) - len(self._out)
+        reply = error(
+            f"UNKNOWN the connection to {self.shard} at {self.member.address} was lost ({self.last_fault}): "
+            "the command may or may not have been executed; outcome unknown"
+        )
+        waiters = [self._inflight.popleft() for _ in range(sent)]
+        for _ in range(sent):
+            self._bytes -= self._sizes.popleft()
+        for waiter in waiters:
+            waiter.fill(reply)
+        return sent
+
+    # --- the connection ---
+
+    def _connect(self) -> None:
+        self.state = LinkState.CONNECTING
+        self._task = self._loop.create_task(self._keep_connected(), name=f"link to {self.member.id}")
+
+    def connect(self) -> None:
+        """Open the connection if nothing has been sent yet."""
+        if self.state is LinkState.IDLE:
+            self._connect()
+
+    async def _keep_connected(self) -> None:
+        options = self._options
+        backoff = options.least_backoff_s
+        while True:
+            try:
+                wire = await self._open()
+            except (OSError, HeliosError) as fault:
+                self.last_fault = str(fault) or type(fault).__name__
+                self.state = LinkState.DOWN
+                self._fail_unsent(self._down())
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, options.most_backoff_s)
+                continue
+            backoff = options.least_backoff_s
+            self.last_fault = "the server closed the connection"
+            self.state = LinkState.READY
+            self._flush()
+            await wire.lost
+            self._lost(wire)
+
+    def _lost(self, wire: _Wire) -> None:
+        """The connection has ended by itself: what was in flight may still run until it is known to be dead."""
+        self._wire = None
+        self.state = LinkState.CONNECTING
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        self._fail_unsent(self._down())
+        sent = self._fail_sent()
+        if sent:
+            self._ghosts.append((wire.client_id, wire.run_id, sent))
+
+    async def _open(self) -> _Wire:
+        """A connection that has been greeted, and behind which no former one can act any more."""
+        try:
+            async with asyncio.timeout(self._options.connect_timeout_s):
+                credentials = await self._host.credentials(self.member)
+                address = self.member.address
+                _, wire = await self._loop.create_connection(lambda: _Wire(self), address.host, address.port)
+                try:
+                    await self._greet(wire, credentials)
+                except BaseException:
+                    wire.abort()
+                    raise
+        except TimeoutError:
+            raise ConnectionError(f"no answer within {self._options.connect_timeout_s:g} s") from None
+        wire.greeting = None
+        self._wire = wire
+        return wire
+
+    async def _greet(self, wire: _Wire, credentials: Credentials | None) -> None:
+        hello = [b"HELLO", b"%d" % self.protocol]
+        if credentials is not None:
+            hello += [b"AUTH", credentials.user.encode(), credentials.password.encode()]
+        greeting, info = await wire.ask([hello, [b"INFO", b"server"]])
+        for reply in (greeting, info):
+            if isinstance(reply, hiredis.ReplyError):
+                if str(reply).startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
+                    self._host.forget_credentials(self.member)
+                raise ConnectionError(f"it refused the connection: {reply}")
+        fields = greeting if isinstance(greeting, dict) else dict(zip(greeting[::2], greeting[1::2], strict=True))
+        wire.client_id = int(fields[b"id"])
+        said = dict(_INFO_LINE.findall(info))
+        wire.run_id = said.get(b"run_id", b"")
+        await self._end_ghosts(wire, credentials)
+        self._host.learned(said)
+
+    async def _end_ghosts(self, wire: _Wire, credentials: Credentials | None) -> None:
+        """End the connections that were lost with commands unanswered; none of these runs after this returns."""
+        # Another run of the server knows nothing of them, and may have given their ids to others.
+        here = [client_id for client_id, run_id, _ in self._ghosts if run_id == wire.run_id]
+        if here:
+            user = credentials.user.encode() if credentials else b"default"
+            replies = await wire.ask(
+                [[b"CLIENT", b"KILL", b"ID", b"%d" % client_id, b"USER", user] for client_id in here]
+            )
+            for reply in replies:
+                if isinstance(reply, hiredis.ReplyError):
+                    raise ConnectionError(f"it does not end a former connection: {reply}")
+        self.answered += sum(count for _, _, count in self._ghosts)
+        self._ghosts = []
+        self._tell_watchers()
+
+    def close(self, reason: str) -> None:
+        """End the connection for good; what waits for it is answered now."""
+        if self.state is LinkState.CLOSED:
+            return
+        self.state = LinkState.CLOSED
+        self.last_fault = reason
+        if self._task is not None:
+            self._task.cancel()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        if self._wire is not None:
+            self._wire.abort()
+            self._wire = None
+        self._fail_unsent(self._down())
+        self._fail_sent()
+        self._tell_watchers()

@@ -1,0 +1,31 @@
+"""What a router can be told: times and limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from helios.resp.wire import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class RouterOptions:
+    """Times in seconds, sizes in bytes. `node` is the id of the node whose address clients call."""
+
+    node: str = ""
+    version: str = "0"
+    session_ttl_s: float = 3.0
+    # A session ends for its router this much before the store lets it go, for what is between look and deed.
+    session_margin_s: float = 0.3
+    start_timeout_s: float = 15.0
+    hold_timeout_s: float = 5.0
+    connect_timeout_s: float = 1.0
+    # A server that has commands and answers none of them for so long counts as dead.
+    member_timeout_s: float = 10.0
+    least_backoff_s: float = 0.05
+    most_backoff_s: float = 1.0
+    member_commands: int = 131_072  # sent to one server and unanswered
+    member_bytes: int = 128 * 1024 * 1024
+    clients: int = 10_000
+    client_commands: int = 1024  # of one client, unanswered; beyond them it is not read
+    client_reply_bytes: int = 256 * 1024 * 1024  # owed to one client; beyond them it is disconnected
+    limits: Limits = field(default_factory=Limits)

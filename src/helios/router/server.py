@@ -1,0 +1,163 @@
+"""The RESP server: one protocol object for each client's connection."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from helios.errors import ProtocolError
+from helios.resp.encoding import error
+from helios.resp.wire import Frame, RequestParser
+from helios.router.callers import BATCH, CLOSED, UNREAD, Caller, Dispatch, Holder, Outbox
+from helios.router.options import RouterOptions
+
+_WRITE_BUFFER_BYTES = 1024 * 1024
+
+
+class Clients(Protocol):
+    """Who keeps the list of connections."""
+
+    options: RouterOptions
+    slow_readers: int  # disconnected because they did not read their replies
+
+    def admit(self, client: ClientConnection) -> str | None:
+        """Enter a connection; or say why it cannot be."""
+
+    def leave(self, client: ClientConnection) -> None:
+        """A connection has ended."""
+
+
+class ClientConnection(Caller, asyncio.Protocol):
+    """A client. It is not read while it must wait, so what it sends meanwhile stays in the network."""
+
+    def __init__(self, clients: Clients, dispatch: Dispatch, outbox: Outbox, holder: Holder) -> None:
+        super().__init__(dispatch, outbox, holder)
+        options = clients.options
+        self.most_commands = options.client_commands
+        self.most_owed = options.client_reply_bytes
+        self._clients = clients
+        self._parser = RequestParser(options.limits)
+        self._transport: asyncio.Transport | None = None
+        self._reading = True
+        self._ending = False
+        self._at_end = False
+        self.address = ""
+        self.local_address = ""
+        self.since = 0.0
+        self.last_command = ""
+        self.last_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        self.address = _shown(transport.get_extra_info("peername"))
+        self.local_address = _shown(transport.get_extra_info("sockname"))
+        refusal = self._clients.admit(self)
+        if refusal is not None:
+            transport.write(error(refusal))
+            self.stops |= CLOSED
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """The client has sent something."""
+        if self.stops & CLOSED:
+            return
+        self._parser.feed(data)
+        if self.stops:
+            self.stalled()
+        else:
+            self.run()
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more; what it has sent is answered all the same."""
+        self._at_end = True
+        if not self.stops:
+            self._end_when_answered()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone; replies that still come for it are dropped."""
+        self.stops |= CLOSED
+        self.waiting = []
+        self.replies.clear()
+        self.holder.forget(self)
+        self._clients.leave(self)
+
+    def pause_writing(self) -> None:
+        """The client does not read its replies: no more commands of it until it does."""
+        self.stops |= UNREAD
+        self.stalled()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self.go_on(UNREAD)
+
+    def more(self) -> list[Frame]:
+        """Up to BATCH further frames; a client that breaks the protocol is told so and let go."""
+        try:
+            frames = self._parser.take(BATCH)
+        except ProtocolError as fault:
+            self.answer(error(f"ERR {fault}"))
+            self.close_after_replies()
+            return []
+        if frames:
+            self.last_at = self.outbox.now()
+            self.last_command = frames[-1][1][0][:40].decode("ascii", "replace").lower()
+        return frames
+
+    def flush(self) -> None:
+        """Write the replies that are ready, in one piece."""
+        transport = self._transport
+        ready = self.take_ready()
+        if ready and transport is not None and not transport.is_closing():
+            transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
+            if self.stops & UNREAD and transport.get_write_buffer_size() + self.owed > self.most_owed:
+                self.overflow()
+        if self.resume:
+            self.resume = False
+            if not self.stops:
+                self.run()
+            if not self.stops and not self._reading and transport is not None:
+                self._reading = True
+                transport.resume_reading()
+        if self._ending or (self._at_end and not self.stops):
+            self._end_when_answered()
+
+    def stalled(self) -> None:
+        """Read nothing more until it goes on."""
+        if self._reading and self._transport is not None and not self.stops & CLOSED:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def overflow(self) -> None:
+        """It has not read its replies for so long that they cannot be kept."""
+        if not self.stops & CLOSED:
+            self._clients.slow_readers += 1
+            self.abort()
+
+    def abort(self) -> None:
+        """End the connection at once; unsent replies are dropped."""
+        self.stops |= CLOSED
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close_after_replies(self) -> None:
+        """Run no further command, and end the connection when the replies have been written."""
+        self.stops |= CLOSED
+        self._ending = True
+        if not self.dirty:
+            self.outbox.mark(self)
+
+    def _end_when_answered(self) -> None:
+        if not self.replies and not self.waiting and self._transport is not None:
+            self._transport.close()
+
+
+def _shown(address: object) -> str:
+    """An address as the servers show it; a path or nothing for other kinds of sockets."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[0], address[1]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    return str(address or "")

@@ -1,0 +1,281 @@
+"""The router's lease in the store, the epochs that it applies and acknowledges, and who it is at the members."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Protocol
+
+from helios.errors import Conflict, HeliosError, LeaseLost, StoreError, Unavailable, WatchLost
+from helios.model.codec import decode
+from helios.model.topology import Member, NodeKind, Topology
+from helios.ports.clock import Clock
+from helios.ports.engine import Connector, UserRole
+from helios.ports.store import Compare, Store
+from helios.router.member import Credentials
+from helios.router.options import RouterOptions
+from helios.router.pool import Mark
+from helios.stores.records import SESSIONS, TOPOLOGY, SessionRecord, put_record, read_record
+
+_log = logging.getLogger(__name__)
+_RETRY_S = 0.1
+USER_PREFIX = "helios-s-"
+
+
+class SessionHost(Protocol):
+    """The router as its session sees it. All of it is called from the event loop and does not wait."""
+
+    def apply(self, topology: Topology) -> list[Mark]:
+        """Route by `topology` from now on; gives what must be answered before its epoch may be acknowledged."""
+
+    def serve_until(self, deadline: float) -> None:
+        """Commands may be sent until then (the clock's monotonic seconds)."""
+
+    def session_over(self, reason: str) -> None:
+        """Send nothing more and close the connections to the members."""
+
+
+class _SessionOver(HeliosError):
+    """The session has ended and the router needs a new one."""
+
+
+class Session:
+    """One lease: from its grant to its end. Its id, its users at the members, and the tasks that keep it."""
+
+    def __init__(
+        self, store: Store, connector: Connector, clock: Clock, options: RouterOptions, host: SessionHost
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.topology = Topology(epoch=0)
+        self._store = store
+        self._connector = connector
+        self._clock = clock
+        self._options = options
+        self._host = host
+        self._key = SESSIONS + self.id
+        self._lease = ""
+        self._version = 0
+        self._deadline = 0.0
+        self._credentials: dict[str, Credentials] = {}
+        self._making: dict[str, asyncio.Lock] = {}
+        self._marks: list[Mark] = []
+        self._applied = asyncio.Event()
+
+    async def live(self) -> None:
+        """Open the session and keep it until it ends, which the exception tells: a HeliosError says why."""
+        options = self._options
+        sent = self._clock.monotonic()
+        self._lease = await self._store.grant(options.session_ttl_s)
+        self._deadline = sent + options.session_ttl_s - options.session_margin_s
+        record = SessionRecord(self.id, options.node)
+        # Before the topology is read: whoever publishes a fence and then lists the sessions must find this one.
+        self._version = await self._store.commit([put_record(self._key, record, self._lease)])
+        snapshot = await self._store.list(TOPOLOGY)
+        self._apply(decode(Topology, snapshot.entries[0].value) if snapshot.entries else Topology(epoch=0))
+        self._host.serve_until(self._deadline)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._renew())
+                tasks.create_task(self._follow_topology(snapshot.revision))
+                tasks.create_task(self._watch_self(snapshot.revision))
+                tasks.create_task(self._acknowledge())
+        except* HeliosError as group:
+            raise _SessionOver("; ".join(str(fault) for fault in group.exceptions)) from group
+
+    # --- the lease ---
+
+    async def _renew(self) -> None:
+        options, clock = self._options, self._clock
+        pause = options.session_ttl_s / 3
+        while True:
+            await asyncio.sleep(min(pause, max(self._deadline - clock.monotonic(), 0.001)))
+            sent = clock.monotonic()
+            try:
+                async with asyncio.timeout(max(self._deadline - sent, 0.001)):
+                    await self._store.keep_alive(self._lease)
+            except LeaseLost as fault:
+                raise _SessionOver(f"the lease is lost: {fault}") from fault
+            except (StoreError, TimeoutError) as fault:
+                if clock.monotonic() >= self._deadline:
+                    raise _SessionOver(f"the lease could not be renewed in time: {fault}") from fault
+                pause = options.session_ttl_s / 30
+                continue
+            pause = options.session_ttl_s / 3
+            self._deadline = sent + options.session_ttl_s - options.session_margin_s
+            self._host.serve_until(self._deadline)
+
+    async def _watch_self(self, revision: int) -> None:
+        while True:
+            try:
+                async with aclosing(self._store.watch(self._key, revision)) as watch:
+                    async for events in watch:
+                        for event in events:
+                            revision = event.version
+                            if event.value is None:
+                                raise _SessionOver("it was revoked or its lease has ended")
+            except WatchLost:
+                revision = (await self._store.list(self._key)).revision
+                await self._check_self()
+            except StoreError:
+                await asyncio.sleep(_RETRY_S)
+
+    async def _check_self(self) -> int:
+        """The version of the session's record; raises if the session is over."""
+        record = await read_record(self._store, SessionRecord, self._key)
+        if record is None:
+            raise _SessionOver("it was revoked or its lease has ended")
+        return record.version
+
+    # --- the topology ---
+
+    def _apply(self, topology: Topology) -> None:
+        self.topology = topology
+        self._marks = self._host.apply(topology)
+        self._applied.set()
+
+    async def _follow_topology(self, revision: int) -> None:
+        while True:
+            try:
+                async with aclosing(self._store.watch(TOPOLOGY, revision)) as watch:
+                    async for events in watch:
+                        for event in events:
+                            revision = event.version
+                            self._read(event.value)
+            except WatchLost:
+                snapshot = await self._store.list(TOPOLOGY)
+                revision = snapshot.revision
+                self._read(snapshot.entries[0].value if snapshot.entries else None)
+            except StoreError:
+                await asyncio.sleep(_RETRY_S)
+
+    def _read(self, value: bytes | None) -> None:
+        if value is not None:
+            topology = decode(Topology, value)
+            if topology.epoch > self.topology.epoch:
+                self._apply(topology)
+
+    async def _acknowledge(self) -> None:
+        """Write the epoch into the session's record once nothing issued before it is under way."""
+        while True:
+            await self._applied.wait()
+            self._applied.clear()
+            epoch, marks = self.topology.epoch, self._marks
+            if marks and not await self._settled(marks):
+                continue  # A newer epoch has come; it is acknowledged instead.
+            await self._write_acknowledgement(epoch)
+
+    async def _settled(self, marks: list[Mark]) -> bool:
+        """Whether all marks were reached before another epoch came."""
+        settling = asyncio.gather(*(link.settled(mark) for link, mark in marks))
+        newer = asyncio.ensure_future(self._applied.wait())
+        try:
+            await asyncio.wait((settling, newer), return_when=asyncio.FIRST_COMPLETED)
+            return settling.done() and not self._applied.is_set()
+        finally:
+            settling.cancel()
+            newer.cancel()
+
+    async def _write_acknowledgement(self, epoch: int) -> None:
+        record = SessionRecord(self.id, self._options.node, acked_epoch=epoch)
+        while True:
+            try:
+                put = put_record(self._key, record, self._lease)
+                self._version = await self._store.commit([put], compares=[Compare(self._key, self._version)])
+                return
+            except Conflict:
+                self._version = await self._check_self()
+            except LeaseLost as fault:
+                raise _SessionOver(f"the lease is lost: {fault}") from fault
+            except StoreError:
+                # Whether it was written is unknown: a Conflict next time tells, and reads the version again.
+                await asyncio.sleep(_RETRY_S)
+
+    # --- users at the members ---
+
+    async def credentials(self, member: Member) -> Credentials | None:
+        """The session's user at a member, made if need be; None where the default user serves.
+
+        A user is used only after the session was read again and found alive: whoever forces a session
+        off deletes its record first, so either the user is found and removed, or it is never used.
+        """
+        node = self.topology.node(member.node)
+        if node is not None and node.kind is NodeKind.EXTERNAL:
+            return None
+        async with self._making.setdefault(member.id, asyncio.Lock()):
+            known = self._credentials.get(member.id)
+            if known is not None:
+                return known
+            made = Credentials(USER_PREFIX + self.id, secrets.token_urlsafe(24))
+            engine = await self._connector.open(member)
+            try:
+                await engine.allow(made.user, made.password, UserRole.ROUTER)
+            finally:
+                await engine.close()
+            await self._check_self()
+            self._credentials[member.id] = made
+            return made
+
+    def forget_credentials(self, member: Member) -> None:
+        """The member has lost the user (it was restarted): it is made anew before the next connection."""
+        self._credentials.pop(member.id, None)
+
+    async def end(self, *, revoke: bool) -> None:
+        """Remove the users, and give the lease back if `revoke` says so, as far as store and members answer."""
+        try:
+            if self._lease and revoke:
+                await self._store.revoke(self._lease)
+        except StoreError as fault:
+            _log.info("the session's lease was left to expire: %s", fault)
+        members = {member.id: member for shard in self.topology.shards for member in shard.members}
+        users = [self._remove_user(members[name]) for name in self._credentials if name in members]
+        await asyncio.gather(*users)
+
+    async def _remove_user(self, member: Member) -> None:
+        try:
+            engine = await self._connector.open(member)
+            try:
+                await engine.force_off(USER_PREFIX + self.id)
+            finally:
+                await engine.close()
+        except HeliosError as fault:
+            _log.info("the session's user was left on %s: %s", member.id, fault)
+
+
+class SessionKeeper:
+    """Has a session whenever the store lets it: a new one as soon as the one before is over."""
+
+    def __init__(self, make: Callable[[], Session], host: SessionHost) -> None:
+        self._make = make
+        self._host = host
+        self.session: Session | None = None
+        self.sessions = 0
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self.session = session = self._make()
+            self.sessions += 1
+            try:
+                await session.live()
+            except HeliosError as fault:
+                _log.warning("session %s is over: %s", session.id, fault)
+                self._host.session_over(str(fault))
+            await asyncio.sleep(_RETRY_S)
+
+    def current(self) -> Session:
+        """The session that is open; raises Unavailable where there is none."""
+        if self.session is None:
+            raise Unavailable("this router has no session yet")
+        return self.session
+
+    async def end(self, timeout_s: float, *, revoke: bool) -> None:
+        """End the session, for a stop; gives up after a while."""
+        if self.session is not None:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self.session.end(revoke=revoke)
+            except TimeoutError:
+                _log.info("the session's end was not confirmed within %g s", timeout_s)

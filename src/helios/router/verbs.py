@@ -1,0 +1,98 @@
+"""The cluster's administration as commands: ADDNODE, MIGRATE, CLUSTERSTATS and the rest.
+
+Replies are maps of the fields that the views have (RESP2: fields and values in turn); errors carry the code of
+the HeliosError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from helios.admin.service import AdminService
+from helios.errors import InvalidInput
+from helios.resp.encoding import encode, error
+from helios.router.callers import DONE, WAIT_REPLY, Caller
+
+if TYPE_CHECKING:
+    from helios.router.core import Router
+
+Words = list[str]
+
+
+def run(router: Router, caller: Caller, verb: str, argv: list[bytes]) -> int:
+    """Carry out a verb; the caller waits for its reply."""
+    if verb == "migrate" and len(argv) >= 5:
+        caller.answer(
+            error(
+                "ERR the servers' own 'MIGRATE host port key ...' is refused: it blocks servers and can bring deleted "
+                "keys back; use MIGRATE SOURCE TARGET [PATTERN] to move keys between shards"
+            )
+        )
+        return DONE
+    router.spawn(caller, _reply(router.admin, caller.protocol, verb, argv))
+    return WAIT_REPLY
+
+
+async def _reply(admin: AdminService, protocol: int, verb: str, argv: list[bytes]) -> bytes:
+    if verb == "nodeforkey":
+        return encode(_plain(await admin.node_for_key(argv[1])), protocol)
+    try:
+        words = [word.decode() for word in argv[1:]]
+    except UnicodeDecodeError as fault:
+        raise InvalidInput(f"the arguments of {verb.upper()} must be UTF-8: {fault}") from fault
+    return encode(_plain(await _VERBS[verb](admin, words)), protocol)
+
+
+def _plain(value: Any) -> Any:
+    """Views as mappings, in lists too."""
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return value
+
+
+async def _add_node(admin: AdminService, words: Words) -> object:
+    node, address, *rest = words
+    options: dict[str, Any] = {}
+    usage = "ADDNODE ID ADDRESS [WEIGHT w] [ZONE z] [IMPORT] [FLUSH]"
+    while rest:
+        option = rest.pop(0).upper()
+        if option in ("WEIGHT", "ZONE"):
+            if not rest:
+                raise InvalidInput(f"{option} needs a value: {usage}")
+            value = rest.pop(0)
+            options[option.lower()] = _number(value) if option == "WEIGHT" else value
+        elif option in ("IMPORT", "FLUSH"):
+            options["import_keys" if option == "IMPORT" else "flush"] = True
+        else:
+            raise InvalidInput(f"{option!r} is no option of ADDNODE: {usage}")
+    return await admin.add_node(node, address, **options)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInput(f"{text!r} is not a weight: use a number such as 1 or 0.5") from None
+
+
+async def _migrate(admin: AdminService, words: Words) -> object:
+    return await admin.migrate(*words)
+
+
+_VERBS: dict[str, Callable[[AdminService, Words], Awaitable[object]]] = {
+    "addnode": _add_node,
+    "removenode": lambda admin, words: admin.remove_node(words[0]),
+    "listnodes": lambda admin, words: admin.list_nodes(),
+    "migrate": _migrate,
+    "migrationstatus": lambda admin, words: admin.migration(words[0]),
+    "clusterstats": lambda admin, words: admin.stats(),
+    "rebalance": lambda admin, words: admin.rebalance(),
+    "activemigrations": lambda admin, words: admin.active_migrations(),
+    "allmigrations": lambda admin, words: admin.migrations(),
+    "cancelmigration": lambda admin, words: admin.cancel_migration(words[0]),
+    "cleanupmigrations": lambda admin, words: admin.cleanup_migrations(),
+}
