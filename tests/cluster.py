@@ -1,0 +1,231 @@
+"""A whole cluster as real processes for tests: `helios up` on free ports, ended by pid whatever becomes of the test."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import hiredis
+from tests.servers import free_port
+
+from helios.model.ids import Address
+from helios.node.files import DataFolder
+from helios.node.locks import holder_of
+from helios.node.member import member_of
+from helios.node.ports import taken
+from helios.node.process import ProcessId
+
+START_S = 60.0
+STOP_S = 20.0
+HELIOS = (sys.executable, "-m", "helios.cli.main")
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` adjoining loopback ports that nobody listened on a moment ago."""
+    while True:
+        first = free_port()
+        if first + count < 60000 and not any(taken("127.0.0.1", first + n) for n in range(count)):
+            return first
+
+
+class HeliosProcess:
+    """A running `helios` command; what it prints is collected in files."""
+
+    def __init__(self, words: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = len(list(folder.glob("*.out")))
+        self.out_path, self.err_path = folder / f"{number}.out", folder / f"{number}.err"
+        with self.out_path.open("wb") as out, self.err_path.open("wb") as err:
+            self.process = subprocess.Popen(
+                [*HELIOS, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=folder,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+
+    @property
+    def out(self) -> str:
+        """What it has printed."""
+        return self.out_path.read_text()
+
+    @property
+    def err(self) -> str:
+        """What it has complained of."""
+        return self.err_path.read_text()
+
+    def wait_ready(self) -> None:
+        """Return when it has printed `ready`; fails if it ends before."""
+        deadline = time.monotonic() + START_S
+        while "ready\n" not in self.out:
+            status = self.process.poll()
+            assert status is None, f"ended with {status} before it was ready:\n{self.out}\n{self.err}"
+            assert time.monotonic() < deadline, f"not ready after {START_S:g} s:\n{self.out}\n{self.err}"
+            time.sleep(0.02)
+
+    def wait(self, timeout_s: float = STOP_S) -> int:
+        """Its exit status, when it has ended."""
+        return self.process.wait(timeout_s)
+
+    def terminate(self) -> int:
+        """Ask it to end, as Ctrl-C does; its exit status."""
+        self.process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+class Cluster:
+    """What a test knows of a running cluster."""
+
+    def __init__(self, folder: Path, shards: int, env: Mapping[str, str] | None, flags: Sequence[str]) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.data = DataFolder(self.data_dir)
+        self.shards = shards
+        self.env = dict(env or {})
+        self.flags = list(flags)
+        first = free_ports(shards)
+        self.resp_ports = list(range(first, first + shards))
+        self.api_port = free_ports(1)
+        self.up: HeliosProcess | None = None
+
+    @property
+    def api(self) -> str:
+        """The base of the REST interface."""
+        return f"http://127.0.0.1:{self.api_port}"
+
+    def words(self) -> list[str]:
+        """The command line behind `helios`."""
+        words = ["up", "--shards", str(self.shards), "--port", str(self.resp_ports[0])]
+        return [*words, "--api-port", str(self.api_port), "--data-dir", str(self.data_dir), *self.flags]
+
+    def begin(self) -> HeliosProcess:
+        """Run `helios up` without waiting for it."""
+        self.up = HeliosProcess(self.words(), self.folder / "output", self.env)
+        return self.up
+
+    def start(self) -> HeliosProcess:
+        """Run `helios up` until it is ready."""
+        up = self.begin()
+        up.wait_ready()
+        return up
+
+    def stop(self) -> int:
+        """End it as Ctrl-C does; its exit status."""
+        assert self.up is not None, "it was started"
+        return self.up.terminate()
+
+    def helios(self, *words: str) -> HeliosProcess:
+        """Run another `helios` command on the same data folder."""
+        return HeliosProcess([*words, "--data-dir", str(self.data_dir)], self.folder / "output", self.env)
+
+    def run(self, *words: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run another `helios` command on the same data folder to its end."""
+        argv = [*HELIOS, *words, "--data-dir", str(self.data_dir)]
+        env = {**os.environ, **self.env}
+        return subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, env=env, check=False)
+
+    def command(self, *words: str | bytes, port: int | None = None, timeout_s: float = 10.0) -> object:
+        """The reply to one command at a node (the first unless a port is given)."""
+        return ask(self.resp_ports[0] if port is None else port, *words, timeout_s=timeout_s)
+
+    def agent(self, node_id: str) -> ProcessId | None:
+        """The running agent of a node."""
+        holder = holder_of(self.data.node(node_id).lock)
+        return holder.process if holder else None
+
+    def member(self, node_id: str) -> ProcessId | None:
+        """The running data server of a node."""
+        found = member_of(self.data.node(node_id))
+        return found.id if found else None
+
+    def routers(self, node_id: str) -> list[ProcessId]:
+        """The running router workers of a node."""
+        holders = [holder_of(path) for _, path in self.data.node(node_id).router_locks()]
+        return [holder.process for holder in holders if holder]
+
+    def member_address(self, node_id: str) -> Address:
+        """Where a node's data server listens."""
+        state = json.loads(self.data.node(node_id).member_state.read_text())
+        return Address("127.0.0.1", int(state["port"]))
+
+    def member_command(self, node_id: str, *words: str | bytes) -> object:
+        """The reply of a node's data server itself, past every router."""
+        state = json.loads(self.data.node(node_id).member_state.read_text())
+        return ask(int(state["port"]), *words, password=state["password"])
+
+    def leftovers(self) -> dict[int, str]:
+        """The processes that belong to this data folder, by pid, found by their command lines."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                line = path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                if str(self.data_dir) in line and ProcessId.of(int(path.parent.name)) is not None:
+                    found[int(path.parent.name)] = line
+        return found
+
+    def clean_up(self) -> None:
+        """End everything that is left."""
+        if self.up is not None:
+            self.up.kill()
+        deadline = time.monotonic() + STOP_S
+        while left := self.leftovers():
+            assert time.monotonic() < deadline, f"these do not end: {left}"
+            for pid in left:
+                process = ProcessId.of(pid)
+                if process is not None:
+                    process.send(signal.SIGKILL)
+            time.sleep(0.02)
+
+    def logs(self) -> str:
+        """The ends of all logs, for a failing test."""
+        paths = sorted(self.data.logs.glob("*.log"))
+        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in paths)
+
+
+def ask(port: int, *words: str | bytes, password: str = "", timeout_s: float = 10.0) -> object:
+    """The reply to one command over a connection of its own; an error reply is a value. Raises OSError."""
+    commands = [("AUTH", "helios-admin", password)] if password else []
+    parser = hiredis.Reader()
+    reply: object = False
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
+        for command in [*commands, words]:
+            connection.sendall(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]
+            while (reply := parser.gets()) is False:
+                data = connection.recv(65536)
+                if not data:
+                    raise ConnectionError("the connection was closed")
+                parser.feed(data)
+    return reply
+
+
+@contextmanager
+def running_cluster(
+    tmp_path: Path, shards: int = 3, env: Mapping[str, str] | None = None, flags: Sequence[str] = ()
+) -> Iterator[Cluster]:
+    """A cluster that is ready; at the end nothing of it is left running. Prints its logs if the block fails."""
+    cluster = Cluster(tmp_path, shards, env, flags)
+    try:
+        cluster.start()
+        yield cluster
+    except BaseException:
+        print(cluster.logs())
+        raise
+    finally:
+        cluster.clean_up()
