@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from helios.cli.resp_client import RespClient, pack
 
 BATCH_COMMANDS = 500
 BATCH_BYTES = 1024 * 1024
-_BATCHES_AHEAD = 4
+BATCHES_AHEAD = 4
 _REPORTED_MAX = 1000
 
 
@@ -71,7 +72,8 @@ class Loader:
         """Load every line that can be; what cannot is told and counted.
 
         With `strict` the first problem ends the load with Stopped, after the replies to what had been sent.
-        Errors of the connection pass; `report` then counts what had been answered.
+        Errors of the file pass, after everything before them was loaded. Errors of the connection pass
+        too; `report` then counts what is known to be there.
         """
         try:
             for number, line in enumerate(lines, 1):
@@ -79,6 +81,10 @@ class Loader:
                 self._take(number, line, parse)
             self._send()
         except Stopped:
+            self._settle()
+            raise
+        except (OSError, EOFError, zlib.error):  # from the file: the connection has its own errors
+            self._send()
             self._settle()
             raise
         self._settle()
@@ -122,7 +128,7 @@ class Loader:
         self._client.send(b"".join(self._packed))
         self._due.append(self._batch)
         self._batch, self._packed, self._packed_bytes = [], [], 0
-        while len(self._due) > _BATCHES_AHEAD:
+        while len(self._due) > BATCHES_AHEAD:
             self._collect()
             if self._strict and self.report.failed:
                 raise Stopped

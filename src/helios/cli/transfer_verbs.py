@@ -55,7 +55,7 @@ def load(session: Session, file: str, file_format: str | None, strict: bool) -> 
         except Stopped:
             tell(f"stopped at the first problem, having read {loader.report.lines} lines")
         except BaseException:
-            sys.stderr.write(f"stopped: {loader.report.as_text()}\n")
+            sys.stderr.write(f"stopped; known so far: {loader.report.as_text()}\n")
             raise
     _finish(session, loader.report, sys.stdout)
 

@@ -1,0 +1,289 @@
+"""helios-cli: what is sent, what is shown, how it exits."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.fake_gateway import CHANGE, MIGRATION, NODE
+from tests.fake_resp import FakeServer, resp3, serving
+
+from helios.admin.views import KeyView, StatsView
+from helios.cli import client as entry
+
+STATS = StatsView(2, 1, 3, True, 1, 150, 1, 0, 9, None, True, 1000, 0, (NODE,))
+KEY = KeyView("user:alice", "shard-1", "localhost:6379", "rule", "user:*")
+VERBS = [
+    "set get del expire ttl addnode removenode listnodes nodeforkey migrate migrationstatus clusterstats rebalance",
+    "activemigrations allmigrations cancelmigration cleanupmigrations load dump",
+]
+
+
+class Cluster:
+    """A fake node that answers every verb, and a way to call helios-cli at it."""
+
+    def __init__(self) -> None:
+        self.replies: dict[bytes, Any] = {
+            b"SET": "OK",
+            b"GET": b"Alice",
+            b"DEL": 1,
+            b"PEXPIRE": 1,
+            b"PTTL": 1500,
+            b"ADDNODE": asdict(CHANGE),
+            b"REMOVENODE": asdict(CHANGE),
+            b"REBALANCE": asdict(CHANGE),
+            b"LISTNODES": [asdict(NODE)],
+            b"NODEFORKEY": asdict(KEY),
+            b"CLUSTERSTATS": asdict(STATS),
+            b"MIGRATE": asdict(MIGRATION),
+            b"MIGRATIONSTATUS": asdict(MIGRATION),
+            b"CANCELMIGRATION": asdict(MIGRATION),
+            b"ACTIVEMIGRATIONS": [asdict(MIGRATION)],
+            b"ALLMIGRATIONS": [asdict(MIGRATION)],
+            b"CLEANUPMIGRATIONS": 7,
+        }
+        self.error: bytes | None = None
+        self.server: FakeServer
+
+    def answer(self, argv: list[bytes]) -> bytes:
+        return self.error if self.error is not None else resp3(self.replies[argv[0]])
+
+    def run(self, *arguments: str, stdin: bytes = b"") -> Result:
+        command = ["--port", str(self.server.port), *arguments]
+        return CliRunner().invoke(entry.cli, command, input=stdin, prog_name="helios-cli")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    made = Cluster()
+    with serving(made.answer) as made.server:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argv"),
+    [
+        (["set", "k", "v"], [b"SET", b"k", b"v"]),
+        (["set", "k", "v", "60"], [b"SET", b"k", b"v", b"PX", b"60000"]),
+        (["set", "k", "v", "0.25"], [b"SET", b"k", b"v", b"PX", b"250"]),
+        (["set", "k", "-5"], [b"SET", b"k", b"-5"]),
+        (["set", "k", "é"], [b"SET", b"k", "é".encode()]),
+        (["set", "k", "\udcff"], [b"SET", b"k", b"\xff"]),
+        (["set", "--", "--json", "v"], [b"SET", b"--json", b"v"]),
+        (["get", "-k"], [b"GET", b"-k"]),
+        (["del", "a", "b"], [b"DEL", b"a", b"b"]),
+        (["expire", "k", "1.5"], [b"PEXPIRE", b"k", b"1500"]),
+        (["ttl", "k"], [b"PTTL", b"k"]),
+        (["addnode", "n", "h:1"], [b"ADDNODE", b"n", b"h:1"]),
+        (
+            ["addnode", "n", "h:1", "--weight", "2.5", "--zone", "z", "--import"],
+            [b"ADDNODE", b"n", b"h:1", b"WEIGHT", b"2.5", b"ZONE", b"z", b"IMPORT"],
+        ),
+        (["addnode", "n", "h:1", "--flush"], [b"ADDNODE", b"n", b"h:1", b"FLUSH"]),
+        (["removenode", "n"], [b"REMOVENODE", b"n"]),
+        (["listnodes"], [b"LISTNODES"]),
+        (["nodeforkey", "k"], [b"NODEFORKEY", b"k"]),
+        (["migrate", "a", "b"], [b"MIGRATE", b"a", b"b"]),
+        (["migrate", "a", "b", "user:*"], [b"MIGRATE", b"a", b"b", b"user:*"]),
+        (["migrationstatus", "m"], [b"MIGRATIONSTATUS", b"m"]),
+        (["clusterstats"], [b"CLUSTERSTATS"]),
+        (["rebalance"], [b"REBALANCE"]),
+        (["activemigrations"], [b"ACTIVEMIGRATIONS"]),
+        (["allmigrations"], [b"ALLMIGRATIONS"]),
+        (["cancelmigration", "m"], [b"CANCELMIGRATION", b"m"]),
+        (["cleanupmigrations"], [b"CLEANUPMIGRATIONS"]),
+    ],
+)
+def test_every_verb_sends_its_command_and_serves_people_and_programs(
+    cluster: Cluster, arguments: list[str], argv: list[bytes]
+) -> None:
+    for_people = cluster.run(*arguments)
+    assert for_people.exit_code == 0, for_people.output
+    assert cluster.server.commands == [argv]
+    assert for_people.stdout
+    assert for_people.stderr == ""
+    for_programs = cluster.run("--json", *arguments)
+    assert for_programs.exit_code == 0
+    json.loads(for_programs.stdout)
+
+
+@pytest.mark.parametrize("verb", " ".join(VERBS).split())
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
+    shown = CliRunner().invoke(entry.cli, [verb, "--help"], prog_name="helios-cli")
+    assert shown.exit_code == 0
+    assert "Example: helios-cli" in shown.stdout
+    assert verb in shown.stdout.partition("Example:")[2]
+
+
+def test_the_verbs_are_these() -> None:
+    assert set(entry.cli.commands) == set(" ".join(VERBS).split())
+
+
+def test_json_has_every_field_of_the_views(cluster: Cluster) -> None:
+    assert json.loads(cluster.run("listnodes", "--json").stdout) == [asdict(NODE)]
+    assert json.loads(cluster.run("migrationstatus", "m", "--json").stdout) == asdict(MIGRATION)
+    assert json.loads(cluster.run("clusterstats", "--json").stdout) == json.loads(json.dumps(asdict(STATS)))
+
+
+def test_get_prints_the_bytes_alone(cluster: Cluster) -> None:
+    value = bytes(range(256))
+    cluster.replies[b"GET"] = value
+    assert cluster.run("get", "k").stdout_bytes == value
+    assert json.loads(cluster.run("get", "k", "--json").stdout) == {
+        "key": "k",
+        "value_base64": base64.b64encode(value).decode(),
+    }
+
+
+def test_set_reads_every_byte_of_stdin(cluster: Cluster) -> None:
+    value = bytes(range(256)) + b"\r\n"
+    assert cluster.run("set", "k", "-", stdin=value).exit_code == 0
+    assert cluster.server.commands == [[b"SET", b"k", value]]
+
+
+@pytest.mark.parametrize(
+    ("verb", "command", "reply"),
+    [("get", b"GET", None), ("del", b"DEL", 0), ("expire", b"PEXPIRE", 0), ("ttl", b"PTTL", -2)],
+)
+def test_a_missing_key_is_exit_status_1(cluster: Cluster, verb: str, command: bytes, reply: int | None) -> None:
+    cluster.replies[command] = reply
+    result = cluster.run(verb, "gone", *(["5"] if verb == "expire" else []))
+    assert result.exit_code == 1
+    assert result.stdout == ("0\n" if verb == "del" else "")
+    assert "there is no key 'gone'" in result.stderr
+
+
+@pytest.mark.parametrize(("left_ms", "text"), [(1500, "2\n"), (1000, "1\n"), (1, "1\n"), (-1, "-1\n")])
+def test_ttl_is_in_seconds(cluster: Cluster, left_ms: int, text: str) -> None:
+    cluster.replies[b"PTTL"] = left_ms
+    assert cluster.run("ttl", "k").stdout == text
+
+
+def test_a_refusal_is_shown_in_the_servers_words(cluster: Cluster) -> None:
+    cluster.error = b"-REFUSED shard-4 is being drained\r\n"
+    result = cluster.run("removenode", "shard-4")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == "helios-cli: REFUSED shard-4 is being drained\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nosuch"],
+        ["get"],
+        ["get", "a", "b"],
+        ["set", "k", "v", "soon"],
+        ["set", "k", "v", "-1"],
+        ["set", "k", "v", "nan"],
+        ["expire", "k", "0"],
+        ["addnode", "n", "h:1", "--import", "--flush"],
+        ["addnode", "n", "h:1", "--colour", "red"],
+        ["addnode", "n", "h:1", "--weight", "heavy"],
+        ["load", "a.csv"],
+        ["dump", "-"],
+        ["load", "a.tsv", "--format", "csv"],
+        ["--port", "0", "get", "k"],
+        ["--port"],
+    ],
+)
+def test_wrong_use_is_exit_status_2_and_sends_nothing(cluster: Cluster, arguments: list[str]) -> None:
+    result = cluster.run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage: helios-cli" in result.stderr or "Error: " in result.stderr
+    assert cluster.server.commands == []
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        result = CliRunner().invoke(entry.cli, ["--port", str(taken.getsockname()[1]), "get", "k"])
+    assert result.exit_code == 1
+    assert "cannot connect to 127.0.0.1:" in result.stderr
+    assert "helios up" in result.stderr
+
+
+def test_a_reply_that_never_comes_is_an_unknown_outcome() -> None:
+    with serving(lambda _: None) as server:
+        result = CliRunner().invoke(entry.cli, ["--port", str(server.port), "set", "k", "v"])
+    assert result.exit_code == 1
+    assert "may or may not have been carried out" in result.stderr
+
+
+def test_a_server_that_does_not_speak_resp_is_named() -> None:
+    with serving(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n") as server:
+        result = CliRunner().invoke(entry.cli, ["--port", str(server.port), "get", "k"])
+    assert result.exit_code == 1
+    assert "does not speak RESP" in result.stderr
+
+
+def test_host_and_port_come_from_the_environment(cluster: Cluster) -> None:
+    environment = {"HELIOS_HOST": "127.0.0.1", "HELIOS_PORT": str(cluster.server.port)}
+    result = CliRunner().invoke(entry.cli, ["get", "k"], env=environment)
+    assert (result.exit_code, result.stdout) == (0, "Alice")
+
+
+@pytest.mark.parametrize(
+    ("argv", "hoisted"),
+    [
+        (["get", "k", "--json"], ["--json", "get", "k"]),
+        (["get", "--port", "1", "k", "--host=h"], ["--port", "1", "--host=h", "get", "k"]),
+        (["get", "--", "--json"], ["get", "--", "--json"]),
+        (["--json=1", "get"], ["--json=1", "get"]),
+        (["get", "--port"], ["--port", "get"]),
+        ([], []),
+    ],
+)
+def test_options_may_follow_the_verb(argv: list[str], hoisted: list[str]) -> None:
+    assert entry.hoist(argv) == hoisted
+
+
+def test_a_call_imports_nothing_heavy() -> None:
+    script = "import sys; from helios.cli.client import cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"pydantic", "typer", "rich", "asyncio", "fastapi", "yaml", "json", "gzip", "http"}
+    assert heavy.isdisjoint(loaded)
+
+
+def test_a_reader_that_hangs_up_ends_the_program_without_a_word(cluster: Cluster) -> None:
+    cluster.replies[b"GET"] = b"x" * 1_000_000
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-c", "from helios.cli.client import main; main()", "--port", str(cluster.server.port)]
+    try:
+        done = subprocess.run([*command, "get", "k"], stdout=write_end, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(write_end)
+    assert done.returncode == entry.BROKEN_PIPE_STATUS
+    assert done.stderr == b""
+
+
+def test_an_interrupt_is_exit_status_130() -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(_: list[bytes]) -> None:
+        asked.set()
+        go_on.wait(30)
+
+    with serving(answer) as server:
+        command = [sys.executable, "-c", "from helios.cli.client import main; main()", "--port", str(server.port)]
+        process = subprocess.Popen([*command, "get", "k"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert asked.wait(30)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+        go_on.set()
+    assert process.returncode == entry.INTERRUPTED_STATUS
+    assert (stdout, stderr) == (b"", b"")

@@ -1,0 +1,98 @@
+"""Tables and texts for people."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+from tests.fake_gateway import CHANGE, MIGRATION, NODE
+
+from helios.cli import cluster_output, output
+
+NOW = 1_700_000_010.0
+
+
+def test_a_table_aligns_its_columns() -> None:
+    assert output.table(["NAME", ">N"], [["a", "1"], ["longer", "10"]]) == "NAME     N\na        1\nlonger  10"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (0.25, "0.2 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (61, "1 min 1 s"),
+        (3600, "1 h"),
+        (90_061, "1 d 1 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert output.duration(seconds) == text
+
+
+def test_moments() -> None:
+    assert output.ago(None, NOW) == "never"
+    assert output.ago(NOW - 0.5, NOW) == "now"
+    assert output.ago(NOW + 5, NOW) == "now"
+    assert output.ago(NOW - 120, NOW) == "2 min ago"
+    assert output.clock(None) == "-"
+
+
+def test_control_characters_cannot_reach_the_terminal() -> None:
+    assert output.clean("a\x1b[2Jb\nç") == "a\\x1b[2Jb\\nç"
+    assert "\x1b" not in output.table(["X"], [["\x1b"]]) + output.facts([("x", "\x1b")])
+
+
+def test_replies_become_text() -> None:
+    reply = {b"a": [b"x", 1, None, True, 1.5], b"b": {b"c": b"\xff"}}
+    assert output.plain(reply) == {"a": ["x", 1, None, True, 1.5], "b": {"c": "\\xff"}}
+
+
+def test_nodes_show_id_address_status_keys_share_leader_and_last_seen() -> None:
+    away = replace(NODE, id="shard-2", status="offline", keys=None, last_seen=None, kind="external")
+    text = cluster_output.nodes([asdict(replace(NODE, keys=30_123)), asdict(away)], NOW)
+    heading, first, second = text.splitlines()
+    assert heading.split() == ["ID", "ADDRESS", "STATUS", "STATE", "KEYS", "SHARE", "LEADER", "LAST", "SEEN"]
+    assert " ".join(first.split()) == "shard-1 localhost:6379 online active 30,123 50.0 % shard-1.0 10 s ago"
+    assert "(external)" in second
+    assert " ? " in second
+    assert second.endswith("never")
+
+
+def test_zone_and_weight_show_where_they_are_set() -> None:
+    text = cluster_output.nodes([asdict(replace(NODE, zone="eu", weight=2.5))], NOW)
+    assert text.splitlines()[0].endswith("ZONE  WEIGHT")
+    assert text.endswith("eu       2.5")
+
+
+def test_one_migration() -> None:
+    text = cluster_output.migration(asdict(MIGRATION), NOW)
+    assert "in_progress (copying)" in text
+    assert "5 of 10 (50 %)" in text
+    assert "error" not in text
+    ended = replace(MIGRATION, status="failed", phase="", end_time=1_700_000_003.0, pause_ms=1.25, error="no\nroom")
+    text = cluster_output.migration(asdict(ended), NOW)
+    assert "1.2 ms" in text
+    assert "took        1.5 s" in text
+    assert text.endswith("error       no\\nroom")
+
+
+def test_migrations() -> None:
+    assert cluster_output.migrations([], NOW) == "no migrations"
+    text = cluster_output.migrations([asdict(MIGRATION)], NOW)
+    assert "ERROR" not in text
+    assert text.splitlines()[1].startswith("m-1  shard-1  shard-2  user:*")
+    assert "ERROR" in cluster_output.migrations([asdict(replace(MIGRATION, error="x"))], NOW)
+
+
+def test_what_came_of_a_change() -> None:
+    under_way = cluster_output.change(asdict(CHANGE))
+    assert under_way.splitlines() == [
+        "add node: running",
+        "migrations: m-1",
+        "`helios-cli activemigrations` shows how far it is",
+    ]
+    done = replace(CHANGE, status="done", message="shard-4 is in", migrations=())
+    assert cluster_output.change(asdict(done)) == "shard-4 is in"
