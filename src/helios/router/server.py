@@ -49,7 +49,8 @@ class ClientConnection(Caller, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
+        transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
+        self._transport = transport
         transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         self.address = _shown(transport.get_extra_info("peername"))
         self.local_address = _shown(transport.get_extra_info("sockname"))
