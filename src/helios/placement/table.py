@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property, lru_cache
 
 from helios.model.topology import Placement, Rule
-from helios.placement.glob import matches
+from helios.placement.glob import globs_of
 from helios.placement.ring import Ring
 
 
@@ -15,9 +16,9 @@ class PlacementTable:
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
         self.ring = Ring(dict(placement.weights), placement.virtual_nodes, placement.reassigned)
-        by_source: dict[str, list[Rule]] = {}
+        by_source: dict[str, list[tuple[tuple[re.Pattern[bytes], ...], Rule]]] = {}
         for rule in placement.rules:
-            by_source.setdefault(rule.source, []).append(rule)
+            by_source.setdefault(rule.source, []).append((globs_of(rule.patterns), rule))
         self._rules_by_source = by_source
 
     def owner(self, key: bytes) -> str:
@@ -39,8 +40,8 @@ class PlacementTable:
         return self._deciding(self.ring.owner(key), key)
 
     def _deciding(self, shard: str, key: bytes) -> Rule | None:
-        for rule in self._rules_by_source.get(shard, ()):
-            if matches(rule.patterns, key):
+        for globs, rule in self._rules_by_source.get(shard, ()):
+            if all(glob.match(key) for glob in globs):
                 return rule
         return None
 
