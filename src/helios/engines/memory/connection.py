@@ -44,16 +44,22 @@ class MemoryConnection:
     inbox: deque[Request] = field(default_factory=deque)  # on the way, or arrived and not carried out
     joined: bool = False
     lost: str | None = None
+    on_lost: Callable[[], None] = lambda: None
     _waiting: list[Request] = field(default_factory=list)
 
-    async def call(self, run: Callable[[], T], *, administers: bool = False) -> T:
-        """Have the server do something. Raises EngineUnreachable (outcome unknown) or EngineDenied."""
+    def send(self, run: Callable[[], T], *, administers: bool = False) -> asyncio.Future[T]:
+        """Ask the server for something without waiting. Raises EngineUnreachable where the connection is lost already."""
         if self.lost is not None:
             raise EngineUnreachable(f"{self.endpoint} cannot be reached: {self.lost}")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         request = Request(run, future, administers)
         self._waiting.append(request)
         self.server.submit(self, request)
+        return future
+
+    async def call(self, run: Callable[[], T], *, administers: bool = False) -> T:
+        """Have the server do something. Raises EngineUnreachable (outcome unknown) or EngineDenied."""
+        future = self.send(run, administers=administers)
         try:
             async with asyncio.timeout(self.timeout_s):
                 return await future
@@ -82,3 +88,4 @@ class MemoryConnection:
                 request.done.set_exception(
                     EngineUnreachable(f"{self.endpoint} was lost: {reason}; what was asked may have been carried out")
                 )
+        self.on_lost()

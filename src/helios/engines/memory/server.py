@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from hashlib import md5
 from typing import Any
@@ -69,6 +70,7 @@ class MemoryServer:
         self._listeners: list[Listener] = []
         self._arrived_frozen: deque[MemoryConnection] = deque()
         self._cut_off: set[str] = set()
+        self._context = copy_context()  # what travels does so whatever becomes of the task that sent it
 
     # Keys. `_write` is the only place that changes one.
 
@@ -91,6 +93,13 @@ class MemoryServer:
             raise EngineError(f"{self.name} refused INCR of {key!r}: the value is not a number") from None
         self._write(key, _Entry(b"%d" % number, entry.expire_at_ms if entry else None))
         return number
+
+    def append(self, key: bytes, value: bytes) -> int:
+        """Add to the end of a value, whose time to end stays; its length then."""
+        entry = self._live(key)
+        whole = (entry.value if entry else b"") + value
+        self._write(key, _Entry(whole, entry.expire_at_ms if entry else None))
+        return len(whole)
 
     def delete(self, keys: Sequence[bytes]) -> int:
         """Remove keys; the number that existed."""
@@ -172,6 +181,10 @@ class MemoryServer:
         self._users.pop(user, None)
         for connection in [c for c in self._connections if c.user == user]:
             self.end(connection)
+
+    def connections(self) -> list[MemoryConnection]:
+        """Those that stand or have something under way, in the order in which they were opened."""
+        return list(self._connections)
 
     def end(self, connection: MemoryConnection) -> None:
         """End one connection at the server: what it sent and was not carried out never will be."""
@@ -287,9 +300,9 @@ class MemoryServer:
         delay_s = self.delay_s()
         loop = asyncio.get_running_loop()
         if delay_s > 0:
-            loop.call_later(delay_s, act)
+            loop.call_later(delay_s, act, context=self._context)
         else:
-            loop.call_soon(act)
+            loop.call_soon(act, context=self._context)
 
     def _configured_users(self) -> dict[str, _User]:
         if self.admin is None:
