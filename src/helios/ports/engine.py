@@ -87,10 +87,10 @@ class Engine(Protocol):
         """Remove every key."""
 
     async def persist(self, timeout_s: float) -> bool:
-        """Wait until everything that the server had executed before this call is on its disk.
+        """Wait until everything that the server had executed before this call, by anybody, is on its disk.
 
-        WAITAOF alone covers only what its own connection wrote, so a write that leaves nothing behind goes
-        before it (in one MULTI: set and delete a mark): the log is sequential. True if it is so; False if the server cannot promise it (no AOF, or too old for WAITAOF).
+        True if it is; False if the server does not promise it (no AOF, or one that it never syncs). May take
+        a little more than the second between two syncs of `everysec`; with `always` about a round trip.
         Raises EngineUnreachable on time-out.
         """
 

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 from helios.engines.valkey.changes import TrackingStream
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
+from helios.engines.valkey.durability import fsync_policy, persist
 from helios.engines.valkey.rights import setuser
 from helios.errors import EngineDenied, EngineError, EngineUnreachable, PayloadRefused
 from helios.ports.engine import ChangeStream, Dumped, EngineInfo, UserRole
 
 _UNLINK_KEYS = 500  # keys in one UNLINK, so that no single command holds the server up
-_MARK = b"\0helios-persist-mark"  # a key that exists inside one MULTI only
-_PERSIST_GRACE_S = 1.0  # for the answer to WAITAOF to arrive after its own time-out
 _NO_EXPIRY, _NO_KEY = -1, -2  # answers of PEXPIRETIME
 
 
@@ -50,7 +49,7 @@ class ValkeyEngine:
                 keys=sum(_keys_of_database(value) for name, value in fields.items() if name[:2] == "db"),
                 used_memory_bytes=int(fields.get("used_memory", 0)),
                 aof_enabled=fields.get("aof_enabled") == "1",
-                aof_fsync=_fsync_policy(config),
+                aof_fsync=fsync_policy(config),
                 helios_node=fields.get("helios_node"),
             )
         except KeyError as missing:
@@ -124,28 +123,11 @@ class ValkeyEngine:
     async def persist(self, timeout_s: float) -> bool:
         """Wait until everything that the server had executed before this call is on its disk.
 
-        True if it is; False if the server cannot promise it (AOF off or never synced, or too old for WAITAOF).
-        Raises EngineUnreachable on time-out. Other calls on this connection wait behind it.
+        True if it is; False if the server does not promise it (AOF off, never synced, or not while it rewrites).
+        Costs a round trip with `appendfsync always`, a little more than a second with `everysec`.
+        Raises EngineUnreachable on time-out.
         """
-        policy = _fsync_policy(await self._execute("CONFIG", "GET", "appendfsync"))
-        if policy == "no":
-            return False
-        # WAITAOF covers what its own connection wrote, and the log is sequential: a write that leaves nothing
-        # behind, seen by nobody, stands in the log after everything that was executed before.
-        mark: list[Command] = [("MULTI",), ("SET", _MARK, b""), ("DEL", _MARK), ("EXEC",)]
-        *marked, waited = await self._connection.execute_many(
-            [*mark, ("WAITAOF", 1, 0, max(1, int(timeout_s * 1000)))], timeout_s=timeout_s + _PERSIST_GRACE_S
-        )
-        if isinstance(waited, ErrorReply) and ("appendonly is disabled" in str(waited) or _is_unknown(waited)):
-            return False
-        for command, reply in zip(mark, marked, strict=True):
-            self._value(reply, str(command[0]))
-        synced, _replicas = self._value(waited, "WAITAOF")
-        if synced < 1:
-            raise EngineUnreachable(
-                f"{self._connection.endpoint} did not bring its writes to disk within {timeout_s:g} s"
-            )
-        return True
+        return await persist(self._connection, timeout_s)
 
     async def changes(self) -> ChangeStream:
         """Open a change stream on a connection of its own; nothing that changes after this returns is missed."""
@@ -208,16 +190,5 @@ def _keys_of_database(line: str) -> int:
     return sum(int(part[5:]) for part in line.split(",") if part.startswith("keys="))
 
 
-def _fsync_policy(config: Reply) -> str:
-    """What CONFIG GET appendfsync says; "no" where it does not say."""
-    if isinstance(config, ErrorReply) or not isinstance(config, dict):
-        return "no"
-    return bytes(config.get(b"appendfsync", b"no")).decode()
-
-
 def _is_payload_error(text: str) -> bool:
     return "payload version or checksum" in text or "Bad data format" in text
-
-
-def _is_unknown(reply: ErrorReply) -> bool:
-    return "unknown command" in str(reply).lower()
