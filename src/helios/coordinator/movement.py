@@ -200,9 +200,8 @@ class Movement:
         await asyncio.sleep(delay_s)
         try:
             await self._publisher.write(self._ledger.sweeping(shard))
-            for pair in transition.pairs:
-                if pair.source == shard:
-                    await self._make_durable(pair.target)
+            targets = [pair.target for pair in transition.pairs if pair.source == shard]
+            await asyncio.gather(*map(self._make_durable, targets))
             await clear(self._access, self._routes, shard)
         except (EngineError, NotFound) as error:
             self._report(course_of.SweepFailed(shard, str(error)))

@@ -49,7 +49,6 @@ class _Request:
 class _Target:
     engine: Engine
     changed: set[bytes] = field(default_factory=set)
-    persisted: bool = False
     announced: bool = False
 
 
@@ -105,6 +104,8 @@ class SourceMover:
                     self._targets[target] = _Target(await self._open(target, identity, opened))
                 await self._clear_leftovers()
                 await self._first_pass(source)
+                # The bulk reaches the disks before any fence, so that no pause has to wait for that.
+                await asyncio.gather(*(target.engine.persist(_PERSIST_TIMEOUT_S) for target in self._targets.values()))
                 self._report(CopyProgressed(self.source))
                 await self._follow(source, stream)
         except (EngineError, NotFound) as error:
@@ -170,11 +171,6 @@ class SourceMover:
         for batch in _batches(sorted(changed), self._limits.batch_keys):
             await self._copy(source, state, batch)
         if state.announced or len(changed) > self._limits.fence_budget_keys:
-            return
-        if not state.persisted:
-            # What was copied so far reaches the disk before the fence, so that its pause need not wait for that.
-            await state.engine.persist(_PERSIST_TIMEOUT_S)
-            state.persisted = True
             return
         state.announced = True
         self._report(CaughtUp(self.source, target))
