@@ -9,9 +9,10 @@ import pytest
 from tests.engine_lab import KINDS, REAL, Lab, open_lab
 
 
-def pytest_report_header() -> str:
-    """Which servers the engine suite runs over on this machine."""
-    return f"engines: {', '.join(KINDS)}" + ("" if "redis" in KINDS else " (no redis-server >= 7 on PATH)")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which servers the engine suite runs over on this machine."""
+    missing = "" if "redis" in KINDS else " (no redis-server >= 7 on PATH)"
+    terminalreporter.write_line(f"engines under test: {', '.join(KINDS)}{missing}")
 
 
 @pytest.fixture(params=KINDS)
