@@ -29,8 +29,9 @@ class How(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One row of the table. `reason` is the sentence that a refused command is answered with. `name` is in lower case, a subcommand's as `object|encoding`.
+    """One row of the table. `name` is in lower case, a subcommand's as `object|encoding`.
 
+    `reason` is the sentence that a refused command is answered with.
     `one_key` is the position of the only key (0: none or several); `keys` finds all of them.
     `key_range` is the first key, the last one and the step between, as COMMAND gives them. `arity` counts
     the name; a negative one is a minimum.

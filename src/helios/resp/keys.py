@@ -72,7 +72,7 @@ def _compile_part(part: str) -> KeyPositions:
 
 
 def _counted(arguments: Arguments, at: int, step: int) -> list[int]:
-    if not _COUNT.match(arguments[at]) or int(arguments[at]) == 0:
+    if not _COUNT.match(arguments[at]):
         raise InvalidInput("numkeys should be greater than 0")
     end = at + 1 + int(arguments[at]) * step
     if end > len(arguments):

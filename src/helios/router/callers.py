@@ -183,6 +183,8 @@ class Caller:
         self.stalled()
 
     def _stop(self, verdict: int, frames: list[Frame], index: int) -> None:
+        if self.stops & CLOSED:
+            return
         again = verdict in (HOLD, WAIT_ALL)
         self.waiting = frames[index:] if again else frames[index + 1 :]
         if verdict == HOLD:

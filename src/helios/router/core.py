@@ -77,10 +77,9 @@ class Router:
             async with asyncio.timeout(self.options.start_timeout_s):
                 await self._opened.wait()
         except TimeoutError:
+            fault = self._fault
             await self.stop()
-            raise StartError(
-                f"the router got no session within {self.options.start_timeout_s:g} s: {self._fault}"
-            ) from None
+            raise StartError(f"the router got no session within {self.options.start_timeout_s:g} s: {fault}") from None
 
     async def stop(self) -> None:
         """End connections and session, within a few seconds. Commands under way get an answer that says so."""

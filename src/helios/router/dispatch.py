@@ -104,7 +104,8 @@ class Dispatcher:
         owners = [routes.owner(argv[position]) for position in positions]
         if routes.has_fence and any(routes.fenced(argv[position]) for position in positions):
             return HOLD
-        if command.how is How.ANYWHERE:
+        if not owners:
+            # Scripts and HELP texts need no key; where a key is missing, any server says so in its own words.
             owners = [self._router.topology.shards[0].id]
         first = owners[0]
         if all(owner == first for owner in owners):

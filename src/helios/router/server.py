@@ -147,6 +147,8 @@ class ClientConnection(Caller, asyncio.Protocol):
         """Run no further command, and end the connection when the replies have been written."""
         self.stops |= CLOSED
         self._ending = True
+        self.waiting = []
+        self.holder.forget(self)
         if not self.dirty:
             self.outbox.mark(self)
 

@@ -26,7 +26,7 @@ def run(router: Router, caller: Caller, verb: str, argv: list[bytes]) -> int:
     if verb == "migrate" and len(argv) >= 5:
         caller.answer(
             error(
-                "ERR the servers' own 'MIGRATE host port key ...' is refused: it blocks servers and can bring deleted "
+                "ERR 'MIGRATE host port key ...' of the servers is refused: it blocks servers and can bring deleted "
                 "keys back; use MIGRATE SOURCE TARGET [PATTERN] to move keys between shards"
             )
         )

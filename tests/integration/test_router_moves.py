@@ -1,0 +1,264 @@
+"""A router while keys change their shard: fences, acknowledgements, held commands, foreign keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+import redis
+from tests.routers import Client, RawClient, RouterLab, until
+from tests.servers import ADMIN_ONLY, Server, start_valkey
+
+from helios.model.topology import PairPhase
+from helios.router.options import RouterOptions
+
+pytestmark = pytest.mark.processes
+SHARDS = ("shard-1", "shard-2", "shard-3")
+FENCED, SWITCHED, COPYING = PairPhase.FENCED, PairPhase.SWITCHED, PairPhase.COPYING
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    with ExitStack() as stack:
+        folder = tmp_path_factory.mktemp("servers")
+        config = {"appendonly": "no", "enable-debug-command": "yes"}
+        yield {
+            shard: stack.enter_context(start_valkey(folder / shard, users=ADMIN_ONLY, config=config))
+            for shard in SHARDS
+        }
+
+
+@pytest.fixture
+async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
+    made = RouterLab(servers, options=RouterOptions(node="shard-1", hold_timeout_s=20))
+    for shard in SHARDS:
+        async with made.direct(shard) as direct:
+            await direct.flushall()
+    async with made.running():
+        yield made
+
+
+@pytest.fixture
+async def client(lab: RouterLab) -> AsyncIterator[Client]:
+    async with lab.client() as made:
+        yield made
+
+
+async def move(lab: RouterLab, key: str, source: str, target: str) -> None:
+    """What the coordinator's copy does for one key."""
+    async with lab.direct(source) as here, lab.direct(target) as there:
+        payload = await here.dump(key)
+        assert payload is not None
+        await there.restore(key, 0, payload, replace=True)
+
+
+async def test_an_epoch_without_a_fence_is_acknowledged(lab: RouterLab) -> None:
+    await lab.acknowledged(lab.topology.epoch)
+    await lab.acknowledged(await lab.publish_move(COPYING, "shard-1", "shard-2"))
+
+
+async def test_a_fence_holds_its_keys_alone_and_in_order(lab: RouterLab, client: Client) -> None:
+    moving, staying = lab.key_of("shard-1", "m"), lab.key_of("shard-1", "s")
+    await client.rpush(moving, "before")
+    before = lab.topology
+    await lab.acknowledged(await lab.publish_move(FENCED, "shard-1", "shard-2"))
+
+    writers = [await RawClient.connect(lab.port) for _ in range(5)]
+    for number, writer in enumerate(writers):
+        writer.send("ECHO", "first")
+        for i in range(20):
+            writer.send("RPUSH", moving, f"{number}:{i}")
+            writer.send("SET", f"x{number}", str(i))
+        await writer.exactly(b"$5\r\nfirst\r\n")
+    assert len(lab.router.holding) == 5
+    assert await client.set(staying, "not held")
+    assert await client.exists("x0", "x1", "x2", "x3", "x4") == 0
+    assert not any(writer.reader._buffer for writer in writers)  # type: ignore[attr-defined]
+
+    await move(lab, moving, "shard-1", "shard-2")
+    lab.topology = replace(before, epoch=lab.topology.epoch)
+    await lab.publish_move(SWITCHED, "shard-1", "shard-2")
+    for writer in writers:
+        for _ in range(20):
+            assert (await writer.line()).startswith(b":")
+            await writer.exactly(b"+OK\r\n")
+        writer.close()
+    values = [value.decode() for value in await client.lrange(moving, 0, -1)]
+    assert values[0] == "before"
+    assert len(values) == 101
+    for number in range(5):
+        assert [value for value in values if value.startswith(f"{number}:")] == [f"{number}:{i}" for i in range(20)]
+    async with lab.direct("shard-1") as source, lab.direct("shard-2") as target:
+        assert await source.llen(moving) == 1
+        assert await target.llen(moving) == 101
+
+
+async def test_a_fence_that_is_lifted_lets_commands_go_on_where_they_were(lab: RouterLab, client: Client) -> None:
+    key = lab.key_of("shard-1", "m")
+    await lab.acknowledged(await lab.publish_move(FENCED, "shard-1", "shard-2"))
+    held = asyncio.create_task(client.set(key, "v"))
+    await asyncio.sleep(0)
+    await lab.publish(transition=None, unclean=frozenset())
+    assert await held
+    async with lab.direct("shard-1") as source:
+        assert await source.get(key) == b"v"
+
+
+async def test_a_fence_is_acknowledged_when_what_is_in_flight_was_answered(lab: RouterLab, client: Client) -> None:
+    key = lab.key_of("shard-1", "m")
+    await client.get(key)
+    await lab.acknowledged(lab.topology.epoch)
+    lab.servers["shard-1"].stop()
+    try:
+        in_flight = asyncio.create_task(client.set(key, "v"))
+        link = lab.router.pool.links[2]["shard-1"]
+        await until(lambda: link.issued > link.answered, "the command is in flight")
+        epoch = await lab.publish_move(FENCED, "shard-1", "shard-2")
+        await until(lambda: lab.router.topology.epoch == epoch, "the epoch is applied")
+        # Had it nothing to wait for, it would acknowledge while these commands go to and fro.
+        async with lab.client() as other:
+            for _ in range(50):
+                await other.get(lab.key_of("shard-2"))
+        assert [session.acked_epoch for session in await lab.sessions()] == [epoch - 1]
+        assert not in_flight.done()
+    finally:
+        lab.servers["shard-1"].cont()
+    assert await in_flight
+    await lab.acknowledged(epoch)
+
+
+async def test_a_connection_lost_in_flight_is_ended_at_the_server_before_the_fence_is_acknowledged(
+    servers: dict[str, Server],
+) -> None:
+    options = RouterOptions(node="shard-1", member_timeout_s=0.3, connect_timeout_s=0.3, hold_timeout_s=20)
+    async with RouterLab(servers, options=options).running() as lab, lab.client() as client:
+        key = lab.key_of("shard-1", "m")
+        await client.delete(key)
+        await lab.acknowledged(lab.topology.epoch)
+        servers["shard-1"].stop()
+        try:
+            with pytest.raises(redis.ResponseError, match=r"the connection to shard-1 .* outcome unknown"):
+                await client.set(key, "late")
+            epoch = await lab.publish_move(FENCED, "shard-1", "shard-2")
+            await until(lambda: lab.router.topology.epoch == epoch, "the epoch is applied")
+            with pytest.raises(redis.ResponseError, match="shard-1 does not answer"):
+                for _ in range(100):
+                    await client.get(lab.key_of("shard-1", "s"))
+            assert [session.acked_epoch for session in await lab.sessions()] == [epoch - 1]
+        finally:
+            servers["shard-1"].cont()
+        await lab.acknowledged(epoch)
+        async with lab.direct("shard-1") as direct:
+            value = await direct.get(key)
+            assert value in (None, b"late")
+            # From the acknowledgement on, nothing of the lost connection may run any more.
+            for _ in range(20):
+                await direct.ping()
+                assert await direct.get(key) == value
+
+
+async def test_holding_ends_with_an_error(servers: dict[str, Server]) -> None:
+    options = RouterOptions(node="shard-1", hold_timeout_s=0.2)
+    async with RouterLab(servers, options=options).running() as lab:
+        key = lab.key_of("shard-1", "m", number=9)
+        await lab.acknowledged(await lab.publish_move(FENCED, "shard-1", "shard-2"))
+        raw = await RawClient.connect(lab.port)
+        raw.send("SET", key, "v")
+        raw.send("PING")
+        raw.send("GET", key)
+        raw.send("ECHO", "x")
+        assert (await raw.line()).startswith(b"-TRYAGAIN 'SET' was held for 0.2 s")
+        assert await raw.line() == b"+PONG\r\n"
+        assert (await raw.line()).endswith(b"nothing was executed\r\n")
+        await raw.exactly(b"$1\r\nx\r\n")
+        assert (await lab.router.execute([b"GET", key.encode()])).startswith(b"-TRYAGAIN 'GET' was held")
+        await lab.publish(transition=None, unclean=frozenset())
+        raw.send("GET", key)
+        assert await raw.line() == b"$-1\r\n"
+        raw.close()
+
+
+async def test_a_command_with_several_keys_is_held_as_a_whole(lab: RouterLab, client: Client) -> None:
+    moving, other = lab.key_of("shard-1", "m"), lab.key_of("shard-3", "s")
+    await lab.acknowledged(await lab.publish_move(FENCED, "shard-1", "shard-2"))
+    held = asyncio.create_task(client.mset({other: "1", moving: "2"}))
+    await until(lambda: len(lab.router.holding) == 1, "a client is held")
+    async with lab.client() as reader:
+        assert await reader.get(other) is None
+        await lab.publish(transition=None, unclean=frozenset())
+        assert await held
+        assert await reader.mget(other, moving) == [b"1", b"2"]
+
+
+async def test_a_client_that_leaves_while_held_leaves_nothing_behind(lab: RouterLab) -> None:
+    key = lab.key_of("shard-1", "m")
+    await lab.acknowledged(await lab.publish_move(FENCED, "shard-1", "shard-2"))
+    raw = await RawClient.connect(lab.port)
+    raw.send("SET", key, "v")
+    await until(lambda: len(lab.router.holding) == 1, "a client is held")
+    (connection,) = lab.router.clients.values()
+    connection.abort()
+    await until(lambda: not lab.router.clients, "the connection is gone")
+    assert len(lab.router.holding) == 0
+    await lab.publish(transition=None, unclean=frozenset())
+    assert await lab.router.execute([b"EXISTS", key.encode()]) == b":0\r\n"
+    raw.close()
+
+
+async def test_copies_in_the_making_and_keys_not_yet_swept_are_not_seen(lab: RouterLab, client: Client) -> None:
+    keys = [f"m:{i}" for i in range(400)]
+    await client.mset(dict.fromkeys(keys, "v"))
+    moving = [key for key in keys if lab.owner(key) == "shard-1"]
+    assert len(moving) > 50
+    for key in moving:
+        await move(lab, key, "shard-1", "shard-2")
+
+    async def check() -> None:
+        assert await client.dbsize() == 400
+        assert sorted(await client.keys("m:*")) == sorted(key.encode() for key in keys)
+        found = [key async for key in client.scan_iter(match="m:*", count=1000)]
+        assert sorted(found) == sorted(key.encode() for key in keys)
+        assert await client.randomkey() in found
+        assert (await client.info("keyspace"))["db0"]["keys"] == 400
+
+    before = lab.topology
+    await lab.acknowledged(await lab.publish_move(COPYING, "shard-1", "shard-2"))
+    await check()
+    lab.topology = replace(before, epoch=lab.topology.epoch)
+    await lab.acknowledged(await lab.publish_move(SWITCHED, "shard-1", "shard-2"))
+    await check()
+    transition = lab.topology.transition
+    assert transition is not None
+    swept = await lab.publish(placement=transition.next, transition=None, unclean=frozenset(("shard-1",)))
+    await lab.acknowledged(swept)
+    await check()
+    async with lab.direct("shard-1") as direct:
+        await direct.unlink(*moving)
+    await lab.acknowledged(await lab.publish(unclean=frozenset()))
+    await check()
+
+
+async def test_emptying_waits_for_the_end_of_a_fence(lab: RouterLab, client: Client) -> None:
+    await client.mset({f"k{i}": "v" for i in range(30)})
+    await lab.acknowledged(await lab.publish_move(FENCED, "shard-1", "shard-2"))
+    emptying = asyncio.create_task(client.flushall())
+    await until(lambda: len(lab.router.holding) == 1, "a client is held")
+    async with lab.client() as other:
+        assert await other.dbsize() == 30
+        await lab.publish(transition=None, unclean=frozenset())
+        assert await emptying
+        assert await other.dbsize() == 0
+
+
+async def test_an_old_topology_changes_nothing(lab: RouterLab) -> None:
+    now = await lab.publish_move(SWITCHED, "shard-1", "shard-2")
+    await lab.acknowledged(now)
+    newest = lab.topology
+    lab.topology = replace(newest, epoch=now - 2, transition=None)
+    await lab.publish()
+    lab.topology = newest
+    await lab.acknowledged(await lab.publish())
+    assert lab.router.topology == lab.topology
