@@ -201,8 +201,11 @@ class Movement:
         try:
             await self._publisher.write(self._ledger.sweeping(shard))
             targets = [pair.target for pair in transition.pairs if pair.source == shard]
-            await asyncio.gather(*map(self._make_durable, targets))
-            await clear(self._access, self._routes, shard)
+
+            async def make_durable() -> None:
+                await asyncio.gather(*map(self._make_durable, targets))
+
+            await clear(self._access, self._routes, shard, before=make_durable)
         except (EngineError, NotFound) as error:
             self._report(course_of.SweepFailed(shard, str(error)))
         else:

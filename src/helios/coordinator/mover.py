@@ -104,8 +104,7 @@ class SourceMover:
                     self._targets[target] = _Target(await self._open(target, identity, opened))
                 await self._clear_leftovers()
                 await self._first_pass(source)
-                # The bulk reaches the disks before any fence, so that no pause has to wait for that.
-                await asyncio.gather(*(target.engine.persist(_PERSIST_TIMEOUT_S) for target in self._targets.values()))
+                await self._make_durable()
                 self._report(CopyProgressed(self.source))
                 await self._follow(source, stream)
         except (EngineError, NotFound) as error:
@@ -147,6 +146,11 @@ class SourceMover:
         for target, progress in self.progress.items():
             progress.expected = found[target]
             progress.catching_up = True
+
+    async def _make_durable(self) -> None:
+        """The bulk reaches the disks before any fence, so that no pause has to wait for that."""
+        filled = [state.engine for target, state in self._targets.items() if self.progress[target].moved]
+        await asyncio.gather(*(engine.persist(_PERSIST_TIMEOUT_S) for engine in filled))
 
     async def _follow(self, source: Engine, stream: ChangeStream) -> None:
         """Rounds of copying what has changed; requests are served in between."""

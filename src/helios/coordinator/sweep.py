@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from helios.coordinator.access import Access
 from helios.placement.routing import Routes
@@ -11,14 +11,25 @@ from helios.ports.engine import Engine
 SCAN_COUNT = 500
 
 
-async def delete_where(engine: Engine, condemned: Callable[[bytes], bool]) -> int:
-    """Delete every key for which `condemned` holds; how many there were. Small steps, so that nobody waits."""
+async def nothing() -> None:
+    """What is to be done before the first deletion, where that is nothing."""
+
+
+async def delete_where(
+    engine: Engine, condemned: Callable[[bytes], bool], before: Callable[[], Awaitable[None]] = nothing
+) -> int:
+    """Delete every key for which `condemned` holds; how many there were. Small steps, so that nobody waits.
+
+    `before` is awaited once, before the first deletion; not at all where there is nothing to delete.
+    """
     deleted = 0
     cursor = 0
     while True:
         cursor, keys = await engine.scan(cursor, SCAN_COUNT)
         unwanted = [key for key in keys if condemned(key)]
         if unwanted:
+            if deleted == 0:
+                await before()
             deleted += await engine.delete(unwanted)
         if cursor == 0:
             return deleted
@@ -36,11 +47,11 @@ def not_owned(routes: Routes, shard: str, *, arriving: frozenset[str] = frozense
     return condemned
 
 
-async def clear(access: Access, routes: Routes, shard: str) -> int:
+async def clear(access: Access, routes: Routes, shard: str, before: Callable[[], Awaitable[None]] = nothing) -> int:
     """Delete from the shard's leader what it does not own; how many keys there were."""
     with access.identity() as identity:
         engine = await access.open(access.leader(shard), identity)
         try:
-            return await delete_where(engine, not_owned(routes, shard))
+            return await delete_where(engine, not_owned(routes, shard), before)
         finally:
             await engine.close()
