@@ -48,7 +48,7 @@ class MemoryConnection:
     _waiting: list[Request] = field(default_factory=list)
 
     def send(self, run: Callable[[], T], *, administers: bool = False) -> asyncio.Future[T]:
-        """Ask the server for something without waiting. Raises EngineUnreachable where the connection is lost already."""
+        """Ask the server for something without waiting. Raises EngineUnreachable if the connection is lost already."""
         if self.lost is not None:
             raise EngineUnreachable(f"{self.endpoint} cannot be reached: {self.lost}")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
