@@ -6,7 +6,8 @@ from hashlib import sha256
 
 from helios.ports.engine import UserRole
 
-# Both begin without @admin and @dangerous, so that what a later server adds to those classes is closed. SELECT, MOVE and SWAPDB would take keys where neither SCAN nor DBSIZE of database 0 sees them.
+# Both begin without @admin and @dangerous, so that what a later server adds to those classes is closed.
+# SELECT, MOVE and SWAPDB would take keys where neither SCAN nor DBSIZE of database 0 sees them.
 _COMMON = (
     *("~*", "&*", "+@all", "-@admin", "-@dangerous", "-select", "-move"),
     *("+info", "+keys", "+flushall", "+flushdb", "+restore", "+sort", "+sort_ro", "+role", "+config|get"),
