@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import fsum
 
 from helios.model.topology import Placement
-from helios.placement.board import Board, Targets
-from helios.placement.load import ArcLoads, Spread, least_movement, owners_at, spread
+from helios.placement.board import Board
+from helios.placement.load import ArcLoads, Spread, owners_at, spread
 from helios.placement.ring import points_of
 from helios.placement.table import table_of
+from helios.placement.targets import Scope
 
 UNIFORM_BAND = 0.02
 THRESHOLD = 0.30
-# A plan aims a little inside its band, so that growth or an estimate that was slightly off does not
-# call for the next plan at once.
-SLACK = 1 / 20
 # The part of what lies outside the band that a step must remove to be worth moving keys for.
 MARGIN = 0.10
 
@@ -39,8 +36,8 @@ class BalancePlan:
     """A new placement and what it costs and brings, in the units of the load that it was made from.
 
     `least` is the least that any way of moving needs to come as far inside the band as plans aim
-    (`least_movement`). `coarsest` is the load of the heaviest single arc as a part of its shard's
-    fair share: arcs cannot be split, so no deviation below about half of that can be promised.
+    (`Targets.least`). `out_of_reach` are the shards that cannot come to their fair share, with the load
+    that they must keep: one arc that is more than it (arcs cannot be split), load by rules, or rest.
     `within` tells whether every shard ends inside the band.
     """
 
@@ -50,7 +47,7 @@ class BalancePlan:
     flows: Mapping[tuple[str, str], float]
     least: float
     band: float
-    coarsest: float
+    out_of_reach: Mapping[str, float]
 
     @property
     def moved(self) -> float:
@@ -89,70 +86,85 @@ def plan(
     following = current if base is None else base
     if not following.weights:
         return None
-    band = strategy.band(threshold)
     weights = dict(following.weights)
-    before = spread(arcs.owned(current), weights)
     ring = table_of(following).ring
-    owners = list(owners_at(following, ring.positions))
-    targets = Targets(
-        fair=before.fair,
-        band=band,
-        aim=band * (1 - SLACK),
+    owners = list(ring.point_owners)
+    heaviness = _onto(arcs, ring.positions)
+    scope = Scope(
+        weights=weights,
+        band=strategy.band(threshold),
         giving=weights.keys() - resting - {rule.source for rule in following.rules if rule.source != rule.target},
         taking=weights.keys() - resting,
         forwards=arcs.forwards,
     )
-    heaviness = _onto(arcs, ring.positions)
-    measured = list(owners_at(current, ring.positions)) if current.weights else owners
-    final = _evened(targets, measured, owners, heaviness, arcs.ruled)
-    if final == owners and following == current:
+    measured = owners_at(current, ring.positions) if current.weights else owners
+    first, last = _evened(_Setting(scope, measured, heaviness, arcs.ruled), owners)
+    if last.owners == owners and following == current:
         return None
-    placement = _reassigned(following, ring.positions, owners, final)
-    after = Board(targets, measured, final, heaviness, arcs.ruled)
+    loads = arcs.owned(current)
+    before = spread(loads, weights)
     return BalancePlan(
-        placement=placement,
+        placement=_reassigned(following, ring.positions, owners, last.owners),
         before=before,
-        after=Spread(dict(after.loads), before.fair),
-        flows=_flows(arcs, current, placement),
-        least=least_movement(before, targets.aim),
-        band=band,
-        coarsest=max((load / before.fair[s] for s, load in zip(final, heaviness, strict=True) if load), default=0.0),
+        after=Spread(last.loads, before.fair),
+        flows=_flows(arcs, current, ring.positions, last.owners),
+        least=first.targets.least(loads),
+        band=scope.band,
+        out_of_reach={s: c for s, c in first.targets.centre.items() if c != first.targets.fair[s]},
     )
 
 
-def _evened(
-    targets: Targets,
-    measured: Sequence[str],
-    owners: Sequence[str],
-    heaviness: Sequence[float],
-    ruled: Mapping[str, float],
-) -> list[str]:
-    """The owners after as many passes as each improve by a margin.
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What stays the same while owners change."""
+
+    scope: Scope
+    measured: Sequence[str]
+    heaviness: Sequence[float]
+    ruled: Mapping[str, float]
+
+    def board(self, owners: Sequence[str]) -> Board:
+        """A board with all sums made afresh."""
+        return Board(self.scope, self.measured, owners, self.heaviness, self.ruled)
+
+
+def _evened(setting: _Setting, owners: Sequence[str]) -> tuple[Board, Board]:
+    """The board before and after as many passes as each improve by a margin.
 
     Every pass begins with sums made afresh from the owners. So planning again on the outcome repeats
-    exactly the pass that was rejected here, and rejects it too.
+    exactly the pass that was rejected here, and rejects it too. Every pass must lower the variance as
+    well, which depends on nothing but the owners: so no sequence of passes, or of plans, returns to
+    where it was.
     """
-    best = list(owners)
-    outside = Board(targets, measured, best, heaviness, ruled).outside
-    while outside:
-        board = Board(targets, measured, best, heaviness, ruled)
-        board.flow()
-        board.refine()
-        reached = Board(targets, measured, board.owners, heaviness, ruled).outside
-        if reached > outside * (1 - MARGIN):
+    first = board = setting.board(owners)
+    while outside := board.outside(board.loads):
+        varied = _variance(board.loads, setting.scope.weights)
+        trial = board.copy()
+        trial.flow()
+        trial.refine()
+        reached = setting.board(trial.owners)
+        if (
+            board.outside(reached.loads) > outside * (1 - MARGIN)
+            or _variance(reached.loads, setting.scope.weights) >= varied
+        ):
             break
-        best, outside = board.owners, reached
-    return best
+        board = reached
+    return first, board
 
 
-def _onto(arcs: ArcLoads, points: Sequence[int]) -> list[float]:
+def _variance(loads: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    return fsum(loads[shard] ** 2 / weight for shard, weight in weights.items())
+
+
+def _onto(arcs: ArcLoads, points: Sequence[int]) -> Sequence[float]:
     """The load of each ring point's arc, out of stretches that may be finer."""
-    if len(points) == len(arcs.positions):
-        return list(arcs.loads)
+    if points == arcs.positions:
+        return arcs.loads
     total = [0.0] * len(points)
-    last = len(points)
+    index, last = 0, len(points)
     for position, load in zip(arcs.positions, arcs.loads, strict=True):
-        index = bisect_left(points, position)
+        while index < last and points[index] < position:
+            index += 1
         total[index if index < last else 0] += load
     return total
 
@@ -174,13 +186,18 @@ def _reassigned(base: Placement, points: Sequence[int], owners: Sequence[str], f
     return replace(base, reassigned=tuple(sorted(given.items())))
 
 
-def _flows(arcs: ArcLoads, current: Placement, following: Placement) -> dict[tuple[str, str], float]:
+def _flows(
+    arcs: ArcLoads, current: Placement, points: Sequence[int], final: Sequence[str]
+) -> dict[tuple[str, str], float]:
     """The load that goes from each shard to each other by ring."""
     flows: dict[tuple[str, str], float] = {}
     if not current.weights:
         return flows
-    olds, news = owners_at(current, arcs.positions), owners_at(following, arcs.positions)
-    for old, new, load in zip(olds, news, arcs.loads, strict=True):
+    index, last = 0, len(points)
+    for place, old, load in zip(arcs.positions, owners_at(current, arcs.positions), arcs.loads, strict=True):
+        while index < last and points[index] < place:
+            index += 1
+        new = final[index if index < last else 0]
         if old != new and load:
             flows[old, new] = flows.get((old, new), 0.0) + load
     return flows

@@ -113,42 +113,25 @@ def spread(loads: Mapping[str, float], weights: Mapping[str, float]) -> Spread:
     return Spread(dict(loads), {shard: total * weight / weight_sum for shard, weight in weights.items()})
 
 
-def least_movement(standing: Spread, band: float) -> float:
-    """The load that must at least change its shard until no deviation exceeds `band`.
-
-    The greater of two sums: what the overloaded must give to get down to the band, and what the
-    underloaded must get to come up to it. No way of moving, however fine, needs less.
-    """
-    excess = lack = 0.0
-    for shard in standing.loads.keys() | standing.fair.keys():
-        load, share = standing.loads.get(shard, 0.0), standing.fair.get(shard, 0.0)
-        excess += max(0.0, load - share * (1 + band))
-        lack += max(0.0, share * (1 - band) - load)
-    return max(excess, lack)
-
-
-def owners_at(placement: Placement, places: Sequence[int]) -> Iterator[str]:
+def owners_at(placement: Placement, places: Sequence[int]) -> Sequence[str]:
     """The owner by ring of each of the ascending positions: one merge, O(places + points)."""
     ring = table_of(placement).ring
-    points = ring.positions
-    first, last = ring.at(0), points[-1]
-    index, edge = 0, points[0]
-    owner = first
+    points, owners = ring.positions, ring.point_owners
+    if places == points:
+        return owners
+    found: list[str] = []
+    index, count = 0, len(points)
     for place in places:
-        if place > edge:
-            if place > last:
-                yield first
-                continue
-            index = bisect_left(points, place, index)
-            edge = points[index]
-            owner = ring.at(edge)
-        yield owner
+        while index < count and points[index] < place:
+            index += 1
+        found.append(owners[index] if index < count else owners[0])
+    return found
 
 
 def edges_of(*placements: Placement) -> list[int]:
     """The positions of all ring points of the placements, ascending and without repetition."""
     rings = [table_of(placement).ring.positions for placement in dict.fromkeys(placements)]
-    return list(rings[0]) if len(rings) == 1 else sorted(set().union(*rings))
+    return list(rings[0]) if all(ring == rings[0] for ring in rings) else sorted(set().union(*rings))
 
 
 def estimate(load: Load, current: Placement, following: Placement, by: Measure) -> ArcLoads:
@@ -161,7 +144,7 @@ def estimate(load: Load, current: Placement, following: Placement, by: Measure) 
     another shard than its ring owner is there by a rule, or else a leftover, which counts nowhere.
     """
     positions = edges_of(current, following)
-    owners = list(owners_at(current, positions))
+    owners = owners_at(current, positions)
     widths = [place - before for place, before in zip(positions, _shifted(positions), strict=True)]
     tally = _Tally(load, current, following, by, positions, owners)
     ring_load = tally.by_ring()

@@ -74,6 +74,11 @@ class Ring:
         """The positions of all points, ascending."""
         return self._positions
 
+    @property
+    def point_owners(self) -> Sequence[str]:
+        """The owners of all points, in the order of `positions`."""
+        return self._owners
+
     def at(self, place: int) -> str:
         """The owner of a position. Raises IndexError on a ring without points."""
         index = bisect_left(self._positions, place)
