@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from helios.model.ids import Address
     from helios.model.settings import Settings
 
+KILLED = 1
 WRONG_USE = 2
 
 app = typer.Typer(
@@ -78,7 +79,8 @@ def up(
             "router.workers": workers,
         }
         options = UpOptions(shards=_bounded("--shards", shards, 64), port=_bounded("--port", port, 65535))
-        run_up(_with_api(config, flags, bind, _bounded("--api-port", api_port, 65535)), options)
+        if not run_up(_with_api(config, flags, bind, _bounded("--api-port", api_port, 65535)), options):
+            raise typer.Exit(KILLED)
 
     _carry_out(start)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
-
-import structlog
 
 from helios.errors import StartError, StoreError
 from helios.model.ids import Address, check_id
@@ -26,7 +25,7 @@ from helios.ports.clock import Clock
 from helios.ports.store import Store
 from helios.stores.records import AGENTS, MEMBERS, TOPOLOGY, AgentRecord, put_record, read_record
 
-log = structlog.get_logger("helios.node")
+log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
 CHILD = "child"  # in the note of the agent's lock: whether it ends with its parent
@@ -115,17 +114,19 @@ class Agent:
                 "zone": self.spec.zone,
             },
         )
-        await self._member.start(needed=await self._needed())
-        await self._announce_member()
-        await together(worker.start() for worker in self._workers)
+        await together([self._start_member(), *(worker.start() for worker in self._workers)])
         self._ready = True
         await self._beat()
+
+    async def _start_member(self) -> None:
+        await self._member.start(needed=await self._needed())
+        await self._announce_member()
 
     async def _end_surplus_workers(self) -> None:
         for number, path in self._folder.router_locks():
             holder = holder_of(path)
             if holder is not None and number >= self.spec.workers:
-                log.info("router_surplus", router=f"{self.spec.node_id}/{number}", pid=holder.process.pid)
+                log.info("router surplus: router=%s/%d pid=%d", self.spec.node_id, number, holder.process.pid)
                 await Process(holder.process).stop(STOP_S)
 
     async def _needed(self) -> bool:
@@ -174,7 +175,7 @@ class Agent:
             try:
                 await self._beat()
             except StoreError as error:
-                log.warning("heartbeat_failed", node=self.spec.node_id, error=str(error))
+                log.warning("heartbeat failed: node=%s error=%s", self.spec.node_id, error)
             await asyncio.sleep(HEARTBEAT_S)
 
     async def _watch_member(self) -> None:
@@ -184,7 +185,7 @@ class Agent:
             assert self._member.process is not None, "the server was started"
             status = await self._member.process.wait()
             self._ready = False
-            log.error("member_died", member=self._member.spec.id, status=status)
+            log.error("member died: member=%s status=%s", self._member.spec.id, status)
             while not self._ready:
                 await asyncio.sleep(backoff.next(self._clock.monotonic() - started_at))
                 started_at = self._clock.monotonic()
@@ -194,10 +195,10 @@ class Agent:
                     await self._announce_member()
                     self._ready = True
                 except StoreError as error:
-                    log.warning("member_not_announced", member=self._member.spec.id, error=str(error))
+                    log.warning("member not announced: member=%s error=%s", self._member.spec.id, error)
                     await self._member.stop()
                 except StartError as error:
-                    log.warning("member_not_restarted", member=self._member.spec.id, error=str(error))
+                    log.warning("member not restarted: member=%s error=%s", self._member.spec.id, error)
                     await self._member.stop()
 
     async def _watch_worker(self, worker: Worker) -> None:
@@ -205,13 +206,13 @@ class Agent:
         started_at = self._clock.monotonic()
         while True:
             status = await worker.process.wait() if worker.process is not None else None
-            log.error("router_died", router=worker.name, status=status)
+            log.error("router died: router=%s status=%s", worker.name, status)
             await asyncio.sleep(backoff.next(self._clock.monotonic() - started_at))
             started_at = self._clock.monotonic()
             try:
                 await worker.start()
             except StartError as error:
-                log.warning("router_not_restarted", router=worker.name, error=str(error))
+                log.warning("router not restarted: router=%s error=%s", worker.name, error)
                 await worker.stop()
 
     async def _candidate(self) -> None:
@@ -227,7 +228,7 @@ class Agent:
                     task.cancel()
                     await asyncio.wait({task})
             error = None if task.cancelled() else task.exception()
-            log.error("coordinator_ended", node=self.spec.node_id, exc_info=error)
+            log.error("coordinator ended: node=%s", self.spec.node_id, exc_info=error)
             await asyncio.sleep(backoff.next(self._clock.monotonic() - began))
 
     async def _stop(self) -> None:
@@ -242,7 +243,7 @@ class Agent:
         try:
             await asyncio.wait_for(self._beat(), _GOODBYE_S)
         except (StoreError, TimeoutError) as error:
-            log.warning("goodbye_failed", node=self.spec.node_id, error=str(error))
+            log.warning("goodbye failed: node=%s error=%s", self.spec.node_id, error)
 
 
 def lock_node(data: DataFolder, node_id: str, *, child: bool = False) -> RunLock:

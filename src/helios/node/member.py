@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import hiredis
-import structlog
 
 from helios.errors import EngineUnreachable, StartError
 from helios.model.ids import Address
@@ -23,7 +23,7 @@ from helios.node.process import Process, ProcessId, size_of, start_process, tail
 from helios.node.server import ADMIN_USER, ServerConfig, ServerProgram, find_server, listen_backlog, render
 from helios.stores.records import MemberRecord
 
-log = structlog.get_logger("helios.node")
+log = logging.getLogger(__name__)
 
 _POLL_S = 0.02
 _ANSWER_S = 30.0  # a server that loads answers at once that it does; this is for one that says nothing at all
@@ -128,7 +128,9 @@ class MemberServer:
             lock.name(self.process.id)
         finally:
             lock.let_go()
-        log.info("member_started", member=self.spec.id, pid=self.process.pid, port=config.port, server=str(program))
+        log.info(
+            "member started: member=%s pid=%d port=%d server=%s", self.spec.id, self.process.pid, config.port, program
+        )
         await self._wait_ready(seen)
         if not self._known.started:
             self._remember(replace(self._known, started=True))
@@ -148,7 +150,7 @@ class MemberServer:
         self.process = Process(process)
         await self._wait_ready(size_of(self.log))
         await self._apply_live_settings()
-        log.info("member_adopted", member=self.spec.id, pid=process.pid, port=self._known.port)
+        log.info("member adopted: member=%s pid=%d port=%d", self.spec.id, process.pid, self._known.port)
         return True
 
     async def _who_answers(self) -> ProcessId | None:
@@ -174,7 +176,7 @@ class MemberServer:
         if state.port == 0 or taken(self.spec.host, state.port):
             port = choose_member_port(self.spec.listen, self.spec.host)
             if state.port:
-                log.warning("member_port_taken", member=self.spec.id, port=state.port, instead=port)
+                log.warning("member port taken: member=%s port=%d instead=%d", self.spec.id, state.port, port)
             state = replace(state, port=port)
         self._remember(replace(state, server=str(program.path), version=str(program)))
         config = self._config()
@@ -253,7 +255,7 @@ class MemberServer:
         """End the server; it writes out what it holds first. Returns when it is gone."""
         if self.process is not None:
             await self.process.stop(STOP_S)
-            log.info("member_stopped", member=self.spec.id, pid=self.process.pid)
+            log.info("member stopped: member=%s pid=%d", self.spec.id, self.process.pid)
             self.process = None
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import structlog
 
 from helios.errors import StartError
 from helios.node.locks import Holder, RunLock, holder_of
 from helios.node.process import Process, size_of, start_process, tail
 
-log = structlog.get_logger("helios.node")
+log = logging.getLogger(__name__)
 
 READY = "ready"  # a worker writes this into the note of its lock, once it serves
 LIKENESS = "likeness"  # and this: what it was started with
@@ -50,16 +49,16 @@ class Worker:
         """
         holder = await self._holder()
         if holder is not None and holder.note.get(LIKENESS) != self.spec.likeness:
-            log.info("router_replaced", router=self.name, pid=holder.process.pid)
+            log.info("router replaced: router=%s pid=%d", self.name, holder.process.pid)
             await Process(holder.process).stop(STOP_S)
             holder = None
         seen = size_of(self.spec.log)
         if holder is not None:
             self.process = Process(holder.process)
-            log.info("router_adopted", router=self.name, pid=self.process.pid)
+            log.info("router adopted: router=%s pid=%d", self.name, self.process.pid)
         else:
             self.process = start_process(self.spec.argv, log=self.spec.log, env=self.spec.env)
-            log.info("router_started", router=self.name, pid=self.process.pid)
+            log.info("router started: router=%s pid=%d", self.name, self.process.pid)
         await self._wait_ready(self.process, seen)
 
     async def _holder(self) -> Holder | None:

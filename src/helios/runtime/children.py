@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -10,14 +11,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from helios.errors import StartError
 from helios.node.backoff import Backoff
 from helios.node.process import Process, size_of, start_process, tail
 from helios.runtime.life import COMPLAINT, say
 
-log = structlog.get_logger("helios.up")
+log = logging.getLogger(__name__)
 
 
 def helios_command(*words: str) -> list[str]:
@@ -48,7 +47,7 @@ class Child:
         """Start the process; it ends when this one does."""
         self._log_seen = size_of(self.spec.log)
         self.process = start_process(self.spec.argv, log=self.spec.log, parent_pipe=True, env=dict(os.environ))
-        log.info("child_started", child=self.spec.name, pid=self.process.pid)
+        log.info("child started: child=%s pid=%d", self.spec.name, self.process.pid)
 
     async def ready(self) -> None:
         """Return when it serves; raises StartError, with the end of its log, if it ends before."""
@@ -79,18 +78,19 @@ class Child:
         while True:
             assert self.process is not None, "it was spawned"
             status = await self.process.wait()
-            log.error("child_died", child=self.spec.name, pid=self.process.pid, status=status)
-            wait_s = backoff.next(loop.time() - began)
+            log.error("child died: child=%s pid=%d status=%s", self.spec.name, self.process.pid, status)
             say(f"{self.spec.name} died ({_how(status)}); starting it again")
-            await asyncio.sleep(wait_s)
-            began = loop.time()
-            try:
-                self.spawn()
-                await self.ready()
-            except (StartError, OSError) as error:
-                say(f"{self.spec.name} did not come back: {error}")
-            else:
-                say(f"{self.spec.name} is back")
+            while True:
+                await asyncio.sleep(backoff.next(loop.time() - began))
+                began = loop.time()
+                try:
+                    self.spawn()
+                    await self.ready()
+                except (StartError, OSError) as error:
+                    say(f"{self.spec.name} did not come back: {error}")
+                else:
+                    say(f"{self.spec.name} is back")
+                    break
 
     async def stop(self) -> None:
         """End it; returns when it is gone."""

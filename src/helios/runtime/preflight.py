@@ -44,10 +44,15 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be started. `wanted`: the nodes that the cluster shall have after this start."""
+    """What is to be started. `absent`: supervised nodes of the cluster that have no folder here."""
 
     nodes: tuple[NodePlan, ...]
-    wanted: tuple[str, ...]
+    absent: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The nodes that the cluster shall have, and that shall serve, after this start."""
+        return tuple(node.id for node in self.nodes)
 
 
 def lock_folder(data: DataFolder) -> RunLock:
@@ -70,9 +75,8 @@ async def look(data: DataFolder, settings: Settings, options: UpOptions) -> Plan
         topology = await _existing(data, settings)
     plan = plan_nodes(topology, _listens(data), options, settings.network.bind)
     foreign = await _foreign(data, plan)
-    plan = Plan(
-        tuple(NodePlan(node.id, node.listen, node.zone, node.id in foreign) for node in plan.nodes), plan.wanted
-    )
+    nodes = tuple(NodePlan(node.id, node.listen, node.zone, node.id in foreign) for node in plan.nodes)
+    plan = Plan(nodes, plan.absent)
     _check_ports(data, plan, settings.gateway.listen)
     return plan
 
@@ -97,7 +101,9 @@ def plan_nodes(topology: Topology, known: Mapping[str, tuple[Address, str]], opt
     Nodes of the topology keep their addresses. A cluster that exists is not grown unless a number of
     shards is asked for, so that a node which was removed does not come back by itself.
     """
-    here = [node.id for node in topology.nodes if node.kind is NodeKind.SUPERVISED and node.id in known]
+    supervised = [node.id for node in topology.nodes if node.kind is NodeKind.SUPERVISED]
+    here = [node_id for node_id in supervised if node_id in known]
+    absent = tuple(node_id for node_id in supervised if node_id not in known)
     count = options.shards if options.shards is not None else 0 if topology.nodes else DEFAULT_SHARDS
     port = options.port
     if port is None:
@@ -108,17 +114,13 @@ def plan_nodes(topology: Topology, known: Mapping[str, tuple[Address, str]], opt
         nodes[node_id] = NodePlan(node_id, listen, zone)
     for number in range(1, count + 1):
         node_id = f"shard-{number}"
-        if node_id in nodes:
+        if node_id in nodes or topology.node(node_id) is not None:
             continue
-        if topology.node(node_id) is not None:
-            raise StartError(
-                f"{node_id} is a node of this cluster, but its folder is not here: put it back (from a backup)"
-            )
         if port + number - 1 > 65535:
             raise StartError(f"{node_id} would listen on port {port + number - 1}: choose a lower --port")
         nodes[node_id] = NodePlan(node_id, Address(bind, port + number - 1))
     _check_moved(nodes, here, options)
-    return Plan(tuple(sorted(nodes.values(), key=_natural)), tuple(nodes))
+    return Plan(tuple(sorted(nodes.values(), key=_natural)), absent)
 
 
 def _check_moved(nodes: Mapping[str, NodePlan], here: list[str], options: UpOptions) -> None:

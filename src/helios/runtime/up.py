@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
-
-import structlog
+from contextlib import AsyncExitStack
 
 from helios.admin.client import Admin
 from helios.model.settings import Settings
@@ -23,12 +23,12 @@ from helios.runtime.founding import bring_in
 from helios.runtime.handover import hand_over
 from helios.runtime.life import complain, run, say
 from helios.runtime.logs import start_logging
-from helios.runtime.preflight import NodePlan, Plan, UpOptions, lock_folder, look
-from helios.runtime.readiness import agent_ready, answers_http, serving
+from helios.runtime.preflight import NodePlan, UpOptions, lock_folder, look
+from helios.runtime.readiness import agent_ready, answers_http, keys_of, serving
 from helios.runtime.settings import data_folder
 from helios.runtime.table import addresses
 
-log = structlog.get_logger("helios.up")
+log = logging.getLogger(__name__)
 
 # An agent ends its routers and then its data server, each with a limit of its own.
 _AGENT_STOP_S = 20.0
@@ -36,14 +36,19 @@ _GATEWAY_STOP_S = 6.0
 _LEFT_STOP_S = 8.0
 
 
-def run_up(settings: Settings, options: UpOptions) -> None:
-    """Run the cluster until Ctrl-C or SIGTERM. Raises HeliosError if it cannot start; nothing is left running then."""
+def run_up(settings: Settings, options: UpOptions) -> bool:
+    """Run the cluster until Ctrl-C or SIGTERM; whether it ended in order, not killed by a second signal.
+
+    Raises HeliosError if it cannot start; nothing is left running then.
+    """
     data = DataFolder(data_folder(settings))
     data.prepare()
     lock = lock_folder(data)
     try:
         start_logging(settings.logging, data.log("up"))
-        run(lambda stop: Up(settings, options, data).run(stop))
+        cluster = Up(settings, options, data)
+        run(cluster.run)
+        return cluster.in_order
     finally:
         lock.release()
 
@@ -58,35 +63,39 @@ class Up:
         self._options = options
         self._data = data
         self._children: list[Child] = []
+        self.in_order = True
 
     async def run(self, stop: asyncio.Event) -> None:
         """Check, start, serve until `stop`, end. A second Ctrl-C kills what is left."""
+        async with AsyncExitStack() as stack:
+            try:
+                if await unless(stop, self._start(stack)):
+                    await unless(stop, together(child.keep() for child in self._children))
+            finally:
+                await self._stop()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
         plan = await look(self._data, self._settings, self._options)
         hand_over(self._settings, self._data.settings)
-        try:
-            async with opened_store(self._data) as store:
-                if await unless(stop, self._start(store, plan)):
-                    await self._serve(stop)
-        finally:
-            await self._stop()
-
-    async def _start(self, store: Store, plan: Plan) -> None:
+        store = await stack.enter_async_context(opened_store(self._data))
         await agree(store, self._given, founding=self._settings, lead=True)
-        for node in plan.nodes:
-            if not node.foreign:
-                self._add(self._node_child(node, store))
-        await together(child.ready() for child in self._children)
-        self._add(self._gateway_child())
+        nodes = [self._spawn(self._node_child(node, store)) for node in plan.nodes if not node.foreign]
+        gateway = self._spawn(self._gateway_child())
+        await together(child.ready() for child in nodes)
         await bring_in(store, Admin(store, connector(store), SystemClock()), plan.wanted)
-        await together([self._children[-1].ready(), *(serving(node.listen) for node in plan.nodes)])
+        keys = await keys_of(store, plan.wanted)
+        await together([gateway.ready(), *(serving(node.listen, keys) for node in plan.nodes)])
+        for absent in plan.absent:
+            say(f"{absent} is a node of this cluster, but its folder is not in {self._data.root}: it is not started")
         say(addresses(self._data, plan, self._settings))
         say("ready")
-        log.info("ready", nodes=len(plan.nodes))
+        log.info("ready: nodes=%d", len(plan.nodes))
 
-    def _add(self, spec: ChildSpec) -> None:
+    def _spawn(self, spec: ChildSpec) -> Child:
         child = Child(spec)
         child.spawn()
         self._children.append(child)
+        return child
 
     def _node_child(self, node: NodePlan, store: Store) -> ChildSpec:
         words = ["node", "--id", node.id, "--listen", str(node.listen), *(["--zone", node.zone] if node.zone else [])]
@@ -111,9 +120,6 @@ class Up:
     def _common(self) -> list[str]:
         return ["--data-dir", str(self._data.root), "--settings", str(self._data.settings), "--parent-pipe"]
 
-    async def _serve(self, stop: asyncio.Event) -> None:
-        await unless(stop, together(child.keep() for child in self._children))
-
     async def _stop(self) -> None:
         """End everything; when a signal comes again meanwhile, at once."""
         if not self._children:
@@ -124,6 +130,7 @@ class Up:
             loop.add_signal_handler(number, forced.set)
         log.info("stopping")
         if not await unless(forced, self._end_all()):
+            self.in_order = False
             complain("killing what is left")
             for process in [*(child.process for child in self._children if child.process), *self._left()]:
                 process.id.send(signal.SIGKILL)

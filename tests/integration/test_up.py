@@ -1,0 +1,309 @@
+"""`helios up` and its relatives as people and init systems use them: real processes on real ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cluster import HELIOS, Cluster, ask, free_ports, running_cluster
+from tests.waiting import blocking_until
+
+from helios.node.locks import holder_of
+from helios.node.process import ProcessId
+
+pytestmark = pytest.mark.processes
+
+KEYS = [f"key:{number}" for number in range(60)]
+# An end takes a second here; the limit leaves room for a busy machine, and is far below what would be a kill.
+END_S = 8.0
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with running_cluster(tmp_path) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster that has not been started yet."""
+    cluster = Cluster(tmp_path, 3, None, ())
+    yield cluster
+    cluster.clean_up()
+
+
+def served(cluster: Cluster, port: int | None = None) -> bool:
+    """Whether a node answers for the keys of every shard."""
+    try:
+        return all(cluster.command("GET", key, port=port, timeout_s=2) == b"v" for key in KEYS[:20])
+    except OSError:
+        return False
+
+
+def fill(cluster: Cluster) -> None:
+    for number, key in enumerate(KEYS):
+        assert cluster.command("SET", key, "v", port=cluster.resp_ports[number % 3]) == b"OK"
+
+
+def one_line(text: str) -> bool:
+    return text.startswith("helios: ") and text.count("\n") == 1 and "Traceback" not in text
+
+
+def nodes(cluster: Cluster) -> dict[str, str]:
+    """The nodes of the cluster by REST, with their states."""
+    with urllib.request.urlopen(f"{cluster.api}/api/v1/shards/nodes", timeout=10) as answer:
+        return {node["id"]: node["state"] for node in json.load(answer)["nodes"]}
+
+
+def test_a_cluster_serves_ends_and_has_its_data_again(cluster: Cluster) -> None:
+    assert cluster.up is not None
+    lines = cluster.up.out.splitlines()
+    assert lines[0].split() == ["NODE", "CLIENTS", "DATA", "SERVER"]
+    assert [line.split()[:2] for line in lines[1:4]] == [
+        [f"shard-{n + 1}", f"127.0.0.1:{port}"] for n, port in enumerate(cluster.resp_ports)
+    ]
+    assert f"REST  {cluster.api}" in lines
+    assert lines[-1] == "ready"
+    fill(cluster)
+    assert [cluster.command("DBSIZE", port=port) for port in cluster.resp_ports] == [60, 60, 60]
+    counts = [cluster.member_command(f"shard-{n}", "DBSIZE") for n in (1, 2, 3)]
+    assert all(isinstance(count, int) and count > 0 for count in counts), counts
+    assert nodes(cluster) == {"shard-1": "active", "shard-2": "active", "shard-3": "active"}
+
+    began = time.monotonic()
+    assert cluster.stop() == 0
+    assert time.monotonic() - began < END_S
+    assert cluster.leftovers() == {}
+    assert cluster.up.err == ""
+
+    cluster.start()
+    assert all(served(cluster, port) for port in cluster.resp_ports)
+    assert [cluster.member_command(f"shard-{n}", "DBSIZE") for n in (1, 2, 3)] == counts
+
+
+def test_sigterm_ends_everything(cluster: Cluster) -> None:
+    assert cluster.up is not None
+    assert len(cluster.leftovers()) == 1 + 3 * 3 + 1
+    cluster.up.process.send_signal(signal.SIGTERM)
+    assert cluster.up.wait(END_S) == 0
+    assert cluster.leftovers() == {}
+
+
+def test_an_end_during_the_start_leaves_nothing(stopped: Cluster) -> None:
+    up = stopped.begin()
+    blocking_until(lambda: stopped.member("shard-2"))
+    up.process.send_signal(signal.SIGTERM)
+    assert up.wait(END_S) == 0
+    assert "ready" not in up.out
+    assert up.err == ""
+    assert stopped.leftovers() == {}
+
+
+def test_a_second_start_on_the_same_folder(cluster: Cluster) -> None:
+    assert cluster.up is not None
+    second = cluster.run("up", "--port", str(free_ports(3)), "--api-port", str(free_ports(1)))
+    assert (second.returncode, second.stdout) == (2, "")
+    assert one_line(second.stderr), second.stderr
+    assert f"process {cluster.up.process.pid}" in second.stderr
+    again = cluster.run("node", "--id", "shard-1", "--listen", f"127.0.0.1:{free_ports(1)}")
+    assert again.returncode == 2
+    assert one_line(again.stderr), again.stderr
+    agent = cluster.agent("shard-1")
+    assert agent is not None
+    assert f"process {agent.pid}" in again.stderr
+    assert cluster.command("PING") == b"PONG"
+
+
+@pytest.mark.parametrize("which", ["node", "rest"])
+def test_a_taken_port_stops_the_start(stopped: Cluster, which: str) -> None:
+    port = stopped.resp_ports[1] if which == "node" else stopped.api_port
+    with socket.create_server(("127.0.0.1", port)):
+        up = stopped.begin()
+        assert up.wait() == 2
+    assert one_line(up.err), up.err
+    assert f"port {port} on 127.0.0.1 is taken" in up.err
+    assert up.out == ""
+    assert stopped.leftovers() == {}
+    assert stopped.data.node_ids() == []
+
+
+def test_a_folder_that_cannot_be_written(stopped: Cluster) -> None:
+    stopped.data_dir.parent.mkdir(exist_ok=True)
+    stopped.data_dir.write_text("a file in the way")
+    up = stopped.begin()
+    assert up.wait() == 2
+    assert one_line(up.err), up.err
+    assert "cannot write in the data folder" in up.err
+
+
+def test_what_a_running_cluster_cannot_change_is_refused(cluster: Cluster) -> None:
+    assert cluster.stop() == 0
+    cluster.env = {"HELIOS_SHARDING__VIRTUAL_NODES": "7"}
+    up = cluster.begin()
+    assert up.wait() == 2
+    assert one_line(up.err), up.err
+    assert "founded with sharding.virtual_nodes 150" in up.err
+    assert cluster.leftovers() == {}
+
+
+def test_a_server_that_cannot_start_stops_all(cluster: Cluster) -> None:
+    fill(cluster)
+    assert cluster.stop() == 0
+    [log] = (cluster.data.node("shard-2").member / "appendonlydir").glob("*.incr.aof")
+    content = log.read_bytes()
+    log.write_bytes(content[:60] + b"!" * 100 + content[160:])
+    up = cluster.begin()
+    assert up.wait(30) == 2
+    assert up.err.startswith("helios: shard-2 could not start: the data server of shard-2.0 ended"), up.err
+    assert "Bad file format reading the append only file" in up.err
+    assert "Traceback" not in up.err
+    assert cluster.leftovers() == {}
+
+
+def test_a_killed_agent_leaves_its_node_serving_and_comes_back(cluster: Cluster) -> None:
+    fill(cluster)
+    agent, member, routers = cluster.agent("shard-1"), cluster.member("shard-1"), cluster.routers("shard-1")
+    assert agent is not None
+    agent.send(signal.SIGKILL)
+    blocking_until(lambda: not agent.alive())
+    assert served(cluster)
+    blocking_until(lambda: cluster.agent("shard-1") not in (None, agent))
+    assert cluster.up is not None
+    up = cluster.up
+    blocking_until(lambda: "shard-1 is back" in up.out)
+    assert served(cluster)
+    assert cluster.member("shard-1") == member
+    assert cluster.routers("shard-1") == routers
+    assert cluster.stop() == 0
+    assert cluster.leftovers() == {}
+
+
+def test_a_killed_server_or_router_comes_back(cluster: Cluster) -> None:
+    fill(cluster)
+    member, [router] = cluster.member("shard-2"), cluster.routers("shard-2")
+    assert member is not None
+    member.send(signal.SIGKILL)
+    router.send(signal.SIGKILL)
+    blocking_until(lambda: cluster.member("shard-2") not in (None, member))
+    blocking_until(lambda: cluster.routers("shard-2") not in ([], [router]))
+    blocking_until(lambda: served(cluster, cluster.resp_ports[1]))
+
+
+def test_a_killed_gateway_comes_back(cluster: Cluster) -> None:
+    gateway = holder_of(cluster.data.gateway_lock)
+    assert gateway is not None
+    gateway.process.send(signal.SIGKILL)
+    blocking_until(lambda: _healthy(cluster))
+    again = holder_of(cluster.data.gateway_lock)
+    assert again is not None
+    assert again.process != gateway.process
+
+
+def _healthy(cluster: Cluster) -> bool:
+    try:
+        with urllib.request.urlopen(f"{cluster.api}/healthz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def test_the_death_of_up_ends_its_children(cluster: Cluster) -> None:
+    fill(cluster)
+    assert cluster.up is not None
+    cluster.up.kill()
+    blocking_until(lambda: cluster.leftovers() == {}, END_S)
+    cluster.start()  # at once, on the same folder
+    assert served(cluster)
+
+
+def test_after_a_massacre_the_survivors_are_taken_over(cluster: Cluster) -> None:
+    """`up` and all agents are killed at once: servers and routers go on, and the next start adopts them."""
+    fill(cluster)
+    assert cluster.up is not None
+    agents = [cluster.agent(f"shard-{n}") for n in (1, 2, 3)]
+    members = [cluster.member(f"shard-{n}") for n in (1, 2, 3)]
+    cluster.up.process.send_signal(signal.SIGSTOP)  # lest it restarts what dies first
+    for agent in agents:
+        assert agent is not None
+        agent.send(signal.SIGKILL)
+    cluster.up.kill()
+    assert served(cluster)
+    cluster.start()
+    assert [cluster.member(f"shard-{n}") for n in (1, 2, 3)] == members
+    assert served(cluster)
+    assert cluster.stop() == 0
+    assert cluster.leftovers() == {}
+
+
+def test_a_stranger_with_the_pid_of_a_dead_server_is_left_alone(cluster: Cluster) -> None:
+    assert cluster.stop() == 0
+    me = ProcessId.this()
+    lock = cluster.data.node("shard-1").member / "member.lock"
+    lock.write_text(json.dumps({"pid": me.pid, "started": me.started, "boot": me.boot, "note": {}}))
+    cluster.start()
+    assert cluster.member("shard-1") not in (None, me)
+    assert cluster.stop() == 0  # and this process is still here to say so
+
+
+def test_a_node_of_its_own_joins_and_comes_back_with_the_cluster(cluster: Cluster) -> None:
+    fill(cluster)
+    port = free_ports(1)
+    node = cluster.helios("node", "--id", "shard-4", "--listen", f"localhost:{port}")
+    try:
+        node.wait_ready()
+        assert f"helios-cli addnode shard-4 localhost:{port}" in node.out
+        assert cluster.command("ADDNODE", "shard-4", f"localhost:{port}")
+        blocking_until(lambda: "shard-4" in nodes(cluster))
+        blocking_until(lambda: served(cluster, port))
+        assert node.terminate() == 0
+    finally:
+        node.kill()
+    assert cluster.stop() == 0
+    up = cluster.start()
+    assert f"localhost:{port}" in up.out
+    assert served(cluster, port)
+
+
+def test_a_node_alone_founds_a_cluster(tmp_path: Path) -> None:
+    lone = Cluster(tmp_path, 1, None, ())
+    node = lone.helios("node", "--id", "a", "--listen", f"localhost:{lone.resp_ports[0]}")
+    try:
+        node.wait_ready()
+        assert lone.command("ADDNODE", "a", f"localhost:{lone.resp_ports[0]}")
+        blocking_until(lambda: lone.command("SET", "key:1", "v") == b"OK")
+        assert node.terminate() == 0
+        assert node.err == ""
+        assert lone.leftovers() == {}
+    finally:
+        node.kill()
+        lone.clean_up()
+
+
+def test_several_workers_share_a_port(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, shards=1, flags=["--workers", "2"]) as cluster:
+        assert len(cluster.routers("shard-1")) == 2
+        assert all(ask(cluster.resp_ports[0], "PING") == b"PONG" for _ in range(10))
+
+
+def test_signals_twice_kill_what_is_left(cluster: Cluster) -> None:
+    assert cluster.up is not None
+    agent = cluster.agent("shard-1")
+    assert agent is not None
+    agent.send(signal.SIGSTOP)
+    cluster.up.process.send_signal(signal.SIGINT)
+    blocking_until(lambda: cluster.agent("shard-2") is None)
+    cluster.up.process.send_signal(signal.SIGINT)
+    assert cluster.up.wait(END_S) == 1
+    blocking_until(lambda: cluster.leftovers() == {})
+
+
+def test_the_commands_run_from_an_installed_package() -> None:
+    assert HELIOS[1:] == ("-m", "helios.cli.main")
+    assert os.access(Path(HELIOS[0]).parent / "helios", os.X_OK)
