@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from helios.cli.records import FORMATS
 from helios.errors import HeliosError, InvalidInput
@@ -50,8 +50,8 @@ def reading(name: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         with nullcontext(sys.stdin.buffer) if name == STANDARD else Path(name).open("rb", _BUFFER_BYTES) as raw:
             peeked = raw.peek(len(_GZIP_MAGIC)) if isinstance(raw, io.BufferedReader) else b""
             packed = peeked.startswith(_GZIP_MAGIC)
-            content = io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES) if packed else raw
-            yield content, raw
+            # Not through another buffer, which would lose what it held when the file turns out to be damaged.
+            yield cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if packed else raw, raw
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise FileProblem(f"cannot read {_shown(name)}: {reason}") from error
