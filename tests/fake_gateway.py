@@ -39,6 +39,7 @@ MIGRATION = MigrationView(
     start_time=1_700_000_001.5,
     end_time=None,
     pause_ms=None,
+    slowed_ms=0,
     error=None,
 )
 CHANGE = ChangeView(change="c-1", kind="add_node", status="running", message="", migrations=("m-1",))

@@ -89,7 +89,7 @@ class Ledger:
 
     async def _execute(self, connection: redis.asyncio.Redis, entry: Entry, effect: str, *command: object) -> None:
         try:
-            await connection.execute_command(*command)  # type: ignore[no-untyped-call]
+            await connection.execute_command(*command)
         except ResponseError as error:
             if str(error).startswith("UNKNOWN"):
                 entry.uncertain.append(effect)

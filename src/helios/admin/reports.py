@@ -114,6 +114,7 @@ def migration_view(migration: Migration) -> MigrationView:
         start_time=migration.start_time,
         end_time=migration.end_time,
         pause_ms=migration.pause_ms,
+        slowed_ms=migration.slowed_ms,
         error=migration.error,
     )
 

@@ -55,6 +55,7 @@ class MigrationView:
     start_time: float | None
     end_time: float | None
     pause_ms: float | None
+    slowed_ms: int
     error: str | None
 
 

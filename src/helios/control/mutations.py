@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from helios.control.admission import with_state
@@ -47,6 +47,19 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
+class Slow:
+    """Routers delay writes to the pair's keys, which change faster than they are copied."""
+
+    source: str
+    target: str
+    slow_ms: int
+
+    def apply(self, topology: Topology) -> Topology:
+        """The topology in which the pair's writers are slowed."""
+        return _with_pair(topology, self.source, self.target, lambda pair: replace(pair, slow_ms=self.slow_ms))
+
+
+@dataclass(frozen=True, slots=True)
 class Reverse:
     """What was switched goes back; what was not stays. `migrations` names the way back of each switched pair."""
 
@@ -87,7 +100,7 @@ class Finish:
         )
 
 
-Mutation = Fence | Unfence | Switch | Reverse | Finish
+Mutation = Fence | Unfence | Switch | Slow | Reverse | Finish
 
 
 def begin(topology: Topology, change: str, following: Placement, pairs: tuple[Pair, ...], leaving: str) -> Topology:
@@ -110,9 +123,14 @@ def _running(topology: Topology) -> Transition:
 
 
 def _with_phase(topology: Topology, source: str, target: str, phase: PairPhase) -> Topology:
-    transition = _running(topology)
-    pairs = tuple(
-        replace(pair, phase=phase) if (pair.source, pair.target) == (source, target) else pair
-        for pair in transition.pairs
+    # Once the pair has switched nothing is copied that its writers could outrun.
+    switched = phase is PairPhase.SWITCHED
+    return _with_pair(
+        topology, source, target, lambda pair: replace(pair, phase=phase, slow_ms=0 if switched else pair.slow_ms)
     )
+
+
+def _with_pair(topology: Topology, source: str, target: str, change: Callable[[Pair], Pair]) -> Topology:
+    transition = _running(topology)
+    pairs = tuple(change(pair) if (pair.source, pair.target) == (source, target) else pair for pair in transition.pairs)
     return replace(topology, transition=replace(transition, pairs=pairs))

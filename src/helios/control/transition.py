@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from helios.control.mutations import Fence, Finish, Mutation, Reverse, Switch, Unfence
+from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
 from helios.model.topology import PairPhase, Transition
 
 Key = tuple[str, str]
@@ -22,6 +22,8 @@ Key = tuple[str, str]
 COPY_ATTEMPTS_MAX = 8
 FENCE_ATTEMPTS_MAX = 8
 SWEEP_ATTEMPTS_MAX = 8
+SLOW_FIRST_MS = 2
+SLOW_MAX_MS = 256
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MAX_S = 8.0
 
@@ -50,6 +52,7 @@ class Course:
     transition: Transition
     copying: frozenset[str] = frozenset()
     caught_up: tuple[Key, ...] = ()
+    lagging: frozenset[Key] = frozenset()
     stage: Stage | None = None
     publishing: Mutation | None = None
     sweeping: frozenset[str] = frozenset()
@@ -89,6 +92,14 @@ class Published:
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
     """What is left to copy of the pair fits the fence budget."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lagging:
+    """The pair's keys change as fast as they are copied: the copy gains nothing."""
 
     source: str
     target: str
@@ -159,6 +170,7 @@ Event = (
     Begun
     | Published
     | CaughtUp
+    | Lagging
     | Acknowledged
     | Drained
     | FenceFailed
@@ -252,6 +264,9 @@ def _record(course: Course, event: Event) -> tuple[Course, tuple[Effect, ...]]:
             key = (source, target)
             if source in course.copying and key in course.pairs(PairPhase.COPYING) and key not in course.caught_up:
                 return replace(course, caught_up=(*course.caught_up, key)), ()
+        case Lagging(source, target):
+            if source in course.copying and (source, target) in course.pairs(PairPhase.COPYING):
+                return replace(course, lagging=course.lagging | {(source, target)}), ()
         case Acknowledged(source, target):
             if course.fenced == (source, target) and course.stage is Stage.ACKNOWLEDGING:
                 return replace(course, stage=Stage.DRAINING), (Drain(source, target),)
@@ -294,6 +309,8 @@ def _published(course: Course, transition: Transition | None) -> tuple[Course, t
             return replace(course, stage=None), effects
         case Switch():
             return replace(course, stage=None), ()
+        case Slow(source, target, _):
+            return replace(course, lagging=course.lagging - {(source, target)}), ()
         case Reverse():
             return Course(transition), ()
         case _:
@@ -361,6 +378,9 @@ def _due_publication(course: Course) -> Mutation | None:
         if course.stage is Stage.LIFTING or course.stage is None:
             return Unfence(*course.fenced)
         return None
+    for pair in course.transition.pairs:
+        if (pair.source, pair.target) in course.lagging and pair.phase is PairPhase.COPYING:
+            return Slow(pair.source, pair.target, min(SLOW_MAX_MS, pair.slow_ms * 2 or SLOW_FIRST_MS))
     if course.caught_up:
         return Fence(*course.caught_up[0])
     if not course.pairs(PairPhase.COPYING) and _sources(course) <= course.swept | course.unswept:

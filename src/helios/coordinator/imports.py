@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from helios.stores.records import IMPORTS, MIGRATIONS, put_record
 
 _PERSIST_TIMEOUT_S = 10.0
 _NAMED_CONFLICTS = 5
+_BATCH_KEYS = 10_000
+_COPY_KEYS = 200
 
 
 @dataclass(slots=True)
@@ -95,41 +98,53 @@ class Import:
         moved = 0
         conflicts: set[bytes] = set()
         cursor = 0
+        batch: set[bytes] = set()
         while True:
             cursor, keys = await source.scan(cursor, SCAN_COUNT)
-            by_owner: dict[str, list[bytes]] = {}
-            for key in set(keys):
-                by_owner.setdefault(self._routes.owner(key), []).append(key)
-            for owner, mine in by_owner.items():
-                way = await self._way(owner, identity, opened)
-                await self._rate.take(len(mine))
-                left, busy = await self._move(source, owner, way, mine, noted)
+            batch.update(keys)
+            if len(batch) >= _BATCH_KEYS or cursor == 0:
+                left, busy = await self._move(source, identity, opened, batch, noted)
                 moved += left
                 conflicts |= busy
+                batch = set()
             if cursor == 0:
                 return moved, conflicts
 
     async def _move(
-        self, source: Engine, owner: str, way: _Way, keys: list[bytes], noted: set[bytes]
+        self, source: Engine, identity: Identity, opened: AsyncExitStack, keys: set[bytes], noted: set[bytes]
     ) -> tuple[int, set[bytes]]:
-        there = await way.engine.exists(keys)
-        conflicts = {key for key, taken in zip(keys, there, strict=True) if taken and key not in noted}
-        moving = [key for key in keys if key not in conflicts]
+        """One batch to all its owners. Waiting for their disks is what costs, so they are waited for together."""
+        by_owner: dict[str, list[bytes]] = {}
+        conflicts: set[bytes] = set()
+        for key in sorted(keys):
+            by_owner.setdefault(self._routes.owner(key), []).append(key)
+        for owner, mine in by_owner.items():
+            there = await (await self._way(owner, identity, opened)).engine.exists(mine)
+            conflicts |= {key for key, taken in zip(mine, there, strict=True) if taken and key not in noted}
+        moving = keys - conflicts
         if not moving:
             return 0, conflicts
         await self._note(moving)
         noted.clear()
         noted.update(moving)
-        values = await source.dump(moving)
-        present = [(key, value) for key, value in zip(moving, values, strict=True) if value is not None]
-        # A key that has appeared at its owner since was written by a client just now: the newer value stays.
-        await way.engine.restore(present, replace=False)
-        await way.engine.persist(_PERSIST_TIMEOUT_S)
-        await source.delete(moving)
-        count = way.migration.keys_moved + len(present)
-        way.migration = replace(way.migration, keys_moved=count, total_keys=max(count, way.migration.total_keys))
-        await self._publisher.write([put_record(MIGRATIONS + way.migration.id, way.migration)])
+        for owner, mine in by_owner.items():
+            await self._copy(source, self._ways[owner], [key for key in mine if key in moving])
+        filled = [self._ways[owner] for owner in by_owner]
+        await asyncio.gather(*(way.engine.persist(_PERSIST_TIMEOUT_S) for way in filled))
+        await source.delete(sorted(moving))
+        await self._publisher.write([put_record(MIGRATIONS + way.migration.id, way.migration) for way in filled])
         return len(moving), conflicts
+
+    async def _copy(self, source: Engine, way: _Way, keys: list[bytes]) -> None:
+        for start in range(0, len(keys), _COPY_KEYS):
+            step = keys[start : start + _COPY_KEYS]
+            await self._rate.take(len(step))
+            values = await source.dump(step)
+            present = [(key, value) for key, value in zip(step, values, strict=True) if value is not None]
+            # A key that has appeared at its owner since was written by a client just now: the newer value stays.
+            await way.engine.restore(present, replace=False)
+            count = way.migration.keys_moved + len(present)
+            way.migration = replace(way.migration, keys_moved=count, total_keys=max(count, way.migration.total_keys))
 
     async def _way(self, owner: str, identity: Identity, opened: AsyncExitStack) -> _Way:
         way = self._ways.get(owner)
@@ -155,8 +170,8 @@ class Import:
         entry = await self._publisher.store.get(IMPORTS + self._change)
         return set() if entry is None else {b64decode(key) for key in json.loads(entry.value)}
 
-    async def _note(self, keys: list[bytes]) -> None:
-        value = json.dumps([b64encode(key).decode() for key in keys]).encode()
+    async def _note(self, keys: set[bytes]) -> None:
+        value = json.dumps([b64encode(key).decode() for key in sorted(keys)]).encode()
         await self._publisher.write([Put(IMPORTS + self._change, value)])
 
     def _ended(self, status: MigrationStatus) -> list[Put]:

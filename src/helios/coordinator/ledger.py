@@ -60,7 +60,8 @@ class Ledger:
         if pair.phase is PairPhase.FENCED:
             self._fenced_at_s[pair.migration] = self._clock.monotonic()
         phase = MigrationPhase.CATCHING_UP if pair.phase is PairPhase.COPYING else _PHASES[pair.phase]
-        self._migrations[pair.migration] = replace(migration, phase=phase)
+        slowed_ms = max(migration.slowed_ms, pair.slow_ms)
+        self._migrations[pair.migration] = replace(migration, phase=phase, slowed_ms=slowed_ms)
         return self._puts([pair.migration])
 
     def switched(self, pair: Pair) -> list[Put]:

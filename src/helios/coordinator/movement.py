@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 
 from helios.control import transition as course_of
-from helios.control.mutations import Fence, Finish, Mutation, Reverse, Switch, Unfence
+from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
 from helios.control.transition import Course, Effect, Event
 from helios.coordinator.access import Access
 from helios.coordinator.fencing import Fencing
@@ -131,8 +131,8 @@ class Movement:
         transition = course.transition
         records: list[Put | Delete] = []
         match mutation:
-            case Fence(source, target) | Unfence(source, target) | Switch(source, target):
-                if not isinstance(mutation, Fence):
+            case Fence(source, target) | Unfence(source, target) | Switch(source, target) | Slow(source, target, _):
+                if not isinstance(mutation, Fence | Slow):
                     await self._cancel_all(self._fence_work)
                 records += self._ledger.phase(_pair(mutation.apply(self._publisher.topology), source, target))
             case Finish():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from helios.control.transition import CaughtUp, CopyBroken, CopyProgressed, Drained, Event
+from helios.control.transition import CaughtUp, CopyBroken, CopyProgressed, Drained, Event, Lagging
 from helios.coordinator.access import Access, Identity
 from helios.coordinator.rate import RateLimit
 from helios.coordinator.sweep import SCAN_COUNT, delete_where, not_owned
@@ -16,6 +16,8 @@ from helios.placement.routing import Routes
 from helios.ports.engine import ChangeStream, Engine
 
 _ROUND_S = 0.02
+_GAINLESS_ROUNDS = 3
+_GAIN = 0.8  # a round that is not smaller than this part of the one before it has gained nothing
 _PERSIST_TIMEOUT_S = 10.0
 _FENCED_PERSIST_TIMEOUT_S = 2.0
 
@@ -48,7 +50,10 @@ class _Request:
 @dataclass(slots=True)
 class _Target:
     engine: Engine
+    every_write_synced: bool
     changed: set[bytes] = field(default_factory=set)
+    last_round: int = 0
+    gainless: int = 0
     announced: bool = False
 
 
@@ -101,7 +106,8 @@ class SourceMover:
                 stream = await source.changes()
                 opened.push_async_callback(stream.close)
                 for target in self.progress:
-                    self._targets[target] = _Target(await self._open(target, identity, opened))
+                    engine = await self._open(target, identity, opened)
+                    self._targets[target] = _Target(engine, (await engine.info()).aof_fsync == "always")
                 await self._clear_leftovers()
                 await self._first_pass(source)
                 await self._make_durable()
@@ -174,10 +180,17 @@ class SourceMover:
         changed, state.changed = state.changed, set()
         for batch in _batches(sorted(changed), self._limits.batch_keys):
             await self._copy(source, state, batch)
-        if state.announced or len(changed) > self._limits.fence_budget_keys:
+        if state.announced:
             return
-        state.announced = True
-        self._report(CaughtUp(self.source, target))
+        if len(changed) <= self._limits.fence_budget_keys:
+            state.announced = True
+            self._report(CaughtUp(self.source, target))
+            return
+        state.gainless = state.gainless + 1 if len(changed) > state.last_round * _GAIN else 0
+        state.last_round = len(changed)
+        if state.gainless >= _GAINLESS_ROUNDS:
+            state.gainless = 0
+            self._report(Lagging(self.source, target))
 
     async def _drain(self, source: Engine, stream: ChangeStream, target: str) -> None:
         state = self._targets[target]
@@ -188,7 +201,7 @@ class SourceMover:
         self._note(await stream.barrier())
         changed, state.changed = state.changed, set()
         await self._copy(source, state, sorted(changed))
-        if (await state.engine.info()).aof_fsync == "always":
+        if state.every_write_synced:
             await state.engine.persist(_FENCED_PERSIST_TIMEOUT_S)
         self._report(Drained(self.source, target))
 

@@ -38,7 +38,8 @@ class MigrationPhase(StrEnum):
 class Migration:
     """The keys that travel from one shard to another, as users list and cancel them. Times are Unix seconds.
 
-    `pause_ms` is the time from publishing the fence to publishing the switch.
+    `pause_ms` is the time from publishing the fence to publishing the switch. `slowed_ms` is the most by
+    which routers had to delay writes for the copy to catch up; 0 where they did not.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Migration:
     start_time: float | None = None
     end_time: float | None = None
     pause_ms: float | None = None
+    slowed_ms: int = 0
     error: str | None = None
 
 

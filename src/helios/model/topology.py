@@ -94,12 +94,16 @@ class PairPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The keys that one transition moves from `source` to `target`, with the migration that users see."""
+    """The keys that one transition moves from `source` to `target`, with the migration that users see.
+
+    Routers delay writes to them by `slow_ms`, for as long as they change faster than they can be copied.
+    """
 
     source: str
     target: str
     migration: str
     phase: PairPhase = PairPhase.COPYING
+    slow_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

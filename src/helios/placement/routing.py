@@ -12,7 +12,7 @@ class Routes:
     Without a transition a look-up costs what the placement's does; with one, twice that.
     """
 
-    __slots__ = ("_current", "_fenced", "_next", "_switched", "has_fence", "topology")
+    __slots__ = ("_current", "_fenced", "_next", "_slow_s", "_switched", "has_fence", "has_slow", "topology")
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
@@ -20,12 +20,15 @@ class Routes:
         self._next: PlacementTable | None = None
         self._fenced: frozenset[tuple[str, str]] = frozenset()
         self._switched: frozenset[tuple[str, str]] = frozenset()
+        self._slow_s: dict[tuple[str, str], float] = {}
         if topology.transition is not None:
             self._next = table_of(topology.transition.next)
             pairs = topology.transition.pairs
             self._fenced = frozenset((p.source, p.target) for p in pairs if p.phase is PairPhase.FENCED)
             self._switched = frozenset((p.source, p.target) for p in pairs if p.phase is PairPhase.SWITCHED)
+            self._slow_s = {(p.source, p.target): p.slow_ms / 1000 for p in pairs if p.slow_ms}
         self.has_fence = bool(self._fenced)
+        self.has_slow = bool(self._slow_s)
 
     @property
     def empty(self) -> bool:
@@ -50,6 +53,11 @@ class Routes:
         if not self.has_fence or self._next is None:
             return False
         return (self._current.owner(key), self._next.owner(key)) in self._fenced
+
+    def slow_s(self, key: bytes) -> float:
+        """By how many seconds a write to `key` must be delayed before it is sent."""
+        pair = self.pair(key) if self.has_slow else None
+        return 0.0 if pair is None else self._slow_s.get(pair, 0.0)
 
     def pair(self, key: bytes) -> tuple[str, str] | None:
         """The (source, target) pair of the transition that moves `key`, whatever its phase; None where it stays."""

@@ -15,6 +15,7 @@ DONE: Final = 0  # answered, or under way
 HOLD: Final = 1  # touched nothing; try it again when the topology has changed
 WAIT_REPLY: Final = 2  # under way, and the next command must wait for its reply
 WAIT_ALL: Final = 3  # touched nothing; try it again when every earlier command has been answered
+SLOW: Final = 4  # touched nothing; try it again after `slow_s`
 
 # Why a caller does not go on, as bits.
 HELD: Final = 1
@@ -111,6 +112,9 @@ class Holder(Protocol):
     def hold(self, caller: Caller) -> None:
         """Keep the caller until the topology has changed or it has waited too long."""
 
+    def delay(self, caller: Caller) -> None:
+        """Keep the caller for its `slow_s`."""
+
     def forget(self, caller: Caller) -> None:
         """The caller has gone."""
 
@@ -122,6 +126,8 @@ class Caller:
     most_owed = 1 << 62
     most_commands = 1 << 30
     hold_until: float | None = None  # on the loop's clock, while its first command is held
+    slow_s = 0.0  # how long its first command is to be delayed
+    slowed = False  # that delay is over
 
     def __init__(self, dispatch: Dispatch, outbox: Outbox, holder: Holder) -> None:
         self.dispatch = dispatch
@@ -185,13 +191,17 @@ class Caller:
     def _stop(self, verdict: int, frames: list[Frame], index: int) -> None:
         if self.stops & CLOSED:
             return
-        again = verdict in (HOLD, WAIT_ALL)
+        again = verdict in (HOLD, WAIT_ALL, SLOW)
         self.waiting = frames[index:] if again else frames[index + 1 :]
         if verdict == HOLD:
             if index:
                 self.hold_until = None
             self.stops |= HELD
             self.holder.hold(self)
+            return
+        if verdict == SLOW:
+            self.stops |= HELD
+            self.holder.delay(self)
             return
         self.hold_until = None
         if verdict == WAIT_REPLY and self.replies and self.replies[-1].reply is None:

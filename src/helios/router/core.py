@@ -72,7 +72,7 @@ class Router:
     async def start(self) -> None:
         """Open the first session; raises StartError if the store does not let it in `start_timeout_s`."""
         self._outbox = Outbox(asyncio.get_running_loop())
-        self._keeping = asyncio.create_task(self._keeper.run(), name="session keeper")
+        self._keep()
         try:
             async with asyncio.timeout(self.options.start_timeout_s):
                 await self._opened.wait()
@@ -80,6 +80,19 @@ class Router:
             fault = self._fault
             await self.stop()
             raise StartError(f"the router got no session within {self.options.start_timeout_s:g} s: {fault}") from None
+
+    def _keep(self) -> None:
+        if self._stopping:
+            return
+        self._keeping = asyncio.create_task(self._keeper.run(), name="session keeper")
+        self._keeping.add_done_callback(self._keep_again)
+
+    def _keep_again(self, keeping: asyncio.Task[None]) -> None:
+        """After an error that nobody foresaw: say so, serve nothing, and begin with a new session."""
+        if not self._stopping and not keeping.cancelled():
+            _log.critical("the session ended by an internal error", exc_info=keeping.exception())
+            self.session_over("an internal error, which the log shows")
+            asyncio.get_running_loop().call_later(_END_TIMEOUT_S, self._keep)
 
     async def stop(self) -> None:
         """End connections and session, within a few seconds. Commands under way get an answer that says so."""

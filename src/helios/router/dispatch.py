@@ -9,7 +9,7 @@ from helios.errors import InvalidInput
 from helios.resp.commands import Command, How, find, find_subcommand, key_positions, objection
 from helios.resp.encoding import error
 from helios.router import gather, keyspace, local, verbs
-from helios.router.callers import DONE, HOLD, Caller, Slot
+from helios.router.callers import DONE, HOLD, SLOW, Caller, Slot
 
 if TYPE_CHECKING:
     from helios.router.core import Router
@@ -44,8 +44,18 @@ class Dispatcher:
             return self._down(caller)
         if routes.has_fence and routes.fenced(key):
             return HOLD
+        if routes.has_slow and command.writes and self._must_slow(caller, routes.slow_s(key)):
+            return SLOW
         self._send(caller, shard, raw)
         return DONE
+
+    def _must_slow(self, caller: Caller, slow_s: float) -> bool:
+        """Whether a write has yet to wait its time, so that the copy of its key can catch up."""
+        if caller.slowed or not slow_s:
+            caller.slowed = False
+            return False
+        caller.slow_s = slow_s
+        return True
 
     def _send(self, caller: Caller, shard: str, raw: bytes) -> None:
         link = self._links[caller.protocol].get(shard)
@@ -104,6 +114,10 @@ class Dispatcher:
         owners = [routes.owner(argv[position]) for position in positions]
         if routes.has_fence and any(routes.fenced(argv[position]) for position in positions):
             return HOLD
+        if routes.has_slow and command.writes:
+            slow_s = max((routes.slow_s(argv[position]) for position in positions), default=0.0)
+            if self._must_slow(caller, slow_s):
+                return SLOW
         if not owners:
             # Scripts and HELP texts need no key; where a key is missing, any server says so in its own words.
             owners = [self._router.topology.shards[0].id]

@@ -15,6 +15,7 @@ class Holding:
         self._timeout_s = timeout_s
         self._callers: dict[Caller, asyncio.TimerHandle] = {}  # in the order in which they came
         self.total = 0  # commands held since the start
+        self.delayed = 0  # commands slowed since the start
 
     def __len__(self) -> int:
         return len(self._callers)
@@ -26,6 +27,15 @@ class Holding:
             caller.hold_until = loop.time() + self._timeout_s
             self.total += 1
         self._callers[caller] = loop.call_at(caller.hold_until, self._give_up, caller)
+
+    def delay(self, caller: Caller) -> None:
+        """Keep the caller for its `slow_s`, whatever becomes of the topology meanwhile."""
+        self.delayed += 1
+        asyncio.get_running_loop().call_later(caller.slow_s, self._delay_over, caller)
+
+    def _delay_over(self, caller: Caller) -> None:
+        caller.slowed = True
+        caller.go_on(HELD)
 
     def release(self) -> None:
         """The topology has changed: every held command is tried again, in order of arrival."""

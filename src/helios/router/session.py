@@ -108,19 +108,23 @@ class Session:
             self._host.serve_until(self._deadline)
 
     async def _watch_self(self, revision: int) -> None:
+        gap = False  # whether changes were missed, so that the record itself must be looked at
         while True:
             try:
+                if gap:
+                    revision = (await self._store.list(self._key)).revision
+                    await self._check_self()
+                    gap = False
                 async with aclosing(self._store.watch(self._key, revision)) as watch:
                     async for events in watch:
-                        for event in events:
-                            revision = event.version
-                            if event.value is None:
-                                raise _SessionOver("it was revoked or its lease has ended")
+                        if events[-1].value is None:
+                            raise _SessionOver("it was revoked or its lease has ended")
+                        revision = events[-1].version
             except WatchLost:
-                revision = (await self._store.list(self._key)).revision
-                await self._check_self()
-            except StoreError:
-                await asyncio.sleep(_RETRY_S)
+                gap = True
+            except StoreError as fault:
+                _log.warning("the session's record cannot be watched: %s", fault)
+            await asyncio.sleep(_RETRY_S)
 
     async def _check_self(self) -> int:
         """The version of the session's record; raises if the session is over."""
@@ -137,19 +141,22 @@ class Session:
         self._applied.set()
 
     async def _follow_topology(self, revision: int) -> None:
+        gap = False
         while True:
             try:
+                if gap:
+                    snapshot = await self._store.list(TOPOLOGY)
+                    self._read(snapshot.entries[0].value if snapshot.entries else None)
+                    revision, gap = snapshot.revision, False
                 async with aclosing(self._store.watch(TOPOLOGY, revision)) as watch:
                     async for events in watch:
-                        for event in events:
-                            revision = event.version
-                            self._read(event.value)
+                        self._read(events[-1].value)
+                        revision = events[-1].version
             except WatchLost:
-                snapshot = await self._store.list(TOPOLOGY)
-                revision = snapshot.revision
-                self._read(snapshot.entries[0].value if snapshot.entries else None)
-            except StoreError:
-                await asyncio.sleep(_RETRY_S)
+                gap = True
+            except StoreError as fault:
+                _log.warning("the topology cannot be followed: %s", fault)
+            await asyncio.sleep(_RETRY_S)
 
     def _read(self, value: bytes | None) -> None:
         if value is not None:
@@ -180,17 +187,22 @@ class Session:
 
     async def _write_acknowledgement(self, epoch: int) -> None:
         record = SessionRecord(self.id, self._options.node, acked_epoch=epoch)
+        stale = False  # whether somebody else may have written the record
         while True:
             try:
+                if stale:
+                    self._version = await self._check_self()
+                    stale = False
                 put = put_record(self._key, record, self._lease)
                 self._version = await self._store.commit([put], compares=[Compare(self._key, self._version)])
                 return
             except Conflict:
-                self._version = await self._check_self()
+                stale = True
             except LeaseLost as fault:
                 raise _SessionOver(f"the lease is lost: {fault}") from fault
-            except StoreError:
-                # Whether it was written is unknown: a Conflict next time tells, and reads the version again.
+            except StoreError as fault:
+                # Whether it was written is unknown: a Conflict next time tells, and the version is read again.
+                _log.warning("epoch %d cannot be acknowledged yet: %s", epoch, fault)
                 await asyncio.sleep(_RETRY_S)
 
     # --- users at the members ---
