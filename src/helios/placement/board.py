@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 
 from helios.placement.targets import ROUNDING, Scope, Targets, targets_for
 
-_PARTNERS = 8
-_SWAPS_TRIED = 32
+_PARTNERS = 4
+_SWAPS_TRIED = 12
 # A move or swap must lower what it is meant to lower by this part, so that refining ends.
 _GAIN = 0.01
 
@@ -31,7 +31,9 @@ class Board:
     ) -> None:
         self._scope = scope
         self._heaviness = heaviness
-        self._held_by: dict[str, list[tuple[float, int]]] = {}
+        # The points of each shard, put in order of their load for the shards that need it.
+        self._points: dict[str, list[int]] = {}
+        self._sorted: dict[str, list[tuple[float, int]]] = {}
         self._kept = {shard: scope.kept(shard) for shard in scope.forwards}
         self.owners = list(owners)
         self.loads: dict[str, float] = dict.fromkeys(scope.weights, 0.0)
@@ -51,7 +53,8 @@ class Board:
     def copy(self) -> Board:
         """The same board again, before any point has moved on it."""
         other = copy(self)
-        other.owners, other.loads, other._held_by = list(self.owners), dict(self.loads), {}
+        other.owners, other.loads = list(self.owners), dict(self.loads)
+        other._points, other._sorted = {}, {}
         return other
 
     def outside(self, loads: Mapping[str, float]) -> float:
@@ -89,24 +92,31 @@ class Board:
     def refine(self) -> None:
         """Bring in, by single moves and swaps, the shards that are still outside: those with coarse or heavy points."""
         order = sorted((self._relative(shard), shard) for shard in self.targets.fair if self._takes_part(shard))
-        stuck: set[str] = set()
+        unsettled = list(order)
+        band = self.targets.band + ROUNDING
         for _ in range(2 * len(order) + 64):
-            shard = self._farthest(order, stuck)
-            if shard is None:
+            if not unsettled:
                 return
-            above = self._relative(shard) > 0
-            partners = order[:_PARTNERS] if above else order[: -_PARTNERS - 1 : -1]
-            for _, partner in partners:
-                giver, taker = (shard, partner) if above else (partner, shard)
+            relative, shard = max(unsettled[0], unsettled[-1], key=lambda entry: abs(entry[0]))
+            if abs(relative) <= band:
+                return
+            for _, partner in order[:_PARTNERS] if relative > 0 else order[: -_PARTNERS - 1 : -1]:
+                giver, taker = (shard, partner) if relative > 0 else (partner, shard)
                 before = [(self._relative(s), s) for s in (giver, taker)]
                 if giver != taker and self._relieve(giver, taker):
-                    for entry in before:
-                        order.pop(bisect_left(order, entry))
-                    for _, moved in before:
-                        insort(order, (self._relative(moved), moved))
+                    self._update(order, before)
+                    self._update(unsettled, before)
                     break
             else:
-                stuck.add(shard)
+                unsettled.pop(bisect_left(unsettled, (relative, shard)))
+
+    def _update(self, order: list[tuple[float, str]], stale: Iterable[tuple[float, str]]) -> None:
+        """Put the shards of the stale entries, where they are listed, in their new places."""
+        for entry in stale:
+            index = bisect_left(order, entry)
+            if index < len(order) and order[index] == entry:
+                order.pop(index)
+                insort(order, (self._relative(entry[1]), entry[1]))
 
     def _takes_part(self, shard: str) -> bool:
         return shard in self._scope.giving or shard in self._scope.taking
@@ -154,78 +164,73 @@ class Board:
 
     def _relieve(self, giver: str, taker: str) -> bool:
         """The best single move or swap between the two, done if it brings them closer to the band."""
-        targets = self.targets
-        fair, aim = targets.fair, targets.aim
+        fair_g, fair_t, aim = self.targets.fair[giver], self.targets.fair[taker], self.targets.aim
         above, below = self._relative(giver), -self._relative(taker)
-        if not (fair[giver] and fair[taker]):
+        if not (fair_g and fair_t):
             return False
-        needed = max((above - aim) * fair[giver], (below - aim) * fair[taker], 0.0)
-        even = (above + below) / (1 / fair[giver] + 1 / fair[taker])
-        best: tuple[float, float, int, int | None] | None = None
-        for sent, point, back in self._options(giver, taker, needed, even):
-            carried = self._heaviness[point] + (self._heaviness[back] if back is not None else 0.0)
-            option = (self._strain(giver, taker, sent), carried, point, back)
-            if best is None or option[:2] < best[:2]:
-                best = option
-        if best is None or best[0] > self._strain(giver, taker, 0.0) * (1 - _GAIN):
+        kept = self._kept.get(taker, 1.0)
+        needed = max((above - aim) * fair_g, (below - aim) * fair_t, 0.0)
+        even = (above + below) / (1 / fair_g + 1 / fair_t)
+        # How far both are outside the aim, in fair shares: what a move is to lower, with the least carried.
+        strain = max(0.0, abs(above) - aim) + max(0.0, abs(below) - aim)
+        best, best_carried = strain * (1 - _GAIN), 0.0
+        chosen: tuple[int, int | None] | None = None
+        for there, point, back_again, back in self._options(giver, taker, needed, even):
+            sent = there - back_again
+            left = max(0.0, abs(above - sent / fair_g) - aim) + max(0.0, abs(below - sent * kept / fair_t) - aim)
+            if left < best or (left == best and there + back_again < best_carried):
+                best, best_carried, chosen = left, there + back_again, (point, back)
+        if chosen is None:
             return False
-        self._move(best[2], giver, taker)
-        if best[3] is not None:
-            self._move(best[3], taker, giver)
+        point, back = chosen
+        self._move(point, giver, taker)
+        if back is not None:
+            self._move(back, taker, giver)
         return True
 
-    def _options(self, giver: str, taker: str, needed: float, even: float) -> Iterator[tuple[float, int, int | None]]:
-        """Moves and swaps worth a look: (net load sent, point that goes, point that comes back)."""
+    def _options(
+        self, giver: str, taker: str, needed: float, even: float
+    ) -> Iterator[tuple[float, int, float, int | None]]:
+        """Moves and swaps worth a look: (load that goes, its point, load that comes back, its point)."""
         if giver not in self._scope.giving or taker not in self._scope.taking:
             return
         gives = self._held(giver)
         for amount in (needed, even):
             for weight, point in _near(gives, amount):
-                yield -weight, point, None
+                yield -weight, point, 0.0, None
         if taker not in self._scope.giving or giver not in self._scope.taking:
             return
         returns = self._held(taker)
         heavier = gives[: bisect_left(gives, (-needed, -1))]
-        for weight, point in heavier[:: max(1, len(heavier) // _SWAPS_TRIED)]:
+        for weight, point in heavier[:: 1 + len(heavier) // _SWAPS_TRIED]:
             for amount in (needed, even):
                 for other, back in _near(returns, -weight - amount):
-                    yield other - weight, point, back
-
-    def _strain(self, giver: str, taker: str, sent: float) -> float:
-        """How far the two would be outside the aim, in fair shares, after a net load has been sent."""
-        targets = self.targets
-        return targets.outside(giver, self.loads[giver] - sent, targets.aim) + targets.outside(
-            taker, self.loads[taker] + sent * self._kept.get(taker, 1.0), targets.aim
-        )
+                    yield -weight, point, -other, back
 
     def _relative(self, shard: str) -> float:
         return self.targets.relative(shard, self.loads[shard])
 
-    def _farthest(self, order: Sequence[tuple[float, str]], stuck: Set[str]) -> str | None:
-        """The shard farthest outside the band that is not stuck; the ends of the order are the candidates."""
-        band = self.targets.band + ROUNDING
-        highest = next((e for e in reversed(order) if e[0] <= band or e[1] not in stuck), (0.0, ""))
-        lowest = next((e for e in order if e[0] >= -band or e[1] not in stuck), (0.0, ""))
-        relative, shard = highest if highest[0] >= -lowest[0] else lowest
-        return shard if abs(relative) > band else None
-
     def _held(self, shard: str) -> list[tuple[float, int]]:
         """The points of a shard that carry anything, as (-load, index), the heaviest first."""
-        if not self._held_by:
-            held: dict[str, list[tuple[float, int]]] = {owner: [] for owner in self._scope.weights}
-            for index, (owner, load) in enumerate(zip(self.owners, self._heaviness, strict=True)):
-                if load:
-                    held[owner].append((-load, index))
-            for points in held.values():
-                points.sort()
-            self._held_by = held
-        return self._held_by[shard]
+        held = self._sorted.get(shard)
+        if held is None:
+            if not self._points:
+                self._points = {owner: [] for owner in self._scope.weights}
+                for index, owner in enumerate(self.owners):
+                    self._points[owner].append(index)
+            heaviness = self._heaviness
+            held = sorted((-heaviness[index], index) for index in self._points[shard] if heaviness[index])
+            self._sorted[shard] = held
+        return held
 
     def _move(self, point: int, giver: str, taker: str) -> None:
         entry = (-self._heaviness[point], point)
         held = self._held(giver)
         held.pop(bisect_left(held, entry))
-        insort(self._held(taker), entry)
+        if taker in self._sorted:
+            insort(self._sorted[taker], entry)
+        else:
+            self._points[taker].append(point)
         self.owners[point] = taker
         self.loads[giver] -= self._heaviness[point]
         self._gain(taker, self._heaviness[point])

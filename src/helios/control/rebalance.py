@@ -1,0 +1,146 @@
+"""Whether to even the cluster out, how, and why: decided from a snapshot of its load, without any I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+
+from helios.control.admission import desired_weights
+from helios.model.topology import Placement, Topology
+from helios.placement.balance import THRESHOLD, BalancePlan, Strategy, plan
+from helios.placement.change import with_weights
+from helios.placement.load import Load, Measure, estimate
+
+_MINUTES_A_DAY = 24 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class QuietHours:
+    """A time of each day in which nothing is moved unasked: from one minute of the day to before another.
+
+    Over midnight where `end_minute` is the lesser; all day where both are the same.
+    """
+
+    start_minute: int
+    end_minute: int
+
+    def covers(self, minute: int) -> bool:
+        """Whether a minute of the day lies inside."""
+        length = (self.end_minute - self.start_minute) % _MINUTES_A_DAY or _MINUTES_A_DAY
+        return (minute - self.start_minute) % _MINUTES_A_DAY < length
+
+
+@dataclass(frozen=True, slots=True)
+class RebalancePolicy:
+    """The settings that decide about rebalancing.
+
+    A shard that has just taken part in a move rests for `rest_s`. A snapshot older than `stale_s` decides nothing.
+    """
+
+    strategy: Strategy = Strategy.MINIMIZE_MOVEMENT
+    by: Measure = Measure.KEYS
+    threshold: float = THRESHOLD
+    rest_s: float = 600.0
+    stale_s: float = 60.0
+    quiet: tuple[QuietHours, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rebalancing:
+    """What is to be done: the placement, one sentence that says why, and what it costs and brings."""
+
+    placement: Placement
+    reason: str
+    plan: BalancePlan
+
+
+def decide(
+    topology: Topology,
+    load: Load,
+    policy: RebalancePolicy,
+    *,
+    now_s: float,
+    minute_of_day: int,
+    rested: Mapping[str, float],
+) -> Rebalancing | None:
+    """What to do unasked, None for nothing.
+
+    It begins only when some shard that can be helped is beyond the threshold, whichever strategy then
+    says how far to go: so `uniform` does not run after every key. Nothing is begun while a transition
+    runs, in quiet hours, or on a snapshot that is old or lacks a shard. `now_s` is on the clock of the
+    snapshot's `measured_at_s`; `rested` tells for shards that have moved how many seconds ago that was.
+    """
+    if topology.transition is not None or not topology.sharding_enabled:
+        return None
+    if now_s - load.measured_at_s > policy.stale_s or any(quiet.covers(minute_of_day) for quiet in policy.quiet):
+        return None
+    if not load.shards.keys() >= dict(topology.placement.weights).keys():
+        return None
+    resting = {shard for shard, since_s in rested.items() if since_s < policy.rest_s}
+    due = _planned(topology, load, policy, Strategy.MINIMIZE_MOVEMENT, resting)
+    if due is None or policy.strategy is Strategy.MINIMIZE_MOVEMENT:
+        return due
+    return _planned(topology, load, policy, policy.strategy, resting)
+
+
+def propose(topology: Topology, load: Load, policy: RebalancePolicy) -> Rebalancing | None:
+    """What to do when somebody asks for it, None where nothing is worth it: no shard rests, no hour is quiet.
+
+    With a transition running it is what to do behind it: the transition's next placement counts as the
+    current one. The snapshot should then be the last from before it, since loads that are measured on
+    the way count keys twice or not at all; shards that take part in it stay as they are.
+    """
+    if not topology.sharding_enabled:
+        return None
+    return _planned(topology, load, policy, policy.strategy, frozenset())
+
+
+def _planned(
+    topology: Topology, load: Load, policy: RebalancePolicy, strategy: Strategy, resting: Set[str]
+) -> Rebalancing | None:
+    transition = topology.transition
+    if transition is None:
+        current = topology.placement
+        base = with_weights(current, desired_weights(topology))
+    else:
+        current = base = transition.next
+        resting = resting | {shard for pair in transition.pairs for shard in (pair.source, pair.target)}
+    if not topology.placement.weights or not base.weights:
+        return None
+    arcs = estimate(load, topology.placement, base, policy.by)
+    made = plan(arcs, current, strategy, threshold=policy.threshold, base=base, resting=resting)
+    if made is None:
+        return None
+    return Rebalancing(made.placement, _reason(current, base, made, policy.by), made)
+
+
+def _reason(current: Placement, base: Placement, made: BalancePlan, by: Measure) -> str:
+    """Why, and what it costs, in one sentence for the log and the history."""
+    what = "operations" if by is Measure.OPS else by.value
+    total = sum(made.before.loads.values())
+    if current.weights != base.weights:
+        why = _changed(dict(current.weights), dict(base.weights))
+    else:
+        shard, deviation = max(
+            made.before.deviations.items(),
+            # A shard that cannot be helped is not the reason.
+            key=lambda item: (item[0] not in made.out_of_reach, abs(item[1]), item[0]),
+        )
+        side = "more" if deviation > 0 else "less"
+        why = f"{shard} carries {abs(deviation):.1%} {side} {what} than its share, where {made.band:.0%} is allowed"
+    if not total:
+        return f"{why}: nothing has to move"
+    return (
+        f"{why}: moving {made.moved / total:.2%} of all {what} (the least possible is {made.least / total:.2%}) "
+        f"brings the worst deviation from {made.before.worst:.1%} to {made.after.worst:.1%}"
+    )
+
+
+def _changed(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Which shards come, go or have another weight."""
+    groups = (
+        ("joins", sorted(after.keys() - before.keys())),
+        ("leaves", sorted(before.keys() - after.keys())),
+        ("has another weight", sorted(s for s in after.keys() & before.keys() if after[s] != before[s])),
+    )
+    return ", ".join(f"{shard} {verb}" for verb, shards in groups for shard in shards)
