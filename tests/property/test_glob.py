@@ -4,46 +4,9 @@ from __future__ import annotations
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.obvious import obvious_match
 
 from helios.placement.glob import compile_glob
-
-
-def obvious_match(pattern: bytes, key: bytes) -> bool:
-    """Whether the whole key matches, by trying everything."""
-    if not pattern:
-        return not key
-    if pattern[:1] == b"*":
-        return obvious_match(pattern[1:], key) or (key != b"" and obvious_match(pattern, key[1:]))
-    if not key:
-        return False
-    if pattern[:1] == b"?":
-        return obvious_match(pattern[1:], key[1:])
-    if pattern[:1] == b"[":
-        found, rest = in_class(pattern[1:], key[0])
-        return found and obvious_match(rest, key[1:])
-    if pattern[:1] == b"\\" and len(pattern) > 1:
-        pattern = pattern[1:]
-    return pattern[0] == key[0] and obvious_match(pattern[1:], key[1:])
-
-
-def in_class(pattern: bytes, byte: int) -> tuple[bool, bytes]:
-    """Whether a byte is in the class whose inside begins the pattern, and the pattern behind the class."""
-    negated = pattern[:1] == b"^"
-    if negated:
-        pattern = pattern[1:]
-    found = False
-    while pattern and pattern[:1] != b"]":
-        if pattern[:1] == b"\\" and len(pattern) > 1:
-            found |= pattern[1] == byte
-            pattern = pattern[2:]
-        elif len(pattern) > 2 and pattern[1:2] == b"-":
-            found |= min(pattern[0], pattern[2]) <= byte <= max(pattern[0], pattern[2])
-            pattern = pattern[3:]
-        else:
-            found |= pattern[0] == byte
-            pattern = pattern[1:]
-    return found is not negated, pattern[1:]
-
 
 PATTERNS = st.one_of(
     st.text("ab*?[]^-\\", max_size=12),

@@ -12,6 +12,7 @@ from unittest.mock import Mock, patch
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.obvious import obvious_walk
 from tests.real_keys import real_keys
 
 from helios.placement import ring as ring_module
@@ -30,13 +31,6 @@ def ring_of(points: Points, reassigned: tuple[tuple[int, str], ...] = ()) -> Rin
     """A ring with points that are given rather than hashed, added in the order of the dictionary."""
     with patch.object(ring_module, "points_of", lambda shard, weight, virtual_nodes: points[shard]):
         return Ring(dict.fromkeys(points, 1.0), 1, reassigned)
-
-
-def obvious_walk(points: Points, place: int) -> list[str]:
-    """The shards of all (position, shard) pairs clockwise from a place; at one position only the least id counts."""
-    pairs = sorted((point, shard) for shard, mine in points.items() for point in mine)
-    first = [(point, shard) for i, (point, shard) in enumerate(pairs) if i == 0 or pairs[i - 1][0] != point]
-    return [s for p, s in first if p >= place] + [s for p, s in first if p < place]
 
 
 def even_ring(nodes: int, virtual_nodes: int = 150) -> Ring:

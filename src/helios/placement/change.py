@@ -28,20 +28,17 @@ def without_shard(placement: Placement, shard: str) -> Placement:
 def moved(placement: Placement, source: str, target: str, pattern: str) -> Placement:
     """The placement in which the keys that `source` owns and that match `pattern` live on `target`.
 
-    Where a rule had moved that very pattern from `target` to `source`, the move is undone and the rule
-    goes. Otherwise keys that are on `source` by a rule get a rule that requires both patterns, and
-    keys that are there by ring get one of their own.
+    Keys that are on `source` by a rule get a rule that requires both patterns, and keys that are there by
+    ring get one of their own. But where a rule had moved that very pattern from `target` to `source`, this is
+    taken as its undo: what is on `source` by ring stays there, and what came from `target` leaves no rule.
     """
-    undone = Rule(target, source, (pattern,))
-    if undone in placement.rules:
-        remaining = tuple(rule for rule in placement.rules if rule != undone)
-        return replace(placement, rules=_normalised(remaining))
+    undo = Rule(target, source, (pattern,)) in placement.rules
     rules: list[Rule] = []
     for rule in placement.rules:
-        if rule.target == source:
+        if rule.target == source and not (undo and rule.source == source):
             rules.append(Rule(rule.source, target, _both(rule.patterns, pattern)))
         rules.append(rule)
-    if source in dict(placement.weights):
+    if source in dict(placement.weights) and not undo:
         rules.append(Rule(source, target, (pattern,)))
     return replace(placement, rules=_normalised(rules))
 
@@ -65,10 +62,11 @@ def _normalised(rules: Iterable[Rule]) -> tuple[Rule, ...]:
         if not any(implies(other, set(rule.patterns)) for other in before):
             kept.append(rule)
     needed: list[Rule] = []
-    followed: set[str] = set()
+    following: dict[str, Rule] = {}
     for rule in reversed(kept):
-        # A rule that leaves keys where they are only matters as a shield before another one.
-        if rule.source != rule.target or rule.source in followed:
+        # A rule only matters if without it its keys would come elsewhere: behind the last one the ring decides.
+        behind = following.get(rule.source, Rule(rule.source, rule.source, (EVERYTHING,)))
+        if rule.target != behind.target or not implies(behind, set(rule.patterns)):
             needed.append(rule)
-            followed.add(rule.source)
+            following[rule.source] = rule
     return tuple(reversed(needed))

@@ -1,0 +1,179 @@
+"""Placement rules against a plain dictionary of where each key is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tests.obvious import deciding_rule, obvious_match, obvious_owner
+
+from helios.model.topology import Placement, Rule
+from helios.placement.change import moved, with_weights, without_shard
+from helios.placement.table import PlacementTable, table_of
+
+SHARDS = ("a", "b", "c", "d")
+PATTERNS = ("*", "user:*", "user:1*", "*:1*", "*2", "order:?")
+# Several keys of each shard for each set of patterns that can match together.
+KEYS = tuple(f"{kind}:{n}".encode() for kind in ("user", "order", "x") for n in range(1, 24))
+VIRTUAL_NODES = 8
+
+Where = dict[bytes, str]
+
+
+def founded(*shards: str) -> Placement:
+    return Placement(VIRTUAL_NODES, tuple((shard, 1.0) for shard in sorted(shards)))
+
+
+def where(placement: Placement) -> Where:
+    table = PlacementTable(placement)
+    return {key: table.owner(key) for key in KEYS}
+
+
+def home(placement: Placement, key: bytes) -> str:
+    return table_of(placement).ring.owner(key)
+
+
+def fits(pattern: str, key: bytes) -> bool:
+    return obvious_match(pattern.encode(), key)
+
+
+ON_RING = st.sets(st.sampled_from(SHARDS), min_size=1).map(lambda shards: founded(*shards))
+MOVES = st.tuples(st.sampled_from(SHARDS), st.sampled_from(SHARDS), st.sampled_from(PATTERNS)).filter(
+    lambda move: move[0] != move[1]
+)
+RULES = st.builds(
+    Rule,
+    st.sampled_from(SHARDS),
+    st.sampled_from(SHARDS),
+    st.sets(st.sampled_from(PATTERNS), min_size=1, max_size=2).map(lambda patterns: tuple(sorted(patterns))),
+)
+PLACEMENTS = st.builds(lambda ring, rules: replace(ring, rules=tuple(rules)), ON_RING, st.lists(RULES, max_size=6))
+LEAVE = st.sampled_from(SHARDS)
+WEIGHTS = st.dictionaries(st.sampled_from(SHARDS), st.sampled_from([0.5, 1.0, 2.0]), min_size=1)
+STEPS = st.lists(st.one_of(MOVES, MOVES, MOVES, LEAVE, WEIGHTS), max_size=8)
+
+
+@given(PLACEMENTS, st.sampled_from(KEYS))
+def test_the_first_rule_of_the_ring_s_shard_decides(placement: Placement, key: bytes) -> None:
+    table = PlacementTable(placement)
+    assert table.owner(key) == obvious_owner(placement, key)
+    assert table.rule(key) == deciding_rule(placement, key)
+
+
+def after_move(placement: Placement, before: Where, source: str, target: str, pattern: str) -> Where:
+    """Every key that is on the source and matches is on the target; an undo leaves the source's own ones."""
+    undo = Rule(target, source, (pattern,)) in placement.rules
+    return {
+        key: target
+        if shard == source and fits(pattern, key) and not (undo and home(placement, key) == source)
+        else shard
+        for key, shard in before.items()
+    }
+
+
+def after_leaving(placement: Placement, before: Where, leaver: str) -> Where:
+    """Only keys that were on the leaver, or there by ring, have moved."""
+    remaining = without_shard(placement, leaver)
+    if not remaining.weights:
+        return {}
+    owners = where(remaining)
+    ring_before, ring_after = PlacementTable(placement).ring, PlacementTable(remaining).ring
+    for key, shard in before.items():
+        assert owners[key] != leaver
+        if shard != leaver and ring_before.owner(key) != leaver:
+            assert owners[key] == shard
+            assert ring_after.owner(key) == ring_before.owner(key)
+    return owners
+
+
+def after_weighing(placement: Placement, before: Where, weights: dict[str, float]) -> Where:
+    """Keys that the ring leaves where they were stay; the others follow the rules of the shard that they come to."""
+    weighed = with_weights(placement, weights)
+    assert dict(weighed.weights) == weights
+    owners = where(weighed)
+    ring_before, ring_after = PlacementTable(placement).ring, PlacementTable(weighed).ring
+    literal = replace(placement, weights=weighed.weights)
+    for key, shard in before.items():
+        if ring_before.owner(key) == ring_after.owner(key):
+            assert owners[key] == shard
+        assert owners[key] == obvious_owner(literal, key)
+    return owners
+
+
+@given(ON_RING, STEPS)
+@example(founded("a", "b", "c"), [("a", "b", "user:*"), ("a", "c", "*"), ("b", "a", "user:*")])
+@example(founded("a", "b", "c"), [("c", "a", "user:*"), ("a", "b", "*"), ("b", "a", "*")])
+@example(founded("a", "b", "c"), [("a", "b", "*"), ("b", "c", "*"), ("c", "a", "*"), ("a", "b", "user:*")])
+def test_each_change_does_to_a_dictionary_what_it_says(
+    placement: Placement, steps: list[tuple[str, str, str] | str | dict[str, float]]
+) -> None:
+    expected = where(placement)
+    for step in steps:
+        if isinstance(step, tuple):
+            expected = after_move(placement, expected, *step)
+            placement = moved(placement, *step)
+        elif isinstance(step, str):
+            expected = after_leaving(placement, expected, step)
+            placement = without_shard(placement, step)
+            assert all(step not in (rule.source, rule.target) for rule in placement.rules)
+            if not expected:
+                return
+        else:
+            expected = after_weighing(placement, expected, step)
+            placement = with_weights(placement, step)
+        assert where(placement) == expected
+        assert {rule.source for rule in placement.rules} <= {shard for shard, _ in placement.weights}
+
+
+@given(PLACEMENTS)
+def test_normalising_drops_only_rules_that_never_decide_anything(placement: Placement) -> None:
+    weights = dict(placement.weights)
+    normal = with_weights(placement, weights)
+    assert where(normal) == where(placement)
+    assert with_weights(normal, weights) == normal
+    kept = list(normal.rules)
+    for rule in placement.rules:  # What is left stands in the order of before.
+        if kept and rule == kept[0]:
+            kept.pop(0)
+    assert kept == []
+
+
+@given(ON_RING, MOVES)
+def test_a_move_and_its_undo_leave_nothing_behind(placement: Placement, move: tuple[str, str, str]) -> None:
+    source, target, pattern = move
+    gone = moved(placement, source, target, pattern)
+    back = moved(gone, target, source, pattern)
+    if source in dict(placement.weights):
+        assert back == placement
+    else:  # There was nothing to undo, so this is a move of the target's own keys.
+        assert gone == placement
+
+
+@given(ON_RING, st.lists(MOVES, max_size=4), MOVES)
+@example(founded("a", "b", "c"), [("c", "a", "user:*")], ("a", "b", "*"))
+@example(founded("a", "b", "c"), [("a", "c", "user:1*")], ("a", "b", "user:*"))
+def test_an_undo_brings_back_every_key_of_the_move(
+    placement: Placement, earlier: list[tuple[str, str, str]], move: tuple[str, str, str]
+) -> None:
+    for step in earlier:
+        placement = moved(placement, *step)
+    source, target, pattern = move
+    before = where(placement)
+    gone = moved(placement, source, target, pattern)
+    owners = where(moved(gone, target, source, pattern))
+    for key, shard in before.items():
+        if shard == source and home(placement, key) != target:
+            assert owners[key] == source
+        elif shard != target:
+            assert owners[key] == shard or (shard == source and owners[key] == target)
+
+
+@given(ON_RING, st.lists(MOVES, max_size=12))
+def test_moving_to_and_fro_does_not_pile_up_rules(placement: Placement, moves: list[tuple[str, str, str]]) -> None:
+    for move in moves:
+        placement = moved(placement, *move)
+    for rule in placement.rules:
+        assert len(set(rule.patterns)) == len(rule.patterns)
+    keys = [(rule.source, rule.patterns) for rule in placement.rules]
+    assert len(keys) == len(set(keys))
