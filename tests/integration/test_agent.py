@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -212,6 +213,18 @@ async def test_a_server_whose_name_was_not_written_is_adopted_by_its_own_word(la
         assert await lab.command("PING") == b"PONG"
         assert ProcessId.of(member.pid) == member
     assert not member.alive()
+
+
+async def test_a_stranger_with_the_pid_of_a_dead_server_is_left_alone(lab: Lab) -> None:
+    async with lab.running(lab.agent()):
+        pass
+    me = ProcessId.this()
+    named = {"pid": me.pid, "started": me.started, "boot": me.boot, "note": {}}
+    (lab.folder.member / "member.lock").write_text(json.dumps(named))
+    async with lab.running(lab.agent()):
+        assert lab.member() != me
+    # And this process is still here to say so.
+    assert lab.leftovers() == []
 
 
 async def test_a_dead_server_comes_back_with_its_data(lab: Lab) -> None:

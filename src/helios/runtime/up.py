@@ -76,6 +76,8 @@ class Up:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         plan = await look(self._data, self._settings, self._options)
+        names = [node.id for node in plan.nodes if not node.foreign]
+        say(f"starting {', '.join(names) or 'the gateway'} in {self._data.root}")
         hand_over(self._settings, self._data.settings)
         store = await stack.enter_async_context(opened_store(self._data))
         await agree(store, self._given, founding=self._settings, lead=True)
