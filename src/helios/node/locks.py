@@ -17,6 +17,7 @@ from helios.node.process import ProcessId
 
 _RETRY_S = 0.05
 _PATIENCE_S = 0.5
+_NAME_BYTES = 1023
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ class RunLock:
         text = json.dumps(
             {"pid": process.pid, "started": process.started, "boot": process.boot, "note": dict(note or {})}
         )
-        os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, text.encode() + b"\n", 0)
+        # One write of one size, so that a reader never finds a half or an older rest.
+        os.pwrite(self.descriptor, text.encode().ljust(_NAME_BYTES) + b"\n", 0)
 
     def let_go(self) -> None:
         """Close this process's hold; a child that was handed the descriptor keeps the lock."""
