@@ -19,6 +19,7 @@ from helios.errors import EngineError, HeliosError, NotFound, Refused
 from helios.model.migration import MigrationPhase
 from helios.model.topology import Pair, Topology, Transition
 from helios.placement.routing import Routes
+from helios.ports.failpoints import OFF, Failpoints, Point
 from helios.ports.store import Delete, Put
 
 _SETTLE_TIMEOUT_S = 2.0
@@ -43,6 +44,7 @@ class Movement:
         rate: RateLimit,
         limits: CopyLimits,
         new_id: Callable[[], str],
+        failpoints: Failpoints = OFF,
     ) -> None:
         self._publisher = publisher
         self._access = access
@@ -51,6 +53,7 @@ class Movement:
         self._rate = rate
         self._limits = limits
         self._new_id = new_id
+        self._failpoints = failpoints
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._movers: dict[str, SourceMover] = {}
         self._standing: set[asyncio.Task[None]] = set()
@@ -139,7 +142,11 @@ class Movement:
                 records += self._ledger.finished(reversing=transition.reversing)
             case Reverse():
                 raise Refused("a reversal is published by giving the transition up")
+        if isinstance(mutation, Switch):
+            await self._failpoints.reach(Point.BEFORE_SWITCH)
         topology = await self._publisher.publish(mutation.apply, records)
+        if isinstance(mutation, Switch):
+            await self._failpoints.reach(Point.AFTER_SWITCH)
         self._adopt(topology)
         if isinstance(mutation, Switch):
             await self._after_switch(topology, mutation)
@@ -172,6 +179,7 @@ class Movement:
             report=self._report,
             rate=self._rate,
             limits=self._limits,
+            failpoints=self._failpoints,
         )
         self._movers[source] = mover
         await mover.run()
@@ -183,11 +191,13 @@ class Movement:
             self._movers[source].resume(target)
 
     async def _await_acknowledgements(self, source: str, target: str) -> None:
+        await self._failpoints.reach(Point.FENCED)
         try:
             await self._fencing.settle(self._publisher.topology.epoch, self._access.leader(source))
         except (EngineError, NotFound) as error:
             self._report(course_of.FenceFailed(source, target, f"{source} cannot be fenced: {error}"))
         else:
+            await self._failpoints.reach(Point.ACKNOWLEDGED)
             self._report(course_of.Acknowledged(source, target))
 
     async def _lift_after_timeout(self, source: str, target: str) -> None:
@@ -205,7 +215,10 @@ class Movement:
             async def make_durable() -> None:
                 await asyncio.gather(*map(self._make_durable, targets))
 
-            await clear(self._access, self._routes, shard, before=make_durable)
+            async def step_done() -> None:
+                await self._failpoints.reach(Point.SWEEPING)
+
+            await clear(self._access, self._routes, shard, make_durable, step_done)
         except (EngineError, NotFound) as error:
             self._report(course_of.SweepFailed(shard, str(error)))
         else:

@@ -14,6 +14,7 @@ from helios.coordinator.sweep import SCAN_COUNT, delete_where, not_owned
 from helios.errors import EngineError, NotFound, PayloadRefused
 from helios.placement.routing import Routes
 from helios.ports.engine import ChangeStream, Engine
+from helios.ports.failpoints import OFF, Failpoints, Point
 
 _ROUND_S = 0.02
 _GAINLESS_ROUNDS = 3
@@ -74,6 +75,7 @@ class SourceMover:
         report: Callable[[Event], None],
         rate: RateLimit,
         limits: CopyLimits,
+        failpoints: Failpoints = OFF,
     ) -> None:
         self.source = source
         self.progress = {target: PairProgress() for target in targets}
@@ -82,6 +84,7 @@ class SourceMover:
         self._report = report
         self._rate = rate
         self._limits = limits
+        self._failpoints = failpoints
         self._requests: asyncio.Queue[_Request] = asyncio.Queue()
         self._targets: dict[str, _Target] = {}
 
@@ -147,6 +150,7 @@ class SourceMover:
                 for batch in _batches(mine, self._limits.batch_keys):
                     await self._rate.take(len(batch))
                     self.progress[target].moved += await self._copy(source, self._targets[target], batch)
+                    await self._failpoints.reach(Point.COPYING)
             if cursor == 0:
                 break
         for target, progress in self.progress.items():
@@ -184,6 +188,7 @@ class SourceMover:
             return
         if len(changed) <= self._limits.fence_budget_keys:
             state.announced = True
+            await self._failpoints.reach(Point.CATCHING_UP)
             self._report(CaughtUp(self.source, target))
             return
         state.gainless = state.gainless + 1 if len(changed) > state.last_round * _GAIN else 0

@@ -30,6 +30,7 @@ from helios.placement.plan import pairs_between
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
+from helios.ports.failpoints import OFF, Failpoints
 from helios.ports.store import Delete, Put
 from helios.stores.records import (
     CANCELS,
@@ -60,11 +61,13 @@ class Reign:
         clock: Clock,
         settings: ClusterSettings,
         new_id: Callable[[], str],
+        failpoints: Failpoints = OFF,
     ) -> None:
         self._publisher = publisher
         self._clock = clock
         self._settings = settings
         self._new_id = new_id
+        self._failpoints = failpoints
         self.access = Access(connector, publisher)
         self._queue = Queue(publisher, self.access, clock, self._policy, new_id)
         self._rate = RateLimit(clock, lambda: self._settings.sharding.migration_rate)
@@ -196,7 +199,9 @@ class Reign:
         coordinator = self._settings.coordinator
         fencing = Fencing(self._publisher, self.access, ack_timeout_s=coordinator.fence_ack_timeout)
         limits = CopyLimits(coordinator.copy_batch, coordinator.fence_budget)
-        self._movement = Movement(self._publisher, self.access, fencing, ledger, self._rate, limits, self._new_id)
+        self._movement = Movement(
+            self._publisher, self.access, fencing, ledger, self._rate, limits, self._new_id, self._failpoints
+        )
         if await self._publisher.store.get(CANCELS + change_id) is not None:
             self._movement.cancel()
         log.info("transition performed: change=%s", change_id)

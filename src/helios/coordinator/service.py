@@ -13,6 +13,7 @@ from helios.errors import StoreError
 from helios.model.settings import ClusterSettings
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
+from helios.ports.failpoints import OFF, Failpoints
 from helios.ports.ids import new_id
 from helios.ports.store import Store
 from helios.stores.records import SETTINGS, read_record
@@ -29,13 +30,21 @@ class Coordinator:
     """
 
     def __init__(
-        self, store: Store, connector: Connector, clock: Clock, *, node_id: str, settings: ClusterSettings
+        self,
+        store: Store,
+        connector: Connector,
+        clock: Clock,
+        *,
+        node_id: str,
+        settings: ClusterSettings,
+        failpoints: Failpoints = OFF,
     ) -> None:
         self._store = store
         self._connector = connector
         self._clock = clock
         self._node_id = node_id
         self._settings = settings
+        self._failpoints = failpoints
 
     async def run(self) -> None:
         """Campaign and reign until cancelled; a store that is away is waited for."""
@@ -54,7 +63,9 @@ class Coordinator:
     async def _reign(self, mandate: Mandate, settings: ClusterSettings) -> None:
         try:
             publisher = await Publisher.open(self._store, mandate.term, mandate.term_version)
-            reign = Reign(publisher, self._connector, self._clock, settings, lambda: new_id(self._clock))
+            reign = Reign(
+                publisher, self._connector, self._clock, settings, lambda: new_id(self._clock), self._failpoints
+            )
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(keep(self._store, mandate, settings.coordinator.lease_ttl))
                 tasks.create_task(reign.run())

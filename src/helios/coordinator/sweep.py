@@ -16,11 +16,15 @@ async def nothing() -> None:
 
 
 async def delete_where(
-    engine: Engine, condemned: Callable[[bytes], bool], before: Callable[[], Awaitable[None]] = nothing
+    engine: Engine,
+    condemned: Callable[[bytes], bool],
+    before: Callable[[], Awaitable[None]] = nothing,
+    after: Callable[[], Awaitable[None]] = nothing,
 ) -> int:
     """Delete every key for which `condemned` holds; how many there were. Small steps, so that nobody waits.
 
     `before` is awaited once, before the first deletion; not at all where there is nothing to delete.
+    `after` is awaited after each step.
     """
     deleted = 0
     cursor = 0
@@ -31,6 +35,7 @@ async def delete_where(
             if deleted == 0:
                 await before()
             deleted += await engine.delete(unwanted)
+            await after()
         if cursor == 0:
             return deleted
 
@@ -47,11 +52,17 @@ def not_owned(routes: Routes, shard: str, *, arriving: frozenset[str] = frozense
     return condemned
 
 
-async def clear(access: Access, routes: Routes, shard: str, before: Callable[[], Awaitable[None]] = nothing) -> int:
+async def clear(
+    access: Access,
+    routes: Routes,
+    shard: str,
+    before: Callable[[], Awaitable[None]] = nothing,
+    after: Callable[[], Awaitable[None]] = nothing,
+) -> int:
     """Delete from the shard's leader what it does not own; how many keys there were."""
     with access.identity() as identity:
         engine = await access.open(access.leader(shard), identity)
         try:
-            return await delete_where(engine, not_owned(routes, shard), before)
+            return await delete_where(engine, not_owned(routes, shard), before, after)
         finally:
             await engine.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -19,6 +20,7 @@ from helios.runtime.agreement import agree
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.children import helios_command
 from helios.runtime.clock import SystemClock
+from helios.runtime.failpoints import failpoints
 from helios.runtime.handover import hand_over, likeness
 from helios.runtime.life import run, say
 from helios.runtime.logs import start_logging
@@ -76,7 +78,14 @@ async def _serve(options: NodeOptions, settings: Settings, data: DataFolder, sto
             store,
             clock,
             worker=lambda number: _worker(options, settings, data, number),
-            coordinate=Coordinator(store, engines, clock, node_id=options.node_id, settings=cluster).run,
+            coordinate=Coordinator(
+                store,
+                engines,
+                clock,
+                node_id=options.node_id,
+                settings=cluster,
+                failpoints=failpoints(os.environ),
+            ).run,
         )
 
         async def ready() -> None:
