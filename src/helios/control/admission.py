@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 
 from helios.errors import HeliosError, InvalidInput, NotFound, Refused
 from helios.model.migration import Change, ChangeKind
@@ -106,11 +107,11 @@ def _found(topology: Topology, change: Change, members: Mapping[str, Member], po
 
 
 def _add(topology: Topology, node: Node, members: Mapping[str, Member], policy: Policy) -> Admission:
-    grown = _with_node(topology, node, members)
     if not topology.nodes:
         fresh = Placement(virtual_nodes=policy.virtual_nodes)
-        grown = replace(grown, placement=fresh, sharding_enabled=policy.sharding_enabled)
-        return Admission(_owning_all(grown), queued=False)
+        topology = replace(topology, placement=fresh, sharding_enabled=policy.sharding_enabled)
+        return Admission(_owning_all(_with_node(topology, node, members)), queued=False)
+    grown = _with_node(topology, node, members)
     changes_first = not grown.sharding_enabled and desired_weights(grown) != dict(grown.placement.weights)
     return Admission(grown, queued=policy.auto_rebalance or changes_first)
 
@@ -134,6 +135,8 @@ def _with_node(topology: Topology, node: Node, members: Mapping[str, Member]) ->
     for other in topology.nodes:
         if other.address == node.address:
             raise Refused(f"{node.address} is the address of {other.id}: each node needs one of its own")
+    if not isfinite(node.weight):
+        raise InvalidInput(f"weight {node.weight} of {node.id} is no number of points: use a finite one above 0")
     if round(topology.placement.virtual_nodes * node.weight) < 1:
         raise InvalidInput(f"weight {node.weight} of {node.id} gives it no point on the ring: use a larger one")
     member = members.get(node.id)

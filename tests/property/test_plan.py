@@ -1,0 +1,98 @@
+"""Plans against the owners of many keys before and after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from math import sqrt
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.real_keys import real_keys
+
+from helios.model.topology import Placement, Rule
+from helios.placement.change import moved, with_weights, without_shard
+from helios.placement.plan import moved_share, pairs_between
+from helios.placement.table import table_of
+
+SHARDS = ("a", "b", "c", "d")
+PATTERNS = ("*", "user:*", "user:1*", "*2")
+KEYS = tuple(f"{kind}:{n}".encode() for kind in ("user", "x") for n in range(1, 60))
+
+WEIGHTS = st.dictionaries(st.sampled_from(SHARDS), st.sampled_from([0.5, 1.0, 2.0]), min_size=1)
+RULES = st.builds(
+    Rule,
+    st.sampled_from(SHARDS),
+    st.sampled_from(SHARDS),
+    st.sets(st.sampled_from(PATTERNS), min_size=1, max_size=2).map(lambda patterns: tuple(sorted(patterns))),
+)
+PLACEMENTS = st.builds(
+    lambda weights, rules: Placement(8, tuple(sorted(weights.items())), rules=tuple(rules)),
+    WEIGHTS,
+    st.lists(RULES, max_size=5),
+)
+
+
+def even(nodes: int) -> Placement:
+    return with_weights(Placement(), {f"shard-{n}": 1.0 for n in range(1, nodes + 1)})
+
+
+@given(PLACEMENTS, PLACEMENTS)
+def test_every_pair_that_occurs_is_there(current: Placement, following: Placement) -> None:
+    before, after = table_of(current), table_of(following)
+    pairs = pairs_between(current, following)
+    for key in KEYS:
+        old, new = before.owner(key), after.owner(key)
+        assert old == new or (old, new) in pairs
+    assert list(pairs) == sorted(set(pairs))
+    assert all(source != target for source, target in pairs)
+
+
+@given(PLACEMENTS)
+def test_nothing_moves_between_equal_placements(placement: Placement) -> None:
+    assert pairs_between(placement, placement) == ()
+    assert pairs_between(placement, with_weights(placement, dict(placement.weights))) == ()
+    assert moved_share(placement, placement) == {}
+
+
+@given(PLACEMENTS, PLACEMENTS)
+def test_the_way_back_has_the_same_pairs_turned_round(current: Placement, following: Placement) -> None:
+    back = pairs_between(following, current)
+    assert sorted((target, source) for source, target in back) == list(pairs_between(current, following))
+
+
+@given(PLACEMENTS, PLACEMENTS)
+def test_moved_shares_are_what_each_shard_loses_and_gains(current: Placement, following: Placement) -> None:
+    moving = moved_share(current, following)
+    before, after = table_of(current).shares, table_of(following).shares
+    for shard in SHARDS:
+        gained = sum(share for (_, target), share in moving.items() if target == shard)
+        lost = sum(share for (source, _), share in moving.items() if source == shard)
+        assert after.get(shard, 0.0) - before.get(shard, 0.0) == pytest.approx(gained - lost, abs=1e-12)
+    assert all(share > 0 for share in moving.values())
+    assert 0 <= sum(moving.values()) <= 1 + 1e-12
+    assert set(moving) <= set(pairs_between(replace(current, rules=()), replace(following, rules=())))
+
+
+def test_a_joining_node_gets_one_pair_from_each_of_the_others() -> None:
+    current, following = even(3), even(4)
+    assert pairs_between(current, following) == tuple((f"shard-{n}", "shard-4") for n in (1, 2, 3))
+    assert pairs_between(following, without_shard(following, "shard-4")) == tuple(
+        ("shard-4", f"shard-{n}") for n in (1, 2, 3)
+    )
+    moving, keys = moved_share(current, following), real_keys()
+    before, after = table_of(current), table_of(following)
+    counts = Counter((before.owner(key), after.owner(key)) for key in keys)
+    for pair, share in moving.items():
+        assert abs(counts[pair] - share * len(keys)) < 5 * sqrt(len(keys) * share * (1 - share))
+
+
+def test_a_move_by_pattern_is_one_pair() -> None:
+    current = even(3)
+    assert pairs_between(current, moved(current, "shard-1", "shard-2", "user:*")) == (("shard-1", "shard-2"),)
+
+
+def test_a_first_shard_takes_what_nobody_had() -> None:
+    assert pairs_between(Placement(), even(1)) == ()
+    assert pairs_between(even(1), Placement()) == ()

@@ -1,0 +1,126 @@
+"""Which steps of a transition change the owner of a key: the switch of its pair, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.topologies import KEYS, PLACEMENTS, cluster, transitions
+
+from helios.control.mutations import Fence, Finish, Reverse, Switch, Unfence, begin
+from helios.model.topology import NodeState, Pair, PairPhase, Placement, Topology, Transition
+from helios.placement.plan import pairs_between
+from helios.placement.routing import Routes
+
+Owners = dict[bytes, str]
+
+
+def owners(topology: Topology) -> Owners:
+    routes = Routes(topology)
+    return {key: routes.owner(key) for key in KEYS}
+
+
+def running(topology: Topology) -> Transition:
+    assert topology.transition is not None
+    return topology.transition
+
+
+def back(topology: Topology) -> Reverse:
+    """The reversal, with a migration named for each way back."""
+    return Reverse({(p.source, p.target): f"back-{p.migration}" for p in running(topology).pairs})
+
+
+@given(transitions())
+def test_a_key_is_on_the_target_exactly_when_its_pair_has_switched(topology: Topology) -> None:
+    routes, transition = Routes(topology), running(topology)
+    before, after = Routes(cluster("a", placement=topology.placement)), Routes(cluster("a", placement=transition.next))
+    for key in KEYS:
+        old, new = before.owner(key), after.owner(key)
+        pair = transition.pair(old, new)
+        assert routes.pair(key) == (None if old == new else (old, new))
+        if pair is None:
+            assert old == new
+            assert routes.owner(key) == old
+            assert not routes.fenced(key)
+        else:
+            assert routes.owner(key) == (new if pair.phase is PairPhase.SWITCHED else old)
+            assert routes.fenced(key) == (pair.phase is PairPhase.FENCED)
+    assert routes.has_fence == any(pair.phase is PairPhase.FENCED for pair in transition.pairs)
+
+
+@given(transitions(), st.data())
+def test_only_a_switch_changes_owners_and_only_of_its_own_pair(topology: Topology, data: st.DataObject) -> None:
+    before, routes = owners(topology), Routes(topology)
+    waiting = [pair for pair in running(topology).pairs if pair.phase is not PairPhase.SWITCHED]
+    if not waiting:
+        return
+    pair = data.draw(st.sampled_from(waiting))
+    fenced = Fence(pair.source, pair.target).apply(topology)
+    assert owners(fenced) == before
+    assert owners(Unfence(pair.source, pair.target).apply(fenced)) == before
+    switched = owners(Switch(pair.source, pair.target).apply(fenced))
+    for key in KEYS:
+        mine = routes.pair(key) == (pair.source, pair.target)
+        assert switched[key] == (pair.target if mine else before[key])
+
+
+@given(PLACEMENTS, PLACEMENTS)
+def test_beginning_changes_no_owner(current: Placement, following: Placement) -> None:
+    topology = cluster("a", "b", "c", "d", placement=current)
+    pairs = tuple(Pair(source, target, "m") for source, target in pairs_between(current, following))
+    begun = begin(topology, "change", following, pairs, "")
+    assert owners(begun) == owners(topology)
+    assert not Routes(begun).has_fence
+    assert (begun.transition is None) == (not pairs)
+
+
+@given(transitions())
+def test_finishing_changes_no_owner(topology: Topology) -> None:
+    for pair in running(topology).pairs:
+        topology = Switch(pair.source, pair.target).apply(topology)
+    finished = Finish(frozenset()).apply(topology)
+    assert owners(finished) == owners(topology)
+    assert finished.transition is None
+    assert (finished.placement, finished.unclean) == (running(topology).next, frozenset())
+    assert topology.transition is not None
+    gone = topology.transition.leaving
+    assert gone not in {node.id for node in finished.nodes} | {shard.id for shard in finished.shards}
+    assert len(finished.nodes) == len(topology.nodes) - (gone != "")
+
+
+@given(transitions())
+def test_giving_up_changes_no_owner(topology: Topology) -> None:
+    reversed_ = back(topology).apply(topology)
+    assert owners(reversed_) == owners(topology)
+    assert not Routes(reversed_).has_fence
+    assert running(reversed_).reversing
+    assert all(node.state is NodeState.ACTIVE for node in reversed_.nodes)
+    assert reversed_.unclean == topology.unclean
+    named = {(p.source, p.target): p.migration for p in running(reversed_).pairs}
+    for pair in running(topology).pairs:
+        gone = pair.phase is PairPhase.SWITCHED
+        assert named[pair.target, pair.source] == (f"back-{pair.migration}" if gone else "")
+
+
+@given(transitions())
+def test_the_way_back_ends_where_the_transition_began(topology: Topology) -> None:
+    at_first = owners(cluster("a", placement=topology.placement))
+    returning = back(topology).apply(topology)
+    for pair in running(returning).pairs:
+        if pair.phase is PairPhase.COPYING:
+            assert owners(Fence(pair.source, pair.target).apply(returning)) == owners(returning)
+            returning = Switch(pair.source, pair.target).apply(returning)
+    assert owners(returning) == at_first
+    finished = Finish(frozenset()).apply(returning)
+    assert owners(finished) == at_first
+    assert finished.placement == topology.placement
+    assert finished.nodes == returning.nodes
+
+
+def test_a_cluster_without_nodes_owns_nothing() -> None:
+    routes = Routes(Topology(0))
+    assert routes.empty
+    assert routes.share("a") == 0.0
+    assert routes.pair(b"key") is None
+    with pytest.raises(IndexError):
+        routes.owner(b"key")
