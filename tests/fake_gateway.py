@@ -40,6 +40,8 @@ MIGRATION = MigrationView(
     end_time=None,
     pause_ms=None,
     slowed_ms=0,
+    paused=False,
+    remaining_s=None,
     error=None,
 )
 CHANGE = ChangeView(change="c-1", kind="add_node", status="running", message="", migrations=("m-1",))

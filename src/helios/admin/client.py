@@ -8,9 +8,22 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from helios.admin import reports
+from helios.admin.check import findings
 from helios.admin.joining import identify
-from helios.admin.views import ChangeView, KeyView, MigrationView, NodeView, StatsView
-from helios.control.admission import check_migrate
+from helios.admin.preview import preview
+from helios.admin.settings import shared_settings, with_setting
+from helios.admin.views import (
+    ChangeView,
+    CheckView,
+    KeyView,
+    MigrationView,
+    NodeView,
+    PreviewView,
+    RuleView,
+    SettingView,
+    StatsView,
+)
+from helios.control.admission import Policy, admit, check_migrate
 from helios.errors import Conflict, HeliosError, InvalidInput, NotFound, Refused, StoreError, Unavailable
 from helios.model.codec import decode
 from helios.model.ids import Address, check_id
@@ -28,6 +41,7 @@ from helios.stores.records import (
     CHANGES,
     COORDINATOR,
     MIGRATIONS,
+    PAUSES,
     SETTINGS,
     TOPOLOGY,
     CoordinatorRecord,
@@ -37,6 +51,7 @@ from helios.stores.records import (
 )
 
 _ANSWER_TIMEOUT_S = 8.0
+_REPAIR_TIMEOUT_S = 300.0
 _WEIGHT_MAX = 1000.0
 _REFUSALS: dict[str, type[HeliosError]] = {error.code: error for error in (InvalidInput, NotFound, Refused)}
 
@@ -83,6 +98,50 @@ class Admin:
         """Give every node its share of the ring by its weight."""
         return await self._submit(Change(self._id(), ChangeKind.REBALANCE))
 
+    async def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
+        """What would move if the node were added and given its share."""
+        check_id("node", node_id)
+        topology = await self._topology()
+        node = Node(node_id, Address.parse(address), weight=weight)
+        if topology.node(node_id) is not None:
+            raise Refused(f"{node_id} is a node already")
+        grown = replace(topology, nodes=(*topology.nodes, node))
+        return await preview(grown, Change("", ChangeKind.ADD_NODE, nodes=(node,)), self._connector)
+
+    async def preview_remove_node(self, node_id: str) -> list[PreviewView]:
+        """What would move if the node were removed."""
+        topology = await self._topology()
+        admit(topology, Change("", ChangeKind.REMOVE_NODE, node=node_id), {}, Policy())
+        return await preview(topology, Change("", ChangeKind.REMOVE_NODE, node=node_id), self._connector)
+
+    async def preview_migrate(self, source: str, target: str, pattern: str = "*") -> list[PreviewView]:
+        """What would move by this migration."""
+        change = Change("", ChangeKind.MIGRATE, source=source, target=target, pattern=pattern)
+        return await preview(await self._topology(), change, self._connector)
+
+    async def preview_rebalance(self) -> list[PreviewView]:
+        """What would move if every node were given its share."""
+        return await preview(await self._topology(), Change("", ChangeKind.REBALANCE), self._connector)
+
+    async def rules(self) -> list[RuleView]:
+        """The placement rules in the order in which they are tried."""
+        rules = (await self._topology()).placement.rules
+        return [RuleView(rule.source, rule.target, rule.patterns) for rule in rules]
+
+    async def check(self, *, repair: bool = False) -> CheckView:
+        """Look at every server for what should not be there; `repair` mends what is safe to mend, then looks again.
+
+        A repair waits for the transitions before it. Raises Unavailable if it is not done in a few minutes.
+        """
+        repaired = ""
+        if repair:
+            submitted = await self._submit(Change(self._id(), ChangeKind.REPAIR))
+            repaired = await self._outcome(submitted.change)
+        found = await findings(
+            await self._topology(), self._store, self._connector, self._clock, await self._settings()
+        )
+        return CheckView(not found, tuple(found), repaired)
+
     async def migrate(self, source: str, target: str, pattern: str = "*") -> MigrationView:
         """Move the keys of `source` that match `pattern` to `target`; returns the accepted migration."""
         check_migrate(await self._topology(), source, target, pattern)
@@ -127,15 +186,15 @@ class Admin:
 
     async def migration(self, migration_id: str) -> MigrationView:
         """One migration; raises NotFound."""
-        return reports.migration_view(await self._migration(migration_id))
+        return self._view(await self._migration(migration_id))
 
     async def migrations(self) -> list[MigrationView]:
         """All migrations, the oldest first."""
-        return [reports.migration_view(migration) for migration in await self._migrations()]
+        return [self._view(migration) for migration in await self._migrations()]
 
     async def active_migrations(self) -> list[MigrationView]:
         """Those that are pending or in progress."""
-        return [reports.migration_view(m) for m in await self._migrations() if not m.status.ended]
+        return [self._view(m) for m in await self._migrations() if not m.status.ended]
 
     async def cancel_migration(self, migration_id: str) -> MigrationView:
         """Cancel the transition that the migration belongs to; raises NotFound, or Refused where it has ended.
@@ -158,7 +217,23 @@ class Admin:
                 migration = await self._ended(migration_id, revision)
         except TimeoutError:
             migration = await self._migration(migration_id)
-        return reports.migration_view(migration)
+        return self._view(migration)
+
+    async def pause_migration(self, migration_id: str) -> MigrationView:
+        """Let the copies of the migration's transition wait; what has changed is still followed, nothing is fenced."""
+        return await self._wish_pause(migration_id, paused=True)
+
+    async def resume_migration(self, migration_id: str) -> MigrationView:
+        """Let a paused migration go on."""
+        return await self._wish_pause(migration_id, paused=False)
+
+    async def _wish_pause(self, migration_id: str, *, paused: bool) -> MigrationView:
+        migration = await self._migration(migration_id)
+        if migration.status.ended:
+            raise Refused(f"migration {migration_id} is {migration.status} already")
+        key = PAUSES + migration.change
+        await self._store.commit([Put(key, b"1") if paused else Delete(key)])
+        return replace(self._view(migration), paused=paused)
 
     async def cleanup_migrations(self) -> int:
         """Forget migrations that have ended; how many there were."""
@@ -171,6 +246,22 @@ class Admin:
         for change in changes:
             await self._store.commit([Delete(change.key), Delete(CANCELS + change.value.id)])
         return len(ended)
+
+    async def settings(self) -> list[SettingView]:
+        """The settings that all processes share."""
+        return shared_settings(await self._settings())
+
+    async def change_setting(self, name: str, value: str) -> SettingView:
+        """Change a shared setting for all processes at once, also for moves that run. Raises InvalidInput."""
+        while True:
+            record = await read_record(self._store, ClusterSettings, SETTINGS)
+            changed = with_setting(ClusterSettings() if record is None else record.value, name, value)
+            version = 0 if record is None else record.version
+            try:
+                await self._store.commit([put_record(SETTINGS, changed)], compares=[Compare(SETTINGS, version)])
+            except Conflict:
+                continue
+            return next(view for view in shared_settings(changed) if view.name == name)
 
     async def stats(self) -> StatsView:
         """The cluster in numbers."""
@@ -224,6 +315,28 @@ class Admin:
             "see whether the nodes' agents run, then try again"
         )
 
+    async def _outcome(self, change_id: str) -> str:
+        """What a change has done, when it has ended."""
+        snapshot = await self._store.list(CHANGES + change_id)
+        try:
+            async with asyncio.timeout(_REPAIR_TIMEOUT_S):
+                for entry in snapshot.entries:
+                    change = decode(Change, entry.value)
+                    if change.id == change_id and not change.status.ended:
+                        change = await self._change_ended(change_id, snapshot.revision)
+                    return change.error or change.outcome
+        except TimeoutError:
+            raise Unavailable(f"the repair waits for {_REPAIR_TIMEOUT_S:g} s already; it will still be done") from None
+        raise NotFound(f"the request {change_id} is gone")
+
+    async def _change_ended(self, change_id: str, revision: int) -> Change:
+        async with aclosing(self._store.watch(CHANGES + change_id, revision)) as watch:
+            async for events in watch:
+                for event in events:
+                    if event.value is not None and decode(Change, event.value).status.ended:
+                        return decode(Change, event.value)
+        raise StoreError("the store was closed while a request was waiting for its end")
+
     async def _ended(self, migration_id: str, revision: int) -> Migration:
         migration = await self._migration(migration_id)
         if migration.status.ended:
@@ -253,6 +366,9 @@ class Admin:
         if record is None:
             raise NotFound(f"there is no migration {migration_id!r}: allmigrations lists those that there are")
         return record.value
+
+    def _view(self, migration: Migration) -> MigrationView:
+        return reports.migration_view(migration, self._clock.wall())
 
     def _id(self) -> str:
         return new_id(self._clock)

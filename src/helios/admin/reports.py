@@ -9,7 +9,7 @@ from helios.admin.counting import count_owned, may_hold_others
 from helios.admin.joining import HEARD_RECENTLY_S
 from helios.admin.views import ChangeView, MigrationView, NodeView, StatsView
 from helios.errors import EngineError
-from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationStatus
+from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationPhase, MigrationStatus
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, NodeState, PairPhase, Shard, Topology
 from helios.placement.routing import Routes
@@ -98,7 +98,16 @@ def _state(node: Node, topology: Topology) -> str:
     return "joining" if arriving and node.id not in dict(topology.placement.weights) else "active"
 
 
-def migration_view(migration: Migration) -> MigrationView:
+def _remaining_s(migration: Migration, now: float) -> float | None:
+    if migration.status is not MigrationStatus.IN_PROGRESS or migration.phase is not MigrationPhase.COPYING:
+        return None
+    if migration.paused or not migration.keys_moved or migration.start_time is None:
+        return None
+    elapsed_s = max(now - migration.start_time, 0.001)
+    return round((migration.total_keys - migration.keys_moved) / (migration.keys_moved / elapsed_s), 1)
+
+
+def migration_view(migration: Migration, now: float) -> MigrationView:
     """A migration in the words of the interface."""
     return MigrationView(
         id=migration.id,
@@ -115,6 +124,8 @@ def migration_view(migration: Migration) -> MigrationView:
         end_time=migration.end_time,
         pause_ms=migration.pause_ms,
         slowed_ms=migration.slowed_ms,
+        paused=migration.paused,
+        remaining_s=_remaining_s(migration, now),
         error=migration.error,
     )
 
@@ -125,6 +136,7 @@ _DONE = {
     ChangeKind.REMOVE_NODE: "removed",
     ChangeKind.MIGRATE: "done",
     ChangeKind.REBALANCE: "done",
+    ChangeKind.REPAIR: "done",
 }
 _UNDER_WAY = {
     ChangeKind.FOUND: "being founded",
@@ -132,6 +144,7 @@ _UNDER_WAY = {
     ChangeKind.REMOVE_NODE: "draining; it goes when it is empty",
     ChangeKind.MIGRATE: "accepted",
     ChangeKind.REBALANCE: "accepted",
+    ChangeKind.REPAIR: "accepted",
 }
 
 

@@ -40,7 +40,10 @@ class KeyView:
 
 @dataclass(frozen=True, slots=True)
 class MigrationView:
-    """The keys on their way from one node to another. Times are Unix seconds; `error` is None or a sentence."""
+    """The keys on their way from one node to another. Times are Unix seconds; `error` is None or a sentence.
+
+    `remaining_s` estimates by the speed so far how long copying will still take; None where that means nothing.
+    """
 
     id: str
     change: str
@@ -56,6 +59,8 @@ class MigrationView:
     end_time: float | None
     pause_ms: float | None
     slowed_ms: int
+    paused: bool
+    remaining_s: float | None
     error: str | None
 
 
@@ -71,6 +76,57 @@ class ChangeView:
     status: str
     message: str
     migrations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleView:
+    """A placement rule: keys that the ring gives to `source` and that match all `patterns` live on `target`."""
+
+    source: str
+    target: str
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingView:
+    """A setting that all processes of the cluster share, with its unit and what it may be."""
+
+    name: str
+    value: str
+    unit: str
+    allowed: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewView:
+    """What a change would move from one node to another, estimated from a sample of `sampled` keys."""
+
+    source_node: str
+    target_node: str
+    keys: int
+    bytes: int
+    sampled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a check found. `kind` is stray, double, orphaned_user, under_replicated, unreachable,
+    silent_node or abandoned_migration; `node` is empty where it concerns the whole cluster."""
+
+    kind: str
+    node: str
+    count: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckView:
+    """The result of a check. `repaired` says what was done, and is empty where nothing was to be done."""
+
+    clean: bool
+    findings: tuple[Finding, ...]
+    repaired: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ def admit(topology: Topology, change: Change, members: Mapping[str, Member], pol
             if not topology.nodes:
                 raise Refused("there is nothing to rebalance: the cluster has no nodes")
             return Admission(None, queued=True)
+        case ChangeKind.REPAIR:
+            return Admission(None, queued=True)
 
 
 def placement_after(topology: Topology, change: Change) -> Placement:
@@ -64,7 +66,7 @@ def placement_after(topology: Topology, change: Change) -> Placement:
         case ChangeKind.MIGRATE:
             check_migrate(topology, change.source, change.target, change.pattern)
             return moved(topology.placement, change.source, change.target, change.pattern)
-        case ChangeKind.FOUND:
+        case ChangeKind.FOUND | ChangeKind.REPAIR:
             return topology.placement
 
 

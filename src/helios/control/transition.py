@@ -62,6 +62,7 @@ class Course:
     copy_attempts: Mapping[str, int] = field(default_factory=dict)
     sweep_attempts: Mapping[str, int] = field(default_factory=dict)
     ending: Ending | None = None
+    paused: bool = False
     finished: bool = False
 
     def pairs(self, phase: PairPhase) -> tuple[Key, ...]:
@@ -166,6 +167,13 @@ class CancelRequested:
     """A user wants the keys to stay where they were."""
 
 
+@dataclass(frozen=True, slots=True)
+class PauseRequested:
+    """A user wants no pair to be fenced (`paused`), or that again."""
+
+    paused: bool
+
+
 Event = (
     Begun
     | Published
@@ -179,6 +187,7 @@ Event = (
     | Swept
     | SweepFailed
     | CancelRequested
+    | PauseRequested
 )
 
 # Effects
@@ -287,6 +296,8 @@ def _record(course: Course, event: Event) -> tuple[Course, tuple[Effect, ...]]:
         case CancelRequested():
             if course.ending is None and not course.transition.reversing:
                 return replace(course, ending=Ending(cancelled=True, reason="cancelled by request")), ()
+        case PauseRequested(paused):
+            return replace(course, paused=paused), ()
         case Begun():
             pass
     return course, ()
@@ -312,7 +323,7 @@ def _published(course: Course, transition: Transition | None) -> tuple[Course, t
         case Slow(source, target, _):
             return replace(course, lagging=course.lagging - {(source, target)}), ()
         case Reverse():
-            return Course(transition), ()
+            return Course(transition, paused=course.paused), ()
         case _:
             return course, ()
 
@@ -381,7 +392,7 @@ def _due_publication(course: Course) -> Mutation | None:
     for pair in course.transition.pairs:
         if (pair.source, pair.target) in course.lagging and pair.phase is PairPhase.COPYING:
             return Slow(pair.source, pair.target, min(SLOW_MAX_MS, pair.slow_ms * 2 or SLOW_FIRST_MS))
-    if course.caught_up:
+    if course.caught_up and not course.paused:
         return Fence(*course.caught_up[0])
     if not course.pairs(PairPhase.COPYING) and _sources(course) <= course.swept | course.unswept:
         return Finish(course.unswept)

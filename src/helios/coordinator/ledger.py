@@ -10,7 +10,7 @@ from helios.model.migration import Change, ChangeStatus, Migration, MigrationPha
 from helios.model.topology import Pair, PairPhase, Transition
 from helios.ports.clock import Clock
 from helios.ports.store import Delete, Put
-from helios.stores.records import CANCELS, CHANGES, MIGRATIONS, put_record
+from helios.stores.records import CANCELS, CHANGES, MIGRATIONS, PAUSES, put_record
 
 _PHASES = {
     PairPhase.COPYING: MigrationPhase.COPYING,
@@ -63,6 +63,13 @@ class Ledger:
         slowed_ms = max(migration.slowed_ms, pair.slow_ms)
         self._migrations[pair.migration] = replace(migration, phase=phase, slowed_ms=slowed_ms)
         return self._puts([pair.migration])
+
+    def paused(self, paused: bool) -> list[Put]:
+        """Copies wait, or go on."""
+        hit = [m for m in self._migrations.values() if not m.status.ended]
+        for migration in hit:
+            self._migrations[migration.id] = replace(migration, paused=paused)
+        return self._puts([migration.id for migration in hit])
 
     def switched(self, pair: Pair) -> list[Put]:
         """The switch is published: how long the fence stood is known now."""
@@ -134,7 +141,8 @@ class Ledger:
             status = ChangeStatus.DONE
         else:
             status = ChangeStatus.CANCELLED if self.change.cancelled else ChangeStatus.FAILED
-        return [*self._change(status), *self._puts(self._migrations), Delete(CANCELS + self.change.id)]
+        wishes = (CANCELS + self.change.id, PAUSES + self.change.id)
+        return [*self._change(status), *self._puts(self._migrations), *map(Delete, wishes)]
 
     def _end(self, migration: Migration, status: MigrationStatus, error: str | None = None) -> None:
         total = migration.keys_moved if status is MigrationStatus.COMPLETED else migration.total_keys

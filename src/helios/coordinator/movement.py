@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 
 from helios.control import transition as course_of
 from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
@@ -21,6 +22,7 @@ from helios.model.topology import Pair, Topology, Transition
 from helios.placement.routing import Routes
 from helios.ports.failpoints import OFF, Failpoints, Point
 from helios.ports.store import Delete, Put
+from helios.stores.records import PAUSES
 
 _SETTLE_TIMEOUT_S = 2.0
 _PROGRESS_S = 0.25
@@ -80,12 +82,14 @@ class Movement:
         course = Course(transition)
         self._report(course_of.Begun())
         self._launch(self._record_progress(), self._standing)
+        self._launch(self._follow_pauses(), self._standing)
         try:
             while not course.finished:
                 course = await self._step(course, await self._next_event())
         finally:
             await self._cancel_all(self._standing)
             await self._stop_work()
+            self._rate.pause(False)
 
     async def _next_event(self) -> Event:
         """The next event; a failure of any work that is not an event (the store, the term) is raised here."""
@@ -166,6 +170,21 @@ class Movement:
 
     def _adopt(self, topology: Topology) -> None:
         self._routes = Routes(topology)
+
+    async def _follow_pauses(self) -> None:
+        """Hold the copies for as long as a user wants them to wait."""
+        store, key = self._publisher.store, PAUSES + self.change
+        snapshot = await store.list(key)
+        await self._pause(bool(snapshot.entries))
+        async with aclosing(store.watch(key, snapshot.revision)) as watch:
+            async for events in watch:
+                await self._pause(events[-1].value is not None)
+
+    async def _pause(self, paused: bool) -> None:
+        if paused != self._rate.paused:
+            self._rate.pause(paused)
+            await self._publisher.write(self._ledger.paused(paused))
+            self._report(course_of.PauseRequested(paused))
 
     # Work
 

@@ -19,6 +19,7 @@ from helios.coordinator.mover import CopyLimits
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.queue import Queue, foreseen, founding_member
 from helios.coordinator.rate import RateLimit
+from helios.coordinator.repair import repair
 from helios.coordinator.sweep import clear
 from helios.errors import EngineError, NotFound, Refused
 from helios.model.codec import decode
@@ -216,6 +217,9 @@ class Reign:
             if change.import_keys and change.nodes and self._publisher.topology.node(change.nodes[0].id) is None:
                 await self._import(change)
                 return
+            if change.kind is ChangeKind.REPAIR:
+                await self._repair(change)
+                return
             await self._begin_transition(change)
         except (EngineError, NotFound, Refused) as error:
             log.warning("request failed: change=%s error=%s", change.id, error)
@@ -266,6 +270,11 @@ class Reign:
             await self._begin_transition(change)
         else:
             await self._publisher.write([put_record(CHANGES + change.id, replace(change, status=ChangeStatus.DONE))])
+
+    async def _repair(self, change: Change) -> None:
+        outcome = await repair(self.access, self._publisher.topology)
+        done = replace(change, status=ChangeStatus.DONE, outcome=outcome)
+        await self._publisher.write([put_record(CHANGES + change.id, done)])
 
     async def _clean(self) -> bool:
         """Sweep servers that could not be swept in their transition; whether none is left."""

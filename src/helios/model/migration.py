@@ -56,6 +56,7 @@ class Migration:
     end_time: float | None = None
     pause_ms: float | None = None
     slowed_ms: int = 0
+    paused: bool = False
     error: str | None = None
 
 
@@ -67,6 +68,7 @@ class ChangeKind(StrEnum):
     REMOVE_NODE = "remove_node"
     MIGRATE = "migrate"
     REBALANCE = "rebalance"
+    REPAIR = "repair"
 
 
 class ChangeStatus(StrEnum):
@@ -93,7 +95,8 @@ class Change:
     Which of the fields behind `kind` count depends on it: `nodes` for found and add_node (with
     `import_keys` and `flush` for an external node that holds keys), `node` for remove_node,
     `source`, `target`, `pattern` and `migration` for migrate. `cancelled` tells, while keys are on
-    their way back, that a user wanted it; a wish to cancel has a record of its own.
+    their way back, that a user wanted it; a wish to cancel has a record of its own. `outcome` says in a
+    sentence what was done.
     """
 
     id: str
@@ -108,5 +111,6 @@ class Change:
     import_keys: bool = False
     flush: bool = False
     cancelled: bool = False
+    outcome: str = ""
     requested_at: float = 0.0
     error: str | None = None

@@ -18,6 +18,7 @@ TERM = "/term"  # decimal number; grows with each election and outlives the leas
 SETTINGS = "/settings"  # ClusterSettings (model.settings): what all processes must agree on
 CHANGES = "/changes/"  # + change id → Change
 CANCELS = "/cancels/"  # + change id → b"1": a user wants the change not to happen
+PAUSES = "/pauses/"  # + change id → b"1": a user wants its copies to wait
 MIGRATIONS = "/migrations/"  # + migration id → Migration
 SESSIONS = "/sessions/"  # + session id → SessionRecord, bound to the session's lease
 AGENTS = "/agents/"  # + node id → AgentRecord; a heartbeat, not bound to a lease

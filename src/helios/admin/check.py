@@ -1,0 +1,161 @@
+"""Looking at every server for what should not be there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from helios.admin.views import Finding
+from helios.errors import EngineDenied, EngineError
+from helios.model.migration import Change, Migration, MigrationStatus
+from helios.model.settings import ClusterSettings
+from helios.model.topology import NodeKind, Shard, Topology
+from helios.placement.routing import Routes
+from helios.ports.clock import Clock
+from helios.ports.engine import Connector, Engine
+from helios.ports.store import Store
+from helios.stores.records import (
+    AGENTS,
+    CHANGES,
+    COORDINATOR,
+    MIGRATIONS,
+    SESSIONS,
+    AgentRecord,
+    CoordinatorRecord,
+    list_records,
+    read_record,
+)
+
+_SCAN_COUNT = 1000
+_NAMED = 5
+_SESSION_USER = "helios-s-"
+_MOVER_USER = "helios-m-"
+
+
+async def findings(
+    topology: Topology, store: Store, connector: Connector, clock: Clock, settings: ClusterSettings
+) -> list[Finding]:
+    """Everything that is not as it should be; an empty list says that all is well.
+
+    Reads every key's name once. Keys that a running transition is copying are where they belong.
+    """
+    found: list[Finding] = []
+    routes = Routes(topology)
+    engines: dict[str, Engine] = {}
+    try:
+        for shard in topology.shards:
+            try:
+                engines[shard.id] = await connector.open(shard.leading)
+            except EngineError as error:
+                found.append(Finding("unreachable", shard.id, 1, str(error)))
+        for shard_id, engine in engines.items():
+            found += await _keys(shard_id, engine, engines, routes)
+        for shard in topology.shards:
+            found += _replicas(shard, settings)
+            if shard.id in engines and _supervised(topology, shard):
+                found += await _users(shard.id, engines[shard.id], store)
+    finally:
+        for engine in engines.values():
+            await engine.close()
+    found += await _silent(topology, store, clock, settings)
+    found += await _abandoned(store)
+    return found
+
+
+async def _keys(shard_id: str, engine: Engine, engines: dict[str, Engine], routes: Routes) -> list[Finding]:
+    strays: list[bytes] = []
+    doubles: list[bytes] = []
+    cursor = 0
+    while True:
+        cursor, keys = await engine.scan(cursor, _SCAN_COUNT)
+        by_owner: dict[str, list[bytes]] = {}
+        for key in sorted(set(keys)):
+            owner = routes.owner(key)
+            if owner != shard_id and not _moving(routes, key, shard_id):
+                by_owner.setdefault(owner, []).append(key)
+        for owner, mine in by_owner.items():
+            there = await engines[owner].exists(mine) if owner in engines else [False] * len(mine)
+            for key, exists in zip(mine, there, strict=True):
+                (doubles if exists else strays).append(key)
+        if cursor == 0:
+            break
+    found = []
+    if doubles:
+        found.append(Finding("double", shard_id, len(doubles), f"keys that their owners have too: {_names(doubles)}"))
+    if strays:
+        found.append(Finding("stray", shard_id, len(strays), f"keys that other shards own: {_names(strays)}"))
+    return found
+
+
+def _moving(routes: Routes, key: bytes, shard_id: str) -> bool:
+    """Whether the key is on this server because a transition is bringing it there or has just taken it away."""
+    pair = routes.pair(key)
+    return pair is not None and shard_id in pair
+
+
+def _names(keys: Sequence[bytes]) -> str:
+    shown = ", ".join(repr(key.decode(errors="backslashreplace")) for key in keys[:_NAMED])
+    return f"{shown}, …" if len(keys) > _NAMED else shown
+
+
+def _replicas(shard: Shard, settings: ClusterSettings) -> list[Finding]:
+    missing = settings.sharding.replication_factor - len(shard.members)
+    if missing <= 0:
+        return []
+    return [
+        Finding(
+            "under_replicated",
+            shard.id,
+            missing,
+            f"{len(shard.members)} of {missing + len(shard.members)} copies exist",
+        )
+    ]
+
+
+def _supervised(topology: Topology, shard: Shard) -> bool:
+    node = topology.node(shard.leading.node)
+    return node is not None and node.kind is NodeKind.SUPERVISED
+
+
+async def _users(shard_id: str, engine: Engine, store: Store) -> list[Finding]:
+    """Users are read before sessions and the term: one that is made meanwhile is not taken for an orphan."""
+    try:
+        users = await engine.users()
+    except EngineDenied:
+        return []
+    sessions = {entry.key.removeprefix(SESSIONS) for entry in (await store.list(SESSIONS)).entries}
+    coordinator = await read_record(store, CoordinatorRecord, COORDINATOR)
+    living = "" if coordinator is None else f"{_MOVER_USER}{coordinator.value.term}-"
+    orphans = [
+        user
+        for user in users
+        if (user.startswith(_SESSION_USER) and user.removeprefix(_SESSION_USER) not in sessions)
+        or (user.startswith(_MOVER_USER) and not (living and user.startswith(living)))
+    ]
+    if not orphans:
+        return []
+    return [Finding("orphaned_user", shard_id, len(orphans), f"users that nobody uses: {', '.join(sorted(orphans))}")]
+
+
+async def _silent(topology: Topology, store: Store, clock: Clock, settings: ClusterSettings) -> list[Finding]:
+    agents = {record.value.node: record.value for record in await list_records(store, AgentRecord, AGENTS)}
+    found = []
+    for node in topology.nodes:
+        agent = agents.get(node.id)
+        silent_s = None if agent is None else clock.wall() - agent.seen_at
+        if silent_s is None or silent_s >= settings.coordinator.health_timeout:
+            since = "never" if silent_s is None else f"{silent_s:.0f} s ago"
+            found.append(Finding("silent_node", node.id, 1, f"last heard of: {since}"))
+    return found
+
+
+async def _abandoned(store: Store) -> list[Finding]:
+    """Migrations that say they are under way although the request behind them has ended."""
+    records = await list_records(store, Migration, MIGRATIONS)
+    changes = await list_records(store, Change, CHANGES)
+    alive = {record.value.id for record in changes if not record.value.status.ended}
+    left = [
+        record.value.id
+        for record in records
+        if record.value.status is MigrationStatus.IN_PROGRESS and record.value.change not in alive
+    ]
+    return [Finding("abandoned_migration", "", len(left), ", ".join(left[:_NAMED]))] if left else []
