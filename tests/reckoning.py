@@ -1,0 +1,96 @@
+"""What must be true of a cluster of real processes at rest, whatever was done to it before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.cluster import Cluster
+from tests.shards import eventually
+
+from helios.coordinator.access import MOVER_PREFIX, SESSION_PREFIX
+from helios.model.topology import Topology
+from helios.placement.routing import Routes
+from helios.ports.store import Store
+from helios.stores.records import COORDINATOR, SESSIONS, TOPOLOGY, CoordinatorRecord, read_record
+from helios.stores.sqlite import SqliteStore
+
+
+async def verb(cluster: Cluster, *words: str, port: int | None = None) -> object:
+    """A command at a node (the first unless a port is given), without holding up the writers."""
+    return await asyncio.to_thread(cluster.command, *words, port=port, timeout_s=30.0)
+
+
+async def at_rest(cluster: Cluster) -> None:
+    """Wait until nothing moves any more."""
+
+    async def quiet() -> bool:
+        return await verb(cluster, "ACTIVEMIGRATIONS") == []
+
+    await eventually(quiet, "migrations end", timeout_s=60)
+
+
+@asynccontextmanager
+async def opened(cluster: Cluster) -> AsyncIterator[Store]:
+    """The cluster's store."""
+    store = await SqliteStore.open(cluster.data.store)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def topology_in(store: Store) -> Topology:
+    """The topology as it stands in a store."""
+    record = await read_record(store, Topology, TOPOLOGY)
+    assert record is not None
+    return record.value
+
+
+async def topology_of(cluster: Cluster) -> Topology:
+    """The topology as it stands in the cluster's store."""
+    async with opened(cluster) as store:
+        return await topology_in(store)
+
+
+async def assert_each_key_once(cluster: Cluster) -> int:
+    """Every server holds only what it owns, so no key is anywhere twice; how many keys there are."""
+    topology = await topology_of(cluster)
+    assert topology.transition is None
+    assert not topology.unclean
+    routes = Routes(topology)
+    count = 0
+    for shard in topology.shards:
+        keys = await asyncio.to_thread(cluster.member_command, shard.id, "KEYS", "*")
+        assert isinstance(keys, list)
+        count += len(keys)
+        strays = [key for key in keys if routes.owner(key) != shard.id]
+        assert strays == [], f"{len(strays)} keys lie on {shard.id} and are owned elsewhere"
+    return count
+
+
+async def assert_no_users_left(cluster: Cluster) -> None:
+    """Soon, every server knows the users of living sessions and of the present coordinator alone."""
+    orphans: set[str] = set()
+    async with opened(cluster) as store:
+
+        async def clean() -> bool:
+            orphans.clear()
+            for shard in (await topology_in(store)).shards:
+                users = await asyncio.to_thread(cluster.member_command, shard.id, "ACL", "USERS")
+                assert isinstance(users, list)
+                coordinator = await read_record(store, CoordinatorRecord, COORDINATOR)
+                mine = f"{MOVER_PREFIX}{coordinator.value.term}-" if coordinator else MOVER_PREFIX
+                sessions = await store.list(SESSIONS)
+                living = {SESSION_PREFIX + entry.key.removeprefix(SESSIONS) for entry in sessions.entries}
+                for user in map(bytes.decode, users):
+                    orphan = user.startswith(SESSION_PREFIX) and user not in living
+                    if orphan or (user.startswith(MOVER_PREFIX) and not user.startswith(mine)):
+                        orphans.add(f"{user} on {shard.id}")
+            return not orphans
+
+        try:
+            await eventually(clean, "users of sessions and terms that are over go", timeout_s=15)
+        except AssertionError:
+            raise AssertionError(f"these users belong to nobody: {sorted(orphans)}") from None
