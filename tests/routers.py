@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from tests.servers import ADMIN_PASSWORD, ADMIN_USER, Server
 
 from helios.admin.service import AdminService
@@ -36,7 +38,8 @@ from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
 from helios.stores.records import SESSIONS, TOPOLOGY, SessionRecord, list_records, put_record
 
-Client = redis.asyncio.Redis
+# redis-py's annotations promise other types than its replies have, in one protocol or the other.
+Client: TypeAlias = Any
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, timeout_s: float = 20.0) -> None:
@@ -138,13 +141,15 @@ class RouterLab:
 
     def client(self, protocol: int = 2) -> Client:
         """A client of the router that tries nothing twice."""
-        return Client(port=self.port, protocol=protocol, retry=None, socket_timeout=30, legacy_responses=True)
+        return redis.asyncio.Redis(
+            port=self.port, protocol=protocol, retry=Retry(NoBackoff(), 0), socket_timeout=30, legacy_responses=True
+        )
 
     def direct(self, shard: str) -> Client:
         """A client of the shard's server itself."""
         if self.kind is NodeKind.EXTERNAL:
-            return Client(port=self.servers[shard].port)
-        return Client(port=self.servers[shard].port, username=ADMIN_USER, password=ADMIN_PASSWORD)
+            return redis.asyncio.Redis(port=self.servers[shard].port)
+        return redis.asyncio.Redis(port=self.servers[shard].port, username=ADMIN_USER, password=ADMIN_PASSWORD)
 
     def owner(self, key: str | bytes) -> str:
         """Who owns the key by the topology of the moment."""
@@ -163,12 +168,14 @@ class RouterLab:
         await self.store.commit([put_record(TOPOLOGY, self.topology)])
         return self.topology.epoch
 
-    async def publish_move(self, phase: PairPhase, source: str, target: str, pattern: str = "m:*") -> int:
+    async def publish_move(
+        self, phase: PairPhase, source: str, target: str, pattern: str = "m:*", slow_ms: int = 0
+    ) -> int:
         """The epoch in which the keys of `source` that match are on their way to `target`."""
         present = self.topology.placement
         rule = Rule(source, target, (pattern,))
         following = replace(present, rules=(*present.rules, rule))
-        pairs = (Pair(source, target, "migration", phase),)
+        pairs = (Pair(source, target, "migration", phase, slow_ms),)
         return await self.publish(transition=Transition("change", following, pairs), unclean=frozenset((target,)))
 
     async def sessions(self) -> list[SessionRecord]:

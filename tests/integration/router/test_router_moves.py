@@ -208,6 +208,25 @@ async def test_a_client_that_leaves_while_held_leaves_nothing_behind(lab: Router
     raw.close()
 
 
+async def test_writes_to_moving_keys_are_delayed_as_the_topology_says(lab: RouterLab, client: Client) -> None:
+    moving, staying = lab.key_of("shard-1", "m"), lab.key_of("shard-1", "s")
+    await lab.acknowledged(await lab.publish_move(COPYING, "shard-1", "shard-2", slow_ms=100))
+    loop = asyncio.get_running_loop()
+    pipe = client.pipeline(transaction=False)
+    begun = loop.time()
+    for i in range(3):
+        pipe.rpush(moving, str(i))
+        pipe.lrange(moving, 0, -1)
+    assert await pipe.execute() == [1, [b"0"], 2, [b"0", b"1"], 3, [b"0", b"1", b"2"]]
+    assert loop.time() - begun >= 0.3  # A least time, which a busy machine cannot break.
+    assert await client.mset({moving: "1", staying: "2"})
+    assert loop.time() - begun >= 0.4
+    assert lab.router.holding.delayed == 4
+    assert await client.set(staying, "3")
+    assert await client.get(moving) == b"1"
+    assert lab.router.holding.delayed == 4
+
+
 async def test_copies_in_the_making_and_keys_not_yet_swept_are_not_seen(lab: RouterLab, client: Client) -> None:
     keys = [f"m:{i}" for i in range(400)]
     await client.mset(dict.fromkeys(keys, "v"))

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+
+from helios.errors import InvalidInput
+from helios.resp.commands import TABLE, How, find, key_positions, objection
+from helios.resp.keys import compile_keys, key_range
+
+
+def split(line: str) -> list[bytes]:
+    return [word.encode() for word in line.split()]
+
+
+@pytest.mark.parametrize(
+    ("notation", "line", "expected"),
+    [
+        ("1", "get a", [1]),
+        ("1 2", "rename a b", [1, 2]),
+        ("1..-1", "del a b c", [1, 2, 3]),
+        ("1..-2", "blpop a b 0", [1, 2]),
+        ("1..-1/2", "mset a 1 b 2", [1, 3]),
+        ("#1", "lmpop 2 a b left", [2, 3]),
+        ("#1/2", "msetex 2 a 1 b 2 ex 5", [2, 4]),
+        ("1 #2", "zunionstore d 2 a b weights 1 2", [1, 3, 4]),
+        ("", "ping", []),
+    ],
+)
+def test_key_notation(notation: str, line: str, expected: list[int]) -> None:
+    assert compile_keys(notation)(split(line)) == expected
+
+
+def test_a_notation_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="is not a notation for key positions"):
+        compile_keys("1..x")
+
+
+@pytest.mark.parametrize(("notation", "expected"), [("1 2..-1", (1, -1, 1)), ("1 #2", (1, 1, 1)), ("#1", (0, 0, 0))])
+def test_key_ranges(notation: str, expected: tuple[int, int, int]) -> None:
+    assert key_range(notation) == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sort k store d BY nosort STORE e",
+        "georadius k 1 1 1 km STORE x STOREDIST d",
+        "georadiusbymember k m 1 km STORE d storedist e",
+    ],
+)
+def test_every_destination_counts_where_a_word_is_given_twice(line: str) -> None:
+    argv = split(line)
+    command = find(argv[0])
+    assert command is not None
+    named = {argv[position] for position in key_positions(command, argv)}
+    assert {argv[i + 1] for i, word in enumerate(argv) if word.upper() in (b"STORE", b"STOREDIST")} <= named
+
+
+@pytest.mark.parametrize("line", ["xread streams a", "xread count 1", "xread nonsense streams a 0", "lmpop x a left"])
+def test_arguments_that_cannot_be_right(line: str) -> None:
+    command = find(split(line)[0])
+    assert command is not None
+    with pytest.raises(InvalidInput):
+        key_positions(command, split(line))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("xread block 0 streams a 0", "'XREAD ... BLOCK' is not supported by Helios yet"),
+        ("xreadgroup group block c streams a 0", None),
+        ("copy a b db 0 replace", None),
+        ("copy a b db 0 db 1", "'COPY ... DB' is refused: Helios has one database, number 0"),
+        ("sort a by w_* get #", "'SORT ... BY pattern' is not supported by Helios yet"),
+        ("sort a get d_*", "'SORT ... GET pattern' is not supported by Helios yet"),
+        ("sort a by nosort get # limit 0 1", None),
+    ],
+)
+def test_objections(line: str, reason: str | None) -> None:
+    command = find(split(line)[0])
+    assert command is not None
+    assert objection(command, split(line)) == reason
+
+
+def test_what_must_not_pass_is_refused_with_a_reason() -> None:
+    for name in (
+        "acl|setuser",
+        "client|pause",
+        "config|set",
+        "debug",
+        "module|load",
+        "move",
+        "psync",
+        "replicaof",
+        "shutdown",
+        "slaveof",
+        "swapdb",
+    ):
+        assert TABLE[name].how is How.REFUSED
+        assert TABLE[name].reason
+    assert TABLE["migrate"].how is How.VERB
+
+
+def test_commands_without_keys_are_never_forwarded_blindly() -> None:
+    for command in TABLE.values():
+        if command.how in (How.FORWARD, How.SPLIT):
+            assert command.notation, command.name
+            assert "blocking" not in command.flags or command.name in ("xread", "xreadgroup"), command.name
+            assert not command.flags & {"pubsub", "noscript"} - {"noscript"}, command.name

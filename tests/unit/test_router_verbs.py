@@ -1,0 +1,170 @@
+"""The verbs as commands: arguments, replies of both protocols, errors with their codes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import hiredis
+import pytest
+from tests.routers import RawClient, RouterLab
+
+from helios.admin.views import ChangeView, KeyView, MigrationView, NodeView, StatsView
+from helios.errors import Refused, Unavailable
+from helios.model.topology import Topology
+
+MIGRATION = MigrationView(
+    id="m1",
+    change="c1",
+    source_node="shard-1",
+    target_node="shard-4",
+    key_pattern="user:*",
+    status="in_progress",
+    phase="copying",
+    keys_moved=5,
+    total_keys=10,
+    requested_at=1.5,
+    start_time=2.0,
+    end_time=None,
+    pause_ms=None,
+    slowed_ms=0,
+    paused=False,
+    remaining_s=None,
+    error=None,
+)
+CHANGE = ChangeView("c1", "add_node", "queued", "it waits", ("m1", "m2"))
+NODE = NodeView("shard-1", "h:1", "external", "online", "active", 1.0, "", None, 0.25, "shard-1.0", "h:1", None)
+STATS = StatsView(1, 1, 7, True, 1, 150, 0, 0, 3, "shard-1", False, 0, 2, (NODE,))
+
+
+class FakeAdmin:
+    """Remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    async def add_node(self, node_id: str, address: str, **options: Any) -> ChangeView:
+        self.asked.append((node_id, address, options))
+        return CHANGE
+
+    async def remove_node(self, node_id: str) -> ChangeView:
+        raise Refused(f"{node_id} is the last node; nothing was changed")
+
+    async def list_nodes(self) -> list[NodeView]:
+        return [NODE]
+
+    async def node_for_key(self, key: bytes) -> KeyView:
+        return KeyView(key.decode("utf-8", "replace"), "shard-1", "h:1", "rule", "user:*")
+
+    async def migrate(self, source: str, target: str, pattern: str = "*") -> MigrationView:
+        self.asked.append((source, target, pattern))
+        return MIGRATION
+
+    async def migration(self, migration_id: str) -> MigrationView:
+        self.asked.append(migration_id)
+        return MIGRATION
+
+    async def migrations(self) -> list[MigrationView]:
+        return [MIGRATION, MIGRATION]
+
+    async def active_migrations(self) -> list[MigrationView]:
+        return []
+
+    async def cancel_migration(self, migration_id: str) -> MigrationView:
+        raise Unavailable("no coordinator\r\nanswers")
+
+    async def cleanup_migrations(self) -> int:
+        return 3
+
+    async def rebalance(self) -> ChangeView:
+        return CHANGE
+
+    async def stats(self) -> StatsView:
+        return STATS
+
+
+@pytest.fixture
+def admin() -> FakeAdmin:
+    return FakeAdmin()
+
+
+@pytest.fixture
+async def lab(admin: FakeAdmin) -> AsyncIterator[RouterLab]:
+    made = RouterLab({}, admin=admin)
+    made.topology = Topology(epoch=1)
+    async with made.running():
+        yield made
+
+
+async def ask(lab: RouterLab, *words: str | bytes) -> Any:
+    reader = hiredis.Reader(encoding="utf-8")
+    reader.feed(await lab.router.execute([word.encode() if isinstance(word, str) else word for word in words]))
+    return reader.gets()
+
+
+async def test_views_are_flat_in_resp2_and_maps_in_resp3(lab: RouterLab) -> None:
+    flat = await ask(lab, "MIGRATIONSTATUS", "m1")
+    assert flat[:6] == ["id", "m1", "change", "c1", "source_node", "shard-1"]
+    assert dict(zip(flat[::2], flat[1::2], strict=True))["requested_at"] == "1.5"
+    assert flat[-2:] == ["error", None]
+    raw = await RawClient.connect(lab.port)
+    raw.send("HELLO", "3")
+    raw.send("ECHO", "here")
+    while await raw.line() != b"here\r\n":
+        pass
+    raw.send("LISTNODES")
+    reader = hiredis.Reader(encoding="utf-8")
+    while (reply := reader.gets()) is False:
+        reader.feed(await raw.line())
+    assert reply[0]["id"] == "shard-1"
+    assert reply[0]["weight"] == 1.0
+    assert reply[0]["keys"] is None
+    raw.close()
+
+
+async def test_every_verb_answers(lab: RouterLab, admin: FakeAdmin) -> None:
+    assert (await ask(lab, "listnodes"))[0][:2] == ["id", "shard-1"]
+    assert (await ask(lab, "NODEFORKEY", b"\xffx"))[:4] == ["key", "\N{REPLACEMENT CHARACTER}x", "node_id", "shard-1"]
+    assert (await ask(lab, "MIGRATE", "a", "b"))[1] == "m1"
+    assert (await ask(lab, "MIGRATE", "a", "b", "user:*"))[1] == "m1"
+    assert admin.asked == [("a", "b", "*"), ("a", "b", "user:*")]
+    assert (await ask(lab, "CLUSTERSTATS"))[:2] == ["total_nodes", 1]
+    assert (await ask(lab, "REBALANCE"))[-1] == ["m1", "m2"]
+    assert await ask(lab, "ACTIVEMIGRATIONS") == []
+    assert len(await ask(lab, "ALLMIGRATIONS")) == 2
+    assert await ask(lab, "CLEANUPMIGRATIONS") == 3
+
+
+async def test_the_options_of_addnode(lab: RouterLab, admin: FakeAdmin) -> None:
+    assert (await ask(lab, "ADDNODE", "n", "h:1"))[1] == "c1"
+    await ask(lab, "ADDNODE", "n", "h:1", "weight", "0.5", "ZONE", "z", "import", "FLUSH")
+    assert admin.asked == [
+        ("n", "h:1", {}),
+        ("n", "h:1", {"weight": 0.5, "zone": "z", "import_keys": True, "flush": True}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("REMOVENODE", "n"), "REFUSED n is the last node; nothing was changed"),
+        (("CANCELMIGRATION", "m"), "UNAVAILABLE no coordinator  answers"),
+        (("ADDNODE", "n", "h:1", "WEIGHT", "much"), "INVALID 'much' is not a weight: use a number such as 1 or 0.5"),
+        (("ADDNODE", "n", "h:1", "ZONE"), "INVALID ZONE needs a value: "),
+        (("ADDNODE", "n", "h:1", "SOON"), "INVALID 'SOON' is no option of ADDNODE: "),
+        (("ADDNODE", "n"), "ERR wrong number of arguments for 'addnode' command"),
+        (("MIGRATIONSTATUS", b"\xff"), "INVALID the arguments of MIGRATIONSTATUS must be UTF-8: "),
+        (("CLUSTERSTATS", "now"), "ERR wrong number of arguments for 'clusterstats' command"),
+    ],
+)
+async def test_errors_carry_their_code(lab: RouterLab, words: tuple[str | bytes, ...], message: str) -> None:
+    reply = await ask(lab, *words)
+    assert isinstance(reply, hiredis.ReplyError)
+    assert str(reply).startswith(message)
+
+
+async def test_a_verb_keeps_its_place_in_a_pipeline(lab: RouterLab) -> None:
+    raw = await RawClient.connect(lab.port)
+    raw.writer.write(b"ECHO a\r\nCLEANUPMIGRATIONS\r\nECHO b\r\n")
+    await raw.exactly(b"$1\r\na\r\n:3\r\n$1\r\nb\r\n")
+    raw.close()
