@@ -10,6 +10,7 @@ from helios.resp.commands import Command, How, find, find_subcommand, key_positi
 from helios.resp.encoding import error
 from helios.router import gather, keyspace, local, verbs
 from helios.router.callers import DONE, HOLD, SLOW, Caller, Slot
+from helios.router.server import ClientConnection
 
 if TYPE_CHECKING:
     from helios.router.core import Router
@@ -138,7 +139,7 @@ class Dispatcher:
 
 
 def _unknown(caller: Caller, argv: list[bytes]) -> int:
-    if argv[0].upper() in _ATTACKS:
+    if argv[0].upper() in _ATTACKS and isinstance(caller, ClientConnection):
         # A web page can make a browser send these to a server that should not be reached from it.
         caller.abort()
         return DONE
