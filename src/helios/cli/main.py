@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from helios.cli.simulate import simulate
+
 if TYPE_CHECKING:
     from helios.model.ids import Address
     from helios.model.settings import Settings
@@ -144,6 +146,9 @@ def gateway(
         run_gateway(_settings(settings, config, flags), child=parent_pipe)
 
     _carry_out(start)
+
+
+app.command("simulate")(simulate)
 
 
 @app.command(hidden=True)

@@ -35,10 +35,11 @@ class Strategy(StrEnum):
 class BalancePlan:
     """A new placement and what it costs and brings, in the units of the load that it was made from.
 
-    `least` is the least that any way of moving needs to come as far inside the band as plans aim
-    (`Targets.least`). `out_of_reach` are the shards that cannot come to their fair share, with the load
-    that they must keep: one arc that is more than it (arcs cannot be split), load by rules, or rest.
-    `within` tells whether every shard ends inside the band.
+    `least` is the least that any way of moving needs to bring every shard as far inside the band as
+    plans aim (where weights change: to its fair share), or else as near as this plan does.
+    `out_of_reach` are the shards that cannot come to their fair share, with the load that they must
+    keep: one arc that is more than it (arcs cannot be split), load by rules, or rest. `within` tells
+    whether every shard ends inside the band.
     """
 
     placement: Placement
@@ -84,7 +85,7 @@ def plan(
     same plan.
     """
     following = current if base is None else base
-    if not following.weights:
+    if not current.weights or not following.weights:
         return None
     weights = dict(following.weights)
     ring = table_of(following).ring
@@ -97,7 +98,7 @@ def plan(
         taking=weights.keys() - resting,
         forwards=arcs.forwards,
     )
-    measured = owners_at(current, ring.positions) if current.weights else owners
+    measured = owners_at(current, ring.positions)
     first, last = _evened(_Setting(scope, measured, heaviness, arcs.ruled), owners)
     if last.owners == owners and following == current:
         return None
@@ -108,9 +109,11 @@ def plan(
         before=before,
         after=Spread(last.loads, before.fair),
         flows=_flows(arcs, current, ring.positions, last.owners),
-        least=first.targets.least(loads),
+        least=first.targets.least(
+            loads, last.loads, first.targets.aim if current.weights == following.weights else 0.0
+        ),
         band=scope.band,
-        out_of_reach={s: c for s, c in first.targets.centre.items() if c != first.targets.fair[s]},
+        out_of_reach={shard: first.targets.centre[shard] for shard in sorted(first.targets.full)},
     )
 
 
@@ -191,8 +194,6 @@ def _flows(
 ) -> dict[tuple[str, str], float]:
     """The load that goes from each shard to each other by ring."""
     flows: dict[tuple[str, str], float] = {}
-    if not current.weights:
-        return flows
     index, last = 0, len(points)
     for place, old, load in zip(arcs.positions, owners_at(current, arcs.positions), arcs.loads, strict=True):
         while index < last and points[index] < place:

@@ -58,9 +58,9 @@ class Board:
         return other
 
     def outside(self, loads: Mapping[str, float]) -> float:
-        """How far all shards together would be outside the band with these loads, in fair shares; 0 when none is."""
+        """How far all shards together would be outside the band with these loads; 0 when none is."""
         targets = self.targets
-        return sum(targets.outside(shard, loads[shard], targets.band) for shard in targets.fair)
+        return sum(targets.outside(shard, loads[shard], targets.band) for shard in targets.centre)
 
     def flow(self) -> None:
         """Send from the overloaded to the underloaded what is needed and no more, a few partners to each shard.
@@ -91,7 +91,7 @@ class Board:
 
     def refine(self) -> None:
         """Bring in, by single moves and swaps, the shards that are still outside: those with coarse or heavy points."""
-        order = sorted((self._relative(shard), shard) for shard in self.targets.fair if self._takes_part(shard))
+        order = sorted((self._relative(shard), shard) for shard in self.targets.centre if self._takes_part(shard))
         unsettled = list(order)
         band = self.targets.band + ROUNDING
         for _ in range(2 * len(order) + 64):
@@ -121,34 +121,38 @@ class Board:
     def _takes_part(self, shard: str) -> bool:
         return shard in self._scope.giving or shard in self._scope.taking
 
+    def _may_take(self, shard: str) -> bool:
+        """Whether points may go there: not where rules would pass most on, nor where there is too much anyway."""
+        return shard in self._scope.taking and shard not in self.targets.full and self._kept.get(shard, 1.0) >= 0.5
+
     def _quotas(self) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
         """How much each giver is to give and each taker may take, the most first."""
         scope, targets = self._scope, self.targets
         high, low = targets.aim, -targets.aim
-        takers = [s for s in sorted(scope.taking) if targets.fair[s] and self._kept.get(s, 1.0) >= 0.5]
-        givers = [s for s in sorted(scope.giving) if targets.fair[s]]
-        excess = sum(max(0.0, self._relative(s) - high) * targets.fair[s] for s in givers)
-        lack = sum(max(0.0, low - self._relative(s)) * targets.fair[s] for s in takers)
+        takers = [s for s in sorted(scope.taking) if targets.centre[s] and self._may_take(s)]
+        givers = [s for s in sorted(scope.giving) if targets.centre[s]]
+        excess = sum(max(0.0, self._relative(s) - high) * targets.centre[s] for s in givers)
+        lack = sum(max(0.0, low - self._relative(s)) * targets.centre[s] for s in takers)
         if excess >= lack:
             low = min(high, self._level(takers, excess, filling=True))
         else:
             high = max(low, self._level(givers, lack, filling=False))
-        gives = [(s, (self._relative(s) - high) * targets.fair[s]) for s in givers]
-        takes = [(s, (low - self._relative(s)) * targets.fair[s]) for s in takers]
+        gives = [(s, (self._relative(s) - high) * targets.centre[s]) for s in givers]
+        takes = [(s, (low - self._relative(s)) * targets.centre[s]) for s in takers]
         return _most_first(gives), _most_first(takes)
 
     def _level(self, shards: Iterable[str], amount: float, *, filling: bool) -> float:
         """The deviation up to which `amount` fills the emptiest shards, or down to which it drains the fullest."""
         order = sorted(((self._relative(s), s) for s in shards), reverse=not filling)
-        level, fair = 0.0, 0.0
+        level, share = 0.0, 0.0
         left = amount
         for index, (relative, shard) in enumerate(order):
-            fair += self.targets.fair[shard]
+            share += self.targets.centre[shard]
             following = order[index + 1][0] if index + 1 < len(order) else None
-            level = relative + left / fair if filling else relative - left / fair
+            level = relative + left / share if filling else relative - left / share
             if following is None or (level <= following if filling else level >= following):
                 break
-            left -= abs(following - relative) * fair
+            left -= abs(following - relative) * share
         return level
 
     def _send(self, giver: str, taker: str, amount: float) -> float:
@@ -164,20 +168,20 @@ class Board:
 
     def _relieve(self, giver: str, taker: str) -> bool:
         """The best single move or swap between the two, done if it brings them closer to the band."""
-        fair_g, fair_t, aim = self.targets.fair[giver], self.targets.fair[taker], self.targets.aim
+        centre_g, centre_t, aim = self.targets.centre[giver], self.targets.centre[taker], self.targets.aim
         above, below = self._relative(giver), -self._relative(taker)
-        if not (fair_g and fair_t):
+        if not (centre_g and centre_t):
             return False
         kept = self._kept.get(taker, 1.0)
-        needed = max((above - aim) * fair_g, (below - aim) * fair_t, 0.0)
-        even = (above + below) / (1 / fair_g + 1 / fair_t)
-        # How far both are outside the aim, in fair shares: what a move is to lower, with the least carried.
+        needed = max((above - aim) * centre_g, (below - aim) * centre_t, 0.0)
+        even = (above + below) / (1 / centre_g + 1 / centre_t)
+        # How far both are outside the aim: what a move is to lower, with the least carried.
         strain = max(0.0, abs(above) - aim) + max(0.0, abs(below) - aim)
         best, best_carried = strain * (1 - _GAIN), 0.0
         chosen: tuple[int, int | None] | None = None
         for there, point, back_again, back in self._options(giver, taker, needed, even):
             sent = there - back_again
-            left = max(0.0, abs(above - sent / fair_g) - aim) + max(0.0, abs(below - sent * kept / fair_t) - aim)
+            left = max(0.0, abs(above - sent / centre_g) - aim) + max(0.0, abs(below - sent * kept / centre_t) - aim)
             if left < best or (left == best and there + back_again < best_carried):
                 best, best_carried, chosen = left, there + back_again, (point, back)
         if chosen is None:
@@ -192,13 +196,13 @@ class Board:
         self, giver: str, taker: str, needed: float, even: float
     ) -> Iterator[tuple[float, int, float, int | None]]:
         """Moves and swaps worth a look: (load that goes, its point, load that comes back, its point)."""
-        if giver not in self._scope.giving or taker not in self._scope.taking:
+        if giver not in self._scope.giving or not self._may_take(taker):
             return
         gives = self._held(giver)
         for amount in (needed, even):
             for weight, point in _near(gives, amount):
                 yield -weight, point, 0.0, None
-        if taker not in self._scope.giving or giver not in self._scope.taking:
+        if taker not in self._scope.giving or not self._may_take(giver):
             return
         returns = self._held(taker)
         heavier = gives[: bisect_left(gives, (-needed, -1))]

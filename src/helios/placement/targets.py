@@ -8,7 +8,7 @@ from dataclasses import dataclass
 # A plan aims a little inside its band, so that growth or an estimate that was slightly off does not
 # call for the next plan at once.
 SLACK = 1 / 20
-# Differences below this part of a fair share are rounding.
+# Differences below this part are rounding.
 ROUNDING = 1e-9
 
 
@@ -33,16 +33,16 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """For each shard the load to come near (`centre`) and its unit of deviation (`fair`).
+    """For each shard the load to come near (`centre`); deviations are parts of it.
 
-    Both are the same, the fair share, but for shards that have one arc, or load by rules, that is more
-    than their share: these are out of reach, should carry little besides, and leave less for the rest
-    to share. So one hot key does not keep the other shards from being evened out among themselves.
+    The centre is the fair share but for the shards that are `full`: one arc, or load by rules, is more
+    than their share, or nothing of them may move. They should carry little besides, and they leave less
+    for the rest to share. So one hot key does not keep the other shards from being evened out.
     """
 
     centre: Mapping[str, float]
-    fair: Mapping[str, float]
     band: float
+    full: Set[str]
 
     @property
     def aim(self) -> float:
@@ -50,28 +50,30 @@ class Targets:
         return self.band * (1 - SLACK)
 
     def relative(self, shard: str, load: float) -> float:
-        """How far a load is above the centre of its shard, in fair shares; 0 for a shard without one."""
-        fair = self.fair[shard]
-        return (load - self.centre[shard]) / fair if fair else 0.0
+        """How far a load is above the centre of its shard, as a part of it; 0 for a shard without one."""
+        centre = self.centre[shard]
+        return load / centre - 1.0 if centre else 0.0
 
     def outside(self, shard: str, load: float, band: float) -> float:
-        """How far a load is outside a band, in fair shares; rounding does not count."""
+        """How far a load is outside a band, as a part of the centre; rounding does not count."""
         excess = abs(self.relative(shard, load)) - band
         return excess if excess > ROUNDING else 0.0
 
-    def least(self, loads: Mapping[str, float]) -> float:
-        """The load that must at least change its shard to bring every shard as near as plans aim.
+    def least(self, loads: Mapping[str, float], after: Mapping[str, float], band: float) -> float:
+        """The load that must at least change its shard so that every one ends inside a band, or as near as in `after`.
 
         The greater of two sums: what the overloaded must give, and what the underloaded must get. No way
         of moving, however fine, needs less. A shard that is not on the ring must give all.
         """
         excess = lack = 0.0
         for shard, load in loads.items():
-            if shard not in self.fair:
+            if shard not in self.centre:
                 excess += load
-            elif self.fair[shard]:
-                excess += max(0.0, load - self.centre[shard] - self.aim * self.fair[shard])
-                lack += max(0.0, self.centre[shard] - self.aim * self.fair[shard] - load)
+                continue
+            centre = self.centre[shard]
+            allowed = max(band, abs(self.relative(shard, after[shard]))) * centre
+            excess += max(0.0, load - centre - allowed)
+            lack += max(0.0, centre - allowed - load)
         return max(excess, lack)
 
 
@@ -88,21 +90,21 @@ def targets_for(
         if load > floors[owner]:
             floors[owner] = load
     total = sum(loads[shard] for shard in scope.weights)
-    centre: dict[str, float] = {}
+    full: dict[str, float] = {}
     for shard in scope.weights.keys() - scope.giving:
         if shard in scope.taking:
             floors[shard] = loads[shard]
         else:
-            centre[shard] = loads[shard]
-    free = scope.weights.keys() - centre.keys()
-    share = _Rest(total - sum(centre[shard] for shard in sorted(centre)), {s: scope.weights[s] for s in free})
+            full[shard] = loads[shard]
+    free = scope.weights.keys() - full.keys()
+    rest = _Rest(total - sum(full[shard] for shard in sorted(full)), {s: scope.weights[s] for s in free})
     for shard in sorted(free, key=lambda s: (-floors[s] / scope.weights[s], s)):
-        if floors[shard] <= (1 + scope.band) * share.of(shard):
+        if floors[shard] <= (1 + scope.band) * rest.of(shard):
             break
-        centre[shard] = floors[shard]
-        share.leave(shard, floors[shard], total)
-    fair = {shard: scope.weights[shard] * share.unit for shard in scope.weights}
-    return Targets({shard: centre.get(shard, fair[shard]) for shard in scope.weights}, fair, scope.band)
+        full[shard] = floors[shard]
+        rest.leave(shard, floors[shard], total)
+    centre = {s: full[s] if s in full else weight * rest.unit for s, weight in scope.weights.items()}
+    return Targets(centre, scope.band, full.keys())
 
 
 class _Rest:
