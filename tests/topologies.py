@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations, product
+from random import Random
 
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -84,3 +85,21 @@ def transitions(draw: st.DrawFn) -> Topology:
         nodes = tuple(replace(n, state=NodeState.DRAINING) if n.id == leaving else n for n in topology.nodes)
         topology = replace(topology, nodes=nodes, transition=replace(topology.transition, leaving=leaving))
     return topology
+
+
+def random_topology(random: Random) -> Topology:
+    """The same from a random source, which is much faster where a walk of hundreds of steps follows."""
+    while True:
+        current, following = (
+            _placement(random.choice(_WEIGHTS), random.choices(_MOVES, k=random.randint(0, 2))) for _ in range(2)
+        )
+        keys = pairs_between(current, following)
+        if keys:
+            break
+    phases: dict[tuple[str, str], PairPhase] = {}
+    if random.random() < 0.5:  # Taken over in the middle from a coordinator that is gone.
+        phases = {key: random.choice([PairPhase.COPYING, PairPhase.SWITCHED]) for key in keys}
+        waiting = [key for key in keys if phases[key] is PairPhase.COPYING]
+        if waiting and random.random() < 0.5:
+            phases[random.choice(waiting)] = PairPhase.FENCED
+    return in_transition(current, following, phases)

@@ -319,7 +319,7 @@ def _published(course: Course, transition: Transition | None) -> tuple[Course, t
             effects = (Resume(source, target),) if source in course.copying else ()
             return replace(course, stage=None), effects
         case Switch():
-            return replace(course, stage=None), ()
+            return replace(course, stage=None, fence_failures=0), ()
         case Slow(source, target, _):
             return replace(course, lagging=course.lagging - {(source, target)}), ()
         case Reverse():
@@ -372,7 +372,8 @@ def _decide(course: Course) -> tuple[Course, tuple[Effect, ...]]:
         return course, ()
     if course.ending is not None and course.pairs(PairPhase.COPYING) + course.pairs(PairPhase.FENCED):
         # The performer fills in the names of the migrations back; which mutation it is stands fixed.
-        return replace(course, publishing=Reverse({}), copying=frozenset()), (StopWork(), GiveUp(course.ending))
+        stopped = replace(course, publishing=Reverse({}), copying=frozenset(), stage=None)
+        return stopped, (StopWork(), GiveUp(course.ending))
     publish = _due_publication(course)
     if publish is not None:
         return replace(course, publishing=publish), (Publish(publish),)

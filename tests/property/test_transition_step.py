@@ -1,0 +1,400 @@
+"""The control of a transition under events in any order, repeated, late and made up."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.topologies import SHARDS, cluster, in_transition, random_topology
+
+from helios.control import transition as control
+from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
+from helios.control.transition import Course, Ending, Event, step
+from helios.model.topology import PairPhase, Placement, Topology, Transition
+from helios.placement.change import with_weights
+
+SEEDS = st.integers(0, 2**32 - 1)
+Key = tuple[str, str]
+
+
+class Witness:
+    """Feeds events to `step`, commits what it publishes, and checks every effect against what has happened."""
+
+    def __init__(self, topology: Topology) -> None:
+        assert topology.transition is not None
+        self.topology = topology
+        self.course = Course(topology.transition)
+        self.pending: Mutation | None = None
+        self.caught_up: set[Key] = set()
+        self.copying: set[str] = set()
+        self.sweeping: set[str] = set()
+        self.swept: set[str] = set()
+        # How far the fence of now has come: "" (none, or one to be lifted), fenced, acknowledged, drained.
+        self.fence = ""
+        self.cancelled = False
+        self.switches = 0
+        self.gave_up: Ending | None = None
+
+    @property
+    def transition(self) -> Transition:
+        assert self.topology.transition is not None
+        return self.topology.transition
+
+    def pairs(self, *phases: PairPhase) -> list[Key]:
+        return [(p.source, p.target) for p in self.transition.pairs if p.phase in phases]
+
+    @property
+    def waiting(self) -> list[Key]:
+        return self.pairs(PairPhase.COPYING, PairPhase.FENCED)
+
+    @property
+    def fenced(self) -> Key | None:
+        return next(iter(self.pairs(PairPhase.FENCED)), None)
+
+    def feed(self, event: Event) -> None:
+        """One event, and what it means for what may come."""
+        match event:
+            case control.CaughtUp(source, target) if source in self.copying:
+                self.caught_up.add((source, target))
+            case control.Acknowledged(source, target) if self.fenced == (source, target) and self.fence == "fenced":
+                self.fence = "acknowledged"
+            case control.Drained(source, target) if self.fenced == (source, target) and self.fence == "acknowledged":
+                self.fence = "drained"
+            case control.FenceFailed(source, target) if self.fenced == (source, target) and self.pending is None:
+                self.fence = ""
+            case control.CopyBroken(source):
+                self.copying.discard(source)
+                self.caught_up = {key for key in self.caught_up if key[0] != source}
+                if self.fenced is not None and self.fenced[0] == source and not isinstance(self.pending, Switch):
+                    self.fence = ""
+            case control.Swept(shard):
+                self.swept.add(shard)
+                self.sweeping.discard(shard)
+            case control.SweepFailed(shard):
+                self.sweeping.discard(shard)
+            case control.CancelRequested() if not self.transition.reversing:
+                self.cancelled = True
+        self.course, effects = step(self.course, event)
+        for effect in effects:
+            self.check(effect, event)
+
+    def check(self, effect: control.Effect, cause: Event) -> None:
+        """Whether the effect is allowed now."""
+        match effect:
+            case control.Publish(mutation):
+                assert self.pending is None
+                self.pending = mutation
+                self.check_mutation(mutation)
+            case control.GiveUp(ending):
+                assert self.pending is None
+                assert self.waiting
+                assert not self.transition.reversing
+                assert not self.copying
+                assert ending.cancelled <= self.cancelled
+                self.gave_up = ending
+                self.pending = Reverse({(p.source, p.target): f"back-{p.migration}" for p in self.transition.pairs})
+            case control.StopWork():
+                self.copying.clear()
+                self.sweeping.clear()
+                self.caught_up.clear()
+                self.fence = ""
+            case control.Copy(source, targets, delay_s):
+                assert source not in self.copying
+                assert targets
+                assert sorted(targets) == sorted(target for other, target in self.waiting if other == source)
+                assert 0 <= delay_s <= control.BACKOFF_MAX_S
+                self.copying.add(source)
+            case control.Resume(source, target):
+                assert (source, target) in self.pairs(PairPhase.COPYING)
+                assert source in self.copying
+            case control.AwaitAcknowledgements(source, target):
+                assert isinstance(cause, control.Published)
+                assert self.fenced == (source, target)
+            case control.Drain(source, target):
+                assert self.fenced == (source, target)
+                assert self.fence == "acknowledged"
+            case control.Sweep(shard, delay_s):
+                assert shard not in self.sweeping | self.swept
+                assert shard not in {end for key in self.waiting for end in key}
+                assert 0 <= delay_s <= control.BACKOFF_MAX_S
+                self.sweeping.add(shard)
+
+    def check_mutation(self, mutation: Mutation) -> None:
+        match mutation:
+            case Fence(source, target):
+                assert self.fenced is None
+                assert (source, target) in self.caught_up
+                assert (source, target) in self.pairs(PairPhase.COPYING)
+                assert not self.course.paused
+            case Switch(source, target):
+                assert self.fenced == (source, target)
+                assert self.fence == "drained"
+            case Unfence(source, target):
+                assert self.fenced == (source, target)
+                assert self.fence == ""
+            case Slow(source, target, slow_ms):
+                assert (source, target) in self.pairs(PairPhase.COPYING)
+                assert 0 < slow_ms <= control.SLOW_MAX_MS
+            case Finish(unswept):
+                assert not self.waiting
+                assert {source for source, _ in self.pairs(PairPhase.SWITCHED)} <= self.swept | unswept
+            case _:
+                pytest.fail(f"{mutation} is not for Publish")
+
+    def commit(self) -> None:
+        """The publication that is under way reaches the store, and is reported."""
+        assert self.pending is not None
+        mutation, self.pending = self.pending, None
+        before = set(self.pairs(PairPhase.SWITCHED))
+        finished = isinstance(mutation, Finish)
+        self.topology = mutation.apply(self.topology)
+        match mutation:
+            case Fence(source, target):
+                self.fence = "fenced" if source in self.copying else ""
+                self.caught_up.discard((source, target))
+            case Unfence() | Switch():
+                self.fence = ""
+                self.switches += isinstance(mutation, Switch)
+            case Reverse():
+                self.fence = ""
+                self.swept.clear()
+        if not finished:
+            assert len(self.pairs(PairPhase.FENCED)) <= 1
+            gained = {(mutation.source, mutation.target)} if isinstance(mutation, Switch) else set()
+            if not isinstance(mutation, Reverse):
+                assert set(self.pairs(PairPhase.SWITCHED)) == before | gained
+            self.feed(control.Published(self.topology.transition))
+        else:
+            self.course, effects = step(self.course, control.Published(None))
+            assert self.course.finished
+            assert effects == ()
+
+    def anything(self, random: Random) -> Event:
+        """Any event about the shards of the transition, whether it makes sense now or not."""
+        pair = random.choice(self.transition.pairs)
+        source, target = random.choice([(pair.source, pair.target), self.fenced or (pair.target, pair.source)])
+        shard = random.choice([source, target])
+        return random.choice(
+            [
+                control.CaughtUp(source, target),
+                control.CaughtUp(source, target),
+                control.Acknowledged(source, target),
+                control.Acknowledged(source, target),
+                control.Drained(source, target),
+                control.Drained(source, target),
+                control.Lagging(source, target),
+                control.FenceFailed(source, target, "slow"),
+                control.CopyBroken(source, "gone", fatal=random.random() < 0.02),
+                control.CopyProgressed(source),
+                control.Begun(),
+                control.Swept(shard) if shard in self.sweeping else control.Begun(),
+                control.SweepFailed(shard, "gone") if shard in self.sweeping else control.Begun(),
+                control.PauseRequested(random.random() < 0.3),
+                control.CancelRequested() if random.random() < 0.05 else control.Begun(),
+            ]
+        )
+
+    def wander(self, random: Random, steps: int) -> None:
+        """Any events, and commits in between; ends early when the transition does."""
+        self.feed(control.Begun())
+        for _ in range(steps):
+            if self.course.finished:
+                return
+            if self.pending is not None and random.random() < 0.4:
+                self.commit()
+            else:
+                self.feed(self.anything(random))
+
+    def succeed(self) -> None:
+        """From now on all work succeeds at once; returns when the transition has ended."""
+        self.feed(control.PauseRequested(False))
+        # Each pair takes a few events, each shard a sweep, and a reversal all of that a second time.
+        for _ in range(20 * (len(self.transition.pairs) + len(SHARDS)) + 20):
+            if self.pending is not None:
+                self.commit()
+            elif self.fence == "fenced":
+                self.feed(control.Acknowledged(*self.fenced or ("", "")))
+            elif self.fence == "acknowledged":
+                self.feed(control.Drained(*self.fenced or ("", "")))
+            elif self.sweeping:
+                self.feed(control.Swept(min(self.sweeping)))
+            else:
+                ready = [key for key in self.pairs(PairPhase.COPYING) if key[0] in self.copying]
+                assert ready, "nothing is under way and nothing will come"
+                self.feed(control.CaughtUp(*ready[0]))
+            if self.course.finished:
+                return
+        pytest.fail("it does not come to an end")
+
+
+@given(SEEDS)
+def test_no_order_of_events_breaks_a_promise_and_success_ends_it(seed: int) -> None:
+    random = Random(seed)
+    witness = Witness(random_topology(random))
+    began = witness.transition
+    first = witness.topology.placement
+    witness.wander(random, random.randint(0, 150))
+    if not witness.course.finished:
+        witness.succeed()
+    assert witness.topology.transition is None
+    if witness.gave_up is None:
+        assert witness.topology.placement == began.next
+        assert witness.topology.node(began.leaving) is None
+    else:
+        assert witness.topology.placement == first
+        assert began.leaving in ("", *(node.id for node in witness.topology.nodes))
+
+
+@given(SEEDS)
+def test_a_wish_to_cancel_is_granted_until_the_last_switch(seed: int) -> None:
+    random = Random(seed)
+    witness = Witness(random_topology(random))
+    witness.wander(random, random.randint(0, 60))
+    if witness.course.finished or witness.gave_up or witness.transition.reversing:
+        return
+    last_is_committing = isinstance(witness.pending, Switch) and len(witness.waiting) == 1
+    possible = bool(witness.waiting) and not last_is_committing
+    witness.feed(control.CancelRequested())
+    witness.succeed()
+    assert (witness.gave_up is not None) == possible
+
+
+def begun(*targets: str) -> Witness:
+    """A fresh transition that moves keys from `a` to each of the targets."""
+    current = with_weights(Placement(8), {"a": 1.0})
+    following = with_weights(Placement(8), dict.fromkeys(targets, 1.0))
+    witness = Witness(in_transition(current, following, {}))
+    witness.feed(control.Begun())
+    return witness
+
+
+def fence(witness: Witness, source: str, target: str) -> None:
+    witness.feed(control.CaughtUp(source, target))
+    witness.commit()
+    assert witness.fenced == (source, target)
+
+
+def test_a_break_behind_the_fence_takes_a_new_copy_and_a_new_fence() -> None:
+    witness = begun("b")
+    fence(witness, "a", "b")
+    witness.feed(control.Acknowledged("a", "b"))
+    witness.feed(control.CopyBroken("a", "the stream broke"))
+    witness.feed(control.Drained("a", "b"))
+    assert witness.pending == Unfence("a", "b")
+    witness.commit()
+    assert witness.copying == {"a"}
+    for late in (control.Acknowledged("a", "b"), control.Drained("a", "b")):
+        witness.feed(late)
+        assert witness.pending is None
+    witness.succeed()
+
+
+def test_a_break_while_the_fence_is_published_lifts_it_again() -> None:
+    witness = begun("b")
+    witness.feed(control.CaughtUp("a", "b"))
+    witness.feed(control.CopyBroken("a", "the stream broke"))
+    witness.commit()
+    assert witness.pending == Unfence("a", "b")
+    witness.succeed()
+
+
+def test_a_successor_lifts_a_fence_and_copies_anew() -> None:
+    before = begun("b")
+    fence(before, "a", "b")
+    witness = Witness(before.topology)
+    witness.feed(control.Begun())
+    assert witness.pending == Unfence("a", "b")
+    witness.commit()
+    assert witness.copying == {"a"}
+    witness.succeed()
+
+
+def test_a_copy_that_never_works_is_given_up_with_its_reason() -> None:
+    witness = begun("b")
+    delays = []
+    for n in range(control.COPY_ATTEMPTS_MAX):
+        assert witness.gave_up is None
+        witness.course, effects = step(witness.course, control.CopyBroken("a", f"failure {n}"))
+        delays += [effect.delay_s for effect in effects if isinstance(effect, control.Copy)]
+    assert effects == (
+        control.StopWork(),
+        control.GiveUp(Ending(cancelled=False, reason=f"failure {control.COPY_ATTEMPTS_MAX - 1}")),
+    )
+    assert delays == sorted(delays)
+    assert len(set(delays)) > 1
+
+
+def test_failures_before_a_copy_that_works_do_not_count() -> None:
+    witness = begun("b")
+    for _ in range(3 * control.COPY_ATTEMPTS_MAX):
+        witness.feed(control.CopyBroken("a", "gone"))
+        witness.feed(control.CopyProgressed("a"))
+    assert witness.gave_up is None
+    witness.succeed()
+
+
+def test_a_payload_that_the_target_cannot_read_ends_it_at_once() -> None:
+    witness = begun("b")
+    witness.feed(control.CopyBroken("a", "an older version", fatal=True))
+    assert witness.gave_up == Ending(cancelled=False, reason="an older version")
+
+
+def test_a_fence_that_never_settles_is_given_up() -> None:
+    witness = begun("b")
+    for _ in range(control.FENCE_ATTEMPTS_MAX):
+        fence(witness, "a", "b")
+        witness.feed(control.FenceFailed("a", "b", "a router is stuck"))
+        if witness.gave_up is None:
+            witness.commit()
+    assert witness.gave_up == Ending(cancelled=False, reason="a router is stuck")
+
+
+def test_a_fence_now_and_then_that_does_not_settle_is_no_reason_to_give_up() -> None:
+    """Only failures since the last pair that switched count, or a change of many pairs could never succeed."""
+    targets = [f"t{n:02}" for n in range(2 * control.FENCE_ATTEMPTS_MAX)]
+    witness = begun(*targets)
+    for target in targets:
+        fence(witness, "a", target)
+        witness.feed(control.FenceFailed("a", target, "a router was slow"))
+        witness.commit()
+        fence(witness, "a", target)
+        witness.feed(control.Acknowledged("a", target))
+        witness.feed(control.Drained("a", target))
+        witness.commit()
+    assert witness.gave_up is None
+    witness.succeed()
+    assert witness.switches == len(targets)
+
+
+def test_a_source_that_cannot_be_swept_does_not_hold_up_the_end() -> None:
+    witness = begun("b")
+    fence(witness, "a", "b")
+    witness.feed(control.Acknowledged("a", "b"))
+    witness.feed(control.Drained("a", "b"))
+    witness.commit()
+    for _ in range(control.SWEEP_ATTEMPTS_MAX):
+        assert witness.sweeping == {"a"}
+        witness.feed(control.SweepFailed("a", "away"))
+    assert witness.pending == Finish(frozenset({"a"}))
+    witness.commit()
+    assert witness.topology.unclean == {"a"}
+
+
+def test_the_way_back_is_never_given_up() -> None:
+    witness = begun("b", "c")
+    fence(witness, "a", "b")
+    witness.feed(control.Acknowledged("a", "b"))
+    witness.feed(control.Drained("a", "b"))
+    witness.commit()
+    witness.feed(control.CancelRequested())
+    assert witness.gave_up == Ending(cancelled=True, reason="cancelled by request")
+    witness.commit()
+    witness.gave_up = None
+    witness.feed(control.CancelRequested())
+    for _ in range(2 * control.COPY_ATTEMPTS_MAX):
+        witness.feed(control.CopyBroken("b", "gone", fatal=True))
+    assert witness.gave_up is None
+    witness.succeed()
+    assert witness.topology.placement == cluster("a", placement=with_weights(Placement(8), {"a": 1.0})).placement
