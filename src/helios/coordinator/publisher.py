@@ -58,8 +58,12 @@ class Publisher:
             return following
 
     async def write(self, operations: Sequence[Put | Delete], compares: Sequence[Compare] = ()) -> int:
-        """Commit operations that do not touch the topology. Raises Conflict where one of `compares` fails."""
-        return await self._commit(operations, compares)
+        """Commit operations that do not touch the topology. Raises Conflict where one of `compares` fails.
+
+        Commits are made one at a time in the order of the calls, so that no record is overwritten by an older state.
+        """
+        async with self._lock:
+            return await self._commit(operations, compares)
 
     async def confirm(self) -> None:
         """Raise Replaced if another coordinator has been elected."""

@@ -163,15 +163,24 @@ class Queue:
         engine = await self._access.administer(members[node.id])
         try:
             keys = await engine.count()
-            if keys and change.flush:
-                await engine.flush()
-            elif keys and not change.import_keys:
-                raise Refused(
-                    f"{node.id} at {node.address} holds {keys} keys already: add it with --import to move each of "
-                    "them to its owner in this cluster, or with --flush to delete them"
-                )
         finally:
             await engine.close()
+        if keys and change.flush:
+            await self._flush(members[node.id])
+        elif keys and not change.import_keys:
+            raise Refused(
+                f"{node.id} at {node.address} holds {keys} keys already: add it with --import to move each of "
+                "them to its owner in this cluster, or with --flush to delete them"
+            )
+
+    async def _flush(self, member: Member) -> None:
+        """Empty a server as a user of this term: what a replaced coordinator asked for must not come later."""
+        with self._access.identity() as identity:
+            engine = await self._access.open(member, identity)
+            try:
+                await engine.flush()
+            finally:
+                await engine.close()
 
 
 def foreseen(migrations: list[Migration], source: str, target: str) -> str | None:
