@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,13 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hiredis
-from tests.servers import free_port
 
 from helios.model.ids import Address
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
 from helios.node.member import member_of
-from helios.node.ports import taken
+from helios.node.ports import MEMBER_PORT_OFFSET, taken
 from helios.node.process import ProcessId
 
 START_S = 60.0
@@ -30,10 +30,14 @@ HELIOS = (sys.executable, "-m", "helios.cli.main")
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` adjoining loopback ports that nobody listened on a moment ago."""
+    """The first of `count` adjoining loopback ports that nobody listened on a moment ago.
+
+    They lie below those that the system gives to outgoing connections, which could take one meanwhile.
+    """
     while True:
-        first = free_port()
-        if first + count < 60000 and not any(taken("127.0.0.1", first + n) for n in range(count)):
+        first = random.randrange(10_000, 22_000)
+        ports = [first + offset + n for n in range(count) for offset in (0, MEMBER_PORT_OFFSET)]
+        if not any(taken("127.0.0.1", port) for port in ports):
             return first
 
 

@@ -17,7 +17,7 @@ from helios.node.backoff import Backoff
 from helios.node.files import DataFolder, read_json, write_json
 from helios.node.locks import LockHeld, RunLock, holder_of
 from helios.node.member import MemberServer, MemberSpec
-from helios.node.ports import taken
+from helios.node.ports import Reservation, taken
 from helios.node.process import Process
 from helios.node.waiting import drop, together, unless
 from helios.node.workers import STOP_S, Worker, WorkerSpec
@@ -34,7 +34,10 @@ _GOODBYE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
-    """What an agent is told. `listen` is where it takes clients, `address` how others reach that."""
+    """What an agent is told. `listen` is where it takes clients, `address` how others reach that.
+
+    `reserved`: whoever started it keeps the port for it, and has seen that nobody else listens there.
+    """
 
     node_id: str
     listen: Address
@@ -45,6 +48,7 @@ class AgentSpec:
     maxmemory_bytes: int = 0
     server: str = ""
     version: str = ""
+    reserved: bool = False
 
 
 class Agent:
@@ -75,6 +79,7 @@ class Agent:
         self._workers = [Worker(f"{spec.node_id}/{number}", worker(number)) for number in range(spec.workers)]
         self._ready = False
         self._acting = False
+        self._reservation: Reservation | None = None
 
     @property
     def server(self) -> str:
@@ -100,11 +105,12 @@ class Agent:
 
     async def _start(self) -> None:
         await self._end_surplus_workers()
-        if not any(holder_of(path) for _, path in self._folder.router_locks()):
+        if not self.spec.reserved and not any(holder_of(path) for _, path in self._folder.router_locks()):
             reason = taken(self.spec.listen.host, self.spec.listen.port)
             if reason:
                 raise StartError(f"{reason}: choose another one for {self.spec.node_id}, or end that process")
         self._acting = True
+        self._reservation = Reservation(self.spec.listen)
         write_json(
             self._folder.agent,
             {
@@ -240,6 +246,8 @@ class Agent:
         left = [holder for _, path in self._folder.router_locks() if (holder := holder_of(path))]
         await asyncio.gather(*(Process(holder.process).stop(STOP_S) for holder in left))
         await self._member.stop()
+        if self._reservation is not None:
+            self._reservation.release()
         try:
             await asyncio.wait_for(self._beat(), _GOODBYE_S)
         except (StoreError, TimeoutError) as error:

@@ -48,6 +48,49 @@ def taken(host: str, port: int) -> str | None:
     return None if usable else f"{host} is not an address of this machine"
 
 
+class Reservation:
+    """Keeps a port from everybody but routers of this user, which share it (SO_REUSEPORT). It takes no connections.
+
+    So nobody, be it an outgoing connection, takes the port between the check and the start, or while a
+    router is started again. Raises StartError.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._sockets: list[socket.socket] = []
+        for family, where in resolve(address.host, address.port):
+            try:
+                self._sockets.append(_bound(family, where))
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    self.release()
+                    raise StartError(f"cannot listen on {address}: {error.strerror}") from error
+
+    def release(self) -> None:
+        """Let go of the port."""
+        for holder in self._sockets:
+            holder.close()
+        self._sockets.clear()
+
+
+def _bound(family: socket.AddressFamily, where: tuple[str, int]) -> socket.socket:
+    # With SO_REUSEADDR a bound port could be bound by others with it, as long as nobody listens. So it is
+    # used only where the remains of an earlier server's connections leave no other way.
+    for options in ((socket.SO_REUSEPORT,), (socket.SO_REUSEPORT, socket.SO_REUSEADDR)):
+        holder = socket.socket(family, socket.SOCK_STREAM)
+        for option in options:
+            holder.setsockopt(socket.SOL_SOCKET, option, 1)
+        if family == socket.AF_INET6:
+            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            holder.bind(where)
+            return holder
+        except OSError as error:
+            holder.close()
+            if error.errno != errno.EADDRINUSE or socket.SO_REUSEADDR in options:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
 def choose_member_port(listen: Address, host: str) -> int:
     """A free port for the server behind a node that listens at `listen`: 10000 above its own if that is free."""
     wished = listen.port + MEMBER_PORT_OFFSET

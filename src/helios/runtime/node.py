@@ -73,6 +73,7 @@ async def _serve(options: NodeOptions, settings: Settings, data: DataFolder, sto
                 maxmemory_bytes=settings.atlas.maxmemory,
                 server=settings.atlas.server,
                 version=version("helios"),
+                reserved=options.child,
             ),
             data,
             store,

@@ -12,6 +12,7 @@ from helios.model.settings import Settings
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
 from helios.node.member import member_of
+from helios.node.ports import Reservation
 from helios.node.process import Process
 from helios.node.waiting import together, unless
 from helios.ports.store import Store
@@ -76,6 +77,9 @@ class Up:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         plan = await look(self._data, self._settings, self._options)
+        for node in plan.nodes:
+            if not node.foreign:
+                stack.callback(Reservation(node.listen).release)
         names = [node.id for node in plan.nodes if not node.foreign]
         say(f"starting {', '.join(names) or 'the gateway'} in {self._data.root}")
         hand_over(self._settings, self._data.settings)

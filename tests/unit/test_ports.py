@@ -1,0 +1,75 @@
+"""Ports: free, taken, reserved."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from helios.errors import StartError
+from helios.model.ids import Address
+from helios.node.ports import Reservation, choose_member_port, outward_host, taken
+
+HOST = "127.0.0.1"
+
+
+def listening() -> socket.socket:
+    return socket.create_server((HOST, 0))
+
+
+def test_a_port_is_taken_while_somebody_listens() -> None:
+    with listening() as server:
+        port = server.getsockname()[1]
+        assert taken(HOST, port) == f"port {port} on {HOST} is taken by another process"
+        assert taken("localhost", port) is not None
+    assert taken(HOST, port) is None
+
+
+def test_hosts_that_are_not_here() -> None:
+    assert taken("192.0.2.1", 7000) == "192.0.2.1 is not an address of this machine"
+    with pytest.raises(StartError, match="is not an address of this machine"):
+        taken("no such host", 7000)
+
+
+def test_a_reserved_port_serves_only_those_who_share_it() -> None:
+    with listening() as server:
+        port = server.getsockname()[1]
+        with pytest.raises(StartError, match="cannot listen"):
+            Reservation(Address(HOST, port))
+    reservation = Reservation(Address(HOST, port))
+    assert taken(HOST, port) is not None
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server((HOST, port))
+    with socket.create_server((HOST, port), reuse_port=True) as server:
+        again = Reservation(Address(HOST, port))
+        # The reservations stand in nobody's way: every connection comes to the one that listens.
+        for _ in range(20):
+            socket.create_connection((HOST, port), timeout=5).close()
+            server.accept()[0].close()
+        again.release()
+    reservation.release()
+    assert taken(HOST, port) is None
+
+
+def test_what_an_earlier_server_left_does_not_stop_a_reservation() -> None:
+    with listening() as server:
+        port = server.getsockname()[1]
+        client = socket.create_connection((HOST, port), timeout=5)
+        accepted = server.accept()[0]
+        accepted.close()  # the side that closes first keeps the port for a minute
+        assert client.recv(1) == b""
+        client.close()
+    Reservation(Address(HOST, port)).release()
+
+
+def test_a_servers_port_lies_above_its_nodes_where_it_can() -> None:
+    with listening() as server:
+        port = server.getsockname()[1]
+        if port > 10000:
+            assert choose_member_port(Address(HOST, port - 10000), HOST) != port
+    assert 0 < choose_member_port(Address(HOST, 65000), HOST) <= 65535
+
+
+def test_others_reach_what_is_bound_to_every_address_by_one() -> None:
+    assert outward_host("127.0.0.1") == "127.0.0.1"
+    assert outward_host("0.0.0.0") != "0.0.0.0"
