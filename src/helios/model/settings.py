@@ -208,13 +208,6 @@ class RouterSettings(Section):
         description="Router processes of a node, sharing its port",
         json_schema_extra=_unit("processes"),
     )
-    connections_per_member: int = Field(
-        default=1,
-        ge=1,
-        le=64,
-        description="Connections that a router worker shares among its clients, to each data server",
-        json_schema_extra=_unit("connections"),
-    )
     hold_timeout: Seconds = Field(
         default=5.0,
         ge=0.05,
