@@ -9,6 +9,7 @@ from math import fsum
 
 from helios.model.topology import Placement
 from helios.placement.board import Board
+from helios.placement.change import EVERYTHING
 from helios.placement.load import ArcLoads, Spread, owners_at, spread
 from helios.placement.ring import points_of
 from helios.placement.table import table_of
@@ -77,7 +78,7 @@ def plan(
     there is a plan whenever it differs. `arcs` must have the edges of both (`estimate` gives them).
     Shards in `resting` neither give nor take points. A shard that is the source of a rule gives
     none either: the rule speaks of what the ring gives that shard, so its keys would leave the rule's
-    target together with the point.
+    target together with the point. It takes points unless its rules would pass most of them on.
 
     On the load that a plan expects to leave, planning again gives None: what is inside the band is
     left alone, and what could not be brought inside is only touched again for an improvement by
@@ -91,11 +92,12 @@ def plan(
     ring = table_of(following).ring
     owners = list(ring.point_owners)
     heaviness = _onto(arcs, ring.positions)
+    sources, emptied = _ruled_by(following, arcs)
     scope = Scope(
         weights=weights,
         band=strategy.band(threshold),
-        giving=weights.keys() - resting - {rule.source for rule in following.rules if rule.source != rule.target},
-        taking=weights.keys() - resting,
+        giving=weights.keys() - resting - sources,
+        taking=weights.keys() - resting - emptied,
         forwards=arcs.forwards,
     )
     measured = owners_at(current, ring.positions)
@@ -153,6 +155,14 @@ def _evened(setting: _Setting, owners: Sequence[str]) -> tuple[Board, Board]:
             break
         board = reached
     return first, board
+
+
+def _ruled_by(placement: Placement, arcs: ArcLoads) -> tuple[set[str], set[str]]:
+    """The shards that rules take keys from, and those of them that would not keep half of what they got."""
+    rules = [rule for rule in placement.rules if rule.source != rule.target]
+    emptied = {rule.source for rule in rules if set(rule.patterns) == {EVERYTHING}}
+    emptied.update(shard for shard, parts in arcs.forwards.items() if sum(parts.values()) > 0.5)
+    return {rule.source for rule in rules}, emptied
 
 
 def _variance(loads: Mapping[str, float], weights: Mapping[str, float]) -> float:

@@ -122,8 +122,8 @@ class Board:
         return shard in self._scope.giving or shard in self._scope.taking
 
     def _may_take(self, shard: str) -> bool:
-        """Whether points may go there: not where rules would pass most on, nor where there is too much anyway."""
-        return shard in self._scope.taking and shard not in self.targets.full and self._kept.get(shard, 1.0) >= 0.5
+        """Whether points may go there: not where there is too much anyway."""
+        return shard in self._scope.taking and shard not in self.targets.full
 
     def _quotas(self) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
         """How much each giver is to give and each taker may take, the most first."""
