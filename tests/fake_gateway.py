@@ -7,7 +7,18 @@ from typing import Any
 
 import httpx
 
-from helios.admin.views import ChangeView, KeyView, MigrationView, NodeView, StatsView
+from helios.admin.views import (
+    ChangeView,
+    CheckView,
+    Finding,
+    KeyView,
+    MigrationView,
+    NodeView,
+    PreviewView,
+    RuleView,
+    SettingView,
+    StatsView,
+)
 from helios.api.app import create_app
 from helios.errors import HeliosError
 
@@ -42,8 +53,14 @@ MIGRATION = MigrationView(
     slowed_ms=0,
     paused=False,
     remaining_s=None,
+    verified=0,
     error=None,
 )
+RULE = RuleView("shard-1", "shard-4", ("user:*", "*:1"))
+SETTING = SettingView("sharding.migration_rate", "1000", "keys/s", "a whole number", "Keys a second")
+PREVIEW = PreviewView("shard-1", "shard-2", 1200, 90_000, 500)
+FINDING = Finding("double", "shard-2", 2, "keys that their owners have too: 'a', 'b'")
+FOUND = CheckView(clean=False, findings=(FINDING,), repaired="")
 CHANGE = ChangeView(change="c-1", kind="add_node", status="running", message="", migrations=("m-1",))
 
 
@@ -53,7 +70,7 @@ class FakeAdmin:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
-        self.change = CHANGE
+        self.change_view = CHANGE
         self.view = MIGRATION
 
     def _note(self, *call: Any) -> None:
@@ -72,11 +89,11 @@ class FakeAdmin:
         flush: bool = False,
     ) -> ChangeView:
         self._note("add_node", node_id, address, weight, zone, import_keys, flush)
-        return self.change
+        return self.change_view
 
     async def remove_node(self, node_id: str) -> ChangeView:
         self._note("remove_node", node_id)
-        return self.change
+        return self.change_view
 
     async def list_nodes(self) -> list[NodeView]:
         self._note("list_nodes")
@@ -86,8 +103,56 @@ class FakeAdmin:
         self._note("node_for_key", key)
         return KeyView(key.decode("utf-8", "backslashreplace"), "shard-1", "localhost:6379", "ring", None)
 
-    async def migrate(self, source: str, target: str, pattern: str = "*") -> MigrationView:
-        self._note("migrate", source, target, pattern)
+    async def migrate(self, source: str, target: str, pattern: str = "*", *, verify: bool = False) -> MigrationView:
+        self._note("migrate", source, target, pattern, *["verify"] * verify)
+        return self.view
+
+    async def change(self, change_id: str) -> ChangeView:
+        self._note("change", change_id)
+        return self.change_view
+
+    async def rules(self) -> list[RuleView]:
+        self._note("rules")
+        return [RULE]
+
+    async def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
+        self._note("preview_add_node", node_id, address, weight)
+        return [PREVIEW]
+
+    async def preview_remove_node(self, node_id: str) -> list[PreviewView]:
+        self._note("preview_remove_node", node_id)
+        return [PREVIEW]
+
+    async def preview_migrate(self, source: str, target: str, pattern: str = "*") -> list[PreviewView]:
+        self._note("preview_migrate", source, target, pattern)
+        return [PREVIEW]
+
+    async def preview_rebalance(self) -> list[PreviewView]:
+        self._note("preview_rebalance")
+        return []
+
+    async def check(self, *, repair: bool = False) -> CheckView:
+        self._note("check", repair)
+        return FOUND
+
+    async def settings(self) -> list[SettingView]:
+        self._note("settings")
+        return [SETTING]
+
+    async def setting(self, name: str) -> SettingView:
+        self._note("setting", name)
+        return SETTING
+
+    async def change_setting(self, name: str, value: str) -> SettingView:
+        self._note("change_setting", name, value)
+        return SETTING
+
+    async def pause_migration(self, migration_id: str) -> MigrationView:
+        self._note("pause_migration", migration_id)
+        return self.view
+
+    async def resume_migration(self, migration_id: str) -> MigrationView:
+        self._note("resume_migration", migration_id)
         return self.view
 
     async def migration(self, migration_id: str) -> MigrationView:
@@ -112,7 +177,7 @@ class FakeAdmin:
 
     async def rebalance(self) -> ChangeView:
         self._note("rebalance")
-        return self.change
+        return self.change_view
 
     async def stats(self) -> StatsView:
         self._note("stats")

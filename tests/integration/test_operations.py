@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.shards import FAST, Shards, eventually, running_shards
 
-from helios.errors import InvalidInput, Refused
+from helios.errors import InvalidInput, NotFound, Refused
 from helios.model.settings import ClusterSettings, ShardingSettings
 from helios.placement.routing import Routes
 from helios.stores.records import SETTINGS, put_record
@@ -93,7 +93,7 @@ async def test_settings_change_for_all_and_say_what_they_may_be(tmp_path: Path) 
         assert {view.name: view.value for view in await shards.admin.settings()}["sharding.migration_rate"] == "123"
         with pytest.raises(InvalidInput, match="must be a whole number"):
             await shards.admin.change_setting("sharding.migration_rate", "fast")
-        with pytest.raises(InvalidInput, match="is not a setting that can be changed here"):
+        with pytest.raises(NotFound, match="is not a setting that can be changed here"):
             await shards.admin.change_setting("sharding.speed", "1")
         with pytest.raises(Refused, match="fixed once a cluster exists"):
             await shards.admin.change_setting("sharding.virtual_nodes", "10")

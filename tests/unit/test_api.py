@@ -81,7 +81,7 @@ async def test_remove_node_reads_the_body_of_a_delete(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("status", ["done", "cancelled"])
 async def test_a_change_that_has_ended_is_200(gateway: Gateway, status: str) -> None:
-    gateway.admin.change = replace(CHANGE, status=status)
+    gateway.admin.change_view = replace(CHANGE, status=status)
     assert (await gateway.http.post("/api/v1/shards/rebalance")).status_code == 200
     gateway.admin.view = replace(MIGRATION, status="completed")
     body = {"source_node": "a", "target_node": "b"}
@@ -90,7 +90,7 @@ async def test_a_change_that_has_ended_is_200(gateway: Gateway, status: str) -> 
 
 @pytest.mark.parametrize("status", ["refused", "failed"])
 async def test_a_change_that_came_to_nothing_is_409(gateway: Gateway, status: str) -> None:
-    gateway.admin.change = replace(CHANGE, status=status, message="another move is under way")
+    gateway.admin.change_view = replace(CHANGE, status=status, message="another move is under way")
     response = await gateway.http.post("/api/v1/shards/rebalance")
     assert response.status_code == 409
     assert error_of(response)["message"] == "another move is under way"

@@ -7,6 +7,7 @@ from typing import Any
 
 import hiredis
 import pytest
+import tests.fake_gateway
 from tests.routers import RawClient, RouterLab
 
 from helios.admin.views import ChangeView, KeyView, MigrationView, NodeView, StatsView
@@ -30,6 +31,7 @@ MIGRATION = MigrationView(
     slowed_ms=0,
     paused=False,
     remaining_s=None,
+    verified=0,
     error=None,
 )
 CHANGE = ChangeView("c1", "add_node", "queued", "it waits", ("m1", "m2"))
@@ -37,10 +39,11 @@ NODE = NodeView("shard-1", "h:1", "external", "online", "active", 1.0, "", None,
 STATS = StatsView(1, 1, 7, True, 1, 150, 0, 0, 3, "shard-1", False, 0, 2, (NODE,))
 
 
-class FakeAdmin:
-    """Remembers what it was asked for."""
+class FakeAdmin(tests.fake_gateway.FakeAdmin):
+    """Remembers in `asked` what the verbs with arguments gave it; refuses some."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asked: list[Any] = []
 
     async def add_node(self, node_id: str, address: str, **options: Any) -> ChangeView:
@@ -56,8 +59,8 @@ class FakeAdmin:
     async def node_for_key(self, key: bytes) -> KeyView:
         return KeyView(key.decode("utf-8", "replace"), "shard-1", "h:1", "rule", "user:*")
 
-    async def migrate(self, source: str, target: str, pattern: str = "*") -> MigrationView:
-        self.asked.append((source, target, pattern))
+    async def migrate(self, source: str, target: str, pattern: str = "*", *, verify: bool = False) -> MigrationView:
+        self.asked.append((source, target, pattern, *["verify"] * verify))
         return MIGRATION
 
     async def migration(self, migration_id: str) -> MigrationView:
@@ -127,12 +130,47 @@ async def test_every_verb_answers(lab: RouterLab, admin: FakeAdmin) -> None:
     assert (await ask(lab, "NODEFORKEY", b"\xffx"))[:4] == ["key", "\N{REPLACEMENT CHARACTER}x", "node_id", "shard-1"]
     assert (await ask(lab, "MIGRATE", "a", "b"))[1] == "m1"
     assert (await ask(lab, "MIGRATE", "a", "b", "user:*"))[1] == "m1"
-    assert admin.asked == [("a", "b", "*"), ("a", "b", "user:*")]
+    assert (await ask(lab, "MIGRATE", "a", "b", "verify"))[1] == "m1"
+    assert (await ask(lab, "MIGRATE", "a", "b", "*", "verify"))[1] == "m1"
+    assert admin.asked == [("a", "b", "*"), ("a", "b", "user:*"), ("a", "b", "verify"), ("a", "b", "*", "verify")]
     assert (await ask(lab, "CLUSTERSTATS"))[:2] == ["total_nodes", 1]
     assert (await ask(lab, "REBALANCE"))[-1] == ["m1", "m2"]
     assert await ask(lab, "ACTIVEMIGRATIONS") == []
     assert len(await ask(lab, "ALLMIGRATIONS")) == 2
     assert await ask(lab, "CLEANUPMIGRATIONS") == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("LISTRULES", ("rules",)),
+        ("CHECK", ("check", False)),
+        ("CHECK repair", ("check", True)),
+        ("PAUSEMIGRATION m", ("pause_migration", "m")),
+        ("RESUMEMIGRATION m", ("resume_migration", "m")),
+        ("CHANGESTATUS c", ("change", "c")),
+        ("SETTINGS", ("settings",)),
+        ("SETTING sharding.migration_rate", ("setting", "sharding.migration_rate")),
+        ("SETTING sharding.migration_rate 5", ("change_setting", "sharding.migration_rate", "5")),
+        ("PREVIEW addnode n h:1", ("preview_add_node", "n", "h:1", 1.0)),
+        ("PREVIEW ADDNODE n h:1 WEIGHT 2", ("preview_add_node", "n", "h:1", 2.0)),
+        ("PREVIEW REMOVENODE n", ("preview_remove_node", "n")),
+        ("PREVIEW MIGRATE a b", ("preview_migrate", "a", "b", "*")),
+        ("PREVIEW MIGRATE a b user:*", ("preview_migrate", "a", "b", "user:*")),
+        ("PREVIEW REBALANCE", ("preview_rebalance",)),
+    ],
+)
+async def test_verbs_that_look_and_steer(lab: RouterLab, admin: FakeAdmin, line: str, call: tuple[object, ...]) -> None:
+    reply = await ask(lab, *line.split())
+    assert not isinstance(reply, hiredis.ReplyError), reply
+    assert admin.calls == [call]
+
+
+async def test_what_a_check_found_keeps_its_shape(lab: RouterLab) -> None:
+    reply = await ask(lab, "CHECK")
+    assert reply[:2] == ["clean", 0]
+    assert reply[3][0][:6] == ["kind", "double", "node", "shard-2", "count", 2]
+    assert await ask(lab, "LISTRULES") == [["source", "shard-1", "target", "shard-4", "patterns", ["user:*", "*:1"]]]
 
 
 async def test_the_options_of_addnode(lab: RouterLab, admin: FakeAdmin) -> None:
@@ -153,6 +191,12 @@ async def test_the_options_of_addnode(lab: RouterLab, admin: FakeAdmin) -> None:
         (("ADDNODE", "n", "h:1", "ZONE"), "INVALID ZONE needs a value: "),
         (("ADDNODE", "n", "h:1", "SOON"), "INVALID 'SOON' is no option of ADDNODE: "),
         (("ADDNODE", "n"), "ERR wrong number of arguments for 'addnode' command"),
+        (("MIGRATE", "a", "b", "c", "d"), "ERR 'MIGRATE host port key ...' of the servers is refused"),
+        (("CHECK", "everything"), "INVALID what follows CHECK is REPAIR or nothing"),
+        (("SETTING", "a", "b", "c"), "INVALID write SETTING NAME to read"),
+        (("PREVIEW", "FLUSHALL"), "INVALID write PREVIEW ADDNODE"),
+        (("PREVIEW", "REBALANCE", "now"), "INVALID write PREVIEW ADDNODE"),
+        (("PREVIEW", "ADDNODE", "n", "h:1", "FLUSH"), "INVALID PREVIEW ADDNODE takes WEIGHT alone"),
         (("MIGRATIONSTATUS", b"\xff"), "INVALID the arguments of MIGRATIONSTATUS must be UTF-8: "),
         (("CLUSTERSTATS", "now"), "ERR wrong number of arguments for 'clusterstats' command"),
     ],

@@ -11,7 +11,7 @@ from helios.admin import reports
 from helios.admin.check import findings
 from helios.admin.joining import identify
 from helios.admin.preview import preview
-from helios.admin.settings import shared_settings, with_setting
+from helios.admin.settings import one_setting, shared_settings, with_setting
 from helios.admin.views import (
     ChangeView,
     CheckView,
@@ -79,9 +79,7 @@ class Admin:
         flush: bool = False,
     ) -> ChangeView:
         """Take a node in; with auto_rebalance its keys start to move at once."""
-        check_id("node", node_id)
-        if not 0 < weight <= _WEIGHT_MAX:
-            raise InvalidInput(f"weight {weight} of {node_id} is out of bounds: use a number above 0, up to 1000")
+        _check_node(node_id, weight)
         if import_keys and flush:
             raise InvalidInput("import and flush exclude each other: keys are either moved to their owners or deleted")
         node = await identify(self._store, self._connector, self._clock, node_id, Address.parse(address))
@@ -100,7 +98,7 @@ class Admin:
 
     async def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
         """What would move if the node were added and given its share."""
-        check_id("node", node_id)
+        _check_node(node_id, weight)
         topology = await self._topology()
         node = Node(node_id, Address.parse(address), weight=weight)
         if topology.node(node_id) is not None:
@@ -142,8 +140,11 @@ class Admin:
         )
         return CheckView(not found, tuple(found), repaired)
 
-    async def migrate(self, source: str, target: str, pattern: str = "*") -> MigrationView:
-        """Move the keys of `source` that match `pattern` to `target`; returns the accepted migration."""
+    async def migrate(self, source: str, target: str, pattern: str = "*", *, verify: bool = False) -> MigrationView:
+        """Move the keys of `source` that match `pattern` to `target`; returns the accepted migration.
+
+        With `verify` every copied key is compared with its source before the switch.
+        """
         check_migrate(await self._topology(), source, target, pattern)
         try:
             pattern.encode()
@@ -156,6 +157,7 @@ class Admin:
             target=target,
             pattern=pattern,
             migration=self._id(),
+            verify=verify,
         )
         await self._submit(change)
         return await self.migration(change.migration)
@@ -183,6 +185,14 @@ class Admin:
             decided_by="ring" if rule is None else "rule",
             rule=None if rule is None else " and ".join(rule.patterns),
         )
+
+    async def change(self, change_id: str) -> ChangeView:
+        """What has become of a request; raises NotFound."""
+        record = await read_record(self._store, Change, CHANGES + change_id)
+        if record is None:
+            raise NotFound(f"there is no request {change_id!r}, or it has ended and was cleaned up")
+        ids = [migration.id for migration in await self._migrations() if migration.change == change_id]
+        return reports.change_view(record.value, ids)
 
     async def migration(self, migration_id: str) -> MigrationView:
         """One migration; raises NotFound."""
@@ -251,6 +261,10 @@ class Admin:
         """The settings that all processes share."""
         return shared_settings(await self._settings())
 
+    async def setting(self, name: str) -> SettingView:
+        """One of them; raises NotFound."""
+        return one_setting(await self._settings(), name)
+
     async def change_setting(self, name: str, value: str) -> SettingView:
         """Change a shared setting for all processes at once, also for moves that run. Raises InvalidInput."""
         while True:
@@ -261,7 +275,7 @@ class Admin:
                 await self._store.commit([put_record(SETTINGS, changed)], compares=[Compare(SETTINGS, version)])
             except Conflict:
                 continue
-            return next(view for view in shared_settings(changed) if view.name == name)
+            return one_setting(changed, name)
 
     async def stats(self) -> StatsView:
         """The cluster in numbers."""
@@ -372,3 +386,10 @@ class Admin:
 
     def _id(self) -> str:
         return new_id(self._clock)
+
+
+def _check_node(node_id: str, weight: float) -> None:
+    """Raise InvalidInput for an id or a weight that no node can have."""
+    check_id("node", node_id)
+    if not 0 < weight <= _WEIGHT_MAX:
+        raise InvalidInput(f"weight {weight} of {node_id} is out of bounds: use a number above 0, up to 1000")

@@ -126,6 +126,7 @@ def migration_view(migration: Migration, now: float) -> MigrationView:
         slowed_ms=migration.slowed_ms,
         paused=migration.paused,
         remaining_s=_remaining_s(migration, now),
+        verified=migration.verified,
         error=migration.error,
     )
 
@@ -152,6 +153,8 @@ def change_view(change: Change, migrations: Sequence[str]) -> ChangeView:
     """A request with what came of it so far."""
     if change.import_keys and not change.status.ended:
         message = "its keys are moving to their owners; it joins when it is empty"
+    elif change.kind is ChangeKind.ADD_NODE and change.status is ChangeStatus.DONE and migrations:
+        message = "added; it has its share of the keys"
     else:
         message = (_DONE if change.status is ChangeStatus.DONE else _UNDER_WAY)[change.kind]
     return ChangeView(change.id, str(change.kind), str(change.status), change.error or message, tuple(migrations))

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from helios.admin.views import ChangeView, KeyView, MigrationView, NodeView, StatsView
+from helios.admin.views import (
+    ChangeView,
+    CheckView,
+    KeyView,
+    MigrationView,
+    NodeView,
+    PreviewView,
+    RuleView,
+    SettingView,
+    StatsView,
+)
 
 
 class AdminService(Protocol):
@@ -31,8 +41,29 @@ class AdminService(Protocol):
     async def node_for_key(self, key: bytes) -> KeyView:
         """Where a key lives now. Raises Unavailable in a cluster without nodes."""
 
-    async def migrate(self, source: str, target: str, pattern: str = "*") -> MigrationView:
-        """Move the keys of `source` that match `pattern` to `target`; returns the accepted migration."""
+    async def rules(self) -> list[RuleView]:
+        """The placement rules in the order in which they are tried."""
+
+    async def change(self, change_id: str) -> ChangeView:
+        """What has become of a request; raises NotFound."""
+
+    async def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
+        """What would move if the node were added and given its share; nothing is changed."""
+
+    async def preview_remove_node(self, node_id: str) -> list[PreviewView]:
+        """What would move if the node were removed; nothing is changed."""
+
+    async def preview_migrate(self, source: str, target: str, pattern: str = "*") -> list[PreviewView]:
+        """What would move by this migration; nothing is changed."""
+
+    async def preview_rebalance(self) -> list[PreviewView]:
+        """What would move if every node were given its share; nothing is changed."""
+
+    async def migrate(self, source: str, target: str, pattern: str = "*", *, verify: bool = False) -> MigrationView:
+        """Move the keys of `source` that match `pattern` to `target`; returns the accepted migration.
+
+        With `verify` every copied key is compared with its source before the switch.
+        """
 
     async def migration(self, migration_id: str) -> MigrationView:
         """One migration; raises NotFound."""
@@ -46,6 +77,12 @@ class AdminService(Protocol):
     async def cancel_migration(self, migration_id: str) -> MigrationView:
         """Cancel the transition that the migration belongs to; raises NotFound, or Refused where it has ended."""
 
+    async def pause_migration(self, migration_id: str) -> MigrationView:
+        """Let the copies of the migration's transition wait; raises NotFound, or Refused where it has ended."""
+
+    async def resume_migration(self, migration_id: str) -> MigrationView:
+        """Let a paused migration go on; raises NotFound, or Refused where it has ended."""
+
     async def cleanup_migrations(self) -> int:
         """Forget migrations that have ended; how many there were."""
 
@@ -54,3 +91,19 @@ class AdminService(Protocol):
 
     async def stats(self) -> StatsView:
         """The cluster in numbers."""
+
+    async def check(self, *, repair: bool = False) -> CheckView:
+        """Look at every server for what should not be there; `repair` first mends what is safe to mend.
+
+        Reads every key's name; takes a second for about a million keys, with a repair also as long as the
+        transitions before it.
+        """
+
+    async def settings(self) -> list[SettingView]:
+        """The settings that all processes share."""
+
+    async def setting(self, name: str) -> SettingView:
+        """One of them; raises NotFound."""
+
+    async def change_setting(self, name: str, value: str) -> SettingView:
+        """Change a shared setting for all processes at once. Raises InvalidInput, or Refused for what is fixed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from helios.admin.views import SettingView
-from helios.errors import InvalidInput, Refused
+from helios.errors import InvalidInput, NotFound, Refused
 from helios.model.setting_info import all_settings, format_value
 from helios.model.settings import ClusterSettings
 
@@ -27,13 +27,22 @@ def shared_settings(settings: ClusterSettings) -> list[SettingView]:
     return views
 
 
+def one_setting(settings: ClusterSettings, name: str) -> SettingView:
+    """A shared setting by its name; raises NotFound."""
+    views = shared_settings(settings)
+    found = next((view for view in views if view.name == name), None)
+    if found is None:
+        raise NotFound(f"{name!r} is not a setting that can be changed here; those that can are {_names(views)}")
+    return found
+
+
 def with_setting(settings: ClusterSettings, name: str, value: str) -> ClusterSettings:
-    """The settings with one changed. Raises InvalidInput with what is allowed, Refused for what is fixed."""
+    """The settings with one changed. Raises NotFound, InvalidInput with what is allowed, Refused for what is fixed."""
     infos = all_settings()
     section, _, field = name.partition(".")
     if section not in type(settings).model_fields or name not in infos:
-        known = ", ".join(view.name for view in shared_settings(settings))
-        raise InvalidInput(f"{name!r} is not a setting that can be changed here; those that can are {known}")
+        known = _names(shared_settings(settings))
+        raise NotFound(f"{name!r} is not a setting that can be changed here; those that can are {known}")
     if name in _FIXED:
         raise Refused(f"{name} cannot be changed: {_FIXED[name]}")
     part = getattr(settings, section)
@@ -43,3 +52,7 @@ def with_setting(settings: ClusterSettings, name: str, value: str) -> ClusterSet
     except ValidationError:
         raise InvalidInput(f"{name} cannot be {value!r}: it must be {infos[name].allowed}") from None
     return settings.model_copy(update={section: changed})
+
+
+def _names(views: list[SettingView]) -> str:
+    return ", ".join(view.name for view in views)

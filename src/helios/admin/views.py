@@ -43,6 +43,7 @@ class MigrationView:
     """The keys on their way from one node to another. Times are Unix seconds; `error` is None or a sentence.
 
     `remaining_s` estimates by the speed so far how long copying will still take; None where that means nothing.
+    `verified` counts the keys whose copies were compared with the source and found equal.
     """
 
     id: str
@@ -61,6 +62,7 @@ class MigrationView:
     slowed_ms: int
     paused: bool
     remaining_s: float | None
+    verified: int
     error: str | None
 
 

@@ -39,7 +39,8 @@ class Migration:
     """The keys that travel from one shard to another, as users list and cancel them. Times are Unix seconds.
 
     `pause_ms` is the time from publishing the fence to publishing the switch. `slowed_ms` is the most by
-    which routers had to delay writes for the copy to catch up; 0 where they did not.
+    which routers had to delay writes for the copy to catch up; 0 where they did not. `verified` counts the
+    keys whose copies were compared with the source and found equal; 0 where that was not asked for.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Migration:
     pause_ms: float | None = None
     slowed_ms: int = 0
     paused: bool = False
+    verified: int = 0
     error: str | None = None
 
 
@@ -94,9 +96,9 @@ class Change:
 
     Which of the fields behind `kind` count depends on it: `nodes` for found and add_node (with
     `import_keys` and `flush` for an external node that holds keys), `node` for remove_node,
-    `source`, `target`, `pattern` and `migration` for migrate. `cancelled` tells, while keys are on
-    their way back, that a user wanted it; a wish to cancel has a record of its own. `outcome` says in a
-    sentence what was done.
+    `source`, `target`, `pattern` and `migration` for migrate. With `verify` every copy is compared with its
+    source before a switch, whatever the setting says. `cancelled` tells, while keys are on their way back,
+    that a user wanted it; a wish to cancel has a record of its own. `outcome` says in a sentence what was done.
     """
 
     id: str
@@ -110,6 +112,7 @@ class Change:
     migration: str = ""
     import_keys: bool = False
     flush: bool = False
+    verify: bool = False
     cancelled: bool = False
     outcome: str = ""
     requested_at: float = 0.0

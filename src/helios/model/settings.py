@@ -150,6 +150,10 @@ class ShardingSettings(Section):
         default=False,
         description="Give a new node its share at once; if false, it owns nothing until rebalance or migrate",
     )
+    verify_moves: bool = Field(
+        default=False,
+        description="Compare every copied key with its source before a move switches, as `migrate --verify` does",
+    )
     rebalance_interval: Seconds = Field(
         default=3600.0,
         ge=1,

@@ -131,6 +131,14 @@ _VERBS: tuple[tuple[str, int], ...] = (
     ("allmigrations", 1),
     ("cancelmigration", 2),
     ("cleanupmigrations", 1),
+    ("pausemigration", 2),
+    ("resumemigration", 2),
+    ("changestatus", 2),
+    ("listrules", 1),
+    ("check", -1),
+    ("settings", 1),
+    ("setting", -2),
+    ("preview", -2),
 )
 
 

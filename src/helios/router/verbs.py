@@ -23,11 +23,11 @@ Words = list[str]
 
 def run(router: Router, caller: Caller, verb: str, argv: list[bytes]) -> int:
     """Carry out a verb; the caller waits for its reply."""
-    if verb == "migrate" and len(argv) >= 5:
+    if verb == "migrate" and (len(argv) > 5 or (len(argv) == 5 and argv[4].upper() != b"VERIFY")):
         caller.answer(
             error(
                 "ERR 'MIGRATE host port key ...' of the servers is refused: it blocks servers and can bring deleted "
-                "keys back; use MIGRATE SOURCE TARGET [PATTERN] to move keys between shards"
+                "keys back; use MIGRATE SOURCE TARGET [PATTERN [VERIFY]] to move keys between shards"
             )
         )
         return DONE
@@ -56,6 +56,11 @@ def _plain(value: Any) -> Any:
 
 async def _add_node(admin: AdminService, words: Words) -> object:
     node, address, *rest = words
+    return await admin.add_node(node, address, **_node_options(rest))
+
+
+def _node_options(rest: Words) -> dict[str, Any]:
+    """What stands behind ADDNODE ID ADDRESS."""
     options: dict[str, Any] = {}
     usage = "ADDNODE ID ADDRESS [WEIGHT w] [ZONE z] [IMPORT] [FLUSH]"
     while rest:
@@ -69,7 +74,7 @@ async def _add_node(admin: AdminService, words: Words) -> object:
             options["import_keys" if option == "IMPORT" else "flush"] = True
         else:
             raise InvalidInput(f"{option!r} is no option of ADDNODE: {usage}")
-    return await admin.add_node(node, address, **options)
+    return options
 
 
 def _number(text: str) -> float:
@@ -80,7 +85,40 @@ def _number(text: str) -> float:
 
 
 async def _migrate(admin: AdminService, words: Words) -> object:
-    return await admin.migrate(*words)
+    source, target, *rest = words
+    return await admin.migrate(source, target, *rest[:1], verify=len(rest) > 1)
+
+
+async def _check(admin: AdminService, words: Words) -> object:
+    if words and (len(words) > 1 or words[0].upper() != "REPAIR"):
+        raise InvalidInput("what follows CHECK is REPAIR or nothing")
+    return await admin.check(repair=bool(words))
+
+
+async def _setting(admin: AdminService, words: Words) -> object:
+    if len(words) > 2:
+        raise InvalidInput("write SETTING NAME to read and SETTING NAME VALUE to change a setting")
+    return await (admin.setting(words[0]) if len(words) == 1 else admin.change_setting(words[0], words[1]))
+
+
+async def _preview(admin: AdminService, words: Words) -> object:
+    verb, *rest = words
+    match verb.upper(), len(rest):
+        case "ADDNODE", count if count >= 2:
+            options = _node_options(rest[2:])
+            if options.keys() - {"weight"}:
+                raise InvalidInput("PREVIEW ADDNODE takes WEIGHT alone: what the server holds itself is not foreseen")
+            return await admin.preview_add_node(rest[0], rest[1], **options)
+        case "REMOVENODE", 1:
+            return await admin.preview_remove_node(rest[0])
+        case "MIGRATE", 2 | 3:
+            return await admin.preview_migrate(*rest)
+        case "REBALANCE", 0:
+            return await admin.preview_rebalance()
+    raise InvalidInput(
+        "write PREVIEW ADDNODE ID ADDRESS [WEIGHT w], PREVIEW REMOVENODE ID, PREVIEW MIGRATE SOURCE TARGET [PATTERN] "
+        "or PREVIEW REBALANCE"
+    )
 
 
 _VERBS: dict[str, Callable[[AdminService, Words], Awaitable[object]]] = {
@@ -95,4 +133,12 @@ _VERBS: dict[str, Callable[[AdminService, Words], Awaitable[object]]] = {
     "allmigrations": lambda admin, words: admin.migrations(),
     "cancelmigration": lambda admin, words: admin.cancel_migration(words[0]),
     "cleanupmigrations": lambda admin, words: admin.cleanup_migrations(),
+    "pausemigration": lambda admin, words: admin.pause_migration(words[0]),
+    "resumemigration": lambda admin, words: admin.resume_migration(words[0]),
+    "changestatus": lambda admin, words: admin.change(words[0]),
+    "listrules": lambda admin, words: admin.rules(),
+    "check": _check,
+    "settings": lambda admin, words: admin.settings(),
+    "setting": _setting,
+    "preview": _preview,
 }
