@@ -16,9 +16,7 @@ KEYS = [b"", b"plain", b"\x00", b"a\r\nb", b" ", b"{tag}x", "schlüssel".encode(
 SHORT_S = 0.2  # a time-out that is meant to pass
 
 
-def far_ms() -> int:
-    """A time to end that no test reaches, with odd milliseconds."""
-    return int(time.time() * 1000) + 3_600_123
+FAR_MS = 4_102_444_800_123  # a time to end that no test reaches, with odd milliseconds
 
 
 async def scan_all(engine: Engine, count: int = 10) -> list[bytes]:
@@ -67,7 +65,7 @@ async def test_missing_keys_are_none(lab: Lab) -> None:
     assert await engine.count() == 1
 
 
-@pytest.mark.parametrize("expire_at_ms", [None, far_ms()])
+@pytest.mark.parametrize("expire_at_ms", [None, FAR_MS])
 async def test_keys_and_values_of_any_bytes_travel(lab: Lab, expire_at_ms: int | None) -> None:
     engine = await lab.open()
     for key in KEYS:
@@ -85,7 +83,7 @@ async def test_keys_and_values_of_any_bytes_travel(lab: Lab, expire_at_ms: int |
 
 async def test_many_keys_in_one_call(lab: Lab) -> None:
     engine = await lab.open()
-    await lab.set(engine, b"model", b"v", far_ms())
+    await lab.set(engine, b"model", b"v", FAR_MS)
     (model,) = await engine.dump([b"model"])
     assert model is not None
     keys = [b"%d" % i for i in range(5000)]
@@ -100,7 +98,7 @@ async def test_many_keys_in_one_call(lab: Lab) -> None:
 async def test_restore_replaces_value_and_ttl_only_when_asked(lab: Lab) -> None:
     engine = await lab.open()
     await lab.set(engine, b"new", b"2")
-    await lab.set(engine, b"old", b"1", far_ms())
+    await lab.set(engine, b"old", b"1", FAR_MS)
     new, old = await engine.dump([b"new", b"old"])
     assert new is not None
     assert await engine.restore([(b"old", new), (b"free", new)], replace=False) == [False, True]
