@@ -66,12 +66,32 @@ def weight_of(text: str) -> float:
 
 
 def edges_of_all(weights: Mapping[str, float], virtual_nodes: int, steps: Sequence[Step]) -> list[int]:
-    """Every position where a ring point is at some time: keys between two of them always move together."""
-    most = dict(weights)
+    """Every position where a ring point is at some time: keys between two of them always move together.
+
+    Raises NotFound, Refused or InvalidInput where a step is not possible after those before it.
+    """
+    most = now = dict(weights)
+    _check_points(now, virtual_nodes)
     for step in steps:
-        if step.verb in ("add", "reweight"):
-            most[step.shard] = max(step.weight, most.get(step.shard, 0.0))
+        now = _after(step, now)
+        _check_points(now, virtual_nodes)
+        most = {shard: max(most.get(shard, 0.0), now.get(shard, 0.0)) for shard in {**most, **now}}
     return sorted({point for shard, weight in most.items() for point in points_of(shard, weight, virtual_nodes)})
+
+
+def _after(step: Step, weights: dict[str, float]) -> dict[str, float]:
+    """The weights after a step."""
+    if step.verb == "rebalance":
+        return weights
+    if step.verb == "add" and step.shard in weights:
+        raise Refused(f"{step.text}: {step.shard} is a node already")
+    if step.verb != "add" and step.shard not in weights:
+        raise NotFound(f"{step.text}: there is no node {step.shard!r}")
+    if step.verb == "remove":
+        if len(weights) == 1:
+            raise Refused(f"{step.text}: {step.shard} is the last node")
+        return {shard: weight for shard, weight in weights.items() if shard != step.shard}
+    return {**weights, step.shard: step.weight}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +171,6 @@ class Simulation:
         self._arcs = ArcLoads(edges, keyspace.by(by))
         self._keys = keyspace.keys
         self._strategy, self._threshold = strategy, threshold
-        _check_points(weights, virtual_nodes)
         self.placement = with_weights(Placement(virtual_nodes), weights)
         self._owners = owners_at(self.placement, edges)
 
@@ -160,7 +179,7 @@ class Simulation:
         return self._report("start", self.placement, None, 0.0)
 
     def take(self, step: Step) -> Report:
-        """Carry out one step; raises NotFound or Refused where it is not possible."""
+        """Carry out one step, one of those that the edges were made for."""
         began = time.process_time()
         if step.verb == "rebalance":
             made = plan(self._arcs, self.placement, step.strategy or self._strategy, threshold=self._threshold)
@@ -171,18 +190,9 @@ class Simulation:
         return self._report(step.text, following, made, time.process_time() - began)
 
     def _with(self, step: Step) -> Placement:
-        weights = dict(self.placement.weights)
-        if step.verb == "add" and step.shard in weights:
-            raise Refused(f"{step.text}: {step.shard} is a node already")
-        if step.verb != "add" and step.shard not in weights:
-            raise NotFound(f"{step.text}: there is no node {step.shard!r}")
         if step.verb == "remove":
-            if len(weights) == 1:
-                raise Refused(f"{step.text}: {step.shard} is the last node")
             return without_shard(self.placement, step.shard)
-        weights[step.shard] = step.weight
-        _check_points(weights, self.placement.virtual_nodes)
-        return with_weights(self.placement, weights)
+        return with_weights(self.placement, _after(step, dict(self.placement.weights)))
 
     def _report(self, step: str, following: Placement, made: BalancePlan | None, planning_s: float) -> Report:
         before, self.placement = self.placement, following
@@ -200,6 +210,10 @@ class Simulation:
                 pairs.add((old, new))
         standing = spread(loads, weights)
         ring = table_of(following).ring
+        if made is not None:
+            least = made.least
+        else:
+            least = _shift(standing.fair, dict(before.weights)) if before.weights != following.weights else 0.0
         return Report(
             step=step,
             standing=standing,
@@ -207,7 +221,7 @@ class Simulation:
             keys=keys,
             moved=moved,
             moved_keys=moved_keys,
-            least=made.least if made is not None else _shift(standing.fair, dict(before.weights)),
+            least=least,
             pairs=len(pairs),
             plan=made,
             planning_s=planning_s,

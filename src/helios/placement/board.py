@@ -37,18 +37,17 @@ class Board:
         self._kept = {shard: scope.kept(shard) for shard in scope.forwards}
         self.owners = list(owners)
         self.loads: dict[str, float] = dict.fromkeys(scope.weights, 0.0)
-        for shard, load in ruled.items():
-            self.loads[shard] = self.loads.get(shard, 0.0) + load
-        if scope.forwards:
-            for was, owner, load in zip(measured, owners, heaviness, strict=True):
-                if was == owner:
-                    self.loads[owner] += load
-                else:
-                    self._gain(owner, load)
-        else:
-            for owner, load in zip(owners, heaviness, strict=True):
+        by_rule = dict(ruled)
+        for was, owner, load in zip(measured, owners, heaviness, strict=True):
+            if was == owner or owner not in scope.forwards:
                 self.loads[owner] += load
-        self.targets: Targets = targets_for(scope, self.loads, owners, heaviness, ruled)
+            else:
+                self.loads[owner] += load * self._kept[owner]
+                for target, part in scope.forwards[owner].items():
+                    by_rule[target] = by_rule.get(target, 0.0) + load * part
+        for shard, load in by_rule.items():
+            self.loads[shard] = self.loads.get(shard, 0.0) + load
+        self.targets: Targets = targets_for(scope, self.loads, owners, heaviness, by_rule)
 
     def copy(self) -> Board:
         """The same board again, before any point has moved on it."""
