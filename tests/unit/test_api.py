@@ -146,6 +146,81 @@ async def test_migrations(gateway: Gateway) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "call"),
+    [
+        ("GET", "rules", None, ("rules",)),
+        ("POST", "check", None, ("check", False)),
+        ("POST", "check", {"repair": True}, ("check", True)),
+        ("POST", "migrations/m-1/pause", None, ("pause_migration", "m-1")),
+        ("POST", "migrations/m-1/resume", {}, ("resume_migration", "m-1")),
+        ("GET", "changes/c-1", None, ("change", "c-1")),
+        ("GET", "settings", None, ("settings",)),
+        ("PUT", "settings/sharding.migration_rate", {"value": "5"}, ("change_setting", "sharding.migration_rate", "5")),
+        ("PUT", "settings/sharding.migration_rate", {"value": 5}, ("change_setting", "sharding.migration_rate", "5")),
+        ("PUT", "settings/a.b", {"value": True}, ("change_setting", "a.b", "true")),
+        ("PUT", "settings/a.b", {"value": 0.5}, ("change_setting", "a.b", "0.5")),
+    ],
+)
+async def test_looking_and_steering(
+    gateway: Gateway, method: str, path: str, body: object, call: tuple[object, ...]
+) -> None:
+    content = b"" if body is None else json.dumps(body).encode()
+    response = await gateway.http.request(method, f"/api/v1/shards/{path}", content=content)
+    assert response.status_code == 200, response.text
+    assert gateway.admin.calls == [call]
+
+
+async def test_what_rules_checks_and_settings_look_like(gateway: Gateway) -> None:
+    rules = (await gateway.http.get("/api/v1/shards/rules")).json()
+    assert rules == {"rules": [{"source": "shard-1", "target": "shard-4", "patterns": ["user:*", "*:1"]}]}
+    found = (await gateway.http.post("/api/v1/shards/check")).json()
+    assert found["clean"] is False
+    assert found["findings"][0]["kind"] == "double"
+    listed = (await gateway.http.get("/api/v1/shards/settings")).json()
+    assert listed["settings"][0]["name"] == "sharding.migration_rate"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "call", "count"),
+    [
+        ("POST", "nodes", {"node_id": "n", "address": "h:1", "weight": 2}, ("preview_add_node", "n", "h:1", 2.0), 1),
+        ("DELETE", "nodes", {"node_id": "n"}, ("preview_remove_node", "n"), 1),
+        ("POST", "migrate", {"source_node": "a", "target_node": "b"}, ("preview_migrate", "a", "b", "*"), 1),
+        ("POST", "rebalance", {}, ("preview_rebalance",), 0),
+    ],
+)
+async def test_a_dry_run_changes_nothing(
+    gateway: Gateway, method: str, path: str, body: object, call: tuple[object, ...], count: int
+) -> None:
+    response = await gateway.http.request(method, f"/api/v1/shards/{path}?dry_run=true", json=body)
+    assert response.status_code == 200
+    assert gateway.admin.calls == [call]
+    previews = response.json()["previews"]
+    assert len(previews) == count
+    for preview in previews:
+        assert preview == {
+            "source_node": "shard-1",
+            "target_node": "shard-2",
+            "keys": 1200,
+            "bytes": 90_000,
+            "sampled": 500,
+        }
+
+
+@pytest.mark.parametrize("query", ["dryrun=true", "dry_run=yes", "dry_run=", "dry_run=true&dry_run=true"])
+async def test_a_dry_run_that_is_not_understood_changes_nothing(gateway: Gateway, query: str) -> None:
+    response = await gateway.http.post(f"/api/v1/shards/rebalance?{query}")
+    assert response.status_code == 400
+    assert gateway.admin.calls == []
+
+
+async def test_a_migration_may_be_verified(gateway: Gateway) -> None:
+    body = {"source_node": "a", "target_node": "b", "verify": True}
+    assert (await gateway.http.post("/api/v1/shards/migrate?dry_run=false", json=body)).status_code == 202
+    assert gateway.admin.calls == [("migrate", "a", "b", "*", "verify")]
+
+
 async def test_the_pattern_of_a_migration_may_be_left_out(gateway: Gateway) -> None:
     await gateway.http.post("/api/v1/shards/migrate", json={"source_node": "a", "target_node": "b"})
     assert gateway.admin.calls == [("migrate", "a", "b", "*")]

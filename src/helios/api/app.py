@@ -15,6 +15,7 @@ from helios.api.guard import BrowserGuard
 from helios.api.kv import kv_router
 from helios.api.kv_replies import KeyValue
 from helios.api.shards import shards_router
+from helios.api.upkeep import upkeep_router
 
 Health = Callable[[], Awaitable[Sequence[str]]]
 """Why the gateway cannot serve at the moment, one sentence a reason; none when it can."""
@@ -52,6 +53,7 @@ def create_app(
     problems.install(app)
     app.add_middleware(BrowserGuard, allowed_hosts=allowed_hosts)
     app.include_router(shards_router(admin))
+    app.include_router(upkeep_router(admin))
     app.include_router(kv_router(kv, max_value_bytes))
     _add_pages(app, health)
     return app

@@ -60,9 +60,11 @@ def _operation(schema: dict[str, Any], method: str, path: str, operation: dict[s
         parts.append("<p>Body:</p>" + _fields(schema, body))
     parts.append(f"<pre>{escape(_curl(method, path, operation, body))}</pre><p>Answers:</p>")
     parts.append(_table([(status, r["description"]) for status, r in sorted(operation["responses"].items())]))
-    success = _resolve(schema, _success_schema(operation))
-    if success.get("properties"):
-        parts.append("<p>Fields of the answer:</p>" + _fields(schema, success))
+    answers = _success_schema(operation)
+    for answer in answers.get("anyOf", [answers]):
+        success = _resolve(schema, answer)
+        if success.get("properties"):
+            parts.append("<p>Fields of the answer:</p>" + _fields(schema, success))
     heading = f'<b class="method">{method.upper()}</b><code>{escape(path)}</code> — {escape(operation["summary"])}'
     return f"<details><summary>{heading}</summary><div>{''.join(parts)}</div></details>"
 

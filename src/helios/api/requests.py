@@ -42,13 +42,38 @@ class RemoveNode(BaseModel):
 
 
 class Migrate(BaseModel):
-    """The keys of `source_node` that match the glob `key_pattern` move to `target_node`."""
+    """The keys of `source_node` that match the glob `key_pattern` move to `target_node`.
+
+    With `verify` each copied key is compared with its source before the switch.
+    """
 
     model_config = _STRICT
 
     source_node: str = Field(examples=["shard-1"])
     target_node: str = Field(examples=["shard-2"])
     key_pattern: str = "*"
+    verify: bool = False
+
+
+class Check(BaseModel):
+    """`repair`: mend what is safe to mend, then look again."""
+
+    model_config = _STRICT
+
+    repair: bool = False
+
+
+class ChangeSetting(BaseModel):
+    """The new value, written as a settings file would write it; a number and true or false may stand without quotes."""
+
+    model_config = _STRICT
+
+    value: str | bool | int | float = Field(examples=["5000"])
+
+    @property
+    def text(self) -> str:
+        """The value as a settings file would write it."""
+        return str(self.value).lower() if isinstance(self.value, bool) else str(self.value)
 
 
 class Nothing(BaseModel):
@@ -86,7 +111,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
 def parse(kind: type[Body], body: bytes) -> Body:
     """The JSON object that `body` holds; raises InvalidInput naming the first field that is wrong."""
     if not body.strip():
-        if kind is Nothing:
+        if not any(field.is_required() for field in kind.model_fields.values()):
             return kind()
         fields = ", ".join(field.alias or name for name, field in kind.model_fields.items() if field.is_required())
         raise InvalidInput(f"the body is empty: send a JSON object with {fields or 'the fields listed in /docs'}")
@@ -123,6 +148,14 @@ def required(request: Request, name: str) -> bytes:
     return value
 
 
+def flag(parameters: dict[str, bytes], name: str) -> bool:
+    """Whether the parameter says true; raises InvalidInput where it says neither true nor false."""
+    value = parameters.get(name, b"false")
+    if value not in (b"true", b"false"):
+        raise InvalidInput(f"the parameter {name!r} must be true or false")
+    return value == b"true"
+
+
 def as_text(name: str, value: bytes) -> str:
     """The parameter as text; raises InvalidInput where it is not UTF-8."""
     try:
@@ -144,6 +177,6 @@ def documented_parameter(
     schema: dict[str, Any] = {"type": kind}
     if kind == "string":
         schema["minLength"] = 1
-    else:
+    elif kind == "number":
         schema |= {"minimum": TTL_MIN_S, "maximum": TTL_MAX_S}
     return {"name": name, "in": where, "required": required, "description": description, "schema": schema}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from helios.admin.service import AdminService
-from helios.admin.views import ChangeView, KeyView, MigrationView, NodeView, StatsView
+from helios.admin.views import ChangeView, KeyView, MigrationView, NodeView, PreviewView, StatsView
 from helios.api.requests import (
     AddNode,
     Body,
@@ -18,6 +20,7 @@ from helios.api.requests import (
     as_text,
     documented_body,
     documented_parameter,
+    flag,
     parse,
     query,
     read_body,
@@ -26,7 +29,14 @@ from helios.api.requests import (
 from helios.errors import Refused
 from helios.model.migration import ChangeStatus, MigrationStatus
 
-_BODY_LIMIT_BYTES = 64 * 1024
+BODY_LIMIT_BYTES = 64 * 1024
+
+
+_DRY_RUN = {
+    "parameters": [
+        documented_parameter("dry_run", "true: say what would move, and change nothing", required=False, kind="boolean")
+    ]
+}
 
 
 class ErrorDetail(BaseModel):
@@ -54,6 +64,12 @@ class Migrations(BaseModel):
     migrations: list[MigrationView]
 
 
+class Previews(BaseModel):
+    """What would move from where to where, estimated from a sample; nothing was changed."""
+
+    previews: list[PreviewView]
+
+
 class Removed(BaseModel):
     """How many ended migrations were forgotten."""
 
@@ -66,10 +82,20 @@ def errors(**statuses: str) -> dict[int | str, dict[str, Any]]:
     return {int(name[1:]): {"model": ErrorBody, "description": text} for name, text in sorted(described.items())}
 
 
-async def _body(request: Request, kind: type[Body]) -> Body:
+async def body_of(request: Request, kind: type[Body]) -> Body:
     """The request's body; such a request takes no parameters."""
     query(request)
-    return parse(kind, await read_body(request, _BODY_LIMIT_BYTES))
+    return parse(kind, await read_body(request, BODY_LIMIT_BYTES))
+
+
+async def _body_and_dry_run(request: Request, kind: type[Body]) -> tuple[Body, bool]:
+    """The request's body, and whether what it asks for is only to be foreseen."""
+    dry_run = flag(query(request, "dry_run"), "dry_run")
+    return parse(kind, await read_body(request, BODY_LIMIT_BYTES)), dry_run
+
+
+def _foreseen(previews: list[PreviewView]) -> JSONResponse:
+    return JSONResponse(Previews(previews=previews).model_dump())
 
 
 def shards_router(admin: AdminService) -> APIRouter:
@@ -94,10 +120,12 @@ def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
         responses=_accepted(s409="the node cannot be added as things are", s413="the body is too large"),
         summary="Add a node",
         description="202 while keys are still to move, 200 where there was nothing to move.",
-        openapi_extra=documented_body(AddNode),
+        openapi_extra=_DRY_RUN | documented_body(AddNode),
     )
-    async def add_node(request: Request, response: Response) -> ChangeView:
-        body = await _body(request, AddNode)
+    async def add_node(request: Request, response: Response) -> ChangeView | JSONResponse:
+        body, dry_run = await _body_and_dry_run(request, AddNode)
+        if dry_run:
+            return _foreseen(await admin.preview_add_node(body.node_id, body.address, weight=body.weight))
         change = await admin.add_node(
             body.node_id,
             body.address,
@@ -116,10 +144,12 @@ def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
         responses=_accepted(s404="no such node", s409="the node cannot go", s413="the body is too large"),
         summary="Drain a node and let it go",
         description="202 as soon as draining has been accepted; the node leaves when it is empty.",
-        openapi_extra=documented_body(RemoveNode),
+        openapi_extra=_DRY_RUN | documented_body(RemoveNode),
     )
-    async def remove_node(request: Request, response: Response) -> ChangeView:
-        body = await _body(request, RemoveNode)
+    async def remove_node(request: Request, response: Response) -> ChangeView | JSONResponse:
+        body, dry_run = await _body_and_dry_run(request, RemoveNode)
+        if dry_run:
+            return _foreseen(await admin.preview_remove_node(body.node_id))
         return _accept(await admin.remove_node(body.node_id), response)
 
     @router.get(
@@ -131,6 +161,17 @@ def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
     )
     async def node_for_key(request: Request) -> KeyView:
         return await admin.node_for_key(required(request, "key"))
+
+    @router.get(
+        "/changes/{id}",
+        response_model=ChangeView,
+        responses=errors(s404="no such request"),
+        summary="What has become of a request",
+        openapi_extra={"parameters": [documented_parameter("id", "its `change`", where="path")]},
+    )
+    async def change(request: Request) -> ChangeView:
+        query(request)
+        return await admin.change(request.path_params["id"])
 
     @router.get("/stats", response_model=StatsView, responses=errors(), summary="The cluster in numbers")
     async def stats(request: Request) -> StatsView:
@@ -144,10 +185,12 @@ def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
         response_model=ChangeView,
         responses=_accepted(s409="the cluster cannot be rebalanced now", s413="the body is too large"),
         summary="Give every node its share by weight",
-        openapi_extra=documented_body(Nothing, required=False),
+        openapi_extra=_DRY_RUN | documented_body(Nothing, required=False),
     )
-    async def rebalance(request: Request, response: Response) -> ChangeView:
-        await _body(request, Nothing)
+    async def rebalance(request: Request, response: Response) -> ChangeView | JSONResponse:
+        _, dry_run = await _body_and_dry_run(request, Nothing)
+        if dry_run:
+            return _foreseen(await admin.preview_rebalance())
         return _accept(await admin.rebalance(), response)
 
 
@@ -158,14 +201,16 @@ def _add_migration_routes(router: APIRouter, admin: AdminService) -> None:
         response_description="accepted, and under way",
         response_model=MigrationView,
         responses=errors(s404="no such node", s409="the keys cannot move now", s413="the body is too large")
-        | {200: {"model": MigrationView, "description": "ended already"}},
+        | {200: {"model": MigrationView | Previews, "description": "ended already, or what would move"}},
         summary="Move keys from one node to another",
         description="202 with the accepted migration; ask /migration?task_id=… with its id how it fares.",
-        openapi_extra=documented_body(Migrate),
+        openapi_extra=_DRY_RUN | documented_body(Migrate),
     )
-    async def migrate(request: Request, response: Response) -> MigrationView:
-        body = await _body(request, Migrate)
-        view = await admin.migrate(body.source_node, body.target_node, body.key_pattern)
+    async def migrate(request: Request, response: Response) -> MigrationView | JSONResponse:
+        body, dry_run = await _body_and_dry_run(request, Migrate)
+        if dry_run:
+            return _foreseen(await admin.preview_migrate(body.source_node, body.target_node, body.key_pattern))
+        view = await admin.migrate(body.source_node, body.target_node, body.key_pattern, verify=body.verify)
         if MigrationStatus(view.status).ended:
             response.status_code = 200
         return view
@@ -203,25 +248,47 @@ def _add_migration_routes(router: APIRouter, admin: AdminService) -> None:
         openapi_extra=documented_body(Nothing, required=False),
     )
     async def cleanup_migrations(request: Request) -> Removed:
-        await _body(request, Nothing)
+        await body_of(request, Nothing)
         return Removed(removed=await admin.cleanup_migrations())
 
+    _add_steering(
+        router, "cancel", admin.cancel_migration, "Cancel a migration and the transition that it belongs to", ""
+    )
+    _add_steering(
+        router,
+        "pause",
+        admin.pause_migration,
+        "Let the copies of a migration's transition wait",
+        "What has changed is still followed, and nothing is held up: keys stay with their source until it is resumed.",
+    )
+    _add_steering(router, "resume", admin.resume_migration, "Let a paused migration go on", "")
+
+
+def _add_steering(
+    router: APIRouter, word: str, act: Callable[[str], Awaitable[MigrationView]], summary: str, description: str
+) -> None:
+    """An endpoint that does something to one migration."""
+
     @router.post(
-        "/migrations/{id}/cancel",
+        f"/migrations/{{id}}/{word}",
+        operation_id=f"{word}_migration",
         response_model=MigrationView,
         responses=errors(s404="no such migration", s409="it has ended already", s413="the body is too large"),
-        summary="Cancel a migration and the transition that it belongs to",
+        summary=summary,
+        description=description,
         openapi_extra={"parameters": [documented_parameter("id", "the migration's id", where="path")]}
         | documented_body(Nothing, required=False),
     )
-    async def cancel_migration(request: Request) -> MigrationView:
-        await _body(request, Nothing)
-        return await admin.cancel_migration(request.path_params["id"])
+    async def steer(request: Request) -> MigrationView:
+        await body_of(request, Nothing)
+        return await act(request.path_params["id"])
 
 
 def _accepted(**statuses: str) -> dict[int | str, dict[str, Any]]:
     """The responses of an endpoint that answers 202, or 200 where nothing is left to be done."""
-    return errors(**statuses) | {200: {"model": ChangeView, "description": "carried out already"}}
+    return errors(**statuses) | {
+        200: {"model": ChangeView | Previews, "description": "carried out already, or what would move"}
+    }
 
 
 def _accept(change: ChangeView, response: Response) -> ChangeView:
