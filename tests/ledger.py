@@ -37,6 +37,7 @@ class Ledger:
     def __init__(self, ports: Sequence[int], *, seed: int, keys: int = 60, pause_s: float = 0.002) -> None:
         self.ports = list(ports)
         self.operations = 0
+        self.acknowledged = 0
         self.refused: Counter[str] = Counter()
         self.uncertain: Counter[str] = Counter()
         self._seed = seed
@@ -98,6 +99,7 @@ class Ledger:
             entry.uncertain.append(effect)
             raise
         entry.acknowledged.append(effect)
+        self.acknowledged += 1
 
     async def _set(self, connection: redis.asyncio.Redis, space: str, number: int, key: int, effect: str) -> None:
         name = f"{space}:register:{number}:{key}"

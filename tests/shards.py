@@ -17,6 +17,7 @@ from helios.model.ids import Address
 from helios.model.settings import ClusterSettings, CoordinatorSettings, ShardingSettings
 from helios.model.topology import Member, Node, NodeKind, Topology
 from helios.placement.routing import Routes
+from helios.ports.failpoints import OFF, Failpoints, Point
 from helios.ports.store import Store
 from helios.runtime.clock import SystemClock
 from helios.stores.records import AGENTS, MEMBERS, TOPOLOGY, AgentRecord, MemberRecord, put_record, read_record
@@ -36,6 +37,32 @@ async def eventually(condition: Callable[[], Awaitable[bool]], what: str, timeou
         await asyncio.sleep(0.02)
 
 
+class Gate:
+    """Failpoints in the test's own process: the first that comes by the armed point waits until the gate is open."""
+
+    def __init__(self) -> None:
+        self._point: Point | None = None
+        self.reached = asyncio.Event()
+        self._open = asyncio.Event()
+
+    def arm(self, point: Point) -> None:
+        """Stop whoever comes by this point next."""
+        self._point = point
+        self.reached.clear()
+        self._open.clear()
+
+    def open(self) -> None:
+        """Let it go on."""
+        self._open.set()
+
+    async def reach(self, point: Point) -> None:
+        """Wait here, if this is the point."""
+        if point is self._point:
+            self._point = None
+            self.reached.set()
+            await self._open.wait()
+
+
 @dataclass
 class Shards:
     """Servers by node id, and what steers them."""
@@ -46,13 +73,17 @@ class Shards:
     clock: SystemClock
     admin: Admin
     stack: AsyncExitStack
+    failpoints: Failpoints = OFF
+    fsync: str = "everysec"
     servers: dict[str, Server] = field(default_factory=dict)
     coordinators: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def server(self, node_id: str, *, supervised: bool = True) -> Node:
         """Start a server for a node and make it known, as its agent would."""
         users = ADMIN_ONLY if supervised else ()
-        server = self.stack.enter_context(start_valkey(self.folder / node_id, users=users))
+        server = self.stack.enter_context(
+            start_valkey(self.folder / node_id, config={"appendfsync": self.fsync}, users=users)
+        )
         self.servers[node_id] = server
         address = Address("127.0.0.1", server.port)
         kind = NodeKind.SUPERVISED if supervised else NodeKind.EXTERNAL
@@ -64,7 +95,9 @@ class Shards:
 
     def coordinate(self, name: str = "test", settings: ClusterSettings = FAST) -> asyncio.Task[None]:
         """Start a coordinator."""
-        coordinator = Coordinator(self.store, self.connector, self.clock, node_id=name, settings=settings)
+        coordinator = Coordinator(
+            self.store, self.connector, self.clock, node_id=name, settings=settings, failpoints=self.failpoints
+        )
         task = asyncio.create_task(coordinator.run())
         self.coordinators.append(task)
         return task
@@ -127,8 +160,13 @@ class Shards:
 
 
 @asynccontextmanager
-async def running_shards(folder: Path, nodes: int) -> AsyncIterator[Shards]:
-    """A founded cluster of supervised nodes shard-1, shard-2 … with a coordinator."""
+async def running_shards(
+    folder: Path, nodes: int, failpoints: Failpoints = OFF, fsync: str = "everysec"
+) -> AsyncIterator[Shards]:
+    """A founded cluster of supervised nodes shard-1, shard-2 … with a coordinator.
+
+    With `everysec` a move waits for the disk for a second, twice; with `always` hardly at all.
+    """
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         store = await SqliteStore.open(folder / "helios.db")
@@ -139,7 +177,7 @@ async def running_shards(folder: Path, nodes: int) -> AsyncIterator[Shards]:
             return None if record is None else (record.value.user, record.value.password)
 
         connector = ValkeyConnector(credentials)
-        shards = Shards(folder, store, connector, clock, Admin(store, connector, clock), stack)
+        shards = Shards(folder, store, connector, clock, Admin(store, connector, clock), stack, failpoints, fsync)
         shards.coordinate()
         try:
             founders = [await shards.server(f"shard-{number}") for number in range(1, nodes + 1)]

@@ -1,0 +1,127 @@
+"""Every process killed or frozen at every point of a move: no write is lost, no key is served twice, the move ends."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+from collections.abc import Iterator
+
+import pytest
+from _pytest.mark.structures import ParameterSet
+from tests.cluster import Cluster
+from tests.crashes import Load, Scene, Victim, crash_cluster
+from tests.reckoning import assert_no_users_left
+from tests.shards import eventually
+
+from helios.model.migration import MigrationStatus
+from helios.ports.failpoints import Point
+from helios.runtime.failpoints import FileFailpoints
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+
+HOW = (signal.SIGKILL, signal.SIGSTOP)
+
+
+def cells() -> list[ParameterSet]:
+    """The whole matrix. Half of it, with every point and every victim in it, belongs to every test run."""
+    found = []
+    for (row, point), (column, victim) in itertools.product(enumerate(Point), enumerate(Victim)):
+        for turn, how in enumerate(HOW):
+            often = (row + column + turn) % 2 == 0
+            name = f"{point}-{victim}-{how.name.lower()}"
+            found.append(pytest.param(point, victim, how, id=name, marks=[] if often else [pytest.mark.crashes]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, FileFailpoints]]:
+    with crash_cluster(tmp_path_factory.mktemp("crashes")) as running:
+        yield running
+
+
+@pytest.mark.parametrize(("point", "victim", "how"), cells())
+async def test_a_crash_does_no_harm(
+    lab: tuple[Cluster, FileFailpoints], point: Point, victim: Victim, how: signal.Signals
+) -> None:
+    cluster, points = lab
+    async with Scene.at(cluster, points) as scene:
+        async with Load(cluster, seed=1).running() as load:
+            migration = await scene.stopped_at(point)
+            await scene.hit(victim, how)
+            await scene.at_rest()
+            await load.served()
+        await scene.check(load)
+        ended = await scene.migration(migration)
+        assert ended.status is MigrationStatus.COMPLETED or (ended.status is MigrationStatus.FAILED and ended.error)
+
+
+# What a coordinator that wakes up too late could do wrong differs most at these points.
+OFTEN = (Point.COPYING, Point.BEFORE_SWITCH, Point.SWEEPING)
+
+
+@pytest.mark.parametrize(
+    "point", [pytest.param(point, marks=[] if point in OFTEN else [pytest.mark.crashes]) for point in Point]
+)
+async def test_a_coordinator_that_wakes_up_late_can_do_nothing(
+    lab: tuple[Cluster, FileFailpoints], point: Point
+) -> None:
+    cluster, points = lab
+    async with Scene.at(cluster, points) as scene:
+        load = Load(cluster, seed=2)
+        async with load.running():
+            await scene.stopped_at(point)
+            zombie = await scene.coordinator()
+            assert zombie is not None
+            ended_before = scene.reigns_ended(zombie.node)
+            process = await scene.process(Victim.COORDINATOR)
+            process.send(signal.SIGSTOP)
+            try:
+                scene.go_on()
+                await scene.succeeded(zombie.term)
+                await scene.at_rest()
+                # The keys go back and change: what the zombie copied is old, what it would delete is alive.
+                await scene.migrate(back=True)
+                await scene.at_rest()
+                await load.served()
+            finally:
+                process.send(signal.SIGCONT)
+
+            async def noticed() -> bool:
+                return scene.reigns_ended(zombie.node) > ended_before
+
+            await eventually(noticed, "the zombie notices that it has been replaced")
+            await load.served()
+        await scene.at_rest()
+        await scene.check(load)
+
+
+@pytest.mark.parametrize(
+    ("point", "victim"), [(Point.COPYING, Victim.TARGET), (Point.SWEEPING, Victim.SOURCE)], ids=["copying", "sweeping"]
+)
+async def test_what_a_dead_coordinator_left_in_a_frozen_server_does_no_harm(
+    lab: tuple[Cluster, FileFailpoints], point: Point, victim: Victim
+) -> None:
+    cluster, points = lab
+    async with Scene.at(cluster, points) as scene:
+        load = Load(cluster, seed=3)
+        async with load.running():
+            await scene.stopped_at(point)
+            leader, server = await scene.coordinator(), await scene.process(victim)
+            assert leader is not None
+            server.send(signal.SIGSTOP)
+            try:
+                # What it sends from now on lies in the server's buffers and runs when nobody expects it any more.
+                scene.go_on()
+                await asyncio.sleep(0.2)
+                (await scene.process(Victim.COORDINATOR)).send(signal.SIGKILL)
+                await scene.succeeded(leader.term)
+            finally:
+                server.send(signal.SIGCONT)
+            await scene.at_rest()
+            await load.served()
+        await scene.check(load)
+
+
+async def test_nobody_is_left_behind(lab: tuple[Cluster, FileFailpoints]) -> None:
+    await assert_no_users_left(lab[0])
