@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -148,15 +149,15 @@ def estimate(load: Load, current: Placement, following: Placement, by: Measure) 
     widths = [place - before for place, before in zip(positions, _shifted(positions), strict=True)]
     tally = _Tally(load, current, following, by, positions, owners)
     ring_load = tally.by_ring()
-    expected, scatter = _expected(owners, widths, tally)
-    excess = _excess(expected, scatter, tally.seen)
+    expected = _expected(owners, widths, tally)
+    excess = _excess(expected, tally)
     raw = [
         width if not e else width * ((1 - z) + z * seen / e)
         for width, e, seen, z in zip(widths, expected, tally.seen, _trust(expected, excess, owners, tally), strict=True)
     ]
-    sums: dict[str, float] = {}
+    sums: defaultdict[str, float] = defaultdict(float)
     for owner, part in zip(owners, raw, strict=True):
-        sums[owner] = sums.get(owner, 0.0) + part
+        sums[owner] += part
     loads = [
         ring_load.get(owner, 0.0) * part / sums[owner] if sums[owner] else 0.0
         for owner, part in zip(owners, raw, strict=True)
@@ -183,25 +184,26 @@ class _Tally:
         self._load, self._by = load, by
         rules = {(rule.source, rule.target) for rule in current.rules if rule.source != rule.target}
         kept = rules & {(rule.source, rule.target) for rule in following.rules}
+        returning = rules - kept
         self.seen = [0.0] * len(positions)
-        self.keys: dict[str, int] = {}
-        self._all: dict[str, float] = {}
-        self._by_ring: dict[tuple[str, str], float] = {}
-        self._by_rule: dict[tuple[str, str], float] = {}
+        self.keys: defaultdict[str, int] = defaultdict(int)
+        self._all: defaultdict[str, float] = defaultdict(float)
+        self._by_ring: defaultdict[tuple[str, str], float] = defaultdict(float)
+        self._by_rule: defaultdict[tuple[str, str], float] = defaultdict(float)
         masses = _masses(load.sample, by)
         squares = 0.0
         for key, mass in zip(load.sample, masses, strict=True):
             index = bisect_left(positions, key.position)
             index = index if index < len(positions) else 0
             owner = owners[index]
-            self._all[key.shard] = self._all.get(key.shard, 0.0) + mass
-            if owner == key.shard or (owner, key.shard) in rules - kept:
+            self._all[key.shard] += mass
+            if owner == key.shard or (owner, key.shard) in returning:
                 self.seen[index] += mass
-                self.keys[owner] = self.keys.get(owner, 0) + 1
-                self._by_ring[owner, key.shard] = self._by_ring.get((owner, key.shard), 0.0) + mass
+                self.keys[owner] += 1
+                self._by_ring[owner, key.shard] += mass
                 squares += mass * mass
             elif (owner, key.shard) in kept:
-                self._by_rule[owner, key.shard] = self._by_rule.get((owner, key.shard), 0.0) + mass
+                self._by_rule[owner, key.shard] += mass
         counted = sum(self.keys.values())
         # The mean square of one key's mass: 1 when every key weighs the same.
         self.scatter = squares / counted if counted else 1.0
@@ -247,22 +249,22 @@ def _masses(sample: Sequence[SampledKey], by: Measure) -> list[float]:
     return [mass * len(masses) / total for mass in masses] if total else [1.0] * len(sample)
 
 
-def _expected(owners: Sequence[str], widths: Sequence[int], tally: _Tally) -> tuple[list[float], list[float]]:
-    """For each arc the mass that the sample would show if keys lay evenly on their shard's arcs; and its scatter."""
-    whole: dict[str, int] = {}
-    mass: dict[str, float] = {}
+def _expected(owners: Sequence[str], widths: Sequence[int], tally: _Tally) -> list[float]:
+    """For each arc the mass that the sample would show if keys lay evenly on their shard's arcs."""
+    whole: defaultdict[str, int] = defaultdict(int)
+    mass: defaultdict[str, float] = defaultdict(float)
     for owner, width, seen in zip(owners, widths, tally.seen, strict=True):
-        whole[owner] = whole.get(owner, 0) + width
-        mass[owner] = mass.get(owner, 0.0) + seen
-    expected = [mass[owner] * width / whole[owner] for owner, width in zip(owners, widths, strict=True)]
-    return expected, [e * tally.scatter for e in expected]
+        whole[owner] += width
+        mass[owner] += seen
+    density = {owner: mass[owner] / whole[owner] for owner in whole}
+    return [density[owner] * width for owner, width in zip(owners, widths, strict=True)]
 
 
-def _excess(expected: Sequence[float], scatter: Sequence[float], seen: Sequence[float]) -> float:
+def _excess(expected: Sequence[float], tally: _Tally) -> float:
     """The square of the relative scatter between arcs that chance in sampling does not explain; 0 for hashed keys."""
-    unexplained = sum((s - e) ** 2 - v for s, e, v in zip(seen, expected, scatter, strict=True))
+    off = sum((seen - e) ** 2 for seen, e in zip(tally.seen, expected, strict=True))
     squares = sum(e * e for e in expected)
-    return max(0.0, unexplained / squares) if squares else 0.0
+    return max(0.0, (off - tally.scatter * sum(expected)) / squares) if squares else 0.0
 
 
 def _trust(expected: Sequence[float], excess: float, owners: Sequence[str], tally: _Tally) -> Iterator[float]:
