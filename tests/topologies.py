@@ -87,8 +87,11 @@ def transitions(draw: st.DrawFn) -> Topology:
     return topology
 
 
-def random_topology(random: Random) -> Topology:
-    """The same from a random source, which is much faster where a walk of hundreds of steps follows."""
+def random_topology(random: Random, *, fresh: bool = False) -> Topology:
+    """The same from a random source, which is much faster where a walk of hundreds of steps follows.
+
+    Where it need not be `fresh`, it may have been taken over in the middle from a coordinator that is gone.
+    """
     while True:
         current, following = (
             _placement(random.choice(_WEIGHTS), random.choices(_MOVES, k=random.randint(0, 2))) for _ in range(2)
@@ -97,7 +100,7 @@ def random_topology(random: Random) -> Topology:
         if keys:
             break
     phases: dict[tuple[str, str], PairPhase] = {}
-    if random.random() < 0.5:  # Taken over in the middle from a coordinator that is gone.
+    if not fresh and random.random() < 0.5:
         phases = {key: random.choice([PairPhase.COPYING, PairPhase.SWITCHED]) for key in keys}
         waiting = [key for key in keys if phases[key] is PairPhase.COPYING]
         if waiting and random.random() < 0.5:

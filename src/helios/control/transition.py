@@ -395,7 +395,7 @@ def _due_publication(course: Course) -> Mutation | None:
             return Slow(pair.source, pair.target, min(SLOW_MAX_MS, pair.slow_ms * 2 or SLOW_FIRST_MS))
     if course.caught_up and not course.paused:
         return Fence(*course.caught_up[0])
-    if not course.pairs(PairPhase.COPYING) and _sources(course) <= course.swept | course.unswept:
+    if not course.pairs(PairPhase.COPYING) and _to_sweep(course) <= course.swept | course.unswept:
         return Finish(course.unswept)
     return None
 
@@ -415,13 +415,18 @@ def _due_sweeps(course: Course) -> tuple[Course, tuple[Effect, ...]]:
     # One pass over a source serves all its pairs, so it waits for the last of them to switch. It also
     # waits where the shard is still a target, whose copies in the making are not to be counted as leftovers.
     busy = {shard for key in waiting for shard in key}
-    due = sorted(_sources(course) - busy - course.sweeping - course.swept - course.unswept)
+    due = sorted(_to_sweep(course) - busy - course.sweeping - course.swept - course.unswept)
     effects = tuple(Sweep(shard, _backoff_s(course.sweep_attempts.get(shard, 0))) for shard in due)
     return replace(course, sweeping=course.sweeping | set(due)), effects
 
 
-def _sources(course: Course) -> frozenset[str]:
-    return frozenset(pair.source for pair in course.transition.pairs)
+def _to_sweep(course: Course) -> frozenset[str]:
+    """The shards that hold keys which they do not own, or may do so."""
+    pairs = course.transition.pairs
+    sources = frozenset(pair.source for pair in pairs)
+    # A copy clears its target first, but what returns in name only is not copied: such a target may still
+    # hold what an earlier transition had failed to sweep from it.
+    return sources | {pair.target for pair in pairs} if course.transition.reversing else sources
 
 
 def _backoff_s(attempts: int) -> float:
