@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from helios.model.topology import Member
 
@@ -30,6 +30,22 @@ class Dumped:
 
     payload: bytes
     expire_at_ms: int | None
+
+
+class StepCopy(StrEnum):
+    """How a copy in steps ended."""
+
+    COPIED = "copied"
+    ABSENT = "absent"  # the source has no such key, and so the target has none
+    CHANGED = "changed"  # the key became another thing meanwhile: the target's copy is worthless until it is repeated
+
+
+# Awaited with a number of bytes before they are written.
+Pace: TypeAlias = Callable[[int], Awaitable[None]]
+
+
+async def at_once(_size: int) -> None:
+    """The pace of who may go as fast as it can."""
 
 
 class UserRole(StrEnum):
@@ -78,6 +94,25 @@ class Engine(Protocol):
         """Write the keys with their absolute TTL; False where `replace` is off and the key existed.
 
         Raises PayloadRefused if the server cannot read a payload.
+        """
+
+    async def sizes(self, keys: Sequence[bytes]) -> list[int]:
+        """For each key roughly how many bytes its value occupies, 0 where it does not exist.
+
+        From a sample of a few elements, so that it costs about as little as an `exists`.
+        """
+
+    async def copy_in_steps(
+        self, key: bytes, target: Engine, *, patch: bool, pace: Pace = at_once, step_bytes: int = 256 << 10
+    ) -> StepCopy:
+        """Make the target's value and TTL of `key` what they are here, in commands of about `step_bytes` each.
+
+        For big values: no command occupies either server for longer than a few milliseconds, unless a single
+        element is big. Without `patch` the target's value is removed first; with it, the value is compared in
+        steps and only differences are written. A value that steps cannot reproduce is copied whole.
+        Not atomic: exact only if the key does not change meanwhile, else it must be copied again, which a
+        change stream tells. The target's key must be hidden from everybody until then. `target` is an engine of
+        the same kind; errors may come from both.
         """
 
     async def delete(self, keys: Sequence[bytes]) -> int:

@@ -12,7 +12,7 @@ from helios.engines.memory.server import Listener, MemoryServer
 from helios.errors import ChangesLost, EngineError, EngineUnreachable
 from helios.model.ids import Address
 from helios.model.topology import Member
-from helios.ports.engine import ChangeStream, Dumped, EngineInfo, UserRole
+from helios.ports.engine import ChangeStream, Dumped, Engine, EngineInfo, Pace, StepCopy, UserRole, at_once
 
 _Again: TypeAlias = Callable[[], Awaitable[MemoryConnection]]
 
@@ -95,6 +95,38 @@ class MemoryEngine:
     async def restore(self, items: Sequence[tuple[bytes, Dumped]], *, replace: bool = True) -> list[bool]:
         """Write the keys with their absolute TTL."""
         return await self.connection.call(partial(self._server.restore, items, replace))
+
+    async def sizes(self, keys: Sequence[bytes]) -> list[int]:
+        """For each key the bytes of its value, 0 where it does not exist."""
+        return await self.connection.call(lambda: [len(self._server.get(key) or b"") for key in keys])
+
+    async def copy_in_steps(
+        self, key: bytes, target: Engine, *, patch: bool, pace: Pace = at_once, step_bytes: int = 256 << 10
+    ) -> StepCopy:
+        """Make the target's value and TTL of `key` what they are here, a piece at a time."""
+        if not isinstance(target, MemoryEngine):
+            raise EngineError(f"{key!r} cannot be copied to an engine of another kind")
+        there = await target.connection.call(partial(target._server.begin_pieces, key, patch))
+        offset = 0
+        while piece := await self.connection.call(partial(self._server.piece, key, offset, step_bytes)):
+            await pace(len(piece))
+            same = False
+            if offset < there:
+                same = piece == await target.connection.call(partial(target._server.piece, key, offset, len(piece)))
+            if not same:
+                await target.connection.call(partial(target._server.put_piece, key, offset, piece))
+            offset += len(piece)
+            if len(piece) < step_bytes:
+                break
+        ((dumped,), (length,)) = await asyncio.gather(self.dump([key]), self.sizes([key]))
+        if dumped is None:
+            await target.delete([key])
+            return StepCopy.ABSENT
+        if length != offset:
+            await target.delete([key])
+            return StepCopy.CHANGED
+        await target.connection.call(partial(target._server.end_pieces, key, offset, dumped.expire_at_ms))
+        return StepCopy.COPIED
 
     async def delete(self, keys: Sequence[bytes]) -> int:
         """Remove the keys; the number that existed."""

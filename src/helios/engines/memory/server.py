@@ -153,6 +153,28 @@ class MemoryServer:
             raise refused
         return written
 
+    def piece(self, key: bytes, start: int, size: int) -> bytes | None:
+        """A part of a value, None where there is no such key."""
+        entry = self._live(key)
+        return None if entry is None else entry.value[start : start + size]
+
+    def begin_pieces(self, key: bytes, patch: bool) -> int:
+        """Have what is there of a key stay, without an end, or go; its length then."""
+        entry = self._live(key) if patch else None
+        self._write(key, None if entry is None else _Entry(entry.value, None))
+        return 0 if entry is None else len(entry.value)
+
+    def put_piece(self, key: bytes, start: int, piece: bytes) -> None:
+        """Write a part of a value, which is made where there is none."""
+        entry = self._live(key)
+        value = b"" if entry is None else entry.value
+        self._write(key, _Entry(value[:start] + piece + value[start + len(piece) :], None))
+
+    def end_pieces(self, key: bytes, length: int, expire_at_ms: int | None) -> None:
+        """Give a value its length and its end."""
+        entry = self._live(key)
+        self.set(key, (b"" if entry is None else entry.value)[:length], expire_at_ms)
+
     def sync(self) -> bool:
         """Bring everything to disk; False where that cannot be promised."""
         if self.aof_fsync == "no":

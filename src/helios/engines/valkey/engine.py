@@ -8,8 +8,9 @@ from helios.engines.valkey.changes import TrackingStream
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
 from helios.engines.valkey.durability import fsync_policy, persist
 from helios.engines.valkey.rights import setuser
+from helios.engines.valkey.stepwise import ChangedMeanwhile, NotInSteps, Way, copy_value
 from helios.errors import EngineDenied, EngineError, EngineUnreachable, PayloadRefused
-from helios.ports.engine import ChangeStream, Dumped, EngineInfo, UserRole
+from helios.ports.engine import ChangeStream, Dumped, Engine, EngineInfo, Pace, StepCopy, UserRole, at_once
 
 _UNLINK_KEYS = 500  # keys in one UNLINK, so that no single command holds the server up
 _NO_EXPIRY, _NO_KEY = -1, -2  # answers of PEXPIRETIME
@@ -109,6 +110,39 @@ class ValkeyEngine:
             self._value(reply, "RESTORE", key)
             written.append(True)
         return written
+
+    async def sizes(self, keys: Sequence[bytes]) -> list[int]:
+        """For each key about how many bytes its value occupies, by five of its elements; 0 where it does not exist."""
+        replies = await self._execute_many([("MEMORY", "USAGE", key) for key in keys])
+        return [int(self._value(reply, "MEMORY USAGE", key) or 0) for key, reply in zip(keys, replies, strict=True)]
+
+    async def copy_in_steps(
+        self, key: bytes, target: Engine, *, patch: bool, pace: Pace = at_once, step_bytes: int = 256 << 10
+    ) -> StepCopy:
+        """Make the target's value and TTL of `key` what they are here, in commands of about `step_bytes` each.
+
+        Copied whole, at the cost that DUMP and RESTORE have: values of types that servers learned from modules,
+        and streams in which an entry is pending that was deleted. A single element is never divided.
+        """
+        if not isinstance(target, ValkeyEngine):
+            raise EngineError(f"{key[:100]!r} cannot be copied to an engine of another kind")
+        way = Way(key, self._connection, target._connection, self._timeout_s, step_bytes, pace)
+        try:
+            return StepCopy.COPIED if await copy_value(way, patch=patch) else StepCopy.ABSENT
+        except ChangedMeanwhile:
+            await target.delete([key])
+            return StepCopy.CHANGED
+        except NotInSteps:
+            return await self._copy_whole(key, target, pace)
+
+    async def _copy_whole(self, key: bytes, target: Engine, pace: Pace) -> StepCopy:
+        (dumped,) = await self.dump([key])
+        if dumped is None:
+            await target.delete([key])
+            return StepCopy.ABSENT
+        await pace(len(dumped.payload))
+        await target.restore([(key, dumped)])
+        return StepCopy.COPIED
 
     async def delete(self, keys: Sequence[bytes]) -> int:
         """Remove the keys without blocking the server (UNLINK); the number that existed."""

@@ -1,0 +1,205 @@
+"""Hashes, sets and sorted sets: values whose parts have names."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
+from helios.engines.valkey.stepwise.way import MAX_ELEMENTS, ChangedMeanwhile, Way, ahead
+from helios.errors import PayloadRefused
+
+_NEVER = -1  # when a field ends that has no end of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some members: their names, what belongs to each, and for the fields of hashes when they end (Unix ms)."""
+
+    names: list[bytes]
+    values: list[Any]
+    ends: list[int] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes on the way, roughly."""
+        return sum(map(len, self.names)) + sum(len(value) if isinstance(value, bytes) else 8 for value in self.values)
+
+    def unlike(self, others: Rows) -> Rows:
+        """These without those that `others`, of the same names in the same order, has just so."""
+        if self.values == others.values and self.ends == others.ends:
+            return Rows([], [])
+        mine, theirs = self.ends or [_NEVER] * len(self.names), others.ends or [_NEVER] * len(self.names)
+        wanted = [i for i, value in enumerate(self.values) if value != others.values[i] or mine[i] != theirs[i]]
+        ends = None if self.ends is None else [self.ends[i] for i in wanted]
+        return Rows([self.names[i] for i in wanted], [self.values[i] for i in wanted], ends)
+
+
+class Members(Protocol):
+    """The commands of one type."""
+
+    length: str
+    remove: str
+    scan: str
+    width: int  # items that a scan gives for each member
+
+    def steps(self, way: Way, count: int) -> AsyncGenerator[Rows, None]:
+        """Every member of the source's value; one that stays is given at least once."""
+
+    async def held(self, way: Way, connection: Connection, names: Sequence[bytes]) -> Rows:
+        """What a server has under these names; None as the value where it has nothing."""
+
+    def writes(self, key: bytes, rows: Rows) -> list[Command]:
+        """The commands that write these members."""
+
+
+class Set:
+    """A set: names only."""
+
+    length, remove, scan, width = "SCARD", "SREM", "SSCAN", 1
+
+    async def steps(self, way: Way, count: int) -> AsyncGenerator[Rows, None]:
+        cursor = b"0"
+        while True:
+            cursor, names = await way.read("SSCAN", way.key, cursor, "COUNT", count)
+            if names:
+                yield Rows(names, [1] * len(names))
+            if cursor == b"0":
+                return
+
+    async def held(self, way: Way, connection: Connection, names: Sequence[bytes]) -> Rows:
+        (values,) = await way.ask(connection, [("SMISMEMBER", way.key, *names)])
+        return Rows(list(names), [value or None for value in values])
+
+    def writes(self, key: bytes, rows: Rows) -> list[Command]:
+        return [("SADD", key, *rows.names)]
+
+
+class SortedSet:
+    """A sorted set, read by rank: the target's skip list grows fastest in order.
+
+    Scores travel as the shortest decimals that mean the same double. (Servers do not show a zero's sign.)
+    """
+
+    length, remove, scan, width = "ZCARD", "ZREM", "ZSCAN", 2
+
+    async def steps(self, way: Way, count: int) -> AsyncGenerator[Rows, None]:
+        rank = 0
+        while True:
+            pairs = await way.read("ZRANGE", way.key, rank, rank + count - 1, "WITHSCORES")
+            if pairs:
+                yield Rows([name for name, _ in pairs], [score for _, score in pairs])
+            if len(pairs) < count:
+                return
+            rank += count
+
+    async def held(self, way: Way, connection: Connection, names: Sequence[bytes]) -> Rows:
+        (values,) = await way.ask(connection, [("ZMSCORE", way.key, *names)])
+        return Rows(list(names), values)
+
+    def writes(self, key: bytes, rows: Rows) -> list[Command]:
+        arguments: list[bytes | str] = [b""] * (2 * len(rows.names))
+        arguments[::2] = [repr(float(score)) for score in rows.values]
+        arguments[1::2] = rows.names
+        return [("ZADD", key, *arguments)]
+
+
+class Hash:
+    """A hash, with the ends of its fields where the servers know such a thing (Valkey 9, Redis 7.4)."""
+
+    length, remove, scan, width = "HLEN", "HDEL", "HSCAN", 2
+
+    def __init__(self) -> None:
+        self._without_ends: set[Connection] = set()
+
+    async def steps(self, way: Way, count: int) -> AsyncGenerator[Rows, None]:
+        cursor = b"0"
+        while True:
+            cursor, flat = await way.read("HSCAN", way.key, cursor, "COUNT", count)
+            names = flat[::2]
+            if names:
+                yield Rows(names, flat[1::2], await self._ends(way, way.source, names))
+            if cursor == b"0":
+                return
+
+    async def held(self, way: Way, connection: Connection, names: Sequence[bytes]) -> Rows:
+        (values,) = await way.ask(connection, [("HMGET", way.key, *names)])
+        return Rows(list(names), values, await self._ends(way, connection, names))
+
+    def writes(self, key: bytes, rows: Rows) -> list[Command]:
+        arguments: list[bytes] = [b""] * (2 * len(rows.names))
+        arguments[::2] = rows.names
+        arguments[1::2] = rows.values
+        commands: list[Command] = [("HSET", key, *arguments)]  # which takes the ends away
+        by_end: dict[int, list[bytes]] = {}
+        for name, end in zip(rows.names, rows.ends or (), strict=False):
+            if end != _NEVER:
+                by_end.setdefault(end, []).append(name)
+        commands += (("HPEXPIREAT", key, end, "FIELDS", len(names), *names) for end, names in by_end.items())
+        return commands
+
+    async def _ends(self, way: Way, connection: Connection, names: Sequence[bytes]) -> list[int] | None:
+        if connection in self._without_ends:
+            return None
+        command: Command = ("HPEXPIRETIME", way.key, "FIELDS", len(names), *names)
+        (reply,) = await connection.execute_many([command], timeout_s=way.timeout_s)
+        if isinstance(reply, ErrorReply):
+            if "unknown command" not in str(reply):
+                raise ChangedMeanwhile(str(reply))
+            self._without_ends.add(connection)
+            return None
+        if len(reply) != len(names):
+            raise ChangedMeanwhile("the hash has gone")
+        return [max(_NEVER, end) for end in reply]
+
+
+async def copy_members(way: Way, kind: Members, *, patch: bool) -> None:
+    """Every member of the source; with `patch`, nothing is written that is there, and then what is too much goes."""
+    length = int(await way.read(kind.length, way.key))
+    count = await way.elements_in_step(length)
+    seen = 0
+    ending = False
+    async with aclosing(ahead(kind.steps(way, count))) as steps:
+        async for rows in steps:
+            seen += len(rows.names)
+            ending = ending or (rows.ends is not None and max(rows.ends) != _NEVER)
+            await way.pace(rows.size)
+            due = rows.unlike(await kind.held(way, way.target, rows.names)) if patch else rows
+            if due.names:
+                await _write(way, kind, due)
+    if patch:
+        # Fields that have ended count in HLEN until the server removes them: then lengths prove nothing.
+        counts = int(await way.read(kind.length, way.key)), int(await way.write(kind.length, way.key))
+        if counts[0] != counts[1] or seen != counts[0] or ending:
+            await _remove_surplus(way, kind, count)
+
+
+async def _write(way: Way, kind: Members, rows: Rows) -> None:
+    commands = kind.writes(way.key, rows)
+    replies = await way.target.execute_many(commands, timeout_s=way.timeout_s)
+    for command, reply in zip(commands, replies, strict=True):
+        if isinstance(reply, ErrorReply):
+            if "unknown command" in str(reply):
+                raise PayloadRefused(
+                    f"{way.target.endpoint} cannot take {way.key[:100]!r}, whose fields end by themselves ({reply}): "
+                    "move keys only to servers of the same or a newer version"
+                )
+            raise way.target.failure(reply, f"{command[0]!s} of {way.key[:100]!r}")
+
+
+async def _remove_surplus(way: Way, kind: Members, count: int) -> None:
+    """Walk through the target's members and remove those that the source does not have."""
+    surplus: list[bytes] = []
+    cursor: Reply = b"0"
+    while True:
+        cursor, flat = await way.write(kind.scan, way.key, cursor, "COUNT", count)
+        names = flat[:: kind.width]
+        if names:
+            held = await kind.held(way, way.source, names)
+            surplus += (name for name, value in zip(names, held.values, strict=True) if value is None)
+        if cursor == b"0":
+            break
+    for start in range(0, len(surplus), MAX_ELEMENTS):
+        await way.write(kind.remove, way.key, *surplus[start : start + MAX_ELEMENTS])
