@@ -56,6 +56,7 @@ class _Target:
     last_round: int = 0
     gainless: int = 0
     announced: bool = False
+    drained: bool = False  # it may own its keys from now on, also if nobody here learns of the switch
 
 
 class SourceMover:
@@ -174,11 +175,13 @@ class SourceMover:
                 continue
             if request is not None and request.kind == "resume":
                 self._targets[request.target].announced = False
+                self._targets[request.target].drained = False
             self._note(await stream.barrier())
             if request is not None and request.kind == "drain":
                 await self._drain(source, stream, request.target)
             for target, state in self._targets.items():
-                await self._catch_up(source, target, state)
+                if not state.drained:
+                    await self._catch_up(source, target, state)
 
     async def _catch_up(self, source: Engine, target: str, state: _Target) -> None:
         changed, state.changed = state.changed, set()
@@ -208,6 +211,7 @@ class SourceMover:
         await self._copy(source, state, sorted(changed))
         if state.every_write_synced:
             await state.engine.persist(_FENCED_PERSIST_TIMEOUT_S)
+        state.drained = True
         self._report(Drained(self.source, target))
 
     def _note(self, changed: set[bytes]) -> None:
