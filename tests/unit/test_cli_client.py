@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.fake_gateway import CHANGE, MIGRATION, NODE
+from tests.fake_gateway import CHANGE, FOUND, MIGRATION, NODE, PREVIEW, RULE, SETTING
 from tests.fake_resp import FakeServer, resp3, serving
 
 from helios.admin.views import KeyView, StatsView
@@ -26,7 +26,8 @@ STATS = StatsView(2, 1, 3, True, 1, 150, 1, 0, 9, None, True, 1000, 0, (NODE,))
 KEY = KeyView("user:alice", "shard-1", "localhost:6379", "rule", "user:*")
 VERBS = [
     "set get del expire ttl addnode removenode listnodes nodeforkey migrate migrationstatus clusterstats rebalance",
-    "activemigrations allmigrations cancelmigration cleanupmigrations load dump",
+    "activemigrations allmigrations cancelmigration pausemigration resumemigration cleanupmigrations load dump",
+    "listrules check config",
 ]
 
 
@@ -52,6 +53,13 @@ class Cluster:
             b"ACTIVEMIGRATIONS": [asdict(MIGRATION)],
             b"ALLMIGRATIONS": [asdict(MIGRATION)],
             b"CLEANUPMIGRATIONS": 7,
+            b"PAUSEMIGRATION": asdict(MIGRATION),
+            b"RESUMEMIGRATION": asdict(MIGRATION),
+            b"LISTRULES": [asdict(RULE)],
+            b"CHECK": {"clean": True, "findings": [], "repaired": ""},
+            b"SETTINGS": [asdict(SETTING)],
+            b"SETTING": asdict(SETTING),
+            b"PREVIEW": [asdict(PREVIEW)],
         }
         self.error: bytes | None = None
         self.server: FakeServer
@@ -103,6 +111,23 @@ def cluster() -> Iterator[Cluster]:
         (["allmigrations"], [b"ALLMIGRATIONS"]),
         (["cancelmigration", "m"], [b"CANCELMIGRATION", b"m"]),
         (["cleanupmigrations"], [b"CLEANUPMIGRATIONS"]),
+        (["pausemigration", "m"], [b"PAUSEMIGRATION", b"m"]),
+        (["resumemigration", "m"], [b"RESUMEMIGRATION", b"m"]),
+        (["listrules"], [b"LISTRULES"]),
+        (["check"], [b"CHECK"]),
+        (["check", "--repair"], [b"CHECK", b"REPAIR"]),
+        (["config", "show"], [b"SETTINGS"]),
+        (["config", "show", "a.b"], [b"SETTING", b"a.b"]),
+        (["config", "set", "a.b", "-1"], [b"SETTING", b"a.b", b"-1"]),
+        (["migrate", "a", "b", "--verify"], [b"MIGRATE", b"a", b"b", b"*", b"VERIFY"]),
+        (["migrate", "a", "b", "p", "--verify"], [b"MIGRATE", b"a", b"b", b"p", b"VERIFY"]),
+        (["migrate", "a", "b", "p", "--dry-run"], [b"PREVIEW", b"MIGRATE", b"a", b"b", b"p"]),
+        (["rebalance", "--dry-run"], [b"PREVIEW", b"REBALANCE"]),
+        (["removenode", "n", "--dry-run"], [b"PREVIEW", b"REMOVENODE", b"n"]),
+        (
+            ["addnode", "n", "h:1", "--weight", "2", "--zone", "z", "--dry-run"],
+            [b"PREVIEW", b"ADDNODE", b"n", b"h:1", b"WEIGHT", b"2.0"],
+        ),
     ],
 )
 def test_every_verb_sends_its_command_and_serves_people_and_programs(
@@ -128,6 +153,21 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
 
 def test_the_verbs_are_these() -> None:
     assert set(entry.cli.commands) == set(" ".join(VERBS).split())
+
+
+def test_a_check_with_findings_is_exit_status_1(cluster: Cluster) -> None:
+    cluster.replies[b"CHECK"] = asdict(FOUND) | {"repaired": "2 stale copies deleted"}
+    result = cluster.run("check", "--repair")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        "repaired: 2 stale copies deleted",
+        "FINDING  NODE     COUNT  DETAIL",
+        "double   shard-2      2  keys that their owners have too: 'a', 'b'",
+    ]
+    assert result.stderr == ""
+    for_programs = cluster.run("check", "--json")
+    assert for_programs.exit_code == 1
+    assert json.loads(for_programs.stdout)["findings"][0]["kind"] == "double"
 
 
 def test_json_has_every_field_of_the_views(cluster: Cluster) -> None:
@@ -191,6 +231,11 @@ def test_a_refusal_is_shown_in_the_servers_words(cluster: Cluster) -> None:
         ["expire", "k", "0"],
         ["addnode", "n", "h:1", "--import", "--flush"],
         ["addnode", "n", "h:1", "--colour", "red"],
+        ["addnode", "n", "h:1", "--dry-run", "--import"],
+        ["rebalance", "--dry-run", "--wait"],
+        ["config"],
+        ["config", "set", "a"],
+        ["check", "--mend"],
         ["addnode", "n", "h:1", "--weight", "heavy"],
         ["load", "a.csv"],
         ["dump", "-"],

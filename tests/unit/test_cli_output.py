@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import pytest
-from tests.fake_gateway import CHANGE, MIGRATION, NODE
+from tests.fake_gateway import CHANGE, MIGRATION, NODE, PREVIEW, RULE, SETTING
 
 from helios.cli import cluster_output, output
 
@@ -72,6 +72,13 @@ def test_one_migration() -> None:
     assert "in_progress (copying)" in text
     assert "5 of 10 (50 %)" in text
     assert "error" not in text
+    assert "slowed      -" in text
+    steered = replace(MIGRATION, paused=True, slowed_ms=16, remaining_s=12.4, verified=1200)
+    text = cluster_output.migration(asdict(steered), NOW)
+    assert "in_progress (copying, paused)" in text
+    assert "time left   about 12 s" in text
+    assert "slowed      writes to its keys, by up to 16 ms" in text
+    assert "verified    1,200 copies compared, all equal" in text
     ended = replace(MIGRATION, status="failed", phase="", end_time=1_700_000_003.0, pause_ms=1.25, error="no\nroom")
     text = cluster_output.migration(asdict(ended), NOW)
     assert "1.2 ms" in text
@@ -96,3 +103,38 @@ def test_what_came_of_a_change() -> None:
     ]
     done = replace(CHANGE, status="done", message="shard-4 is in", migrations=())
     assert cluster_output.change(asdict(done)) == "shard-4 is in"
+
+
+def test_what_would_move() -> None:
+    assert cluster_output.preview([]) == "nothing would move"
+    none = replace(PREVIEW, target_node="shard-3", keys=0, bytes=0)
+    assert cluster_output.preview([asdict(none)]) == "nothing would move"
+    other = replace(PREVIEW, target_node="shard-4", keys=34, bytes=10_000_000)
+    assert cluster_output.preview([asdict(PREVIEW), asdict(none), asdict(other)]).splitlines() == [
+        "FROM     TO        KEYS    BYTES",
+        "shard-1  shard-2  1,200  87.9 KB",
+        "shard-1  shard-4     34   9.5 MB",
+        "all               1,234   9.6 MB",
+        "estimated from up to 500 keys of each source; nothing was changed",
+    ]
+
+
+def test_rules_and_settings() -> None:
+    assert cluster_output.rules([]).startswith("no rules")
+    assert cluster_output.rules([asdict(RULE)]).splitlines()[1] == "shard-1  shard-4  user:* and *:1"
+    assert cluster_output.settings([asdict(SETTING)]).splitlines()[1].split() == [
+        "sharding.migration_rate",
+        "1000",
+        "Keys",
+        "a",
+        "second",
+    ]
+    assert "allowed      a whole number" in cluster_output.setting(asdict(SETTING))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KB"), (5 << 20, "5.0 MB"), (3 << 30, "3.0 GB"), (2 << 40, "2.0 TB")],
+)
+def test_sizes(number: int, text: str) -> None:
+    assert output.size(number) == text

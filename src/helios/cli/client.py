@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from helios.cli import cluster_verbs, key_verbs, transfer_verbs
+from helios.cli import cluster_verbs, key_verbs, transfer_verbs, upkeep_verbs
 from helios.cli.session import Session
 from helios.errors import HeliosError
 
@@ -80,7 +80,7 @@ def cli(ctx: click.Context, host: str, port: int, as_json: bool) -> None:
     ctx.obj = Session(host=host, port=port, as_json=as_json)
 
 
-for verb in (*key_verbs.VERBS, *cluster_verbs.VERBS, *transfer_verbs.VERBS):
+for verb in (*key_verbs.VERBS, *cluster_verbs.VERBS, *upkeep_verbs.VERBS, *transfer_verbs.VERBS):
     cli.add_command(verb)
 
 

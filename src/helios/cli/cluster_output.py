@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helios.cli.output import ago, clock, count, duration, facts, share, table
+from helios.cli.output import ago, clock, count, duration, facts, share, size, table
 
 Fields = Mapping[str, Any]
 
@@ -60,6 +60,12 @@ def change(view: Fields) -> str:
     return "\n".join(lines)
 
 
+def ended(view: Fields, migrations_of_it: Sequence[Fields], now: float) -> str:
+    """What has become of a request that was waited for."""
+    said = _text(view, "message") if view["status"] == "done" else _text(view, "status")
+    return f"{said}\n{migrations(migrations_of_it, now)}" if migrations_of_it else said
+
+
 def migration(view: Fields, now: float) -> str:
     """Everything about one migration."""
     rows = [
@@ -73,8 +79,12 @@ def migration(view: Fields, now: float) -> str:
         ("started", clock(view.get("start_time"))),
         ("ended", clock(view.get("end_time"))),
         ("took", _took(view, now)),
+        ("time left", _left(view)),
         ("pause", _pause(view)),
+        ("slowed", f"writes to its keys, by up to {view['slowed_ms']} ms" if view.get("slowed_ms") else "-"),
     ]
+    if view.get("verified"):
+        rows.append(("verified", f"{count(view['verified'])} copies compared, all equal"))
     if view.get("error"):
         rows.append(("error", str(view["error"])))
     return facts(rows)
@@ -93,6 +103,52 @@ def migrations(views: Sequence[Fields], now: float) -> str:
         row += [_status(view), _progress(view), clock(view.get("start_time")), _took(view, now), _pause(view)]
         rows.append(row + [str(view.get("error") or "")] * errors)
     return table(headings, rows)
+
+
+def rules(views: Sequence[Fields]) -> str:
+    """One line a rule, in the order in which they are tried."""
+    if not views:
+        return "no rules: the ring alone decides where keys live"
+    rows = [[_text(view, "source"), _text(view, "target"), " and ".join(view["patterns"])] for view in views]
+    return table(["KEYS OF", "LIVE ON", "IF THEY MATCH"], rows)
+
+
+def check(view: Fields) -> str:
+    """What a check has found, and what a repair has done."""
+    rows = [
+        [_text(one, "kind"), _text(one, "node"), count(one["count"]), _text(one, "detail")] for one in view["findings"]
+    ]
+    lines = [f"repaired: {view['repaired']}"] if view.get("repaired") else []
+    lines.append(table(["FINDING", "NODE", ">COUNT", "DETAIL"], rows) if rows else "clean: all is as it should be")
+    return "\n".join(lines)
+
+
+def preview(views: Sequence[Fields]) -> str:
+    """What would move, a line a pair of nodes."""
+    moving = [view for view in views if view["keys"]]
+    if not moving:
+        return "nothing would move"
+    rows = [[view["source_node"], view["target_node"], count(view["keys"]), size(view["bytes"])] for view in moving]
+    if len(rows) > 1:
+        keys, volume = (sum(view[name] for view in moving) for name in ("keys", "bytes"))
+        rows.append(["all", "", count(keys), size(volume)])
+    sampled = count(max(view["sampled"] for view in moving))
+    return (
+        f"{table(['FROM', 'TO', '>KEYS', '>BYTES'], rows)}\n"
+        f"estimated from up to {sampled} keys of each source; nothing was changed"
+    )
+
+
+def settings(views: Sequence[Fields]) -> str:
+    """One line a shared setting, with what it means."""
+    return table(
+        ["SETTING", ">VALUE", "MEANING"], [[_text(v, "name"), v["value"], _text(v, "description")] for v in views]
+    )
+
+
+def setting(view: Fields) -> str:
+    """One shared setting with what it may be."""
+    return facts([(name, _text(view, name)) for name in ("name", "value", "allowed", "description")])
 
 
 def stats(view: Fields, now: float) -> str:
@@ -120,14 +176,20 @@ def _text(view: Fields, name: str) -> str:
 
 
 def _status(view: Fields) -> str:
-    phase = view.get("phase")
-    return f"{_text(view, 'status')} ({phase})" if phase else _text(view, "status")
+    notes = [str(view["phase"])] if view.get("phase") else []
+    notes += ["paused"] if view.get("paused") and view.get("status") == "in_progress" else []
+    return f"{_text(view, 'status')} ({', '.join(notes)})" if notes else _text(view, "status")
 
 
 def _progress(view: Fields) -> str:
     moved, total = view.get("keys_moved", 0), view.get("total_keys", 0)
     percent = f" ({moved * 100 // total} %)" if total and view.get("status") == "in_progress" else ""
     return f"{count(moved)} of {count(total)}{percent}"
+
+
+def _left(view: Fields) -> str:
+    remaining_s = view.get("remaining_s")
+    return "-" if remaining_s is None else f"about {duration(remaining_s)}"
 
 
 def _took(view: Fields, now: float) -> str:

@@ -10,7 +10,12 @@ from typing import Any
 import click
 
 from helios.cli import output
+from helios.cli.resp_client import REPLY_TIMEOUT_S
 from helios.cli.session import Session, described, pass_session
+
+_ENDED = ("done", "refused", "failed", "cancelled", "completed")
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would move from where to where.")
+_WAIT = click.option("--wait", is_flag=True, help="Wait for the keys to arrive, and show how far they are.")
 
 
 @click.command("addnode", **described("helios-cli addnode shard-4 localhost:6382"))
@@ -22,31 +27,49 @@ from helios.cli.session import Session, described, pass_session
 )
 @click.option("--import", "import_keys", is_flag=True, help="Take a plain server's keys in: each moves to its owner.")
 @click.option("--flush", is_flag=True, help="Discard the keys that a plain server holds.")
+@_DRY_RUN
+@_WAIT
 @pass_session
 def add_node(
-    session: Session, node_id: str, address: str, weight: float, zone: str, import_keys: bool, flush: bool
+    session: Session,
+    node_id: str,
+    address: str,
+    weight: float,
+    zone: str,
+    import_keys: bool,
+    flush: bool,
+    dry_run: bool,
+    wait: bool,
 ) -> None:
     """Take a node in.
 
-    One of Helios, or a plain Valkey or Redis server; ADDRESS is where it listens, host:port.
+    One of Helios, or a plain Valkey or Redis server; ADDRESS is where it listens, host:port. With auto_rebalance
+    it gets its share of the keys at once, which is what --dry-run foresees; else `rebalance` gives it that.
     """
     if import_keys and flush:
         raise click.UsageError("--import and --flush exclude each other: keys are either taken in or discarded")
+    if dry_run and (import_keys or flush):
+        raise click.UsageError("--dry-run foresees what the ring moves, not what --import or --flush would do")
     argv = ["ADDNODE", node_id, address]
     if weight != 1.0:
         argv += ["WEIGHT", repr(weight)]
+    if dry_run:
+        _preview(session, wait, *argv)
+        return
     if zone:
         argv += ["ZONE", zone]
     argv += ["IMPORT"] * import_keys + ["FLUSH"] * flush
-    _change(session, *argv)
+    _change(session, wait, *argv)
 
 
-@click.command("removenode", **described("helios-cli removenode shard-4"))
+@click.command("removenode", **described("helios-cli removenode shard-4 --wait"))
 @click.argument("node_id", metavar="ID")
+@_DRY_RUN
+@_WAIT
 @pass_session
-def remove_node(session: Session, node_id: str) -> None:
+def remove_node(session: Session, node_id: str, dry_run: bool, wait: bool) -> None:
     """Move a node's keys away, then let it go."""
-    _change(session, "REMOVENODE", node_id)
+    _preview_or_change(session, dry_run, wait, "REMOVENODE", node_id)
 
 
 @click.command("listnodes", **described("helios-cli listnodes"))
@@ -58,8 +81,8 @@ def list_nodes(session: Session) -> None:
     """
     from helios.cli import cluster_output
 
-    views = _ask(session, "LISTNODES")
-    _show(session, views, lambda: cluster_output.nodes(views, time.time()))
+    views = ask(session, "LISTNODES")
+    show(session, views, lambda: cluster_output.nodes(views, time.time()))
 
 
 @click.command("nodeforkey", **described("helios-cli nodeforkey user:alice", takes_anything=True))
@@ -69,8 +92,8 @@ def node_for_key(session: Session, key: str) -> None:
     """Which node a key lives on, and why."""
     from helios.cli import cluster_output
 
-    view = _ask(session, "NODEFORKEY", key)
-    _show(session, view, lambda: cluster_output.key(view))
+    view = ask(session, "NODEFORKEY", key)
+    show(session, view, lambda: cluster_output.key(view))
 
 
 @click.command("clusterstats", **described("helios-cli clusterstats"))
@@ -79,28 +102,45 @@ def cluster_stats(session: Session) -> None:
     """The cluster in numbers."""
     from helios.cli import cluster_output
 
-    view = _ask(session, "CLUSTERSTATS")
-    _show(session, view, lambda: cluster_output.stats(view, time.time()))
+    view = ask(session, "CLUSTERSTATS")
+    show(session, view, lambda: cluster_output.stats(view, time.time()))
 
 
-@click.command("rebalance", **described("helios-cli rebalance"))
+@click.command("rebalance", **described("helios-cli rebalance --dry-run"))
+@_DRY_RUN
+@_WAIT
 @pass_session
-def rebalance(session: Session) -> None:
+def rebalance(session: Session, dry_run: bool, wait: bool) -> None:
     """Give every node its share by its weight."""
-    _change(session, "REBALANCE")
+    _preview_or_change(session, dry_run, wait, "REBALANCE")
 
 
-@click.command("migrate", **described("helios-cli migrate shard-1 shard-4 'user:*'"))
+@click.command("migrate", **described("helios-cli migrate shard-1 shard-4 'user:*' --wait"))
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @click.argument("pattern", required=False)
+@click.option("--verify", is_flag=True, help="Compare each copy with its source before the node is switched to.")
+@_DRY_RUN
+@_WAIT
 @pass_session
-def migrate(session: Session, source: str, target: str, pattern: str | None) -> None:
+def migrate(
+    session: Session, source: str, target: str, pattern: str | None, verify: bool, dry_run: bool, wait: bool
+) -> None:
     """Move keys from one node to another.
 
     Those that match PATTERN, a glob, or all.
     """
-    _migration(session, "MIGRATE", source, target, *([] if pattern is None else [pattern]))
+    argv = ["MIGRATE", source, target, *([] if pattern is None else [pattern])]
+    if dry_run:
+        _preview(session, wait, *argv)
+        return
+    if verify:
+        argv += ["*"] * (pattern is None) + ["VERIFY"]
+    view = ask(session, *argv)
+    if wait and view["status"] not in _ENDED:
+        _wait_for(session, view["change"], view["id"])
+    else:
+        _show_migration(session, view)
 
 
 @click.command("migrationstatus", **described("helios-cli migrationstatus ID"))
@@ -136,13 +176,32 @@ def cancel_migration(session: Session, migration_id: str) -> None:
     _migration(session, "CANCELMIGRATION", migration_id)
 
 
+@click.command("pausemigration", **described("helios-cli pausemigration ID"))
+@click.argument("migration_id", metavar="ID")
+@pass_session
+def pause_migration(session: Session, migration_id: str) -> None:
+    """Let a migration wait.
+
+    With it wait all that belong to the same change. Keys stay where they are, and clients notice nothing.
+    """
+    _migration(session, "PAUSEMIGRATION", migration_id)
+
+
+@click.command("resumemigration", **described("helios-cli resumemigration ID"))
+@click.argument("migration_id", metavar="ID")
+@pass_session
+def resume_migration(session: Session, migration_id: str) -> None:
+    """Let a paused migration go on."""
+    _migration(session, "RESUMEMIGRATION", migration_id)
+
+
 @click.command("cleanupmigrations", **described("helios-cli cleanupmigrations"))
 @pass_session
 def cleanup_migrations(session: Session) -> None:
     """Forget migrations that have ended."""
-    reply = _ask(session, "CLEANUPMIGRATIONS")
+    reply = ask(session, "CLEANUPMIGRATIONS")
     number = reply["removed"] if isinstance(reply, dict) else reply
-    _show(session, {"removed": number}, lambda: f"{number} forgotten")
+    show(session, {"removed": number}, lambda: f"{number} forgotten")
 
 
 VERBS = (
@@ -157,38 +216,76 @@ VERBS = (
     active_migrations,
     all_migrations,
     cancel_migration,
+    pause_migration,
+    resume_migration,
     cleanup_migrations,
 )
 
 
-def _change(session: Session, *argv: str) -> None:
+def _preview_or_change(session: Session, dry_run: bool, wait: bool, *argv: str) -> None:
+    if dry_run:
+        _preview(session, wait, *argv)
+    else:
+        _change(session, wait, *argv)
+
+
+def _preview(session: Session, wait: bool, *argv: str) -> None:
     from helios.cli import cluster_output
 
-    view = _ask(session, *argv)
-    _show(session, view, lambda: cluster_output.change(view))
+    if wait:
+        raise click.UsageError("--dry-run and --wait exclude each other: nothing is moved that could be waited for")
+    views = ask(session, "PREVIEW", *argv)
+    show(session, views, lambda: cluster_output.preview(views))
+
+
+def _change(session: Session, wait: bool, *argv: str) -> None:
+    from helios.cli import cluster_output
+
+    view = ask(session, *argv)
+    if wait and view["status"] not in _ENDED:
+        _wait_for(session, view["change"])
+    else:
+        show(session, view, lambda: cluster_output.change(view))
+
+
+def _wait_for(session: Session, change: str, migration: str | None = None) -> None:
+    """Follow a request to its end and show what became of it: of one of its migrations, or of all."""
+    from helios.cli import cluster_output, following
+
+    seen = following.follow(session, change)
+    one = next((view for view in seen.migrations if view["id"] == migration), None)
+    if one is not None:
+        _show_migration(session, one)
+    else:
+        show(session, seen.change, lambda: cluster_output.ended(seen.change, seen.migrations, time.time()))
+    following.outcome(seen)
 
 
 def _migration(session: Session, *argv: str) -> None:
+    _show_migration(session, ask(session, *argv))
+
+
+def _show_migration(session: Session, view: Any) -> None:
     from helios.cli import cluster_output
 
-    view = _ask(session, *argv)
-    _show(session, view, lambda: cluster_output.migration(view, time.time()))
+    show(session, view, lambda: cluster_output.migration(view, time.time()))
 
 
 def _migrations(session: Session, *argv: str) -> None:
     from helios.cli import cluster_output
 
-    views = _ask(session, *argv)
-    _show(session, views, lambda: cluster_output.migrations(views, time.time()))
+    views = ask(session, *argv)
+    show(session, views, lambda: cluster_output.migrations(views, time.time()))
 
 
-def _ask(session: Session, *argv: str) -> Any:
+def ask(session: Session, *argv: str, reply_timeout_s: float = REPLY_TIMEOUT_S) -> Any:
     """The reply of a node, its strings as text."""
-    with session.connect() as client:
+    with session.connect(reply_timeout_s) as client:
         return output.plain(client.call(*map(os.fsencode, argv)))
 
 
-def _show(session: Session, reply: Any, render: Callable[[], str]) -> None:
+def show(session: Session, reply: Any, render: Callable[[], str]) -> None:
+    """A reply on stdout, as JSON or as people read it."""
     if session.as_json:
         output.write_json(reply)
     else:

@@ -100,3 +100,13 @@ def count(number: int | None) -> str:
 def share(part: float) -> str:
     """A part of one as a percentage."""
     return f"{part * 100:.1f} %"
+
+
+def size(number: int) -> str:
+    """Bytes in the largest unit that leaves at least one of it."""
+    amount = float(number)
+    for unit in ("B", "KB", "MB", "GB"):
+        if amount < 1024:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TB"

@@ -37,10 +37,11 @@ class RespClient:
     """Talks to any node of Helios, or to a plain server, as one client.
 
     Raises Unavailable where nobody can be reached before anything was sent, OutcomeUnknown where the
-    connection breaks or stays silent for REPLY_TIMEOUT_S after that. Either leaves it unusable.
+    connection breaks or stays silent for `reply_timeout_s` after that. Either leaves it unusable.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, reply_timeout_s: float = REPLY_TIMEOUT_S) -> None:
+        self._reply_timeout_s = reply_timeout_s
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._reader = hiredis.Reader(notEnoughData=_NOTHING_YET)
         try:
@@ -113,9 +114,9 @@ class RespClient:
         """Whether the socket can be read and written, after waiting for either."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN | (select.POLLOUT if write else 0))
-        ready = poll.poll(REPLY_TIMEOUT_S * 1000)
+        ready = poll.poll(self._reply_timeout_s * 1000)
         if not ready:
-            raise self._broken(f"nothing came in {REPLY_TIMEOUT_S:g} s")
+            raise self._broken(f"nothing came in {self._reply_timeout_s:g} s")
         flags = ready[0][1]
         # Errors and hang-ups show in the next receive.
         return bool(flags & ~select.POLLOUT), bool(flags & select.POLLOUT)

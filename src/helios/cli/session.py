@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from helios.cli.resp_client import RespClient
+from helios.cli.resp_client import REPLY_TIMEOUT_S, RespClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class Session:
     port: int
     as_json: bool
 
-    def connect(self) -> RespClient:
+    def connect(self, reply_timeout_s: float = REPLY_TIMEOUT_S) -> RespClient:
         """A connection; close it after use."""
-        return RespClient(self.host, self.port)
+        return RespClient(self.host, self.port, reply_timeout_s)
 
 
 pass_session = click.make_pass_decorator(Session)

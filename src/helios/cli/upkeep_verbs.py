@@ -1,0 +1,81 @@
+"""The verbs that look after a cluster: rules, checks, shared settings."""
+
+from __future__ import annotations
+
+import click
+
+from helios.cli import output
+from helios.cli.cluster_verbs import ask, show
+from helios.cli.session import Session, described, pass_session
+
+_CHECK_TIMEOUT_S = 900.0  # every key's name is read, and a repair waits for the moves before it
+
+
+@click.command("listrules", **described("helios-cli listrules"))
+@pass_session
+def list_rules(session: Session) -> None:
+    """Which keys live elsewhere than the ring says.
+
+    A rule is what `migrate` leaves behind. The first one that matches decides; one whose target is removed goes.
+    """
+    from helios.cli import cluster_output
+
+    views = ask(session, "LISTRULES")
+    show(session, views, lambda: cluster_output.rules(views))
+
+
+@click.command("check", **described("helios-cli check --repair"))
+@click.option("--repair", is_flag=True, help="First mend what is safe to mend: stale copies of keys are deleted.")
+@pass_session
+def check(session: Session, repair: bool) -> None:
+    """Look at every server for what should not be there.
+
+    Keys where nobody looks for them, keys on two nodes, servers and nodes that do not answer, users that nobody
+    uses. Reads every key's name. Exit status 1 if something was found, and is still there after a repair.
+    """
+    from helios.cli import cluster_output
+
+    view = ask(session, "CHECK", *["REPAIR"] * repair, reply_timeout_s=_CHECK_TIMEOUT_S)
+    show(session, view, lambda: cluster_output.check(view))
+    if not view["clean"]:
+        raise click.exceptions.Exit(1)
+
+
+@click.group("config", **described("helios-cli config set sharding.migration_rate 5000"))
+def config() -> None:
+    """The settings that all processes share."""
+
+
+@click.command("show", **described("helios-cli config show sharding.migration_rate"))
+@click.argument("name", required=False)
+@pass_session
+def show_settings(session: Session, name: str | None) -> None:
+    """Show all of them, or one with what it may be."""
+    from helios.cli import cluster_output
+
+    if name is not None:
+        view = ask(session, "SETTING", name)
+        show(session, view, lambda: cluster_output.setting(view))
+        return
+    views = ask(session, "SETTINGS")
+    show(session, views, lambda: cluster_output.settings(views))
+
+
+@click.command("set", **described("helios-cli config set sharding.migration_rate 5000", takes_anything=True))
+@click.argument("name")
+@click.argument("value")
+@pass_session
+def set_setting(session: Session, name: str, value: str) -> None:
+    """Change one, for all processes at once.
+
+    Moves that run take it up, too. It outlives restarts, unless a flag, the environment or a settings file of
+    `helios up` says otherwise.
+    """
+    view = ask(session, "SETTING", name, value)
+    show(session, view, lambda: f"{view['name']}: {output.clean(view['value'])}")
+
+
+config.add_command(show_settings)
+config.add_command(set_setting)
+
+VERBS = (list_rules, check, config)
