@@ -27,11 +27,18 @@ RULES = st.builds(
     st.sampled_from(SHARDS),
     st.sets(st.sampled_from(PATTERNS), min_size=1, max_size=2).map(lambda patterns: tuple(sorted(patterns))),
 )
-PLACEMENTS = st.builds(
-    lambda weights, rules: Placement(8, tuple(sorted(weights.items())), rules=tuple(rules)),
-    WEIGHTS,
-    st.lists(RULES, max_size=5),
-)
+# Points that a rebalance has given away: by their number on the ring, to a shard that is on it.
+GIVEN = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3)), max_size=3)
+
+
+def placement_of(weights: dict[str, float], rules: list[Rule], given: list[tuple[int, int]]) -> Placement:
+    plain = Placement(8, tuple(sorted(weights.items())), rules=tuple(rules))
+    points, shards = table_of(plain).ring.positions, table_of(plain).ring.shards
+    reassigned = {points[n % len(points)]: shards[to % len(shards)] for n, to in given}
+    return replace(plain, reassigned=tuple(sorted(reassigned.items())))
+
+
+PLACEMENTS = st.builds(placement_of, WEIGHTS, st.lists(RULES, max_size=5), GIVEN)
 
 
 def even(nodes: int) -> Placement:
