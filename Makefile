@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find src -name '*.pyx' -o -name '*.pxd' 2>/dev/null)
 
-.PHONY: up test check format bench clean
+.PHONY: up test check format bench clean crashes soak
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make up [ARGS=...]  start a cluster on this machine"
 	@echo "make check          format, lint, types, import contracts, unit and property tests"
 	@echo "make test           every test"
+	@echo "make crashes        every process killed and frozen at every point of a move"
+	@echo "make soak [MINUTES=10] [SEED=n]  a long run of everything at once, which ends with a reckoning"
 	@echo "make clean          remove what the commands above created (not helios-data)"
 
 $(STAMP): pyproject.toml constraints.txt $(wildcard setup.py) $(SOURCES)
@@ -32,6 +34,12 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest tests/simulation tests/integration tests/docs
+
+crashes: $(STAMP)
+	$(BIN)/python -m pytest tests/integration/test_crashes.py -m ""
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 format: $(STAMP)
 	$(BIN)/ruff format .
