@@ -179,7 +179,7 @@ class FakeAdmin:
         self._note("rebalance")
         return self.change_view
 
-    async def stats(self) -> StatsView:
+    async def stats(self, *, exact: bool = True) -> StatsView:
         self._note("stats")
         return StatsView(1, 1, 3, True, 1, 150, 1, 0, 9, "shard-1", True, 1000, 0, (NODE,))
 

@@ -82,7 +82,7 @@ class FakeAdmin(tests.fake_gateway.FakeAdmin):
     async def rebalance(self) -> ChangeView:
         return CHANGE
 
-    async def stats(self) -> StatsView:
+    async def stats(self, *, exact: bool = True) -> StatsView:
         return STATS
 
 

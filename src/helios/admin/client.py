@@ -277,12 +277,12 @@ class Admin:
                 continue
             return one_setting(changed, name)
 
-    async def stats(self) -> StatsView:
-        """The cluster in numbers."""
+    async def stats(self, *, exact: bool = True) -> StatsView:
+        """The cluster in numbers; without `exact`, servers whose every key would have to be looked at count none."""
         topology = await self._topology()
         settings = await self._settings()
         coordinator = await read_record(self._store, CoordinatorRecord, COORDINATOR)
-        nodes = await reports.node_views(topology, self._store, self._connector, self._clock, settings)
+        nodes = await reports.node_views(topology, self._store, self._connector, self._clock, settings, exact=exact)
         return reports.stats_view(
             topology, settings, nodes, await self._migrations(), None if coordinator is None else coordinator.value
         )

@@ -22,12 +22,21 @@ _COUNT_TIMEOUT_S = 5.0
 
 
 async def node_views(
-    topology: Topology, store: Store, connector: Connector, clock: Clock, settings: ClusterSettings
+    topology: Topology,
+    store: Store,
+    connector: Connector,
+    clock: Clock,
+    settings: ClusterSettings,
+    *,
+    exact: bool = True,
 ) -> list[NodeView]:
-    """Every node with its keys, counted now; a server that does not answer in time shows none."""
+    """Every node with its keys, counted now; a server that does not answer in time shows none.
+
+    Without `exact` neither does one that may hold keys of others, which would have to be looked at one by one.
+    """
     agents = {record.value.node: record.value for record in await list_records(store, AgentRecord, AGENTS)}
     routes = Routes(topology)
-    counts = await asyncio.gather(*(_count(connector, routes, shard) for shard in topology.shards))
+    counts = await asyncio.gather(*(_count(connector, routes, shard, exact) for shard in topology.shards))
     keys = {shard.id: count for shard, count in zip(topology.shards, counts, strict=True)}
     return [
         _node_view(
@@ -43,12 +52,15 @@ async def node_views(
     ]
 
 
-async def _count(connector: Connector, routes: Routes, shard: Shard) -> int | None:
+async def _count(connector: Connector, routes: Routes, shard: Shard, exact: bool) -> int | None:
+    mixed = may_hold_others(routes.topology, shard.id)
+    if mixed and not exact:
+        return None
     try:
         async with asyncio.timeout(_COUNT_TIMEOUT_S):
             engine = await connector.open(shard.leading)
             try:
-                if may_hold_others(routes.topology, shard.id):
+                if mixed:
                     return await count_owned(engine, routes, shard.id)
                 return await engine.count()
             finally:

@@ -89,8 +89,12 @@ class AdminService(Protocol):
     async def rebalance(self) -> ChangeView:
         """Give every node its share of the ring by its weight."""
 
-    async def stats(self) -> StatsView:
-        """The cluster in numbers."""
+    async def stats(self, *, exact: bool = True) -> StatsView:
+        """The cluster in numbers.
+
+        During moves each key of the servers concerned has to be looked at to count those that are owned. Without
+        `exact` that is left out, and such a node's `keys` is None.
+        """
 
     async def check(self, *, repair: bool = False) -> CheckView:
         """Look at every server for what should not be there; `repair` first mends what is safe to mend.

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from helios.admin.service import AdminService
@@ -14,6 +15,7 @@ from helios.api import docs_page, problems
 from helios.api.guard import BrowserGuard
 from helios.api.kv import kv_router
 from helios.api.kv_replies import KeyValue
+from helios.api.metrics import Metrics, RequestMeter
 from helios.api.shards import shards_router
 from helios.api.upkeep import upkeep_router
 
@@ -36,7 +38,7 @@ def create_app(
     max_value_bytes: int = 64 * 1024 * 1024,
     allowed_hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """The application: /api/v1/shards, /api/v1/kv, /healthz, /docs, /openapi.json.
+    """The application: /api/v1/shards, /api/v1/kv, /healthz, /metrics, /docs, /openapi.json.
 
     `allowed_hosts` are the host names that requests may be addressed to (None: any); see BrowserGuard.
     Values are held in memory whole, so `max_value_bytes` bounds what one request can take.
@@ -52,14 +54,16 @@ def create_app(
     )
     problems.install(app)
     app.add_middleware(BrowserGuard, allowed_hosts=allowed_hosts)
+    metrics = Metrics(admin)
+    app.add_middleware(RequestMeter, metrics=metrics)
     app.include_router(shards_router(admin))
     app.include_router(upkeep_router(admin))
     app.include_router(kv_router(kv, max_value_bytes))
-    _add_pages(app, health)
+    _add_pages(app, health, metrics)
     return app
 
 
-def _add_pages(app: FastAPI, health: Health) -> None:
+def _add_pages(app: FastAPI, health: Health, metrics: Metrics) -> None:
     @app.get(
         "/healthz",
         tags=["gateway"],
@@ -71,6 +75,16 @@ def _add_pages(app: FastAPI, health: Health) -> None:
         reasons = list(await health())
         status, word = (503, "unavailable") if reasons else (200, "ok")
         return JSONResponse({"status": word, "reasons": reasons}, status_code=status)
+
+    @app.get(
+        "/metrics",
+        tags=["gateway"],
+        response_class=PlainTextResponse,
+        responses={200: {"description": "figures in the text format of Prometheus"}},
+        summary="Figures for Prometheus",
+    )
+    async def figures() -> Response:
+        return Response(await metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -26,7 +26,7 @@ from helios.api.requests import (
     read_body,
     required,
 )
-from helios.errors import InvalidInput, Refused
+from helios.errors import Refused
 from helios.model.migration import ChangeStatus, MigrationStatus
 
 BODY_LIMIT_BYTES = 64 * 1024
@@ -126,7 +126,7 @@ def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
         body, dry_run = await _body_and_dry_run(request, AddNode)
         if dry_run:
             if body.import_keys or body.flush:
-                raise InvalidInput("a dry run foresees what the ring moves, not what import or flush would do")
+                raise Refused("a dry run foresees what the ring moves, not what import or flush would do")
             return _foreseen(await admin.preview_add_node(body.node_id, body.address, weight=body.weight))
         change = await admin.add_node(
             body.node_id,
