@@ -18,6 +18,7 @@ from tests.reckoning import assert_each_key_once, opened, topology_in, verb
 from tests.shards import eventually
 
 from helios.model.migration import Migration
+from helios.model.topology import PairPhase
 from helios.node.locks import holder_of
 from helios.node.process import ProcessId
 from helios.placement.routing import Routes
@@ -248,6 +249,11 @@ class Scene:
         """Whoever waits at a point, or wakes up there, goes on."""
         for point in Point:
             self.points.release(point)
+
+    async def unfenced(self) -> bool:
+        """Whether no keys are held."""
+        transition = (await topology_in(self.store)).transition
+        return transition is None or all(pair.phase is not PairPhase.FENCED for pair in transition.pairs)
 
     async def hit(self, victim: Victim, how: signal.Signals) -> None:
         """Kill the process, or freeze it until its lease is over; then whoever waits at a point goes on."""

@@ -11,7 +11,7 @@ import pytest
 from _pytest.mark.structures import ParameterSet
 from tests.cluster import Cluster
 from tests.crashes import Load, Scene, Victim, crash_cluster
-from tests.reckoning import assert_no_users_left
+from tests.reckoning import assert_checked, assert_no_users_left, verb
 from tests.shards import eventually
 
 from helios.model.migration import MigrationStatus
@@ -113,7 +113,7 @@ async def test_what_a_dead_coordinator_left_in_a_frozen_server_does_no_harm(
             try:
                 # What it sends from now on lies in the server's buffers and runs when nobody expects it any more.
                 scene.go_on()
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.2)  # Time for it to send some; if it sends none, there is less to survive.
                 (await scene.process(Victim.COORDINATOR)).send(signal.SIGKILL)
                 await scene.succeeded(leader.term)
             finally:
@@ -123,5 +123,33 @@ async def test_what_a_dead_coordinator_left_in_a_frozen_server_does_no_harm(
         await scene.check(load)
 
 
+@pytest.mark.parametrize(
+    ("point", "victim"), [(Point.FENCED, Victim.SOURCE), (Point.ACKNOWLEDGED, Victim.TARGET)], ids=["source", "target"]
+)
+async def test_a_fence_does_not_wait_for_a_frozen_server(
+    lab: tuple[Cluster, FileFailpoints], point: Point, victim: Victim
+) -> None:
+    cluster, points = lab
+    async with Scene.at(cluster, points) as scene:
+        load = Load(cluster, seed=4)
+        async with load.running():
+            migration = await scene.stopped_at(point)
+            server = await scene.process(victim)
+            server.send(signal.SIGSTOP)
+            try:
+                scene.go_on()
+                await eventually(scene.unfenced, "the fence is lifted")
+                if victim is Victim.TARGET:
+                    # The keys are still the source's, which serves them.
+                    assert await verb(cluster, "GET", "user:fill:0") == b"value 0"
+            finally:
+                server.send(signal.SIGCONT)
+            await scene.at_rest()
+            await load.served()
+        await scene.check(load)
+        assert (await scene.migration(migration)).status is MigrationStatus.COMPLETED
+
+
 async def test_nobody_is_left_behind(lab: tuple[Cluster, FileFailpoints]) -> None:
     await assert_no_users_left(lab[0])
+    await assert_checked(lab[0])
