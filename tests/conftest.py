@@ -1,4 +1,7 @@
-"""Profiles of the property tests: without deadlines, since machines differ; `ci` tries the same examples each time."""
+"""Profiles of the property tests: without deadlines, since machines differ; `ci` tries the same examples each time.
+
+HYPOTHESIS_PROFILE=long tries a hundred times as many, for whoever has changed what they test.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 
 from hypothesis import settings
 
-settings.register_profile("local", deadline=None, print_blob=True)
-settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True, database=None)
+settings.register_profile("local", deadline=None, print_blob=True, max_examples=50)
+settings.register_profile("ci", deadline=None, print_blob=True, max_examples=50, derandomize=True, database=None)
 settings.register_profile("long", deadline=None, print_blob=True, max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "local"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.topologies import SHARDS, cluster, in_transition, random_topology
 
@@ -229,6 +229,7 @@ class Witness:
         pytest.fail("it does not come to an end")
 
 
+@settings(max_examples=max(100, settings().max_examples))
 @given(SEEDS)
 def test_no_order_of_events_breaks_a_promise_and_success_ends_it(seed: int) -> None:
     random = Random(seed)

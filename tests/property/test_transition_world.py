@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.topologies import KEYS, random_topology
 
@@ -322,6 +322,7 @@ class World:
         pytest.fail("it does not come to an end")
 
 
+@settings(max_examples=max(100, settings().max_examples))
 @given(st.integers(0, 2**32 - 1))
 def test_no_write_is_lost_and_nothing_is_left_behind(seed: int) -> None:
     random = Random(seed)
