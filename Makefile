@@ -30,7 +30,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest tests/unit tests/property tests/conformance
+	$(BIN)/python -m pytest -n 2 tests/unit tests/property tests/conformance
 
 test: check
 	$(BIN)/python -m pytest tests/simulation tests/integration tests/docs
