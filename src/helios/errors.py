@@ -103,6 +103,12 @@ class PayloadRefused(EngineError):
     code = "PAYLOAD"
 
 
+class TooHot(EngineError):
+    """A value is so big and so busy that no pause of bearable length can move it; the message names it."""
+
+    code = "TOOHOT"
+
+
 class ProtocolError(HeliosError):
     """The bytes of a connection are not RESP, or announce more than is allowed; the connection cannot go on."""
 

@@ -10,9 +10,10 @@ from helios.control import transition as course_of
 from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
 from helios.control.transition import Course, Effect, Event
 from helios.coordinator.access import Access
+from helios.coordinator.copying import CopyLimits
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.ledger import Ledger
-from helios.coordinator.mover import CopyLimits, SourceMover
+from helios.coordinator.mover import SourceMover
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.rate import RateLimit
 from helios.coordinator.sweep import clear
@@ -24,7 +25,7 @@ from helios.ports.failpoints import OFF, Failpoints, Point
 from helios.ports.store import Delete, Put
 from helios.stores.records import PAUSES
 
-_SETTLE_TIMEOUT_S = 2.0
+_SETTLE_TIMEOUT_S = 3.0  # with fence_ack_timeout, less than routers hold a command by default
 _PROGRESS_S = 0.25
 _PERSIST_TIMEOUT_S = 10.0
 _RESUME_DELAY_S = 0.5
@@ -44,6 +45,7 @@ class Movement:
         fencing: Fencing,
         ledger: Ledger,
         rate: RateLimit,
+        bandwidth: RateLimit,
         limits: CopyLimits,
         new_id: Callable[[], str],
         failpoints: Failpoints = OFF,
@@ -53,6 +55,7 @@ class Movement:
         self._fencing = fencing
         self._ledger = ledger
         self._rate = rate
+        self._bandwidth = bandwidth
         self._limits = limits
         self._new_id = new_id
         self._failpoints = failpoints
@@ -89,7 +92,7 @@ class Movement:
         finally:
             await self._cancel_all(self._standing)
             await self._stop_work()
-            self._rate.pause(False)
+            self._hold_copies(False)
 
     async def _next_event(self) -> Event:
         """The next event; a failure of any work that is not an event (the store, the term) is raised here."""
@@ -182,9 +185,13 @@ class Movement:
 
     async def _pause(self, paused: bool) -> None:
         if paused != self._rate.paused:
-            self._rate.pause(paused)
+            self._hold_copies(paused)
             await self._publisher.write(self._ledger.paused(paused))
             self._report(course_of.PauseRequested(paused))
+
+    def _hold_copies(self, hold: bool) -> None:
+        self._rate.pause(hold)
+        self._bandwidth.pause(hold)
 
     # Work
 
@@ -197,6 +204,7 @@ class Movement:
             routes=lambda: self._routes,
             report=self._report,
             rate=self._rate,
+            bandwidth=self._bandwidth,
             limits=self._limits,
             failpoints=self._failpoints,
         )

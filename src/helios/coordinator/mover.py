@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from helios.control.transition import CaughtUp, CopyBroken, CopyProgressed, Drained, Event, Lagging
 from helios.coordinator.access import Access, Identity
+from helios.coordinator.copying import Behind, BigValues, CopyLimits, copy_batch, copy_batches, sort_by_size
 from helios.coordinator.rate import RateLimit
 from helios.coordinator.sweep import SCAN_COUNT, delete_where, not_owned
-from helios.errors import EngineError, NotFound, PayloadRefused
+from helios.errors import EngineError, NotFound, PayloadRefused, TooHot
 from helios.placement.routing import Routes
 from helios.ports.engine import ChangeStream, Engine
 from helios.ports.failpoints import OFF, Failpoints, Point
@@ -21,14 +22,6 @@ _GAINLESS_ROUNDS = 3
 _GAIN = 0.8  # a round that is not smaller than this part of the one before it has gained nothing
 _PERSIST_TIMEOUT_S = 10.0
 _FENCED_PERSIST_TIMEOUT_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class CopyLimits:
-    """How much is copied at a time, and how little may be left when the fence is asked for."""
-
-    batch_keys: int
-    fence_budget_keys: int
 
 
 @dataclass(slots=True)
@@ -52,6 +45,7 @@ class _Request:
 class _Target:
     engine: Engine
     every_write_synced: bool
+    big: BigValues
     changed: set[bytes] = field(default_factory=set)
     last_round: int = 0
     gainless: int = 0
@@ -62,7 +56,7 @@ class _Target:
 class SourceMover:
     """One copy of one source, for all its targets; made anew for each attempt.
 
-    A single task does all the copying, in order: a key's copies can never overtake each other. Changes
+    A key's copies are made by one task at a time, in order, so that they never overtake each other. Changes
     that arrive while a key is being copied are named by the source and put it into the next round.
     """
 
@@ -75,6 +69,7 @@ class SourceMover:
         routes: Callable[[], Routes],
         report: Callable[[Event], None],
         rate: RateLimit,
+        bandwidth: RateLimit,
         limits: CopyLimits,
         failpoints: Failpoints = OFF,
     ) -> None:
@@ -84,6 +79,7 @@ class SourceMover:
         self._routes = routes
         self._report = report
         self._rate = rate
+        self._bandwidth = bandwidth
         self._limits = limits
         self._failpoints = failpoints
         self._requests: asyncio.Queue[_Request] = asyncio.Queue()
@@ -111,14 +107,16 @@ class SourceMover:
                 opened.push_async_callback(stream.close)
                 for target in self.progress:
                     engine = await self._open(target, identity, opened)
-                    self._targets[target] = _Target(engine, (await engine.info()).aof_fsync == "always")
+                    big = BigValues(source, engine, self._limits, self._bandwidth.take)
+                    opened.push_async_callback(big.stop)
+                    self._targets[target] = _Target(engine, (await engine.info()).aof_fsync == "always", big)
                 await self._clear_leftovers()
                 await self._first_pass(source)
                 await self._make_durable()
                 self._report(CopyProgressed(self.source))
                 await self._follow(source, stream)
         except (EngineError, NotFound) as error:
-            fatal = isinstance(error, PayloadRefused)
+            fatal = isinstance(error, PayloadRefused | TooHot)
             self._report(CopyBroken(self.source, f"{self.source}: {error}", fatal))
 
     async def _open(self, shard: str, identity: Identity, opened: AsyncExitStack) -> Engine:
@@ -136,27 +134,45 @@ class SourceMover:
     async def _first_pass(self, source: Engine) -> None:
         total = await source.count()
         seen = 0
-        cursor = 0
         found = dict.fromkeys(self._targets, 0)
-        while True:
-            cursor, keys = await source.scan(cursor, SCAN_COUNT)
-            seen += len(keys)
-            leaving = self._by_target(set(keys))
-            for target, mine in leaving.items():
-                found[target] += len(mine)
-                # The rest of the keyspace is taken to be like the part that was seen.
-                ahead = found[target] / seen * max(0, total - seen)
-                self.progress[target].expected = found[target] + round(ahead)
-            for target, mine in leaving.items():
-                for batch in _batches(mine, self._limits.batch_keys):
-                    await self._rate.take(len(batch))
-                    self.progress[target].moved += await self._copy(source, self._targets[target], batch)
-                    await self._failpoints.reach(Point.COPYING)
-            if cursor == 0:
-                break
+        waiting: dict[str, list[bytes]] = {target: [] for target in self._targets}
+        async with Behind() as writing:
+            cursor, keys = await source.scan(0, SCAN_COUNT)
+            while True:
+                seen += len(keys)
+                for target, mine in self._by_target(set(keys)).items():
+                    found[target] += len(mine)
+                    waiting[target] += mine
+                    # The rest of the keyspace is taken to be like the part that was seen.
+                    ahead = found[target] / seen * max(0, total - seen)
+                    self.progress[target].expected = found[target] + round(ahead)
+                over = cursor == 0
+                for target, mine in waiting.items():
+                    if mine and (over or len(mine) >= self._limits.batch_keys):
+                        waiting[target] = []
+                        await self._copy_first(source, target, mine, writing)
+                if over:
+                    break
+                cursor, keys = await source.scan(cursor, SCAN_COUNT)
+        for target, state in self._targets.items():
+            copied = len(state.big.changed)
+            await state.big.copy_all()
+            self.progress[target].moved += copied
         for target, progress in self.progress.items():
             progress.expected = found[target]
             progress.catching_up = True
+
+    async def _copy_first(self, source: Engine, target: str, keys: list[bytes], writing: Behind) -> None:
+        """Copy small values now, at most at the rates that are set; big ones wait for the end of the pass."""
+        state = self._targets[target]
+        pace = self._bandwidth.take
+        by_size = sort_by_size(keys, await source.sizes(keys), self._limits)
+        state.big.changed.update(by_size.big)
+        await self._rate.take(len(by_size.big))
+        for batch in by_size.batches:
+            await self._rate.take(len(batch))
+            self.progress[target].moved += await copy_batch(source, state.engine, batch, pace, writing)
+            await self._failpoints.reach(Point.COPYING)
 
     async def _make_durable(self) -> None:
         """The bulk reaches the disks before any fence, so that no pause has to wait for that."""
@@ -171,7 +187,7 @@ class SourceMover:
             except TimeoutError:
                 request = None
             if request is not None and request.kind == "release":
-                del self._targets[request.target]
+                await self._targets.pop(request.target).big.stop()
                 continue
             if request is not None and request.kind == "resume":
                 self._targets[request.target].announced = False
@@ -184,35 +200,44 @@ class SourceMover:
                     await self._catch_up(source, target, state)
 
     async def _catch_up(self, source: Engine, target: str, state: _Target) -> None:
-        changed, state.changed = state.changed, set()
-        for batch in _batches(sorted(changed), self._limits.batch_keys):
-            await self._copy(source, state, batch)
+        count = len(state.changed)
+        await self._copy_changed(source, state)
         if state.announced:
             return
-        if len(changed) <= self._limits.fence_budget_keys:
-            state.announced = True
-            await self._failpoints.reach(Point.CATCHING_UP)
-            self._report(CaughtUp(self.source, target))
+        if count <= self._limits.fence_budget_keys:
+            if await state.big.ready():
+                state.announced = True
+                await self._failpoints.reach(Point.CATCHING_UP)
+                self._report(CaughtUp(self.source, target))
             return
-        state.gainless = state.gainless + 1 if len(changed) > state.last_round * _GAIN else 0
-        state.last_round = len(changed)
+        state.gainless = state.gainless + 1 if count > state.last_round * _GAIN else 0
+        state.last_round = count
         if state.gainless >= _GAINLESS_ROUNDS:
             state.gainless = 0
             self._report(Lagging(self.source, target))
 
     async def _drain(self, source: Engine, stream: ChangeStream, target: str) -> None:
         state = self._targets[target]
-        changed, state.changed = state.changed, set()
-        for batch in _batches(sorted(changed), self._limits.batch_keys):
-            await self._copy(source, state, batch)
         # Keys may still expire behind the fence; a second look leaves nothing of that out.
-        self._note(await stream.barrier())
-        changed, state.changed = state.changed, set()
-        await self._copy(source, state, sorted(changed))
+        for look in range(2):
+            if look:
+                self._note(await stream.barrier())
+            await self._copy_changed(source, state)
+            await state.big.finish()
+        if state.big.changed:
+            raise EngineError(f"{len(state.big.changed)} big values changed behind their fence")
         if state.every_write_synced:
             await state.engine.persist(_FENCED_PERSIST_TIMEOUT_S)
         state.drained = True
         self._report(Drained(self.source, target))
+
+    async def _copy_changed(self, source: Engine, state: _Target) -> None:
+        """Copy the small values that have changed, and set the big ones apart. No limit may stop the rounds."""
+        changed, state.changed = sorted(state.changed), set()
+        if changed:
+            by_size = sort_by_size(changed, await source.sizes(changed), self._limits)
+            state.big.changed.update(by_size.big)
+            await copy_batches(source, state.engine, by_size.batches)
 
     def _note(self, changed: set[bytes]) -> None:
         for target, keys in self._by_target(changed).items():
@@ -228,26 +253,9 @@ class SourceMover:
                 leaving.setdefault(pair[1], []).append(key)
         return leaving
 
-    async def _copy(self, source: Engine, target: _Target, keys: list[bytes]) -> int:
-        """Make the target's copies of the keys equal to the source's; how many the source had."""
-        if not keys:
-            return 0
-        values = await source.dump(keys)
-        present = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
-        absent = [key for key, value in zip(keys, values, strict=True) if value is None]
-        if present:
-            await target.engine.restore(present)
-        if absent:
-            await target.engine.delete(absent)
-        return len(present)
-
 
 def _unswitched(routes: Routes) -> list[tuple[str, str]]:
     transition = routes.topology.transition
     if transition is None:
         return []
     return [(pair.source, pair.target) for pair in transition.pairs if pair.phase != "switched"]
-
-
-def _batches(keys: list[bytes], size: int) -> Iterable[list[bytes]]:
-    return (keys[start : start + size] for start in range(0, len(keys), size))

@@ -11,11 +11,11 @@ from dataclasses import replace
 from helios.control.admission import Policy, desired_weights, placement_after
 from helios.control.mutations import begin
 from helios.coordinator.access import Access
+from helios.coordinator.copying import CopyLimits
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.imports import Import
 from helios.coordinator.ledger import Ledger
 from helios.coordinator.movement import Movement
-from helios.coordinator.mover import CopyLimits
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.queue import Queue, foreseen, founding_member
 from helios.coordinator.rate import RateLimit
@@ -72,6 +72,7 @@ class Reign:
         self.access = Access(connector, publisher)
         self._queue = Queue(publisher, self.access, clock, self._policy, new_id)
         self._rate = RateLimit(clock, lambda: self._settings.sharding.migration_rate)
+        self._bandwidth = RateLimit(clock, lambda: self._settings.sharding.migration_bandwidth)
         self._movement: Movement | None = None
         self._importing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -201,7 +202,15 @@ class Reign:
         fencing = Fencing(self._publisher, self.access, ack_timeout_s=coordinator.fence_ack_timeout)
         limits = CopyLimits(coordinator.copy_batch, coordinator.fence_budget)
         self._movement = Movement(
-            self._publisher, self.access, fencing, ledger, self._rate, limits, self._new_id, self._failpoints
+            self._publisher,
+            self.access,
+            fencing,
+            ledger,
+            self._rate,
+            self._bandwidth,
+            limits,
+            self._new_id,
+            self._failpoints,
         )
         if await self._publisher.store.get(CANCELS + change_id) is not None:
             self._movement.cancel()

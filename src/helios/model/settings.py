@@ -146,6 +146,12 @@ class ShardingSettings(Section):
         description="Keys a second that a move copies at most; 0 means no limit",
         json_schema_extra=_unit("keys/s"),
     )
+    migration_bandwidth: Bytes = Field(
+        default=0,
+        ge=0,
+        description="Bytes a second that a move copies at most; 0 means no limit",
+        json_schema_extra=_unit("size"),
+    )
     auto_rebalance: bool = Field(
         default=False,
         description="Give a new node its share at once; if false, it owns nothing until rebalance or migrate",
