@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -47,6 +48,7 @@ SETTINGS = {
 }
 PATTERN = "user:*"
 FILL = {f"user:fill:{number}": f"value {number}" for number in range(1500)}
+DOOMED = [f"user:doomed:{number}" for number in range(400)]
 REST_BOUND_S = 40.0
 _REACH_S = 20.0
 
@@ -121,6 +123,7 @@ class Scene:
             await scene.whole()
             await verb(cluster, "FLUSHALL")
             await verb(cluster, "MSET", *(word for pair in FILL.items() for word in pair))
+            await verb(cluster, "MSET", *(word for key in DOOMED for word in (key, "soon gone")))
             routes = Routes(await topology_in(store))
             owners = Counter(routes.owner(key.encode()) for key in FILL)
             scene.source = owners.most_common(1)[0][0]
@@ -268,9 +271,23 @@ class Scene:
             finally:
                 process.send(signal.SIGCONT)
 
+    async def delete_doomed(self) -> None:
+        """Delete keys that may have been copied already; tries until it is told that they are gone."""
+        left = list(DOOMED)
+        ports = itertools.cycle(self.cluster.resp_ports)
+
+        async def gone() -> bool:
+            with suppress(OSError):
+                if isinstance(await verb(self.cluster, "DEL", *left[:50], port=next(ports)), int):
+                    del left[:50]
+            return not left
+
+        await eventually(gone, "keys can be deleted", timeout_s=REST_BOUND_S)
+
     async def check(self, load: Load) -> None:
-        """Nothing acknowledged is missing, nothing is anywhere twice or where it does not belong."""
+        """Nothing acknowledged is missing, nothing is back, or anywhere twice, or where it does not belong."""
         await self.whole()
+        assert await verb(self.cluster, "EXISTS", *DOOMED) == 0
         await load.check(self.cluster)
         values = await verb(self.cluster, "MGET", *FILL)
         assert values == [value.encode() for value in FILL.values()]

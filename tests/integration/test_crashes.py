@@ -48,8 +48,10 @@ async def test_a_crash_does_no_harm(
     async with Scene.at(cluster, points) as scene:
         async with Load(cluster, seed=1).running() as load:
             migration = await scene.stopped_at(point)
+            deleting = asyncio.create_task(scene.delete_doomed())
             await scene.hit(victim, how)
             await scene.at_rest()
+            await deleting
             await load.served()
         await scene.check(load)
         ended = await scene.migration(migration)
