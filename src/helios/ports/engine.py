@@ -115,6 +115,20 @@ class Engine(Protocol):
         the same kind; errors may come from both.
         """
 
+    async def digests(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """For each key a digest of its type, content and absolute end; None where it does not exist.
+
+        Equal for equal values on any server of the same kind, whatever its version, its encoding and the order in
+        which it keeps elements. Empty for a value that became another thing while it was read; one that changes
+        meanwhile may give any digest. Reads whole values, in steps.
+        """
+
+    async def sample_payload(self) -> bytes:
+        """What this server writes for some value, to be tried on another one. Leaves nothing behind."""
+
+    async def accepts(self, payload: bytes) -> bool:
+        """Whether this server can read what the writer of the payload writes. Leaves nothing behind."""
+
     async def delete(self, keys: Sequence[bytes]) -> int:
         """Remove the keys without blocking the server (UNLINK); the number that existed."""
 

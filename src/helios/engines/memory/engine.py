@@ -128,6 +128,18 @@ class MemoryEngine:
         await target.connection.call(partial(target._server.end_pieces, key, offset, dumped.expire_at_ms))
         return StepCopy.COPIED
 
+    async def digests(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """For each key a digest of its value and end, None where it does not exist."""
+        return await self.connection.call(partial(self._server.digests, keys))
+
+    async def sample_payload(self) -> bytes:
+        """What this server writes for an empty value."""
+        return await self.connection.call(self._server.sample_payload)
+
+    async def accepts(self, payload: bytes) -> bool:
+        """Whether this server can read a payload."""
+        return await self.connection.call(partial(self._server.accepts, payload))
+
     async def delete(self, keys: Sequence[bytes]) -> int:
         """Remove the keys; the number that existed."""
         return await self.connection.call(partial(self._server.delete, keys))

@@ -134,13 +134,29 @@ class MemoryServer:
         entries = [self._live(key) for key in keys]
         return [Dumped(b"%d\n%s" % (self.version, e.value), e.expire_at_ms) if e else None for e in entries]
 
+    def digests(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """For each key a digest of its value and end, whatever the server's version."""
+        entries = [self._live(key) for key in keys]
+        return [
+            md5(b"%r %b" % (e.expire_at_ms, e.value), usedforsecurity=False).digest() if e else None for e in entries
+        ]
+
+    def sample_payload(self) -> bytes:
+        """An empty value as this server's version writes it."""
+        return b"%d\n" % self.version
+
+    def accepts(self, payload: bytes) -> bool:
+        """Whether this server's version can read a payload."""
+        version, newline, _ = payload.partition(b"\n")
+        return bool(newline) and version.isdigit() and int(version) <= self.version
+
     def restore(self, items: Sequence[tuple[bytes, Dumped]], replace: bool) -> list[bool]:
         """Write keys; all are tried, and the first that cannot be read is raised."""
         written: list[bool] = []
         refused: PayloadRefused | None = None
         for key, dumped in items:
-            version, newline, value = dumped.payload.partition(b"\n")
-            if not newline or not version.isdigit() or int(version) > self.version:
+            value = dumped.payload.partition(b"\n")[2]
+            if not self.accepts(dumped.payload):
                 refused = refused or PayloadRefused(
                     f"{self.name} (version {self.version}) cannot read the value of {key!r}"
                 )

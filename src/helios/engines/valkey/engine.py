@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from helios.engines.valkey.changes import TrackingStream
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
+from helios.engines.valkey.digests import digest_of
 from helios.engines.valkey.durability import fsync_policy, persist
+from helios.engines.valkey.payloads import accepts, is_payload_error, sample_payload
 from helios.engines.valkey.rights import setuser
 from helios.engines.valkey.stepwise import ChangedMeanwhile, NotInSteps, Way, copy_value
 from helios.errors import EngineDenied, EngineError, EngineUnreachable, PayloadRefused
 from helios.ports.engine import ChangeStream, Dumped, Engine, EngineInfo, Pace, StepCopy, UserRole, at_once
 
+_DIGESTS_AT_ONCE = 16  # values that are read side by side
 _UNLINK_KEYS = 500  # keys in one UNLINK, so that no single command holds the server up
 _NO_EXPIRY, _NO_KEY = -1, -2  # answers of PEXPIRETIME
 
@@ -105,7 +109,7 @@ class ValkeyEngine:
             if isinstance(reply, ErrorReply) and str(reply).startswith("BUSYKEY") and not replace:
                 written.append(False)
                 continue
-            if isinstance(reply, ErrorReply) and _is_payload_error(str(reply)):
+            if isinstance(reply, ErrorReply) and is_payload_error(str(reply)):
                 raise await self._payload_refused(key, reply)
             self._value(reply, "RESTORE", key)
             written.append(True)
@@ -143,6 +147,36 @@ class ValkeyEngine:
         await pace(len(dumped.payload))
         await target.restore([(key, dumped)])
         return StepCopy.COPIED
+
+    async def digests(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """For each key a digest of its type, content and end; None where it does not exist.
+
+        Not told apart: when consumers of streams were last seen, and when entries were delivered to them.
+        """
+        commands: list[Command] = []
+        for key in keys:
+            commands += (("TYPE", key), ("PEXPIRETIME", key))
+        replies = await self._execute_many(commands)
+        found: list[bytes | None] = []
+        for start in range(0, len(keys), _DIGESTS_AT_ONCE):
+            part = range(start, min(start + _DIGESTS_AT_ONCE, len(keys)))
+            found += await asyncio.gather(*(self._digest(keys[i], *replies[2 * i : 2 * i + 2]) for i in part))
+        return found
+
+    async def _digest(self, key: bytes, kind: Reply, expire_at_ms: Reply) -> bytes | None:
+        kind = self._value(kind, "TYPE", key)
+        end = int(self._value(expire_at_ms, "PEXPIRETIME", key))
+        if kind == b"none" or end == _NO_KEY:
+            return None
+        return await digest_of(self._connection, key, kind, end, self._timeout_s)
+
+    async def sample_payload(self) -> bytes:
+        """What this server writes for a small value, made and removed in one transaction."""
+        return await sample_payload(self._connection, self._timeout_s)
+
+    async def accepts(self, payload: bytes) -> bool:
+        """Whether this server can read a payload, tried and removed in one transaction."""
+        return await accepts(self._connection, payload, self._timeout_s)
 
     async def delete(self, keys: Sequence[bytes]) -> int:
         """Remove the keys without blocking the server (UNLINK); the number that existed."""
@@ -222,7 +256,3 @@ class ValkeyEngine:
 def _keys_of_database(line: str) -> int:
     """The count in a line such as `keys=2,expires=0,avg_ttl=0`."""
     return sum(int(part[5:]) for part in line.split(",") if part.startswith("keys="))
-
-
-def _is_payload_error(text: str) -> bool:
-    return "payload version or checksum" in text or "Bad data format" in text

@@ -12,7 +12,7 @@ async def copy_string(way: Way, *, patch: bool) -> None:
     """By GETRANGE and SETRANGE. A string that has become shorter is written anew: servers cannot cut one."""
     there = int(await way.write("STRLEN", way.key))
     offset = 0
-    async with aclosing(ahead(_ranges(way))) as steps:
+    async with aclosing(ahead(ranges(way))) as steps:
         async for piece in steps:
             await way.pace(len(piece))
             end = offset + len(piece)
@@ -27,7 +27,8 @@ async def copy_string(way: Way, *, patch: bool) -> None:
         raise StartAfresh
 
 
-async def _ranges(way: Way) -> AsyncGenerator[bytes, None]:
+async def ranges(way: Way) -> AsyncGenerator[bytes, None]:
+    """The source's string in pieces; an empty one for an empty string."""
     offset = 0
     while True:
         piece = await way.read("GETRANGE", way.key, offset, offset + way.step_bytes - 1)
@@ -44,7 +45,7 @@ async def copy_list(way: Way, *, patch: bool) -> None:
     index = 0
     length = int(await way.read("LLEN", way.key))
     count = await way.elements_in_step(length)
-    async with aclosing(ahead(_slices(way, count))) as steps:
+    async with aclosing(ahead(slices(way, count))) as steps:
         async for elements in steps:
             await way.pace(sum(map(len, elements)))
             if following:
@@ -60,7 +61,8 @@ async def copy_list(way: Way, *, patch: bool) -> None:
         await way.write("LTRIM", way.key, 0, index - 1)
 
 
-async def _slices(way: Way, count: int) -> AsyncGenerator[list[bytes], None]:
+async def slices(way: Way, count: int) -> AsyncGenerator[list[bytes], None]:
+    """The source's list, `count` elements at a time."""
     index = 0
     while True:
         elements = await way.read("LRANGE", way.key, index, index + count - 1)

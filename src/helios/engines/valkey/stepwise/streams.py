@@ -41,7 +41,7 @@ async def copy_stream(way: Way, *, patch: bool) -> None:
 async def _entries(way: Way, count: int, *, patch: bool) -> None:
     last = b""  # the id of the last entry dealt with
     top = await _top(way) if patch else None
-    async with aclosing(ahead(_ranges(way, count))) as steps:
+    async with aclosing(ahead(entries_of(way, count))) as steps:
         async for entries in steps:
             await way.pace(sum(len(entry[0]) + sum(map(len, entry[1] or ())) for entry in entries))
             new = entries
@@ -58,7 +58,8 @@ async def _entries(way: Way, count: int, *, patch: bool) -> None:
         raise StartAfresh  # the newest entries were deleted
 
 
-async def _ranges(way: Way, count: int) -> AsyncGenerator[list[Entry], None]:
+async def entries_of(way: Way, count: int) -> AsyncGenerator[list[Entry], None]:
+    """The source's entries in order, `count` at a time."""
     start = b"-"
     while True:
         entries = await way.read("XRANGE", way.key, start, "+", "COUNT", count)
@@ -105,14 +106,14 @@ async def _make_empty(way: Way, *, patch: bool) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class Pending:
     """An entry that was delivered and not acknowledged."""
 
     consumer: bytes
     delivered_ms: int
     times: int
 
-    def like(self, other: _Pending | None) -> bool:
+    def like(self, other: Pending | None) -> bool:
         """Whether this is the other, as far as a server tells."""
         return (
             other is not None
@@ -140,9 +141,9 @@ async def _consumers(way: Way, group: bytes, count: int) -> None:
     await way.ask(way.target, made)
     last = b""
     while True:
-        pending = await _pending(way, way.source, group, last, b"+", count)
+        pending = await pending_of(way, way.source, group, last, b"+", count)
         end = max(pending, key=_number) if len(pending) == count else b"+"
-        await _claim(way, group, pending, await _pending(way, way.target, group, last, end, -1))
+        await _claim(way, group, pending, await pending_of(way, way.target, group, last, end, -1))
         if end == b"+":
             break
         last = end
@@ -150,23 +151,23 @@ async def _consumers(way: Way, group: bytes, count: int) -> None:
     await way.ask(way.target, left)
 
 
-async def _pending(
+async def pending_of(
     way: Way, server: Connection, group: bytes, after: bytes, last: bytes, count: int
-) -> dict[bytes, _Pending]:
+) -> dict[bytes, Pending]:
     """Pending entries by id, from behind `after` to `last`; `count` of them at most, or all (-1), in steps."""
-    found: dict[bytes, _Pending] = {}
+    found: dict[bytes, Pending] = {}
     step = MAX_ELEMENTS if count < 0 else count
     while True:
         start = b"(" + after if after else b"-"
         time, rows = await way.ask(server, [("TIME",), ("XPENDING", way.key, group, start, last, step)])
         now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
-        found.update({row[0]: _Pending(row[1], now_ms - int(row[2]), int(row[3])) for row in rows})
+        found.update({row[0]: Pending(row[1], now_ms - int(row[2]), int(row[3])) for row in rows})
         if count >= 0 or len(rows) < step:
             return found
         after = rows[-1][0]
 
 
-async def _claim(way: Way, group: bytes, mine: dict[bytes, _Pending], theirs: dict[bytes, _Pending]) -> None:
+async def _claim(way: Way, group: bytes, mine: dict[bytes, Pending], theirs: dict[bytes, Pending]) -> None:
     claims: list[Command] = [
         (
             *("XCLAIM", way.key, group, pending.consumer, 0, entry),
