@@ -85,7 +85,7 @@ async def test_a_coordinator_that_wakes_up_late_can_do_nothing(
                 # The keys go back and change: what the zombie copied is old, what it would delete is alive.
                 await scene.migrate(back=True)
                 await scene.at_rest()
-                await load.served()
+                await scene.delete_doomed()
             finally:
                 process.send(signal.SIGCONT)
 
@@ -111,6 +111,7 @@ async def test_what_a_dead_coordinator_left_in_a_frozen_server_does_no_harm(
             await scene.stopped_at(point)
             leader, server = await scene.coordinator(), await scene.process(victim)
             assert leader is not None
+            deleting = asyncio.create_task(scene.delete_doomed())
             server.send(signal.SIGSTOP)
             try:
                 # What it sends from now on lies in the server's buffers and runs when nobody expects it any more.
@@ -121,6 +122,7 @@ async def test_what_a_dead_coordinator_left_in_a_frozen_server_does_no_harm(
             finally:
                 server.send(signal.SIGCONT)
             await scene.at_rest()
+            await deleting
             await load.served()
         await scene.check(load)
 
@@ -146,6 +148,7 @@ async def test_a_fence_does_not_wait_for_a_frozen_server(
                     assert await verb(cluster, "GET", "user:fill:0") == b"value 0"
             finally:
                 server.send(signal.SIGCONT)
+            await scene.delete_doomed()
             await scene.at_rest()
             await load.served()
         await scene.check(load)
