@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from helios.engines.valkey.connection import Command, Connection, ErrorReply, Re
 from helios.engines.valkey.stepwise.way import MAX_ELEMENTS, ChangedMeanwhile, Way, ahead
 from helios.errors import PayloadRefused
 
+# What Valkey and Redis say of a database in which no hash has a field with an end.
+_NO_FIELD_ENDS = re.compile(rb"^db0:.*\b(?:keys_with_volatile_items|subexpiry)=0\b", re.MULTILINE)
 _NEVER = -1  # when a field ends that has no end of its own
 
 
@@ -115,6 +118,10 @@ class Hash:
         self._without_ends: set[Connection] = set()
 
     async def steps(self, way: Way, count: int) -> AsyncGenerator[Rows, None]:
+        for server in (way.source, way.target):
+            (keyspace,) = await way.ask(server, [("INFO", "keyspace")])
+            if _NO_FIELD_ENDS.search(keyspace):  # a field that gets one from now on changes its key
+                self._without_ends.add(server)
         cursor = b"0"
         while True:
             cursor, flat = await way.read("HSCAN", way.key, cursor, "COUNT", count)
