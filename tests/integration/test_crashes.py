@@ -59,7 +59,7 @@ async def test_a_crash_does_no_harm(
 
 
 # What a coordinator that wakes up too late could do wrong differs most at these points.
-OFTEN = (Point.COPYING, Point.BEFORE_SWITCH, Point.SWEEPING)
+OFTEN = (Point.ACKNOWLEDGED, Point.BEFORE_SWITCH, Point.SWEEPING)
 
 
 @pytest.mark.parametrize(
