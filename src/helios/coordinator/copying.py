@@ -143,6 +143,13 @@ class BigValues:
         self._took_s: dict[bytes, float] = {}
         self._passes = 0
         self._running: asyncio.Task[None] | None = None
+        self._copying: set[bytes] = set()
+
+    def take_over(self, keys: Collection[bytes]) -> set[bytes]:
+        """Of keys that have changed, those that are in these hands already: no other copy may meet theirs."""
+        mine = {key for key in keys if key in self.changed or key in self._copying}
+        self.changed |= mine
+        return mine
 
     async def ready(self) -> bool:
         """Whether what has changed may wait for the fence; if not, it is being copied when this returns.
@@ -187,6 +194,7 @@ class BigValues:
         """Copy each key that has changed by now, once; it counts as changed until it is copied."""
         for key in sorted(self.changed):
             self.changed.discard(key)
+            self._copying = {key}
             waiting = Stopwatch(pace)
             began_s = asyncio.get_running_loop().time()
             outcome = StepCopy.CHANGED
@@ -195,6 +203,7 @@ class BigValues:
                     key, self._target, patch=True, pace=waiting.pace, step_bytes=self._limits.step_bytes
                 )
             finally:
+                self._copying = set()
                 if outcome is StepCopy.CHANGED:
                     self.changed.add(key)
             self._took_s[key] = asyncio.get_running_loop().time() - began_s - waiting.seconds

@@ -233,7 +233,7 @@ class SourceMover:
 
     async def _copy_changed(self, source: Engine, state: _Target) -> None:
         """Copy the small values that have changed, and set the big ones apart. No limit may stop the rounds."""
-        changed, state.changed = sorted(state.changed), set()
+        changed, state.changed = sorted(state.changed - state.big.take_over(state.changed)), set()
         if changed:
             by_size = sort_by_size(changed, await source.sizes(changed), self._limits)
             state.big.changed.update(by_size.big)
