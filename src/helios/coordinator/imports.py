@@ -19,6 +19,7 @@ from helios.model.topology import Member
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Engine
+from helios.ports.failpoints import OFF, Failpoints, Point
 from helios.ports.store import Delete, Put
 from helios.stores.records import IMPORTS, MIGRATIONS, put_record
 
@@ -53,6 +54,7 @@ class Import:
         rate: RateLimit,
         clock: Clock,
         new_id: Callable[[], str],
+        failpoints: Failpoints = OFF,
     ) -> None:
         self._change = change
         self._server = server
@@ -61,6 +63,7 @@ class Import:
         self._rate = rate
         self._clock = clock
         self._new_id = new_id
+        self._failpoints = failpoints
         self._routes = Routes(publisher.topology)
         self._ways: dict[str, _Way] = {}
         self._total = 0
@@ -73,7 +76,7 @@ class Import:
             opened.push_async_callback(source.close)
             self._total = await source.count()
             conflicts: set[bytes] = set()
-            noted = await self._noted()
+            noted = await self._resume(source)
             while True:
                 moved, found = await self._pass(source, identity, opened, noted)
                 conflicts |= found
@@ -124,13 +127,16 @@ class Import:
         moving = keys - conflicts
         if not moving:
             return 0, conflicts
-        await self._note(moving)
+        await self._note(moving, copied=False)
         noted.clear()
         noted.update(moving)
         for owner, mine in by_owner.items():
             await self._copy(source, self._ways[owner], [key for key in mine if key in moving])
         filled = [self._ways[owner] for owner in by_owner]
         await asyncio.gather(*(way.engine.persist(_PERSIST_TIMEOUT_S) for way in filled))
+        # From here on a key that is not at its owner was deleted there by a client: it must not be copied again.
+        await self._note(moving, copied=True)
+        await self._failpoints.reach(Point.IMPORTING)
         await source.delete(sorted(moving))
         await self._publisher.write([put_record(MIGRATIONS + way.migration.id, way.migration) for way in filled])
         return len(moving), conflicts
@@ -166,12 +172,21 @@ class Import:
             way = self._ways[owner] = _Way(engine, migration)
         return way
 
-    async def _noted(self) -> set[bytes]:
+    async def _resume(self, source: Engine) -> set[bytes]:
+        """End the batch that a coordinator before had copied as a whole; else the keys that it may have copied."""
         entry = await self._publisher.store.get(IMPORTS + self._change)
-        return set() if entry is None else {b64decode(key) for key in json.loads(entry.value)}
+        if entry is None:
+            return set()
+        note = json.loads(entry.value)
+        keys = {b64decode(key) for key in note["keys"]}
+        if not note["copied"]:
+            return keys
+        await source.delete(sorted(keys))
+        return set()
 
-    async def _note(self, keys: set[bytes]) -> None:
-        value = json.dumps([b64encode(key).decode() for key in sorted(keys)]).encode()
+    async def _note(self, keys: set[bytes], *, copied: bool) -> None:
+        note = {"copied": copied, "keys": [b64encode(key).decode() for key in sorted(keys)]}
+        value = json.dumps(note).encode()
         await self._publisher.write([Put(IMPORTS + self._change, value)])
 
     def _ended(self, status: MigrationStatus) -> list[Put]:

@@ -263,6 +263,7 @@ class Reign:
             rate=self._rate,
             clock=self._clock,
             new_id=self._new_id,
+            failpoints=self._failpoints,
         )
         self._importing = asyncio.create_task(moving.run(), name=change.id)
         try:

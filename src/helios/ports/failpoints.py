@@ -16,6 +16,7 @@ class Point(StrEnum):
     BEFORE_SWITCH = "before-switch"  # everything is copied; the switch is about to be published
     AFTER_SWITCH = "after-switch"  # the switch is in the store; the coordinator has done nothing since
     SWEEPING = "sweeping"  # a part of what has moved is deleted from the source
+    IMPORTING = "importing"  # a batch of a joining server is at its owners, and not yet deleted from that server
 
 
 class Failpoints(Protocol):

@@ -22,7 +22,7 @@ PAUSES = "/pauses/"  # + change id → b"1": a user wants its copies to wait
 MIGRATIONS = "/migrations/"  # + migration id → Migration
 SESSIONS = "/sessions/"  # + session id → SessionRecord, bound to the session's lease
 AGENTS = "/agents/"  # + node id → AgentRecord; a heartbeat, not bound to a lease
-IMPORTS = "/imports/"  # + change id → the keys (JSON, base64) of the batch that is being taken over
+IMPORTS = "/imports/"  # + change id → the batch being taken over: its keys (base64) and whether all are copied
 MEMBERS = "/members/"  # + member id → MemberRecord
 
 
