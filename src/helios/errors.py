@@ -103,6 +103,12 @@ class PayloadRefused(EngineError):
     code = "PAYLOAD"
 
 
+class CopyDiffers(EngineError):
+    """A copy is not what it was copied from although nobody changes it; trying again cannot help."""
+
+    code = "DIFFERS"
+
+
 class TooHot(EngineError):
     """A value is so big and so busy that no pause of bearable length can move it; the message names it."""
 

@@ -22,12 +22,16 @@ _BETWEEN_PASSES_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CopyLimits:
-    """How much is copied at a time, and how little may be left when the fence is asked for."""
+    """How much is copied at a time, and how little may be left when the fence is asked for.
+
+    With `verify` every copy is compared with its source before that.
+    """
 
     batch_keys: int
     fence_budget_keys: int
     big_bytes: int = BIG_VALUE_BYTES
     step_bytes: int = STEP_BYTES
+    verify: bool = False
 
 
 @dataclass(frozen=True, slots=True)

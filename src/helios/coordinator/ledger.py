@@ -81,12 +81,20 @@ class Ledger:
         self._migrations[pair.migration] = replace(migration, pause_ms=pause_ms)
         return self._puts([pair.migration])
 
-    def progress(self, migration_id: str, moved: int, total: int, phase: MigrationPhase | None) -> list[Put]:
+    def progress(
+        self, migration_id: str, moved: int, total: int, phase: MigrationPhase | None, verified: int = 0
+    ) -> list[Put]:
         """How far a copy is; nothing to write where it is no further than before."""
         before = self._migrations.get(migration_id)
         if before is None or before.status is not MigrationStatus.IN_PROGRESS:
             return []
-        after = replace(before, keys_moved=moved, total_keys=max(total, moved), phase=phase or before.phase)
+        after = replace(
+            before,
+            keys_moved=moved,
+            total_keys=max(total, moved),
+            phase=phase or before.phase,
+            verified=verified,
+        )
         if after == before:
             return []
         self._migrations[migration_id] = after
@@ -98,7 +106,7 @@ class Ledger:
         for migration in hit:
             if migration.phase not in (MigrationPhase.SWITCHED, MigrationPhase.SWEEPING):
                 self._migrations[migration.id] = replace(
-                    migration, error=f"trying again: {reason}", phase=MigrationPhase.COPYING, keys_moved=0
+                    migration, error=f"trying again: {reason}", phase=MigrationPhase.COPYING, keys_moved=0, verified=0
                 )
         return self._puts([migration.id for migration in hit])
 

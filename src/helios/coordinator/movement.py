@@ -146,6 +146,7 @@ class Movement:
                     await self._cancel_all(self._fence_work)
                 records += self._ledger.phase(_pair(mutation.apply(self._publisher.topology), source, target))
             case Finish():
+                self._progress()  # short moves end before it was ever recorded
                 records += self._ledger.finished(reversing=transition.reversing)
             case Reverse():
                 raise Refused("a reversal is published by giving the transition up")
@@ -263,18 +264,25 @@ class Movement:
     async def _record_progress(self) -> None:
         while True:
             await asyncio.sleep(_PROGRESS_S)
-            operations = []
-            for source, mover in self._movers.items():
-                for target, state in mover.progress.items():
-                    pair = _find(self._publisher.topology, source, target)
-                    if pair is None or pair.phase != "copying":
-                        phase = None
-                    else:
-                        phase = MigrationPhase.CATCHING_UP if state.catching_up else MigrationPhase.COPYING
-                    if pair is not None:
-                        operations += self._ledger.progress(pair.migration, state.moved, state.expected, phase)
+            operations = self._progress()
             if operations:
                 await self._publisher.write(operations)
+
+    def _progress(self) -> list[Put]:
+        """How far the copies are, where that has changed."""
+        operations: list[Put] = []
+        for source, mover in self._movers.items():
+            for target, state in mover.progress.items():
+                pair = _find(self._publisher.topology, source, target)
+                if pair is None or pair.phase != "copying":
+                    phase = None
+                else:
+                    phase = MigrationPhase.CATCHING_UP if state.catching_up else MigrationPhase.COPYING
+                if pair is not None:
+                    operations += self._ledger.progress(
+                        pair.migration, state.moved, state.expected, phase, state.verified
+                    )
+        return operations
 
     # Tasks
 

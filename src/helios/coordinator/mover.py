@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -12,7 +12,8 @@ from helios.coordinator.access import Access, Identity
 from helios.coordinator.copying import Behind, BigValues, CopyLimits, copy_batch, copy_batches, sort_by_size
 from helios.coordinator.rate import RateLimit
 from helios.coordinator.sweep import SCAN_COUNT, delete_where, not_owned
-from helios.errors import EngineError, NotFound, PayloadRefused, TooHot
+from helios.coordinator.verification import Pair, verify
+from helios.errors import CopyDiffers, EngineError, NotFound, PayloadRefused, TooHot
 from helios.placement.routing import Routes
 from helios.ports.engine import ChangeStream, Engine
 from helios.ports.failpoints import OFF, Failpoints, Point
@@ -31,6 +32,7 @@ class PairProgress:
     moved: int = 0
     expected: int = 0
     catching_up: bool = False
+    verified: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +114,14 @@ class SourceMover:
                     self._targets[target] = _Target(engine, (await engine.info()).aof_fsync == "always", big)
                 await self._clear_leftovers()
                 await self._first_pass(source)
+                if self._limits.verify:
+                    for target in self._targets:
+                        await self._verify(source, stream, target)
                 await self._make_durable()
                 self._report(CopyProgressed(self.source))
                 await self._follow(source, stream)
         except (EngineError, NotFound) as error:
-            fatal = isinstance(error, PayloadRefused | TooHot)
+            fatal = isinstance(error, PayloadRefused | TooHot | CopyDiffers)
             self._report(CopyBroken(self.source, f"{self.source}: {error}", fatal))
 
     async def _open(self, shard: str, identity: Identity, opened: AsyncExitStack) -> Engine:
@@ -173,6 +178,32 @@ class SourceMover:
             await self._rate.take(len(batch))
             self.progress[target].moved += await copy_batch(source, state.engine, batch, pace, writing)
             await self._failpoints.reach(Point.COPYING)
+
+    async def _verify(self, source: Engine, stream: ChangeStream, target: str) -> None:
+        """Compare the copies of one pair with their sources; what differs is copied again."""
+        state = self._targets[target]
+        progress = self.progress[target]
+
+        def mine(key: bytes) -> bool:
+            return self._routes().pair(key) == (self.source, target)
+
+        async def take(keys: int, size: int) -> None:
+            await self._rate.take(keys)
+            await self._bandwidth.take(size)
+
+        async def copy_again(keys: Collection[bytes]) -> None:
+            state.changed.update(keys)
+            await self._copy_changed(source, state)
+            await state.big.copy_all()
+
+        async def named() -> Collection[bytes]:
+            self._note(await stream.barrier())
+            return state.changed | state.big.changed
+
+        def equal(count: int) -> None:
+            progress.verified += count
+
+        await verify(Pair(source, state.engine, target, mine, take, copy_again, named, equal))
 
     async def _make_durable(self) -> None:
         """The bulk reaches the disks before any fence, so that no pause has to wait for that."""

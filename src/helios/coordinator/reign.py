@@ -200,7 +200,11 @@ class Reign:
         ledger = Ledger(record.value, migrations, self._clock)
         coordinator = self._settings.coordinator
         fencing = Fencing(self._publisher, self.access, ack_timeout_s=coordinator.fence_ack_timeout)
-        limits = CopyLimits(coordinator.copy_batch, coordinator.fence_budget)
+        limits = CopyLimits(
+            coordinator.copy_batch,
+            coordinator.fence_budget,
+            verify=record.value.verify or self._settings.sharding.verify_moves,
+        )
         self._movement = Movement(
             self._publisher,
             self.access,
