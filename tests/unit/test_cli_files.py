@@ -52,7 +52,7 @@ def test_a_line_beyond_the_bound_is_passed_by_and_told() -> None:
 
 def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
-    path.write_bytes(gzip.compress(b"a\tb\n", mtime=0) + gzip.compress(b"c\td\n"))
+    path.write_bytes(gzip.compress(b"a\tb\n") + gzip.compress(b"c\td\n"))
     with reading(str(path)) as (content, _):
         assert content.read() == b"a\tb\nc\td\n"
     path.write_bytes(b"a\tb\n")
@@ -60,7 +60,11 @@ def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
         assert content.read() == b"a\tb\n"
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"a\tb\n" * 100, mtime=0)[:-9], gzip.compress(b"x")[:-8] + b"12345678"])
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(b"a\tb\n" * 100)[:-9], gzip.compress(b"x")[:-8] + b"12345678"],
+    ids=["cut", "wrong checksum"],
+)
 def test_a_damaged_file_is_a_problem_and_not_an_end(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.tsv.gz"
     path.write_bytes(content)
