@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find src -name '*.pyx' -o -name '*.pxd' 2>/dev/null)
 
-.PHONY: up test check format bench clean crashes soak
+.PHONY: up test check format bench clean crashes sim soak
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make check          format, lint, types, import contracts, unit and property tests"
 	@echo "make test           every test"
 	@echo "make crashes        every process killed and frozen at every point of a move"
+	@echo "make sim [N=1000] [SEED=n]  lives of whole clusters on a virtual clock; a SEED replays one"
 	@echo "make soak [MINUTES=10] [SEED=n]  a long run of everything at once, which ends with a reckoning"
 	@echo "make clean          remove what the commands above created (not helios-data)"
 
@@ -37,6 +38,9 @@ test: check
 
 crashes: $(STAMP)
 	$(BIN)/python -m pytest tests/integration/test_crashes.py -m ""
+
+sim: $(STAMP)
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--count $(or $(N),1000)) $(if $(FIRST),--first $(FIRST)) $(if $(PLANT),--plant $(PLANT))
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

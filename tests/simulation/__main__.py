@@ -1,0 +1,98 @@
+"""Runs lives by seed: `SEED=123` alone replays one and tells everything, a range is spread over processes.
+
+python -m tests.simulation --seed 123
+python -m tests.simulation --count 1000 [--first 0] [--jobs 2] [--plant NAME]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.simulation.planted import PLANTS
+from tests.simulation.report import Tally, read_line, to_line
+from tests.simulation.world import live
+
+_CHUNK = 20
+
+
+def main() -> int:
+    """0 if every life went well."""
+    options = _options()
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # The order of sets of strings differs from process to process unless this is fixed.
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
+    if not options.verbose:
+        logging.disable(logging.CRITICAL)
+    with PLANTS[options.plant]():
+        if options.seed is not None:
+            return _replay(options.seed)
+        if options.worker:
+            return _work(range(options.first, options.first + options.count, options.step))
+    return _spread(options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, help="replay this one life")
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--step", type=int, default=1, help="only each so manieth seed; 5 keeps to one danger")
+    parser.add_argument("--plant", choices=sorted(PLANTS), default="", help="with a bug")
+    parser.add_argument("--stop-at-first", action="store_true", help="end with the first failure")
+    parser.add_argument("--verbose", action="store_true", help="with the log of the processes")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _replay(seed: int) -> int:
+    outcome = live(seed)
+    print("\n".join(outcome.trace))
+    print(f"seed {seed}: digest {outcome.digest}, {outcome.virtual_s:.1f} virtual seconds, {outcome.steps} steps")
+    print(f"FAILED: {outcome.failure}" if outcome.failure else "everything held")
+    return 1 if outcome.failure else 0
+
+
+def _work(seeds: range) -> int:
+    failed = 0
+    for seed in seeds:
+        outcome = live(seed)
+        failed += outcome.failure is not None
+        print(to_line(outcome), flush=True)
+    return 1 if failed else 0
+
+
+def _spread(options: argparse.Namespace) -> int:
+    tally = Tally(options.plant)
+    began = time.monotonic()
+    end = options.first + options.count * options.step
+    starts = range(options.first, end, _CHUNK * options.step)
+
+    def chunk(start: int) -> None:
+        if options.stop_at_first and tally.failed:
+            return
+        count = min(_CHUNK * options.step, end - start)
+        arguments = ["--first", str(start), "--count", str(count), "--step", str(options.step)]
+        command = [sys.executable, "-m", "tests.simulation", "--worker", *arguments, "--plant", options.plant]
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        for line in run.stdout.splitlines():
+            tally.add(read_line(line))
+        if run.returncode not in (0, 1):
+            raise RuntimeError(f"a worker ended with {run.returncode} in the seeds from {start} on")
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for _ in pool.map(chunk, starts):
+            pass
+    print(tally.summary(time.monotonic() - began))
+    return 1 if tally.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

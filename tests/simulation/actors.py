@@ -1,0 +1,177 @@
+"""The processes of a world: coordinators and routers, which run the real code and can be stopped in many ways."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from random import Random
+from typing import TYPE_CHECKING
+
+from tests.simulation.loop import Process
+from tests.simulation.store import SimStore
+
+from helios.admin.client import Admin
+from helios.coordinator.service import Coordinator
+from helios.engines.memory import MemoryConnector
+from helios.errors import HeliosError, OutcomeUnknown, StartError
+from helios.router.core import Router
+from helios.router.options import RouterOptions
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+REFUSED = ("CLUSTERDOWN", "TRYAGAIN", "OVERLOADED", "UNAVAILABLE")
+_ENGINE_TIMEOUT_S = 5.0
+
+
+class Actor(ABC):
+    """A process with its handle of the store and its way to the servers; made anew with each start."""
+
+    process: Process
+    store: SimStore
+    connector: MemoryConnector
+    root: asyncio.Task[None]
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.starts = 0
+        self.alive = False
+
+    def start(self) -> None:
+        """Begin a new life."""
+        world = self.world
+        self.starts += 1
+        self.alive = True
+        self.process = Process(f"{self.name}/{self.starts}")
+        random = Random(f"{world.seed}/{self.process.name}")
+        self.store = SimStore(world.inner.open(), world.loop, random, world.scenario.late, world.on_commit)
+        self.connector = MemoryConnector(
+            world.addresses, origin=self.process.name, connect_timeout_s=1.0, timeout_s=_ENGINE_TIMEOUT_S
+        )
+        process = self.process
+        self.root = world.loop.create_task(self._main(), context=process.context)
+        self.root.add_done_callback(lambda task: self._ended(process, task), context=world.loop.outside)
+
+    def kill(self) -> None:
+        """End it as kill -9 does; what it has sent still arrives."""
+        if not self.alive:
+            return
+        self.alive = False
+        self.world.loop.kill(self.process)
+        for server in self.world.servers.values():
+            server.cut(self.process.name)
+            server.heal(self.process.name)
+
+    def stop(self) -> None:
+        """End it as a supervisor does: it may clean up behind itself."""
+        if self.alive:
+            self.alive = False
+            self.root.cancel()
+
+    def freeze(self) -> None:
+        """Stop it where it stands."""
+        self.world.loop.freeze(self.process)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.world.loop.thaw(self.process)
+
+    def _ended(self, process: Process, task: asyncio.Task[None]) -> None:
+        if process.dead or task.cancelled():
+            return
+        failure = task.exception()
+        if self.alive and process is self.process:
+            self.alive = False
+            self.world.loop.send_later(0.5, self.start)
+        if not isinstance(failure, StartError):
+            self.world.fail(f"{process.name} has died of {failure!r}", failure)
+
+    @abstractmethod
+    async def _main(self) -> None:
+        """What the process does."""
+
+
+class CoordinatorActor(Actor):
+    """A candidate for coordinator."""
+
+    async def _main(self) -> None:
+        settings = self.world.scenario.settings
+        await Coordinator(self.store, self.connector, self.world.clock, node_id=self.name, settings=settings).run()
+
+
+class RouterActor(Actor):
+    """A router, which clients call."""
+
+    router: Router
+
+    def start(self) -> None:
+        """Begin a new life, with no client."""
+        self._calls: dict[asyncio.Future[bytes], None] = {}
+        super().start()
+
+    async def _main(self) -> None:
+        world = self.world
+        options = RouterOptions(
+            node=self.name,
+            session_ttl_s=world.scenario.session_ttl_s,
+            member_timeout_s=_ENGINE_TIMEOUT_S,
+            hold_timeout_s=world.scenario.hold_timeout_s,
+        )
+        admin = Admin(self.store, self.connector, world.clock)
+        self.router = Router(self.store, self.connector, admin, world.clock, options)
+        await self.router.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.router.stop()
+
+    def kill(self) -> None:
+        """End it; its clients learn that the connection is lost."""
+        super().kill()
+        self._lose_clients()
+
+    def stop(self) -> None:
+        """End it; the same for its clients."""
+        super().stop()
+        self._lose_clients()
+
+    async def call(self, argv: list[bytes], delay_s: float, timeout_s: float) -> bytes:
+        """A client's command. Gives the raw reply; errors of lost connections begin with -UNKNOWN or -CLUSTERDOWN."""
+        reply: asyncio.Future[bytes] = self.world.loop.create_future()
+        self.world.loop.send_later(delay_s, self._arrive, argv, reply)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await reply
+        except TimeoutError:
+            return b"-UNKNOWN the client has given up"
+
+    def _arrive(self, argv: list[bytes], reply: asyncio.Future[bytes]) -> None:
+        if not self.alive or not hasattr(self, "router"):
+            _settle(reply, b"-CLUSTERDOWN the connection was refused")
+            return
+        self._calls[reply] = None
+        self.world.loop.create_task(self._serve(self.router, argv, reply), context=self.process.context)
+
+    async def _serve(self, router: Router, argv: list[bytes], reply: asyncio.Future[bytes]) -> None:
+        try:
+            raw = await router.execute(argv)
+        except OutcomeUnknown as error:
+            raw = b"-UNKNOWN %s" % str(error).encode()
+        except HeliosError as error:
+            raw = b"-%s %s" % (error.code.encode(), str(error).encode())
+        self.world.loop.send_later(0.0002, self._deliver, reply, raw)
+
+    def _deliver(self, reply: asyncio.Future[bytes], raw: bytes) -> None:
+        self._calls.pop(reply, None)
+        _settle(reply, raw)
+
+    def _lose_clients(self) -> None:
+        calls, self._calls = self._calls, {}
+        for reply in calls:
+            _settle(reply, b"-UNKNOWN the connection to the router was lost")
+
+
+def _settle(reply: asyncio.Future[bytes], raw: bytes) -> None:
+    if not reply.done():
+        reply.set_result(raw)

@@ -1,0 +1,154 @@
+"""Trouble: at random times, and at the moments at which a move is most easily hurt. Every fault ends by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+from tests.simulation.actors import Actor
+from tests.simulation.scenario import Danger
+from tests.simulation.servers import SimServer
+
+from helios.model.topology import Topology
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+_SOON_S = (0.0, 0.002, 0.02, 0.2)
+
+
+class Faults:
+    """Hurts a world until its time of trouble is over."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._random = Random(f"{world.seed}/faults")
+        self._ends_s = 0.0
+        self._active = 0
+        self.mended = asyncio.Event()  # set where nothing is broken
+        self.mended.set()
+        self.count = 0
+
+    async def run(self) -> None:
+        """Trouble now and then."""
+        scenario = self._world.scenario
+        loop = self._world.loop
+        await asyncio.sleep(scenario.peace_s)
+        self._ends_s = loop.time() + scenario.trouble_s
+        while True:
+            await asyncio.sleep(self._random.expovariate(1 / scenario.fault_every_s))
+            if loop.time() > self._ends_s:
+                return
+            if scenario.danger is not Danger.CALM:
+                self.strike(None)
+
+    def published(self, topology: Topology) -> None:
+        """A new epoch is a good moment for trouble with those whom it concerns."""
+        scenario = self._world.scenario
+        loop = self._world.loop
+        if topology.transition is None or scenario.danger is Danger.CALM or loop.time() > self._ends_s:
+            return
+        if self._random.random() < scenario.fault_at_phase:
+            pair = self._random.choice(topology.transition.pairs)
+            near = self._random.choice((pair.source, pair.target))
+            soon_s = self._random.choice(_SOON_S)
+            loop.send_later(self._random.uniform(0, soon_s), self.strike, near)
+
+    def strike(self, near: str | None) -> None:
+        """Something happens; to the server of the shard `near`, if it is to a server."""
+        world, random = self._world, self._random
+        choice = random.random()
+        if world.scenario.danger is Danger.ZOMBIES and choice < 0.6:
+            self._make_zombie()
+        elif choice < (0.7 if world.scenario.danger is Danger.POWER else 0.35):
+            self._hurt_server(world.servers[near] if near else random.choice(list(world.servers.values())))
+        elif choice < 0.85:
+            self._hurt_process(self._reigning() or random.choice(world.coordinators))
+        else:
+            self._hurt_process(random.choice([*world.coordinators, *world.routers]))
+
+    def _reigning(self) -> Actor | None:
+        name = self._world.coordinator
+        return next((actor for actor in self._world.coordinators if actor.name == name and actor.alive), None)
+
+    def _hurt_server(self, server: SimServer) -> None:
+        random = self._random
+        if not server.up or server.frozen:
+            return
+        choice = random.random()
+        power = self._world.scenario.danger is Danger.POWER
+        if choice < (0.6 if power else 0.3):
+            if power and random.random() < 0.7:
+                self._world.power_cut(server)
+            else:
+                server.crash()
+            self._until(server.restart, random.uniform(0.01, 3), f"{server.name} crashes")
+        elif choice < 0.75:
+            server.freeze()
+            starts = server.starts
+            mend = lambda: server.thaw() if server.starts == starts and server.up else None  # noqa: E731
+            self._until(mend, random.uniform(0.01, 3), f"{server.name} freezes")
+        elif choice < 0.9:
+            self._world.late[server.shard] = 0.5
+            self._until(
+                lambda: self._world.late.pop(server.shard, None), random.uniform(0.1, 2), f"{server.name} is slow"
+            )
+        else:
+            actor = random.choice([*self._world.coordinators, *self._world.routers])
+            origin = actor.process.name
+            server.cut(origin)
+            self._until(lambda: server.heal(origin), random.uniform(0.01, 3), f"{server.name} loses {origin}")
+
+    def _make_zombie(self) -> None:
+        """Whoever reigns wakes after another has taken over."""
+        actor = self._reigning()
+        if actor is not None and not actor.process.frozen:
+            self._freeze(actor, self._world.scenario.settings.coordinator.lease_ttl * self._random.uniform(1.1, 2.5))
+
+    def _freeze(self, actor: Actor, duration_s: float) -> None:
+        actor.freeze()
+        process = actor.process
+        mend = lambda: None if process.dead else self._world.loop.thaw(process)  # noqa: E731
+        self._until(mend, duration_s, f"{process.name} freezes")
+
+    def _hurt_process(self, actor: Actor) -> None:
+        random = self._random
+        if not actor.alive or actor.process.frozen:
+            return
+        choice = random.random()
+        if choice < 0.3:
+            actor.kill()
+            self._until(actor.start, random.uniform(0.01, 3), f"{actor.process.name} is killed")
+        elif choice < 0.4:
+            actor.stop()
+            self._until(actor.start, random.uniform(1.6, 3), f"{actor.process.name} is stopped")
+        elif choice < 0.7:
+            self._freeze(actor, random.choice((0.2, 1.0, 4.0)) * random.uniform(0.2, 1.5))
+        elif choice < 0.85:
+            store = actor.store
+            store.cut = True
+            self._until(
+                lambda: setattr(store, "cut", False), random.uniform(0.05, 4), f"{actor.process.name} loses the store"
+            )
+        else:
+            store = actor.store
+            store.loss = 0.3
+            self._until(
+                lambda: setattr(store, "loss", 0.0), random.uniform(0.5, 3), f"{actor.process.name} has a bad store"
+            )
+
+    def _until(self, mend: Callable[[], object], after_s: float, what: str) -> None:
+        self._world.note(f"fault: {what} for {after_s:.3f} s")
+        self._active += 1
+        self.mended.clear()
+        self.count += 1
+        self._world.loop.send_later(after_s, self._mend, mend, what)
+
+    def _mend(self, mend: Callable[[], object], what: str) -> None:
+        self._world.note(f"mended: {what}")
+        mend()
+        self._active -= 1
+        if not self._active:
+            self.mended.set()

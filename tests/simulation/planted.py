@@ -1,0 +1,45 @@
+"""Bugs to be planted, so that a test can show that the simulation finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from unittest.mock import patch
+
+from tests.simulation.invariants import Invariants
+
+from helios.coordinator.access import Access
+from helios.coordinator.fencing import Fencing
+from helios.engines.memory import MemoryEngine
+from helios.model.topology import Member
+from helios.ports.engine import Engine
+
+
+async def _settle_at_once(self: Fencing, epoch: int, member: Member) -> int:
+    return 0
+
+
+async def _persist_nothing(self: MemoryEngine, timeout_s: float) -> bool:
+    return True
+
+
+async def _end_nobody(self: Access, administrator: Engine) -> int:
+    return 0
+
+
+@contextmanager
+def _late_restore() -> Iterator[None]:
+    # That users are left over at the end is not what is to be found here.
+    with patch.object(Access, "end_users", _end_nobody), patch.object(Invariants, "look_for_users", new=False):
+        yield
+
+
+PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "": nullcontext,
+    # A pair is switched although routers have not acknowledged its fence.
+    "switch-unacknowledged": lambda: patch.object(Fencing, "settle", _settle_at_once),
+    # A pair is switched, and its source swept, before the copies are on the target's disk.
+    "sweep-before-durable": lambda: patch.object(MemoryEngine, "persist", _persist_nothing),
+    # What a replaced coordinator had sent, or sends when it wakes, is still carried out.
+    "late-restore-of-zombie": _late_restore,
+}

@@ -1,0 +1,53 @@
+"""What is told of many lives."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import asdict, replace
+
+from tests.simulation.world import Outcome
+
+
+def to_line(outcome: Outcome) -> str:
+    """An outcome without its trace, as a line for another process."""
+    return json.dumps(asdict(replace(outcome, trace=())))
+
+
+def read_line(line: str) -> Outcome:
+    """The outcome that `to_line` wrote."""
+    return Outcome(**json.loads(line))
+
+
+class Tally:
+    """Adds outcomes up, and tells of each failure as it comes."""
+
+    def __init__(self, plant: str = "") -> None:
+        self.failed: list[Outcome] = []
+        self._plant = f" PLANT={plant}" if plant else ""
+        self._lives = 0
+        self._virtual_s = 0.0
+        self._counts = {"acknowledged": 0, "faults": 0, "fences": 0, "switches": 0}
+        self._longest_fence_s = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, outcome: Outcome) -> None:
+        """One more life."""
+        with self._lock:
+            self._lives += 1
+            self._virtual_s += outcome.virtual_s
+            for name in self._counts:
+                self._counts[name] += getattr(outcome, name)
+            self._longest_fence_s = max(self._longest_fence_s, outcome.longest_fence_s)
+            if outcome.failure is not None:
+                self.failed.append(outcome)
+                print(f"seed {outcome.seed} failed: {outcome.failure}", flush=True)
+                print(f"    replay: make sim SEED={outcome.seed}{self._plant}", flush=True)
+
+    def summary(self, seconds: float) -> str:
+        """All of it in a sentence."""
+        counts = ", ".join(f"{count} {name}" for name, count in self._counts.items())
+        return (
+            f"{self._lives} lives ({self._virtual_s / 3600:.1f} virtual hours) in {seconds:.0f} s, "
+            f"{len(self.failed)} failed; {counts}; longest fence {self._longest_fence_s:.1f} s"
+        )

@@ -1,0 +1,93 @@
+"""What a seed decides before a world begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+
+from helios.model.settings import ClusterSettings, CoordinatorSettings, ShardingSettings
+
+
+class Danger(StrEnum):
+    """What a life is about."""
+
+    CALM = "calm"  # nothing but the operator's verbs
+    MIXED = "mixed"
+    POWER = "power"  # servers lose what is not on their disks
+    ZOMBIES = "zombies"  # coordinators freeze and wake when they have been replaced
+
+
+_DANGERS = (Danger.MIXED, Danger.POWER, Danger.ZOMBIES, Danger.MIXED, Danger.MIXED)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Sizes, settings and dangers of one world. Times are in seconds."""
+
+    settings: ClusterSettings
+    nodes: int
+    spare_nodes: int
+    routers: int
+    coordinators: int
+    clients: int
+    keys_per_client: int
+    counters: int
+    cold_keys_per_client: int  # written once and then only read
+    peace_s: float  # before the first fault
+    trouble_s: float
+    fault_every_s: float
+    fault_at_phase: float
+    verb_every_s: float
+    think_s: float
+    late: float  # how often a request or a reply is late, by up to seconds
+    session_ttl_s: float
+    hold_timeout_s: float
+    danger: Danger
+
+
+def danger_of(seed: int) -> Danger:
+    """What the life of a seed is about: the same in every fifth."""
+    return Danger.CALM if seed % 50 == 49 else _DANGERS[seed % len(_DANGERS)]
+
+
+def choose(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    random = Random(f"{seed}/scenario")
+    danger = danger_of(seed)
+    power, zombies = danger is Danger.POWER, danger is Danger.ZOMBIES
+    settings = ClusterSettings(
+        sharding=ShardingSettings(
+            virtual_nodes=random.choice((2, 4, 8)),
+            migration_rate=random.choice((20, 50) if zombies else (0, 0, 50, 500)),
+            auto_rebalance=random.random() < 0.5,
+        ),
+        coordinator=CoordinatorSettings(
+            lease_ttl=random.choice((1.0, 1.0, 2.0)),
+            copy_batch=random.choice((1, 2) if zombies else (1, 3, 20)),
+            fence_budget=random.choice((1, 5, 100)),
+            fence_ack_timeout=random.choice((0.1, 0.3, 1.0)),
+        ),
+    )
+    return Scenario(
+        settings=settings,
+        nodes=random.randint(2, 3),
+        spare_nodes=random.randint(0, 2),
+        routers=random.randint(1, 3),
+        coordinators=random.randint(2, 3),
+        clients=random.randint(2, 4),
+        keys_per_client=random.randint(3, 8),
+        counters=random.randint(0, 2),
+        cold_keys_per_client=random.randint(1, 3),
+        # What a power cut may take is young: it comes when there is something older.
+        peace_s=4.0 if power else 0.0,
+        trouble_s=random.uniform(3.0, 8.0),
+        fault_every_s=random.choice((0.5, 1.5, 5.0)),
+        fault_at_phase=random.choice((0.3, 0.5) if power or zombies else (0.0, 0.1, 0.3, 0.5)),
+        verb_every_s=random.choice((0.2, 0.5, 1.5)),
+        think_s=random.choice((0.03, 0.08, 0.2)),
+        late=random.choice((0.0, 0.002, 0.01, 0.03)),
+        session_ttl_s=random.choice((1.5, 3.0)),
+        hold_timeout_s=random.choice((2.0, 5.0)),
+        danger=danger,
+    )

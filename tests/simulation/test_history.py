@@ -1,0 +1,84 @@
+"""The judge of all lives: what the answers to a key's commands allow, and what they rule out."""
+
+from __future__ import annotations
+
+import pytest
+from tests.simulation.history import Command, CounterHistory, Impossible, KeyHistory
+
+
+def _appended(history: KeyHistory, data: bytes, length: int, at_ms: float) -> None:
+    history.answered(Command("APPEND", data), length, at_ms, at_ms + 1)
+
+
+def test_what_was_acknowledged_must_be_there() -> None:
+    history = KeyHistory(b"k")
+    _appended(history, b"a", 1, 0)
+    _appended(history, b"b", 2, 10)
+    history.check(b"ab", 100)
+    for wrong in (b"a", b"b", b"abb", None):
+        with pytest.raises(Impossible):
+            history.check(wrong, 100)
+
+
+def test_a_deleted_key_must_not_come_back() -> None:
+    history = KeyHistory(b"k")
+    _appended(history, b"a", 1, 0)
+    history.answered(Command("DEL"), 1, 10, 11)
+    with pytest.raises(Impossible):
+        history.answered(Command("GET"), b"a", 20, 21)
+
+
+def test_an_unanswered_command_may_have_run_or_run_later_but_only_once() -> None:
+    history = KeyHistory(b"k")
+    history.unanswered(Command("APPEND", b"a"), 0, 1)
+    _appended(history, b"b", 1, 10)
+    history.check(b"b", 100)
+    history.check(b"ba", 100)
+    for wrong in (b"ab", b"aba", b"baa", None):
+        with pytest.raises(Impossible):
+            history.check(wrong, 100)
+
+
+def test_a_refused_command_must_not_have_run() -> None:
+    history = KeyHistory(b"k")
+    history.refused(Command("SET", b"a"), "held too long", 1)
+    with pytest.raises(Impossible):
+        history.check(b"a", 100)
+
+
+def test_a_value_ends_at_its_time_and_not_before() -> None:
+    history = KeyHistory(b"k")
+    history.answered(Command("SET", b"a", expire_at_ms=50), b"OK", 0, 1)
+    history.answered(Command("GET"), b"a", 10, 11)
+    with pytest.raises(Impossible):
+        history.answered(Command("GET"), None, 20, 21)
+    history.answered(Command("GET"), None, 60, 61)
+    with pytest.raises(Impossible):
+        history.check(b"a", 70)
+
+
+def test_a_power_cut_takes_only_what_is_young() -> None:
+    history = KeyHistory(b"k")
+    _appended(history, b"a", 1, 0)
+    _appended(history, b"b", 2, 1000)
+    history.power_lost(since_ms=500, now_ms=1500)
+    history.check(b"a", 2000)
+    history.check(b"ab", 2000)
+    with pytest.raises(Impossible):
+        history.check(None, 2000)
+
+
+def test_a_counter_gives_each_number_once_and_never_goes_back() -> None:
+    counter = CounterHistory(b"n", asked=3)
+    counter.answered(2, 0, 1)
+    with pytest.raises(Impossible):
+        counter.answered(2, 0, 1)
+    with pytest.raises(Impossible):
+        counter.answered(1, 5, 6)
+    counter.answered(1, 0, 1)
+    counter.unanswered = 1
+    counter.check(b"2")
+    counter.check(b"3")
+    for wrong in (b"1", b"4"):
+        with pytest.raises(Impossible):
+            counter.check(wrong)

@@ -1,0 +1,171 @@
+"""Clients that write, read and count through random routers, and the operator who changes the cluster meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING
+
+from tests.simulation.actors import REFUSED, Actor
+from tests.simulation.history import QUESTIONS_MAX, Command, CounterHistory, Impossible, KeyHistory
+
+from helios.admin.client import Admin
+from helios.errors import HeliosError
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+_CLIENT_TIMEOUT_S = 3.0
+_KINDS = ("user", "cart", "session")
+
+
+class Client:
+    """One client: a command, its answer, some thought, the next command."""
+
+    def __init__(self, world: World, number: int, counters: list[CounterHistory]) -> None:
+        self._world = world
+        self._random = Random(f"{world.seed}/client {number}")
+        self._counters = counters
+        self._tokens = 0
+        self._name = f"c{number}"
+        self.keys = [
+            KeyHistory(f"{self._random.choice(_KINDS)}:{number}:{index}".encode())
+            for index in range(world.scenario.keys_per_client + world.scenario.cold_keys_per_client)
+        ]
+        self._cold = self.keys[: world.scenario.cold_keys_per_client]
+
+    async def run(self) -> None:
+        """Until the world wants no more."""
+        while self._world.serving:
+            await asyncio.sleep(self._random.expovariate(1 / self._world.scenario.think_s))
+            try:
+                if self._counters and self._random.random() < 0.2:
+                    await self._count(self._random.choice(self._counters))
+                else:
+                    await self._command(self._random.choice(self.keys))
+            except Impossible as impossible:
+                self._world.fail(str(impossible), impossible)
+                return
+
+    async def _call(self, argv: list[bytes]) -> tuple[bytes, float, float]:
+        world = self._world
+        router = self._random.choice(world.routers)
+        begin_ms = world.clock.wall() * 1000
+        raw = await router.call(argv, self._random.expovariate(2000), _CLIENT_TIMEOUT_S)
+        end_ms = world.clock.wall() * 1000
+        world.note(f"{self._name} via {router.name}: {b' '.join(argv).decode()} -> {raw[:60]!r}")
+        return raw, begin_ms, end_ms
+
+    async def _command(self, history: KeyHistory) -> None:
+        if history.questions >= QUESTIONS_MAX:
+            return
+        command = self._choose_cold(history) if history in self._cold else self._choose()
+        raw, begin_ms, end_ms = await self._call(_argv(command, history.key))
+        if raw.startswith(b"-UNKNOWN"):
+            history.unanswered(command, begin_ms, end_ms)
+        elif raw.startswith(b"-"):
+            self._check_refusal(raw)
+            history.refused(command, raw.decode(), end_ms)
+        else:
+            history.answered(command, _answer(raw), begin_ms, end_ms)
+            self._world.acknowledged += 1
+
+    async def _count(self, counter: CounterHistory) -> None:
+        counter.asked += 1
+        raw, begin_ms, end_ms = await self._call([b"INCR", counter.key])
+        if raw.startswith(b"-UNKNOWN"):
+            counter.unanswered += 1
+        elif raw.startswith(b"-"):
+            self._check_refusal(raw)
+        else:
+            counter.answered(int(raw[1:]), begin_ms, end_ms)
+            self._world.acknowledged += 1
+
+    def _check_refusal(self, raw: bytes) -> None:
+        if not raw[1:].decode().startswith(REFUSED):
+            raise Impossible(f"a client was answered {raw!r}")
+
+    def _choose_cold(self, history: KeyHistory) -> Command:
+        if any(possible.value.data is None or possible.open for possible in history.possible):
+            return Command("SET", b"cold")
+        return Command("GET")
+
+    def _choose(self) -> Command:
+        random = self._random
+        choice = random.random()
+        self._tokens += 1
+        token = f"{self._name}.{self._tokens};".encode()
+        if choice < 0.25:
+            return Command("GET")
+        if choice < 0.6:
+            return Command("APPEND", token)
+        if choice < 0.75:
+            return Command("DEL")
+        if choice < 0.9:
+            return Command("SET", token)
+        return Command("SET", token, int((self._world.clock.wall() + random.uniform(0.01, 3)) * 1000))
+
+
+class Operator(Actor):
+    """Whoever changes the cluster: a verb now and then, at random."""
+
+    async def _main(self) -> None:
+        world = self.world
+        random = Random(f"{world.seed}/operator")
+        admin = Admin(self.store, self.connector, world.clock)
+        while world.serving:
+            await asyncio.sleep(random.expovariate(1 / world.scenario.verb_every_s))
+            if world.serving:
+                await self._verb(admin, random)
+        await asyncio.Event().wait()
+
+    async def _verb(self, admin: Admin, random: Random) -> None:
+        world = self.world
+        ids = sorted(world.servers)
+        members = [node.id for node in world.invariants.topology.nodes]
+        outside = [shard for shard in ids if shard not in members]
+        one, other = random.choice(members or ids), random.choice(members or ids)
+        choice = random.random()
+        try:
+            if choice < 0.4:
+                pattern = random.choice(("*", "user:*", "cart:*", "*:1:*", "n:*", "*[02468]", "session:*"))
+                what = f"migrate {one} {other} {pattern}"
+                await admin.migrate(one, other, pattern)
+            elif choice < 0.6:
+                one = random.choice(outside or ids)
+                what = f"add {one}"
+                weight = random.choice((0.5, 1.0, 2.0))
+                await admin.add_node(one, str(world.address(one)), weight=weight, flush=random.random() < 0.7)
+            elif choice < 0.75:
+                what = f"remove {one}"
+                await admin.remove_node(one)
+            elif choice < 0.9:
+                what = "rebalance"
+                await admin.rebalance()
+            else:
+                active = await admin.active_migrations()
+                what = "cancel"
+                if active:
+                    what = f"cancel {random.choice(active).id}"
+                    await admin.cancel_migration(what.removeprefix("cancel "))
+        except HeliosError as error:
+            world.note(f"operator: {what}: {error.code}")
+        else:
+            world.note(f"operator: {what}: done")
+
+
+def _argv(command: Command, key: bytes) -> list[bytes]:
+    argv = [command.name.encode(), key]
+    if command.data:
+        argv.append(command.data)
+    if command.expire_at_ms is not None:
+        argv += [b"PXAT", b"%d" % command.expire_at_ms]
+    return argv
+
+
+def _answer(raw: bytes) -> object:
+    if raw.startswith(b"+"):
+        return raw[1:-2]
+    if raw.startswith(b":"):
+        return int(raw[1:])
+    return None if raw == b"$-1\r\n" else raw.split(b"\r\n", 1)[1][:-2]

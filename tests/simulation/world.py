@@ -1,0 +1,331 @@
+"""One life of a cluster, from its founding to its rest, decided by a seed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import uuid
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from random import Random
+from unittest.mock import patch
+
+from tests.simulation.actors import CoordinatorActor, RouterActor
+from tests.simulation.faults import Faults
+from tests.simulation.history import CounterHistory, Impossible, KeyHistory
+from tests.simulation.invariants import Invariants
+from tests.simulation.loop import SimLoop, Stuck
+from tests.simulation.network import RespNetwork
+from tests.simulation.scenario import choose
+from tests.simulation.servers import ADMIN, SimServer
+from tests.simulation.workload import Client, Operator
+
+from helios.admin.client import Admin
+from helios.engines.memory import MemoryConnector
+from helios.model.codec import decode
+from helios.model.ids import Address
+from helios.model.migration import Change, Migration
+from helios.model.topology import Node, NodeKind, Topology
+from helios.ports.store import Delete, Put
+from helios.stores.memory import MemoryStore
+from helios.stores.records import (
+    AGENTS,
+    CHANGES,
+    COORDINATOR,
+    MEMBERS,
+    MIGRATIONS,
+    SESSIONS,
+    TOPOLOGY,
+    AgentRecord,
+    CoordinatorRecord,
+    MemberRecord,
+    list_records,
+    put_record,
+)
+
+_BIRTH_S = 1_700_000_000.0
+_SETTLE_S = 2.0
+_REST_WITHIN_S = 120.0
+_FENCE_MAX_S = 40.0
+_COPY_LAG_S = 2.0
+_LATE_S = 3.0
+
+
+class SimClock:
+    """The virtual time, for people and for measuring."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+
+    def wall(self) -> float:
+        return _BIRTH_S + self._loop.time()
+
+    def monotonic(self) -> float:
+        return self._loop.time()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a life went. Equal digests mean equal lives."""
+
+    seed: int
+    failure: str | None
+    digest: str
+    virtual_s: float
+    steps: int
+    acknowledged: int
+    faults: int
+    switches: int
+    fences: int
+    longest_fence_s: float
+    trace: Sequence[str] = field(repr=False, default=())
+
+
+class World:
+    """Servers, store, processes and clients of one life, and everything that happened in it."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.scenario = choose(seed)
+        self.loop = SimLoop()
+        self.clock = SimClock(self.loop)
+        self.trace: list[str] = []
+        self.failure: str | None = None
+        self.cause: BaseException | None = None
+        self.serving = True
+        self.acknowledged = 0
+        self.coordinator = ""
+        self.late: dict[str, float] = {}
+        self.inner = MemoryStore()
+        self._delays = Random(f"{seed}/delays")
+        scenario = self.scenario
+        counters = [CounterHistory(f"n:{number}".encode()) for number in range(scenario.counters)]
+        self.counters = counters
+        self.clients = [Client(self, number, counters) for number in range(scenario.clients)]
+        keys = [history.key for history in self.histories] + [counter.key for counter in counters]
+        self.invariants = Invariants(keys, self.loop.time, self.fail)
+        self.servers = {
+            shard: self._server(shard)
+            for shard in (f"shard-{number + 1}" for number in range(scenario.nodes + scenario.spare_nodes))
+        }
+        self.addresses = {self.address(shard): server for shard, server in self.servers.items()}
+        self.loop.network = RespNetwork(self.addresses)
+        self.coordinators = [CoordinatorActor(self, f"coordinator-{n + 1}") for n in range(scenario.coordinators)]
+        self.routers = [RouterActor(self, f"router-{n + 1}") for n in range(scenario.routers)]
+        self.faults = Faults(self)
+        self._over: asyncio.Future[None] = self.loop.create_future()
+
+    @property
+    def histories(self) -> list[KeyHistory]:
+        """Of all keys that have one client."""
+        return [history for client in self.clients for history in client.keys]
+
+    def address(self, shard: str) -> Address:
+        """Where the shard's server listens."""
+        return Address("server", 7000 + int(shard.rpartition("-")[2]))
+
+    def note(self, line: str) -> None:
+        """Write something down."""
+        self.trace.append(f"{self.loop.time():9.4f} {line}")
+
+    def fail(self, message: str, cause: BaseException | None = None) -> None:
+        """Something is broken: the life ends here."""
+        if self.failure is None:
+            self.failure, self.cause = message, cause
+            self.note(f"FAILED: {message}")
+            if not self._over.done():
+                self._over.set_result(None)
+
+    def on_commit(self, operations: Sequence[Put | Delete], revision: int) -> None:
+        """A commit has been done."""
+        for operation in operations:
+            if not isinstance(operation, Put):
+                continue
+            if operation.key == TOPOLOGY:
+                topology = decode(Topology, operation.value)
+                self.note(f"epoch {topology.epoch}: {_summary(topology)}")
+                self.invariants.published(topology)
+                self.faults.published(topology)
+            elif operation.key == COORDINATOR:
+                self.coordinator = decode(CoordinatorRecord, operation.value).node
+                self.note(f"elected: {self.coordinator}")
+
+    def power_cut(self, server: SimServer) -> None:
+        """The server loses what was not on its disk; what clients may have lost by it becomes uncertain."""
+        now_ms = self.clock.wall() * 1000
+        since_ms = server.synced_at * 1000 - _COPY_LAG_S * 1000
+        server.crash(lose_unsynced=True)
+        routes = self.invariants.routes
+        for history in self.histories:
+            if routes.owner(history.key) == server.shard:
+                history.power_lost(since_ms, now_ms)
+        for counter in self.counters:
+            counter.uncertain = True
+
+    def run(self) -> Outcome:
+        """Live."""
+        ids = Random(f"{self.seed}/ids")
+        self.loop.set_exception_handler(lambda *_: None)
+        with (
+            patch.object(uuid, "uuid4", lambda: uuid.UUID(int=ids.getrandbits(128))),
+            patch("secrets.token_hex", lambda size=32: ids.randbytes(size or 32).hex()),
+            patch("secrets.token_urlsafe", lambda size=32: ids.randbytes(size or 32).hex()),
+        ):
+            life = self.loop.create_task(self._live())
+            life.add_done_callback(self._on_end)
+            try:
+                self.loop.run_until_complete(self._over)
+            except Stuck as stuck:
+                self.fail(str(stuck), stuck)
+        return self._outcome()
+
+    def _on_end(self, life: asyncio.Task[None]) -> None:
+        if not life.cancelled() and (error := life.exception()) is not None:
+            self.fail(f"the world broke: {error!r}", error)
+        elif not self._over.done():
+            self._over.set_result(None)
+
+    def _outcome(self) -> Outcome:
+        digest = blake2b("\n".join(self.trace).encode(), digest_size=8).hexdigest()
+        seen = self.invariants
+        return Outcome(
+            self.seed,
+            self.failure,
+            digest,
+            self.loop.time(),
+            self.loop.steps,
+            self.acknowledged,
+            self.faults.count,
+            seen.switches,
+            seen.fences,
+            seen.longest_fence_s,
+            self.trace,
+        )
+
+    # Life
+
+    async def _live(self) -> None:
+        await self._found()
+        operator = Operator(self, "operator")
+        operator.start()
+        clients = [self.loop.create_task(client.run()) for client in self.clients]
+        watching = [self.loop.create_task(self._sync_disks()), self.loop.create_task(self._watch_fences())]
+        await self.faults.run()
+        await self.faults.mended.wait()
+        self.note("the trouble is over")
+        await asyncio.sleep(_SETTLE_S)
+        self.serving = False
+        await asyncio.gather(*clients)
+        self.note("the clients are done")
+        await self._come_to_rest()
+        self._check_contents()
+        for task in watching:
+            task.cancel()
+
+    async def _found(self) -> None:
+        nodes = [Node(shard, self.address(shard), NodeKind.SUPERVISED) for shard in self.servers]
+        for node in nodes:
+            member = MemberRecord(f"{node.id}.0", node.id, node.address, *ADMIN)
+            agent = AgentRecord(node.id, node.address, node.kind, self.clock.wall() + 1e6)
+            await self.inner.commit([put_record(MEMBERS + member.id, member), put_record(AGENTS + node.id, agent)])
+        for actor in (*self.coordinators, *self.routers):
+            actor.start()
+        admin = Admin(self.inner, MemoryConnector(self.addresses), self.clock)
+        await admin.found(nodes[: self.scenario.nodes])
+
+    async def _sync_disks(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            for server in self.servers.values():
+                if server.up and not server.frozen:
+                    server.sync()
+
+    async def _watch_fences(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            if self.invariants.fence_age_s() > _FENCE_MAX_S:
+                self.fail(f"a fence has been standing for {self.invariants.fence_age_s():.0f} s")
+
+    async def _come_to_rest(self) -> None:
+        deadline = self.loop.time() + _REST_WITHIN_S
+        while unrest := await self._unrest():
+            if self.loop.time() > deadline:
+                self.fail(f"not at rest {_REST_WITHIN_S:.0f} s after the trouble: {'; '.join(unrest)}")
+                return
+            await asyncio.sleep(0.5)
+        self.note("at rest")
+
+    async def _unrest(self) -> list[str]:
+        sessions = {entry.key.removeprefix(SESSIONS) for entry in (await self.inner.list(SESSIONS)).entries}
+        unrest = list(self.invariants.unrest(list(self.servers.values()), sessions))
+        changes = [record.value for record in await list_records(self.inner, Change, CHANGES)]
+        unrest += [
+            f"the change {change.id} ({change.kind}) is {change.status}"
+            for change in changes
+            if not change.status.ended
+        ]
+        migrations = [record.value for record in await list_records(self.inner, Migration, MIGRATIONS)]
+        unrest += [f"the migration {one.id} is {one.status}" for one in migrations if not one.status.ended]
+        return unrest
+
+    def _check_contents(self) -> None:
+        now_ms = self.clock.wall() * 1000
+        try:
+            for history in self.histories:
+                history.check(self._owner(history.key).get(history.key), now_ms)
+            for counter in self.counters:
+                counter.check(self._owner(counter.key).get(counter.key))
+        except Impossible as impossible:
+            self.fail(str(impossible), impossible)
+
+    def _owner(self, key: bytes) -> SimServer:
+        return self.servers[self.invariants.routes.owner(key)]
+
+    # Servers
+
+    def _server(self, shard: str) -> SimServer:
+        server = SimServer(shard, wall=self.clock.wall, audit=self.invariants, aof_fsync="everysec")
+        server.delay_s = lambda: self._delay_s(shard)
+        return server
+
+    def _delay_s(self, shard: str) -> float:
+        late = self.late.get(shard, self.scenario.late)
+        if late and self._delays.random() < late:
+            return self._delays.uniform(0.05, _LATE_S)
+        return self._delays.expovariate(4000)
+
+
+def live(seed: int) -> Outcome:
+    """The life of a seed. Collecting garbage waits until it is over, as finalizers would run at odd times."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    gc.freeze()
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None  # tasks of killed processes end here, and may complain
+    try:
+        world = World(seed)
+        outcome = world.run()
+        world.loop.close()
+        del world
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of coroutines that never began
+            gc.collect()
+        return outcome
+    finally:
+        sys.unraisablehook = hook
+        if was_enabled:
+            gc.enable()
+
+
+def _summary(topology: Topology) -> str:
+    transition = topology.transition
+    parts = [f"nodes {','.join(node.id for node in topology.nodes)}"]
+    if transition is not None:
+        pairs = " ".join(f"{pair.source}>{pair.target}:{pair.phase}" for pair in transition.pairs)
+        parts.append(f"{'reversing' if transition.reversing else 'transition'} {pairs}")
+    if topology.unclean:
+        parts.append(f"unclean {','.join(sorted(topology.unclean))}")
+    return "; ".join(parts)
