@@ -155,3 +155,25 @@ async def test_big_values_move_exactly_while_they_are_written(tmp_path: Path, se
         over = True
         await writing
         await assert_same(shards, other)
+
+
+@pytest.mark.parametrize(("keys", "size"), [(2000, 50), (5, 20_000)])
+async def test_a_limit_of_bytes_holds_a_move_until_it_is_lifted(tmp_path: Path, keys: int, size: int) -> None:
+    pairs = {b"%d" % number: b"v" * size for number in range(keys)}
+    async with running_shards(tmp_path, 2) as shards:
+        await shards.fill(pairs)
+        await shards.admin.change_setting("sharding.migration_bandwidth", "1")
+        view = await shards.admin.migrate("shard-1", "shard-2")
+
+        async def begun() -> bool:
+            return (await shards.admin.migration(view.id)).status == "in_progress"
+
+        await eventually(begun, "the move begins")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await shards.settled()
+        assert (await shards.admin.migration(view.id)).status == "in_progress"
+        await shards.admin.change_setting("sharding.migration_bandwidth", "0")
+        await shards.settled()
+        assert (await shards.admin.migration(view.id)).status == "completed"
+        await shards.assert_whole(pairs)
