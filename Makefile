@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := $(shell find src -name '*.pyx' -o -name '*.pxd' 2>/dev/null)
+# What is compiled: the modules are built anew when one of these changes.
+SOURCES := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h' 2>/dev/null)
 
 .PHONY: up test check format bench clean crashes sim soak
 .DEFAULT_GOAL := help
@@ -15,6 +16,7 @@ help:
 	@echo "make crashes        every process killed and frozen at every point of a move"
 	@echo "make sim [N=1000] [SEED=n]  lives of whole clusters on a virtual clock; a SEED replays one"
 	@echo "make soak [MINUTES=10] [SEED=n]  a long run of everything at once, which ends with a reckoning"
+	@echo "make bench [ARGS=--quick]  the router beside the servers themselves and twemproxy"
 	@echo "make clean          remove what the commands above created (not helios-data)"
 
 $(STAMP): pyproject.toml constraints.txt $(wildcard setup.py) $(SOURCES)
@@ -45,9 +47,13 @@ sim: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.router $(ARGS)
+
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
+	find src \( -name '*.so' -o -name '*.c' \) -delete
 	rm -rf $(VENV) build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

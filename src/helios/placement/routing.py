@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from helios.model.topology import PairPhase, Topology
+from helios.placement._points import Points
 from helios.placement.table import PlacementTable, table_of
 
 
@@ -34,6 +35,11 @@ class Routes:
     def empty(self) -> bool:
         """Whether no shard owns anything: a cluster without nodes."""
         return not self.topology.placement.weights
+
+    @property
+    def points(self) -> Points | None:
+        """The ring's points where they alone decide; None where there are rules or a transition."""
+        return self._current.points if self._next is None else None
 
     def owner(self, key: bytes) -> str:
         """The shard that owns `key` now. Raises IndexError where no shard is on the ring."""

@@ -6,6 +6,7 @@ import re
 from functools import cached_property, lru_cache
 
 from helios.model.topology import Placement, Rule
+from helios.placement._points import Points
 from helios.placement.glob import globs_of
 from helios.placement.ring import Ring
 
@@ -29,6 +30,11 @@ class PlacementTable:
             if rule is not None:
                 return rule.target
         return shard
+
+    @property
+    def points(self) -> Points | None:
+        """The ring's points where they alone decide; None where there are rules."""
+        return None if self._rules_by_source else self.ring.points
 
     @cached_property
     def shares(self) -> dict[str, float]:

@@ -196,6 +196,11 @@ _BY_BYTES: dict[bytes, Command] = {
     for spelling in (name, name.upper())
 }
 
+# Arity and key position of the commands that have exactly one key and may be forwarded without a further look.
+ONE_KEY: dict[bytes, tuple[int, int]] = {
+    word: (command.arity, command.one_key) for word, command in _BY_BYTES.items() if command.one_key
+}
+
 
 def find(word: bytes) -> Command | None:
     """The command (or container) that the first argument names, in any case; None where there is none."""

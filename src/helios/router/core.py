@@ -50,7 +50,6 @@ class Router:
         self.slow_readers = 0
         self.clients_total = 0
         self.clients_refused = 0
-        self.commands = 0
         self.started_at = clock.monotonic()
         self.product: dict[bytes, bytes] = {}
         self.holding = Holding(options.hold_timeout_s)
@@ -166,6 +165,7 @@ class Router:
         """Route by `topology` from now on; gives what must be answered before its epoch is acknowledged."""
         self.topology = topology
         self.routes = Routes(topology)
+        self._dispatcher.serve(self.routes)
         pairs = topology.transition.pairs if topology.transition else ()
         marks = self.pool.marks(pair.source for pair in pairs if pair.phase is PairPhase.FENCED)
         self.pool.apply(topology)
@@ -204,6 +204,15 @@ class Router:
         self.product = product
 
     @property
+    def commands(self) -> int:
+        """Commands taken from clients since the start, or since CONFIG RESETSTAT."""
+        return self._dispatcher.way.commands
+
+    @commands.setter
+    def commands(self, count: int) -> None:
+        self._dispatcher.way.commands = count
+
+    @property
     def session_id(self) -> str:
         """The id of the present session; empty where there is none."""
         return self._keeper.session.id if self._keeper.session and self.alive() else ""
@@ -217,7 +226,8 @@ class Router:
 
     def _connection(self) -> ClientConnection:
         assert self._outbox is not None
-        return ClientConnection(self, self._dispatcher.dispatch, self._outbox, self.holding)
+        dispatcher = self._dispatcher
+        return ClientConnection(self, dispatcher.dispatch, self._outbox, self.holding, dispatcher.way)
 
     def admit(self, client: ClientConnection) -> str | None:
         """Enter a connection, or say why not."""

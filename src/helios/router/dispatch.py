@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from helios.errors import InvalidInput
-from helios.resp.commands import Command, How, find, find_subcommand, key_positions, objection
+from helios.placement.routing import Routes
+from helios.resp.commands import ONE_KEY, Command, How, find, find_subcommand, key_positions, objection
 from helios.resp.encoding import error
 from helios.router import gather, keyspace, local, verbs
+from helios.router._lanes import ShortWay
 from helios.router.callers import DONE, HOLD, SLOW, Caller, Slot
 from helios.router.server import ClientConnection
 
@@ -21,17 +23,28 @@ HANDLERS: dict[str, Handler] = {**local.HANDLERS, **keyspace.HANDLERS}
 
 
 class Dispatcher:
-    """The way of every command. The commands with one key take the shortest."""
+    """The way of every command.
+
+    Those with one key take the compiled short way where it is open, from the same table and the same links.
+    """
 
     def __init__(self, router: Router) -> None:
         self._router = router
         self._now = router.clock.monotonic
         self._links = router.pool.links
+        self.way = ShortWay(ONE_KEY, self._links[2], self._links[3])
+
+    def serve(self, routes: Routes) -> None:
+        """Open the short way where every command with one key goes at once to the shard that has the key."""
+        if routes.empty or routes.has_fence or routes.has_slow:
+            self.way.serve(None, None)
+        else:
+            self.way.serve(routes, routes.points)
 
     def dispatch(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
         """Carry out one command; what becomes of the caller is in the result (see callers)."""
         router = self._router
-        router.commands += 1
+        self.way.commands += 1
         command = find(argv[0])
         if command is None or not command.one_key or not command.fits(len(argv)):
             return self._other(caller, raw, argv, command)

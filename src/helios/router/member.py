@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol, cast
@@ -15,10 +14,10 @@ from helios.errors import HeliosError, ProtocolError
 from helios.model.topology import Member
 from helios.resp.encoding import error
 from helios.resp.wire import ReplySplitter, encode_command
+from helios.router._lanes import CommandQueue
 from helios.router.callers import Waiter
 from helios.router.options import RouterOptions
 
-_PUSH = ord(">")
 _INFO_LINE = re.compile(rb"^(run_id|redis_version|valkey_version|server_name):([^\r\n]*)", re.MULTILINE)
 
 
@@ -84,7 +83,9 @@ class _Wire(asyncio.Protocol):
             if len(self.greeting) >= self.wanted and not self.greeted.done():
                 self.greeted.set_result(None)
             return
-        self.link.received(replies)
+        if not self.link.received(replies):
+            self.abort("the server sent a reply that nothing had asked for")
+        self.link.tell_watchers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.greeted.done():
@@ -113,30 +114,25 @@ class _Wire(asyncio.Protocol):
             self.transport.abort()
 
 
-class MemberLink:
+class MemberLink(CommandQueue):
     """A queue of commands to one member, over one connection at a time, for clients of one RESP version.
 
     Every command has a sequence number: `issued` counts those taken, `answered` those whose outcome can
     change no more. A command whose connection was lost stays unanswered until that connection is known
-    to be dead at the server, although its sender has been told at once.
+    to be dead at the server, although its sender has been told at once. What every command passes
+    through, `send` and `received`, is compiled (`_lanes.pyx`).
     """
 
     def __init__(self, shard: str, member: Member, protocol: int, host: MemberHost, options: RouterOptions) -> None:
+        super().__init__(most_commands=options.member_commands, most_bytes=options.member_bytes, pushes=protocol == 3)
         self.shard = shard
         self.member = member
         self.protocol = protocol
         self.state = LinkState.IDLE
-        self.issued = 0
-        self.answered = 0
         self.last_fault = "not connected yet"
         self._host = host
         self._options = options
         self._loop = asyncio.get_running_loop()
-        self._inflight: deque[Waiter] = deque()
-        self._sizes: deque[int] = deque()
-        self._bytes = 0
-        self._out: list[bytes] = []
-        self._scheduled = False
         self._wire: _Wire | None = None
         self._ghosts: list[tuple[int, bytes, int]] = []  # client id, server's run id, commands unanswered
         self._watchers: list[tuple[int, asyncio.Future[None]]] = []
@@ -145,55 +141,38 @@ class MemberLink:
 
     # --- commands ---
 
-    def send(self, raw: bytes, waiter: Waiter) -> None:
-        """Send a command when the loop turns; the waiter gets its reply, or an error at once if it cannot be sent."""
-        state = self.state
-        if state is not LinkState.READY:
-            if state is LinkState.IDLE:
-                self._connect()
-            elif state is not LinkState.CONNECTING:
-                waiter.fill(self._down())
-                return
-        size = len(raw)
-        inflight = self._inflight
-        options = self._options
-        if inflight and (len(inflight) >= options.member_commands or self._bytes + size > options.member_bytes):
-            waiter.fill(self._overloaded())
-            return
-        self.issued += 1
-        self._bytes += size
-        inflight.append(waiter)
-        self._sizes.append(size)
-        self._out.append(raw)
-        if not self._scheduled and state is LinkState.READY:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+    @property
+    def state(self) -> LinkState:
+        """What becomes of commands now."""
+        return self._state
 
-    def received(self, replies: list[bytes]) -> None:
-        """Hand replies to those who wait for them, in order."""
-        inflight, sizes = self._inflight, self._sizes
-        if self.protocol == 3:
-            replies = [reply for reply in replies if reply[0] != _PUSH]
-        if len(replies) > len(inflight) - len(self._out):
-            assert self._wire is not None
-            self._wire.abort("the server sent a reply that nothing had asked for")
-            return
-        for reply in replies:
-            self._bytes -= sizes.popleft()
-            inflight.popleft().fill(reply)
-        self.answered += len(replies)
-        if self._watchers:
-            self._tell_watchers()
+    @state.setter
+    def state(self, state: LinkState) -> None:
+        self._state = state
+        self.ready = state is LinkState.READY
+
+    def admits(self, waiter: Waiter) -> bool:
+        """Whether a command may be queued while there is no connection; answers the waiter if not."""
+        if self._state is LinkState.IDLE:
+            self._connect()
+        elif self._state is not LinkState.CONNECTING:
+            waiter.fill(self._down())
+            return False
+        return True
+
+    def schedule(self) -> None:
+        """Called with the first command of a turn of the loop; all that come in that turn are written at once."""
+        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._scheduled = False
-        if self.state is not LinkState.READY or not self._out:
+        self.scheduled = False
+        if self.state is not LinkState.READY or not self.out:
             return
         assert self._wire is not None and self._wire.transport is not None
         if not self._host.alive():
             self._fail_unsent(error("CLUSTERDOWN this router has lost its lease; nothing was executed"))
             return
-        out, self._out = self._out, []
+        out, self.out = self.out, []
         self._wire.transport.write(out[0] if len(out) == 1 else b"".join(out))
         if self._watchdog is None:
             self._watch(self.answered)
@@ -204,7 +183,7 @@ class MemberLink:
     def _look(self, answered_then: int) -> None:
         """See whether the server has answered anything since the last look."""
         self._watchdog = None
-        if len(self._inflight) == len(self._out) or self._wire is None:
+        if len(self.waiters) == len(self.out) or self._wire is None:
             return
         if self.answered == answered_then:
             self._wire.abort(f"it answered nothing for {self._options.member_timeout_s:g} s")
@@ -220,7 +199,10 @@ class MemberLink:
             self._watchers.append((mark, future))
             await future
 
-    def _tell_watchers(self) -> None:
+    def tell_watchers(self) -> None:
+        """Let those go on whose commands have all been answered."""
+        if not self._watchers:
+            return
         waiting = []
         for mark, future in self._watchers:
             if self.answered < mark and self.state is not LinkState.CLOSED:
@@ -238,36 +220,29 @@ class MemberLink:
     def _down(self) -> bytes:
         return error(f"CLUSTERDOWN {self._place} ({self.last_fault}); nothing was executed")
 
-    def _overloaded(self) -> bytes:
+    def overloaded(self) -> bytes:
+        """The reply to a command that finds the queue full."""
         return error(
-            f"OVERLOADED {self.shard} at {self.member.address} has {len(self._inflight)} commands "
-            f"({self._bytes} bytes) unanswered; nothing was executed"
+            f"OVERLOADED {self.shard} at {self.member.address} has {len(self.waiters)} commands "
+            f"({self.queued_bytes} bytes) unanswered; nothing was executed"
         )
 
     def _fail_unsent(self, reply: bytes) -> None:
         """Answer what has not been written yet; it has not happened and never will."""
-        for _ in range(len(self._out)):
-            self._bytes -= self._sizes.pop()
-        unsent = [self._inflight.pop() for _ in self._out]
-        self._out = []
-        self.answered += len(unsent)
-        for waiter in reversed(unsent):
+        for waiter in self.take_unsent():
             waiter.fill(reply)
-        self._tell_watchers()
+        self.tell_watchers()
 
     def _fail_sent(self) -> int:
         """Tell the senders of what was written and not answered; how many commands that were."""
-        sent = len(self._inflight) - len(self._out)
         reply = error(
             f"UNKNOWN the connection to {self.shard} at {self.member.address} was lost ({self.last_fault}): "
             "the command may or may not have been executed; outcome unknown"
         )
-        waiters = [self._inflight.popleft() for _ in range(sent)]
-        for _ in range(sent):
-            self._bytes -= self._sizes.popleft()
+        waiters = self.take_sent()
         for waiter in waiters:
             waiter.fill(reply)
-        return sent
+        return len(waiters)
 
     # --- the connection ---
 
@@ -361,7 +336,7 @@ class MemberLink:
                     raise ConnectionError(f"it does not end a former connection: {reply}")
         self.answered += sum(count for _, _, count in self._ghosts)
         self._ghosts = []
-        self._tell_watchers()
+        self.tell_watchers()
 
     def close(self, reason: str) -> None:
         """End the connection for good; what waits for it is answered now."""
@@ -378,4 +353,4 @@ class MemberLink:
             self._wire = None
         self._fail_unsent(self._down())
         self._fail_sent()
-        self._tell_watchers()
+        self.tell_watchers()

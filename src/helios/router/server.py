@@ -7,8 +7,9 @@ from typing import Protocol, cast
 
 from helios.errors import ProtocolError
 from helios.resp.encoding import error
-from helios.resp.wire import Frame, RequestParser
-from helios.router.callers import BATCH, CLOSED, UNREAD, Caller, Dispatch, Holder, Outbox
+from helios.resp.wire import RequestParser
+from helios.router._lanes import ShortWay
+from helios.router.callers import CLOSED, UNREAD, Caller, Dispatch, Holder, Outbox
 from helios.router.options import RouterOptions
 
 _WRITE_BUFFER_BYTES = 1024 * 1024
@@ -30,13 +31,12 @@ class Clients(Protocol):
 class ClientConnection(Caller, asyncio.Protocol):
     """A client. It is not read while it must wait, so what it sends meanwhile stays in the network."""
 
-    def __init__(self, clients: Clients, dispatch: Dispatch, outbox: Outbox, holder: Holder) -> None:
-        super().__init__(dispatch, outbox, holder)
+    def __init__(self, clients: Clients, dispatch: Dispatch, outbox: Outbox, holder: Holder, way: ShortWay) -> None:
         options = clients.options
+        super().__init__(dispatch, outbox, holder, RequestParser(options.limits), way)
         self.most_commands = options.client_commands
         self.most_owed = options.client_reply_bytes
         self._clients = clients
-        self._parser = RequestParser(options.limits)
         self._transport: asyncio.Transport | None = None
         self._reading = True
         self._ending = False
@@ -44,7 +44,6 @@ class ClientConnection(Caller, asyncio.Protocol):
         self.address = ""
         self.local_address = ""
         self.since = 0.0
-        self.last_command = ""
         self.last_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -59,16 +58,6 @@ class ClientConnection(Caller, asyncio.Protocol):
             transport.write(error(refusal))
             self.stops |= CLOSED
             transport.close()
-
-    def data_received(self, data: bytes) -> None:
-        """The client has sent something."""
-        if self.stops & CLOSED:
-            return
-        self._parser.feed(data)
-        if self.stops:
-            self.stalled()
-        else:
-            self.run()
 
     def eof_received(self) -> bool:
         """The client sends nothing more; what it has sent is answered all the same."""
@@ -94,24 +83,22 @@ class ClientConnection(Caller, asyncio.Protocol):
         """It reads again."""
         self.go_on(UNREAD)
 
-    def more(self) -> list[Frame]:
-        """Up to BATCH further frames; a client that breaks the protocol is told so and let go."""
-        try:
-            frames = self._parser.take(BATCH)
-        except ProtocolError as fault:
-            self.answer(error(f"ERR {fault}"))
-            self.close_after_replies()
-            return []
-        if frames:
-            self.last_at = self.outbox.now()
-            self.last_command = frames[-1][1][0][:40].decode("ascii", "replace").lower()
-        return frames
+    def broken(self, fault: ProtocolError) -> None:
+        """It broke the protocol: it is told so and let go."""
+        self.answer(error(f"ERR {fault}"))
+        self.close_after_replies()
+
+    @property
+    def last_command(self) -> str:
+        """The name of the command that came last, as it may be shown."""
+        return self.last_word[:40].decode("ascii", "replace").lower()
 
     def flush(self) -> None:
         """Write the replies that are ready, in one piece."""
         transport = self._transport
         ready = self.take_ready()
         if ready and transport is not None and not transport.is_closing():
+            self.last_at = self.outbox.now()
             transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
             if self.stops & UNREAD and transport.get_write_buffer_size() + self.owed > self.most_owed:
                 self.overflow()

@@ -1,0 +1,302 @@
+"""Requests a second through the router, beside the servers themselves and twemproxy: `python -m benchmarks.router`.
+
+Three plain Valkey servers; redis-benchmark calls one of them (direct), Helios in front of all three, and twemproxy
+(`nutcracker`, md5 and ketama) in front of the same three, in turns, so that what else the machine does strikes all
+alike. Medians of the turns are compared. Nothing is installed: what is missing is named, and without
+redis-benchmark a small generator in Python measures, which is slower than what it measures and says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import io
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import uvloop
+from tests.servers import free_port, start_valkey
+
+from helios.admin.service import AdminService
+from helios.engines.valkey.connector import ValkeyConnector
+from helios.model.ids import Address
+from helios.model.topology import Member, Node, NodeKind, Placement, Shard, Topology
+from helios.resp.wire import ReplySplitter, encode_command
+from helios.router.core import Router
+from helios.router.options import RouterOptions
+from helios.runtime.clock import SystemClock
+from helios.stores.memory import MemoryStore
+from helios.stores.records import TOPOLOGY, put_record
+
+CLIENTS = 50
+KEYS = 100_000
+COMMANDS = ("SET", "GET")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is asked of every target."""
+
+    clients: int
+    pipeline: int
+    value_bytes: int
+    requests: int
+
+    @property
+    def name(self) -> str:
+        """As the table shows it."""
+        return f"{self.clients:>2} clients  -P {self.pipeline:<2}  {self.value_bytes:>4} B"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One turn: requests a second and the middle of the latencies."""
+
+    per_s: float
+    p50_ms: float
+
+
+# --- what is measured ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _process(command: list[str], port: int) -> Iterator[int]:
+    """A process that listens on `port`; gives its pid and ends it."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not _answers(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{command[0]} does not start")
+            time.sleep(0.05)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(port: int) -> bool:
+    async def ask() -> bool:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(encode_command([b"GET", b"is it there"]))
+        reply = await reader.readline()
+        writer.close()
+        return reply.startswith(b"$")
+
+    try:
+        return asyncio.run(asyncio.wait_for(ask(), 1))
+    except (OSError, TimeoutError):
+        return False
+
+
+def _nutcracker(folder: Path, port: int, servers: list[int]) -> list[str]:
+    """The command that starts twemproxy."""
+    lines = ["helios:", f"  listen: 127.0.0.1:{port}", "  hash: md5", "  distribution: ketama", "  redis: true"]
+    lines += ["  servers:", *(f"   - 127.0.0.1:{server}:1" for server in servers)]
+    config = folder / "nutcracker.yml"
+    config.write_text("\n".join(lines) + "\n")
+    return [
+        "nutcracker",
+        "-c",
+        str(config),
+        "-m",
+        "16384",
+        "-o",
+        str(folder / "nutcracker.log"),
+        "-s",
+        str(free_port()),
+    ]
+
+
+async def _route(port: int, servers: list[int]) -> None:
+    """Be a router in front of the servers until ended."""
+    store = MemoryStore()
+    nodes = [
+        Node(f"shard-{number}", Address("127.0.0.1", server), NodeKind.EXTERNAL)
+        for number, server in enumerate(servers, 1)
+    ]
+    topology = Topology(
+        epoch=1,
+        nodes=tuple(nodes),
+        shards=tuple(Shard(n.id, f"{n.id}.0", (Member(f"{n.id}.0", n.id, n.address),)) for n in nodes),
+        placement=Placement(weights=tuple((node.id, 1.0) for node in nodes)),
+    )
+    await store.commit([put_record(TOPOLOGY, topology)])
+
+    async def nobody(_member: Member) -> None:
+        return None
+
+    router = Router(store, ValkeyConnector(nobody), cast(AdminService, None), SystemClock(), RouterOptions("bench"))
+    await router.start()
+    await router.serve("127.0.0.1", port)
+    await asyncio.Event().wait()
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_mb(pid: int) -> float:
+    """The resident memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+# --- who measures -------------------------------------------------------------------------------------------------
+
+
+def _redis_benchmark(port: int, case: Case, command: str) -> Measured:
+    arguments = ["redis-benchmark", "-p", str(port), "-t", command.lower(), "--csv", "-r", str(KEYS)]
+    arguments += ["-c", str(case.clients), "-P", str(case.pipeline), "-d", str(case.value_bytes)]
+    said = subprocess.run(
+        [*arguments, "-n", str(case.requests)], check=True, capture_output=True, text=True, timeout=120
+    ).stdout
+    row = next(row for row in csv.DictReader(io.StringIO(said)) if row["test"] == command)
+    return Measured(float(row["rps"]), float(row["p50_latency_ms"]))
+
+
+def _own_generator(port: int, case: Case, command: str) -> Measured:
+    latencies: list[float] = []
+
+    async def client(number: int, requests: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        splitter = ReplySplitter()
+        value = b"x" * case.value_bytes
+        for batch in range(requests // case.pipeline):
+            first = (number * 7919 + batch * case.pipeline) % KEYS
+            keys = [b"key:%012d" % ((first + i) % KEYS) for i in range(case.pipeline)]
+            frames = [encode_command([b"SET", key, value] if command == "SET" else [b"GET", key]) for key in keys]
+            sent, answered = time.perf_counter(), 0
+            writer.write(b"".join(frames))
+            while answered < case.pipeline:
+                answered += len(splitter.feed(await reader.read(1 << 16)))
+            latencies.append((time.perf_counter() - sent) * 1000)
+        writer.close()
+
+    async def all_clients() -> float:
+        started = time.perf_counter()
+        await asyncio.gather(*(client(number, case.requests // case.clients) for number in range(case.clients)))
+        return time.perf_counter() - started
+
+    elapsed = uvloop.run(all_clients())
+    return Measured(len(latencies) * case.pipeline / elapsed, statistics.median(latencies))
+
+
+# --- the run ------------------------------------------------------------------------------------------------------
+
+
+def _cases(quick: bool) -> list[Case]:
+    if quick:
+        return [Case(CLIENTS, 1, 64, 20_000), Case(CLIENTS, 16, 64, 100_000)]
+    return [
+        Case(1, 1, 64, 8_000),
+        Case(CLIENTS, 1, 64, 50_000),
+        Case(CLIENTS, 16, 64, 300_000),
+        Case(CLIENTS, 64, 64, 400_000),
+        Case(CLIENTS, 16, 4096, 60_000),
+    ]
+
+
+def _lookups() -> str:
+    """What finding a key's owner costs, beside uhashring."""
+    from uhashring import HashRing
+
+    from helios.placement.ring import Ring
+
+    keys = [b"key:%012d" % number for number in range(20_000)]
+    texts = [key.decode() for key in keys]
+    ring, other = Ring({f"shard-{n}": 1.0 for n in range(1, 4)}, 150), HashRing([f"shard-{n}" for n in range(1, 4)])
+
+    def cost_us(look_up: object, names: list[bytes] | list[str]) -> float:
+        call = cast("type[str]", look_up)
+        started = time.perf_counter()
+        for name in names:
+            call(name)
+        return (time.perf_counter() - started) / len(names) * 1e6
+
+    ours = min(cost_us(ring.owner, keys) for _ in range(5))
+    theirs = min(cost_us(other.get_node, texts) for _ in range(3))
+    return f"ring look-up, called from Python: {ours:.2f} µs (uhashring {theirs:.2f} µs)"
+
+
+def run(quick: bool, rounds: int) -> None:
+    """Measure and print."""
+    generator = _redis_benchmark if shutil.which("redis-benchmark") else _own_generator
+    print(f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, load {_load()}")
+    if generator is _own_generator:
+        print("redis-benchmark is not on PATH (Debian: redis-tools): an own generator in Python is the limit here")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        config = {"appendonly": "no"}
+        servers = [stack.enter_context(start_valkey(folder / str(n), config=config)).port for n in range(3)]
+        port, other_port = free_port(), free_port()
+        pid = stack.enter_context(
+            _process([sys.executable, "-m", "benchmarks.router", "--route", str(port), *map(str, servers)], port)
+        )
+        targets = {"direct": servers[0], "helios": port}
+        pids = {"helios": pid}
+        if shutil.which("nutcracker"):
+            targets["twemproxy"] = other_port
+            pids["twemproxy"] = stack.enter_context(_process(_nutcracker(folder, other_port, servers), other_port))
+        else:
+            print("twemproxy is not measured: nutcracker is not on PATH (Debian: nutcracker)")
+        print(_lookups())
+        print("requests/s, medians; the ratios are of Helios; µs of processor time a request are the proxy's own")
+        for case in _cases(quick):
+            for command in COMMANDS:
+                _compare(generator, case, command, targets, pids, rounds)
+        print(f"memory of the router: {rss_mb(pid):.0f} MB; load at the end {_load()}")
+
+
+def _compare(
+    generator: object, case: Case, command: str, targets: dict[str, int], pids: dict[str, int], rounds: int
+) -> None:
+    measure = cast("type[Measured]", generator)
+    found: dict[str, list[Measured]] = {name: [] for name in targets}
+    cpu_us: dict[str, list[float]] = {name: [] for name in pids}
+    for _ in range(rounds):
+        for name, port in targets.items():
+            before = cpu_s(pids[name]) if name in pids else 0.0
+            found[name].append(measure(port, case, command))  # type: ignore[call-arg,arg-type]
+            if name in pids:
+                cpu_us[name].append((cpu_s(pids[name]) - before) / case.requests * 1e6)
+    rate = {name: statistics.median(turn.per_s for turn in turns) for name, turns in found.items()}
+    p50 = {name: statistics.median(turn.p50_ms for turn in turns) for name, turns in found.items()}
+    cells = [f"{name} {rate[name]:>7,.0f} ({p50[name]:.3f} ms)" for name in targets]
+    ratios = [f"{rate['helios'] / rate[name]:.2f}x {name}" for name in targets if name != "helios"]
+    costs = [f"{name} {statistics.median(turns):.1f} µs" for name, turns in cpu_us.items()]
+    print(f"{command} {case.name}:  {'  '.join(cells)}  | {', '.join(ratios)} | {', '.join(costs)} | load {_load()}")
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.1f}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.router", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two cases only; a look rather than a measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each target for each figure")
+    parser.add_argument("--route", type=int, nargs="+", metavar="PORT", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.route:
+        uvloop.run(_route(options.route[0], options.route[1:]))
+    else:
+        run(options.quick, options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+cdef struct Span:
+    Py_ssize_t start  # from the beginning of the frame
+    Py_ssize_t size
+
+
+cdef class Stream:
+    cdef bytes chunk          # what came last, while nothing of it has had to be copied
+    cdef char *store          # a copy of what was left of earlier chunks
+    cdef Py_ssize_t room      # bytes that the store can hold
+    cdef const char *data     # the chunk's bytes or the store
+    cdef Py_ssize_t end       # bytes in it
+    cdef Py_ssize_t start     # where the frame or reply under way begins
+    cdef Py_ssize_t position  # what is before it has been understood
+    cdef Py_ssize_t searched  # the line at `position` does not end before this
+    cdef Py_ssize_t found     # where the last whole frame or reply began; it ended at `start`
+    cdef object fault
+
+    cdef int take_in(self, bytes data) except -1
+    cdef int keep_rest(self) except -1
+    cdef int advance(self) except -1
+    cdef int find(self) except -1
+    cdef Py_ssize_t line_end(self) noexcept
+    cdef bytes whole(self)
+
+
+cdef class RequestParser(Stream):
+    cdef Py_ssize_t most_arguments
+    cdef Py_ssize_t most_bulk
+    cdef Py_ssize_t most_frame
+    cdef Py_ssize_t missing   # arguments that the frame under way still lacks
+    cdef Span *spans          # where its arguments are
+    cdef Py_ssize_t spans_room
+    cdef Py_ssize_t count     # of the arguments read so far
+    cdef list words           # the arguments of an inline command, None for others
+
+    cdef int read_header(self) except -1
+    cdef int read_arguments(self) except -1
+    cdef int read_inline(self) except -1
+    cdef int add_span(self, Py_ssize_t start, Py_ssize_t size) except -1
+    cdef bytes raw(self)
+    cdef list arguments(self)
+
+
+cdef class ReplySplitter(Stream):
+    cdef Py_ssize_t pending   # values that the reply under way still lacks
+
+    cdef object misunderstood(self, Py_ssize_t line)

@@ -1,0 +1,78 @@
+from helios.placement._points cimport Points
+from helios.resp._wire cimport RequestParser
+
+
+cdef class Fifo:
+    cdef list cells  # a power of two of them, used round and round
+    cdef Py_ssize_t head, count
+
+    cdef int push(self, object item) except -1
+    cdef object shift(self)
+    cdef object peek(self)
+    cpdef clear(self)
+
+
+cdef class Slot:
+    cdef readonly Sender caller
+    cdef readonly bytes reply
+
+    cpdef fill(self, bytes reply)
+
+
+cdef class Outbox:
+    cdef object loop
+    cdef list callers
+
+    cpdef mark(self, Sender caller)
+
+
+cdef class Sender:
+    cdef public int protocol
+    cdef public int stops
+    cdef public Py_ssize_t owed, most_owed, most_commands
+    cdef public bint dirty, resume, slowed
+    cdef public double slow_s
+    cdef public object hold_until
+    cdef public list waiting
+    cdef public bytes last_word
+    cdef readonly Fifo replies
+    cdef readonly Outbox outbox
+    cdef readonly object dispatch
+    cdef readonly object holder
+    cdef readonly RequestParser parser
+    cdef ShortWay way
+
+    cpdef run(self)
+    cpdef go_on(self, int reason)
+    cpdef list take_ready(self)
+    cdef int stop(self, int verdict, object frame) except -1
+
+
+cdef class CommandQueue:
+    cdef public bint ready
+    cdef public bint scheduled
+    cdef public Py_ssize_t issued, answered, queued_bytes
+    cdef public list out
+    cdef readonly Fifo waiters
+    cdef Fifo sizes
+    cdef Py_ssize_t most_commands, most_bytes
+    cdef bint pushes
+
+    cpdef send(self, bytes raw, object waiter)
+    cpdef bint received(self, list replies) except -1
+
+
+cdef class ShortWay:
+    cdef public Py_ssize_t commands  # counted since the start, whichever way they went
+    cdef dict kinds
+    cdef dict links2, links3
+    cdef object routes
+    cdef Points points
+    cdef bytes word
+    cdef OneKey kind
+
+    cdef bint forward(self, Sender caller) except -1
+
+
+cdef class OneKey:
+    cdef int arity, position

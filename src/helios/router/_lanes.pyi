@@ -1,0 +1,93 @@
+from collections.abc import Mapping
+from typing import Final, Generic, TypeVar
+
+from helios.placement._points import Points
+from helios.placement.routing import Routes
+from helios.resp.wire import Frame, RequestParser
+from helios.router.callers import Caller, Dispatch, Holder, Waiter
+
+Item = TypeVar("Item")
+
+DONE: Final = 0
+HOLD: Final = 1
+WAIT_REPLY: Final = 2
+WAIT_ALL: Final = 3
+SLOW: Final = 4
+
+HELD: Final = 1
+ANSWERING: Final = 2
+DRAINING: Final = 4
+FULL: Final = 8
+UNREAD: Final = 16
+CLOSED: Final = 32
+
+class Fifo(Generic[Item]):
+    def __len__(self) -> int: ...
+    def append(self, item: Item) -> None: ...
+    def popleft(self) -> Item: ...
+    def pop(self) -> Item: ...
+    def clear(self) -> None: ...
+
+class Slot:
+    caller: Caller
+    reply: bytes | None
+    def __init__(self, caller: Caller) -> None: ...
+    def fill(self, reply: bytes) -> None: ...
+
+class LastSlot(Slot): ...
+
+class Outbox:
+    def __init__(self, loop: object) -> None: ...
+    def now(self) -> float: ...
+    def mark(self, caller: Caller) -> None: ...
+    def flush(self) -> None: ...
+
+class Sender:
+    protocol: int
+    stops: int
+    owed: int
+    most_owed: int
+    most_commands: int
+    dirty: bool
+    resume: bool
+    slowed: bool
+    slow_s: float
+    hold_until: float | None
+    waiting: list[Frame]
+    last_word: bytes
+    replies: Fifo[Slot]
+    outbox: Outbox
+    dispatch: Dispatch
+    holder: Holder
+    parser: RequestParser | None
+    def __init__(
+        self, dispatch: Dispatch, outbox: Outbox, holder: Holder, parser: RequestParser | None, way: ShortWay | None
+    ) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+    def run(self) -> None: ...
+    def go_on(self, reason: int) -> None: ...
+    def take_ready(self) -> list[bytes]: ...
+
+class CommandQueue:
+    ready: bool
+    scheduled: bool
+    issued: int
+    answered: int
+    queued_bytes: int
+    out: list[bytes]
+    waiters: Fifo[Waiter]
+    def __init__(self, *, most_commands: int, most_bytes: int, pushes: bool) -> None: ...
+    def send(self, raw: bytes, waiter: Waiter) -> None: ...
+    def received(self, replies: list[bytes]) -> bool: ...
+    def take_unsent(self) -> list[Waiter]: ...
+    def take_sent(self) -> list[Waiter]: ...
+
+class ShortWay:
+    commands: int
+    def __init__(
+        self,
+        commands: Mapping[bytes, tuple[int, int]],
+        links2: Mapping[str, CommandQueue],
+        links3: Mapping[str, CommandQueue],
+    ) -> None: ...
+    def serve(self, routes: Routes | None, points: Points | None) -> None: ...

@@ -1,0 +1,427 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""What every command passes through, compiled: a caller's row of replies, a server's queue, and the short way between.
+
+The short way takes the commands with one key while nothing is out of the ordinary. Whatever else there is (several
+keys, a fence, a slowed write, no lease, an unknown word) goes to the dispatcher, which decides about everything.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcmp
+
+from helios.errors import ProtocolError
+from helios.placement._points cimport place_of
+from helios.resp._wire cimport Span
+
+
+cdef enum Verdict:
+    _DONE = 0
+    _HOLD = 1
+    _WAIT_REPLY = 2
+    _WAIT_ALL = 3
+    _SLOW = 4
+
+cdef enum Reason:
+    _HELD = 1
+    _ANSWERING = 2
+    _DRAINING = 4
+    _FULL = 8
+    _UNREAD = 16
+    _CLOSED = 32
+
+# What the dispatcher says of a command.
+DONE = _DONE  # answered, or under way
+HOLD = _HOLD  # touched nothing; try it again when the topology has changed
+WAIT_REPLY = _WAIT_REPLY  # under way, and the next command must wait for its reply
+WAIT_ALL = _WAIT_ALL  # touched nothing; try it again when every earlier command has been answered
+SLOW = _SLOW  # touched nothing; try it again after `slow_s`
+
+# Why a caller does not go on, as bits.
+HELD = _HELD
+ANSWERING = _ANSWERING
+DRAINING = _DRAINING
+FULL = _FULL
+UNREAD = _UNREAD
+CLOSED = _CLOSED
+
+cdef Py_ssize_t LEAST_CELLS = 8
+cdef Py_ssize_t KEPT_CELLS = 1024
+cdef Py_ssize_t LONGEST_NAME = 64
+
+
+cdef class Fifo:
+    """First in, first out, without an allocation for each item."""
+
+    def __len__(self):
+        return self.count
+
+    cdef int push(self, object item) except -1:
+        cdef Py_ssize_t room = 0 if self.cells is None else len(self.cells)
+        if self.count == room:
+            if room:
+                self.cells = self.cells[self.head :] + self.cells[: self.head] + [None] * room
+            else:
+                self.cells = [None] * LEAST_CELLS
+            self.head = 0
+            room = len(self.cells)
+        self.cells[(self.head + self.count) & (room - 1)] = item
+        self.count += 1
+        return 0
+
+    cdef object shift(self):
+        cdef object item
+        if not self.count:
+            raise IndexError("nothing is queued")
+        item = self.cells[self.head]
+        self.cells[self.head] = None
+        self.head = (self.head + 1) & (len(self.cells) - 1)
+        self.count -= 1
+        if not self.count and len(self.cells) > KEPT_CELLS:
+            self.clear()
+        return item
+
+    cdef object peek(self):
+        return self.cells[self.head] if self.count else None
+
+    def append(self, item):
+        """Add the last."""
+        self.push(item)
+
+    def popleft(self):
+        """Take the first away. Raises IndexError where there is none."""
+        return self.shift()
+
+    def pop(self):
+        """Take the last away. Raises IndexError where there is none."""
+        cdef Py_ssize_t last
+        if not self.count:
+            raise IndexError("nothing is queued")
+        self.count -= 1
+        last = (self.head + self.count) & (len(self.cells) - 1)
+        item = self.cells[last]
+        self.cells[last] = None
+        return item
+
+    cpdef clear(self):
+        """Forget everything."""
+        self.cells = None
+        self.head = self.count = 0
+
+
+@cython.freelist(1024)
+cdef class Slot:
+    """A place in a caller's row of replies."""
+
+    def __init__(self, Sender caller not None):
+        self.caller = caller
+
+    cpdef fill(self, bytes reply):
+        """Take the reply; it leaves when all before it have."""
+        cdef Sender caller = self.caller
+        self.reply = reply
+        caller.owed += PyBytes_GET_SIZE(reply)
+        if not caller.dirty and caller.replies.peek() is self:
+            caller.outbox.mark(caller)
+        if caller.owed > caller.most_owed:
+            caller.overflow()
+
+
+cdef class LastSlot(Slot):
+    """A slot whose reply the caller's next command waits for."""
+
+    cpdef fill(self, bytes reply):
+        """Take the reply and let the caller go on."""
+        Slot.fill(self, reply)
+        self.caller.go_on(_ANSWERING)
+
+
+cdef class Outbox:
+    """The callers with replies to send; each is flushed once in a turn of the loop, whoever answered."""
+
+    def __init__(self, loop):
+        self.loop = loop
+        self.callers = []
+
+    def now(self):
+        """The loop's time, in seconds."""
+        return self.loop.time()
+
+    cpdef mark(self, Sender caller):
+        """See to it that `caller` is flushed before the loop waits again."""
+        caller.dirty = True
+        if not self.callers:
+            self.loop.call_soon(self.flush)
+        self.callers.append(caller)
+
+    def flush(self):
+        """Flush whoever has been marked."""
+        cdef list callers = self.callers
+        cdef Sender caller
+        self.callers = []
+        for caller in callers:
+            caller.dirty = False
+            caller.flush()
+
+
+cdef class Sender:
+    """The compiled part of a Caller (see callers.py): its frames, its row of replies, and why it waits."""
+
+    def __init__(self, dispatch, Outbox outbox not None, holder, RequestParser parser=None, ShortWay way=None):
+        self.dispatch = dispatch
+        self.outbox = outbox
+        self.holder = holder
+        self.parser = parser
+        self.way = way
+        self.protocol = 2
+        self.most_owed = (<Py_ssize_t>1) << 62
+        self.most_commands = 1 << 30
+        self.replies = Fifo()
+        self.waiting = []
+        self.last_word = b""
+
+    def data_received(self, bytes data not None):
+        """The client has sent something."""
+        if self.stops & _CLOSED:
+            return
+        self.parser.take_in(data)
+        if self.stops:
+            self.stalled()
+        else:
+            self.run()
+
+    cpdef run(self):
+        """Run commands until there are no more or something makes it wait."""
+        cdef RequestParser parser = self.parser
+        cdef ShortWay way = self.way
+        cdef int verdict
+        while not self.stops:
+            if self.waiting:
+                frame = self.waiting.pop(0)
+            else:
+                if parser is None:
+                    return
+                try:
+                    if not parser.advance():
+                        return
+                except ProtocolError as fault:
+                    self.broken(fault)
+                    return
+                if way is not None and way.forward(self):
+                    if self.replies.count >= self.most_commands:
+                        self.stops |= _FULL
+                    continue
+                frame = (parser.raw(), parser.arguments())
+            self.last_word = frame[1][0]
+            verdict = self.dispatch(self, frame[0], frame[1])
+            self.stop(verdict, frame)
+        self.stalled()
+
+    cdef int stop(self, int verdict, object frame) except -1:
+        """Note why the caller must wait, if it must."""
+        cdef Slot last
+        if self.stops & _CLOSED:
+            return 0
+        if verdict == _HOLD:
+            self.waiting.insert(0, frame)
+            self.stops |= _HELD
+            self.holder.hold(self)
+            return 0
+        if verdict == _SLOW:
+            self.waiting.insert(0, frame)
+            self.stops |= _HELD
+            self.holder.delay(self)
+            return 0
+        self.hold_until = None
+        if verdict == _WAIT_REPLY:
+            last = self.last_slot()
+            if last is not None and last.reply is None:
+                self.stops |= _ANSWERING
+        elif verdict == _WAIT_ALL:
+            self.waiting.insert(0, frame)
+            self.stops |= _DRAINING
+        if self.replies.count >= self.most_commands:
+            self.stops |= _FULL
+        return 0
+
+    def last_slot(self):
+        """The slot of the command that came last; None if everything has been answered."""
+        cdef Fifo replies = self.replies
+        if not replies.count:
+            return None
+        return replies.cells[(replies.head + replies.count - 1) & (len(replies.cells) - 1)]
+
+    cpdef go_on(self, int reason):
+        """A reason to wait is gone; runs in the next turn of the loop if there is no other."""
+        if self.stops & reason:
+            self.stops &= ~reason
+            if not self.stops:
+                self.resume = True
+                if not self.dirty:
+                    self.outbox.mark(self)
+
+    cpdef list take_ready(self):
+        """The replies that can leave now, in order; lets the caller go on where it waited for that."""
+        cdef Fifo replies = self.replies
+        cdef list ready = []
+        cdef Slot slot
+        while replies.count:
+            slot = replies.peek()
+            if slot.reply is None:
+                break
+            ready.append(slot.reply)
+            self.owed -= PyBytes_GET_SIZE(slot.reply)
+            replies.shift()
+        if self.stops & (_FULL | _DRAINING):
+            if replies.count * 2 <= self.most_commands:
+                self.stops &= ~_FULL
+            if not replies.count:
+                self.stops &= ~_DRAINING
+            self.resume = not self.stops
+        return ready
+
+
+cdef class CommandQueue:
+    """The compiled part of a MemberLink (see member.py): commands on their way to a server, and who waits for them.
+
+    Its bounds are on commands and bytes that are unanswered. A single command always fits.
+    """
+
+    def __init__(self, *, Py_ssize_t most_commands, Py_ssize_t most_bytes, bint pushes):
+        self.most_commands = most_commands
+        self.most_bytes = most_bytes
+        self.pushes = pushes
+        self.out = []
+        self.waiters = Fifo()
+        self.sizes = Fifo()
+
+    cpdef send(self, bytes raw, object waiter):
+        """Send a command when the loop turns; the waiter gets its reply, or an error at once if it cannot be sent."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(raw)
+        if not self.ready and not self.admits(waiter):
+            return
+        if self.waiters.count and (
+            self.waiters.count >= self.most_commands or self.queued_bytes + size > self.most_bytes
+        ):
+            waiter.fill(self.overloaded())
+            return
+        self.issued += 1
+        self.queued_bytes += size
+        self.waiters.push(waiter)
+        self.sizes.push(size)
+        self.out.append(raw)
+        if self.ready and not self.scheduled:
+            self.scheduled = True
+            self.schedule()
+
+    cpdef bint received(self, list replies) except -1:
+        """Hand replies to those who wait for them, in order; False where one comes that nothing had asked for."""
+        cdef bytes reply
+        cdef object waiter
+        for reply in replies:
+            if self.pushes and PyBytes_AS_STRING(reply)[0] == c">":
+                continue
+            if self.waiters.count <= len(self.out):
+                return False
+            self.queued_bytes -= <Py_ssize_t>self.sizes.shift()
+            waiter = self.waiters.shift()
+            self.answered += 1
+            if type(waiter) is Slot:
+                (<Slot>waiter).fill(reply)
+            else:
+                waiter.fill(reply)
+        return True
+
+    def take_unsent(self):
+        """The waiters of what has not been written yet, in order; it is taken back."""
+        cdef Py_ssize_t count = len(self.out)
+        cdef list waiters = []
+        for _ in range(count):
+            self.queued_bytes -= self.sizes.pop()
+            waiters.append(self.waiters.pop())
+        self.out = []
+        self.answered += count
+        waiters.reverse()
+        return waiters
+
+    def take_sent(self):
+        """The waiters of what has been written and not answered, in order. Whether it ran is not known."""
+        cdef list waiters = []
+        while self.waiters.count > len(self.out):
+            self.queued_bytes -= <Py_ssize_t>self.sizes.shift()
+            waiters.append(self.waiters.shift())
+        return waiters
+
+
+cdef class OneKey:
+    """A command with one key: where it stands, and how many arguments there must be."""
+
+    def __init__(self, int arity, int position):
+        self.arity = arity
+        self.position = position
+
+
+cdef class ShortWay:
+    """From a frame to its shard's queue without a Python object for its arguments, for commands with one key.
+
+    It is open while `serve` has given it routes. Nothing here asks whether the lease still lasts: a queue does so
+    before it writes, and it writes all that came since the loop's last turn.
+    """
+
+    def __init__(self, commands, links2, links3):
+        """`commands`: spelling → (arity, position of the key). The dicts of links stay the same for ever."""
+        self.kinds = {word: OneKey(arity, position) for word, (arity, position) in commands.items()}
+        self.links2 = links2
+        self.links3 = links3
+
+    def serve(self, routes, Points points):
+        """Use these routes; of `points` if the ring alone decides. None for both: leave everything to the dispatcher."""
+        self.routes = routes
+        self.points = points
+
+    cdef bint forward(self, Sender caller) except -1:
+        """Send the frame that the caller's parser has found; False if that is not for here, and nothing was done."""
+        cdef RequestParser parser = caller.parser
+        cdef const char *frame = parser.data + parser.found
+        cdef Span *spans = parser.spans
+        cdef Span *key
+        cdef OneKey kind
+        cdef CommandQueue link
+        cdef Slot slot
+        cdef str shard
+        cdef bytes raw
+        if self.routes is None or parser.words is not None:
+            return False
+        if self.word is not None and spans[0].size == PyBytes_GET_SIZE(self.word) and not memcmp(
+            frame + spans[0].start, PyBytes_AS_STRING(self.word), spans[0].size
+        ):
+            kind = self.kind
+        else:
+            if spans[0].size > LONGEST_NAME:
+                return False
+            word = PyBytes_FromStringAndSize(frame + spans[0].start, spans[0].size)
+            kind = self.kinds.get(word)
+            if kind is None:
+                return False
+            self.word = word
+            self.kind = kind
+        if parser.count != kind.arity if kind.arity >= 0 else parser.count < -kind.arity:
+            return False
+        if kind.position >= parser.count:
+            return False
+        key = &spans[kind.position]
+        if self.points is not None:
+            shard = self.points.owner_at(place_of(frame + key.start, key.size))
+        else:
+            shard = self.routes.owner(PyBytes_FromStringAndSize(frame + key.start, key.size))
+        link = (self.links2 if caller.protocol == 2 else self.links3).get(shard)
+        if link is None:
+            return False
+        self.commands += 1
+        caller.last_word = self.word
+        caller.hold_until = None
+        slot = Slot.__new__(Slot)
+        slot.caller = caller
+        raw = parser.raw()
+        caller.replies.push(slot)
+        link.send(raw, slot)
+        return True
