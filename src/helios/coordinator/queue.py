@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from helios.control.admission import Admission, Policy, admit, placement_after, refusal, with_state
 from helios.coordinator.access import Access
+from helios.coordinator.compatibility import check_readable
 from helios.coordinator.publisher import Publisher
 from helios.errors import EngineError, InvalidInput, NotFound, Refused
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationStatus
@@ -165,6 +166,8 @@ class Queue:
             keys = await engine.count()
         finally:
             await engine.close()
+        if node.kind is NodeKind.EXTERNAL:
+            await self._check_versions(members[node.id], importing=bool(keys and change.import_keys))
         if keys and change.flush:
             await self._flush(members[node.id])
         elif keys and not change.import_keys:
@@ -172,6 +175,12 @@ class Queue:
                 f"{node.id} at {node.address} holds {keys} keys already: add it with --import to move each of "
                 "them to its owner in this cluster, or with --flush to delete them"
             )
+
+    async def _check_versions(self, member: Member, *, importing: bool) -> None:
+        """A server that Helios did not choose joins only if keys can move to it, and if it brings keys, from it."""
+        others = [shard.leading for shard in self._publisher.topology.shards]
+        moves = [(other, member) for other in others]
+        await check_readable(self._access, moves + [(member, other) for other in others if importing])
 
     async def _flush(self, member: Member) -> None:
         """Empty a server as a user of this term: what a replaced coordinator asked for must not come later."""

@@ -1,0 +1,76 @@
+"""Whether servers can read each other's values, asked of them before a move begins."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+
+from helios.coordinator.access import Access
+from helios.errors import EngineError, Refused
+from helios.model.topology import Member
+from helios.ports.engine import Engine
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_S = 3.0
+
+
+async def check_readable(access: Access, moves: Iterable[tuple[Member, Member]]) -> None:
+    """Raise Refused, with both versions, for the first (source, target) whose target cannot read the source's values.
+
+    What cannot be found out, since a server does not answer in time or is full, is no reason: the copy will tell.
+    Costs a connection to each server and a round trip for each move. Leaves nothing behind.
+    """
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            await _check(access, moves)
+    except TimeoutError:
+        log.info("payloads not tried: a server did not answer within %g s", _TIMEOUT_S)
+
+
+async def _check(access: Access, moves: Iterable[tuple[Member, Member]]) -> None:
+    async with AsyncExitStack() as opened:
+        engines: dict[str, Engine | None] = {}
+        payloads: dict[str, bytes | None] = {}
+        for source, target in moves:
+            for member in (source, target):
+                if member.id not in engines:
+                    engines[member.id] = await _open(access, member, opened)
+            reader, writer = engines[target.id], engines[source.id]
+            if reader is None or writer is None:
+                continue
+            try:
+                if source.id not in payloads:
+                    payloads[source.id] = None
+                    payloads[source.id] = await writer.sample_payload()
+                payload = payloads[source.id]
+                readable = payload is None or await reader.accepts(payload)
+            except EngineError as error:
+                log.info("payloads not tried: source=%s target=%s error=%s", source.id, target.id, error)
+                continue
+            if not readable:
+                raise Refused(
+                    f"{target.node} ({await _version(reader)}) cannot read what {source.node} "
+                    f"({await _version(writer)}) writes, so that no key can move between them: move keys only to "
+                    "servers of the same or a newer version; nothing was moved"
+                )
+
+
+async def _open(access: Access, member: Member, opened: AsyncExitStack) -> Engine | None:
+    try:
+        engine = await access.administer(member)
+    except EngineError as error:
+        log.info("payloads not tried: member=%s error=%s", member.id, error)
+        return None
+    opened.push_async_callback(engine.close)
+    return engine
+
+
+async def _version(engine: Engine) -> str:
+    try:
+        info = await engine.info()
+    except EngineError:
+        return "of unknown version"
+    return f"{info.product} {info.version}"
