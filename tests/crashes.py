@@ -17,6 +17,7 @@ from tests.histories import Recorder
 from tests.ledger import Ledger
 from tests.reckoning import assert_each_key_once, opened, topology_in, verb
 from tests.shards import eventually
+from tests.waiting import blocking_until
 
 from helios.model.migration import Migration
 from helios.model.topology import PairPhase
@@ -73,6 +74,23 @@ def crash_cluster(folder: Path, shards: int = 3) -> Iterator[tuple[Cluster, File
         yield cluster, points
 
 
+def writers(store: Path) -> set[int]:
+    """The processes that are in the middle of a commit to the store file, by pid."""
+    # SQLite's lock for writing is byte 120 of the file that its processes share.
+    inode = store.with_name(store.name + "-shm").stat().st_ino
+    fields = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return {
+        int(pid)
+        for _, _, _, kind, pid, place, first, last, *_ in (line for line in fields if line[1] != "->")
+        if kind == "WRITE" and place.endswith(f":{inode}") and int(first) <= 120 <= int(last)
+    }
+
+
+def process_stopped(pid: int) -> None:
+    """Return when the kernel has stopped the process."""
+    blocking_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+
+
 class RestWriter:
     """Writes through the gateway; only what was answered by a success must be there."""
 
@@ -111,7 +129,7 @@ class Scene:
         self.points = points
         self.store = store
         self.nodes = [f"shard-{number + 1}" for number in range(cluster.shards)]
-        self.source = self.target = ""
+        self.source = self.target = self.moving = ""
 
     @classmethod
     @asynccontextmanager
@@ -125,8 +143,9 @@ class Scene:
             await verb(cluster, "MSET", *(word for pair in FILL.items() for word in pair))
             await verb(cluster, "MSET", *(word for key in DOOMED for word in (key, "soon gone")))
             routes = Routes(await topology_in(store))
-            owners = Counter(routes.owner(key.encode()) for key in FILL)
-            scene.source = owners.most_common(1)[0][0]
+            owners = {key: routes.owner(key.encode()) for key in FILL}
+            scene.source = Counter(owners.values()).most_common(1)[0][0]
+            scene.moving = next(key for key, owner in owners.items() if owner == scene.source)
             scene.target = scene.nodes[(scene.nodes.index(scene.source) + 1) % len(scene.nodes)]
             yield scene
 
@@ -258,15 +277,31 @@ class Scene:
         transition = (await topology_in(self.store)).transition
         return transition is None or all(pair.phase is not PairPhase.FENCED for pair in transition.pairs)
 
+    async def freeze(self, process: ProcessId) -> None:
+        """Stop the process, but not while it writes to the store: SQLite's lock would stop all others with it."""
+
+        async def frozen() -> bool:
+            process.send(signal.SIGSTOP)
+            await asyncio.to_thread(process_stopped, process.pid)
+            if process.pid not in writers(self.cluster.data.store):
+                return True
+            process.send(signal.SIGCONT)
+            return False
+
+        await eventually(frozen, "the process can be frozen outside of a commit")
+
     async def hit(self, victim: Victim, how: signal.Signals) -> None:
         """Kill the process, or freeze it until its lease is over; then whoever waits at a point goes on."""
         process = await self.process(victim)
         coordinator = await self.coordinator()
         sessions = await self.sessions(victim)
-        process.send(how)
-        self.go_on()
-        if how is signal.SIGSTOP:
+        if how is signal.SIGKILL:
+            process.send(how)
+            self.go_on()
+        else:
+            await self.freeze(process)
             try:
+                self.go_on()
                 await self.outlast(victim, coordinator.term if coordinator else 0, sessions)
             finally:
                 process.send(signal.SIGCONT)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from _pytest.mark.structures import ParameterSet
 from tests.cluster import Cluster
-from tests.crashes import Load, Scene, Victim, crash_cluster
+from tests.crashes import FILL, Load, Scene, Victim, crash_cluster
 from tests.reckoning import assert_checked, assert_no_users_left, verb
 from tests.shards import eventually
 
@@ -78,7 +80,7 @@ async def test_a_coordinator_that_wakes_up_late_can_do_nothing(
             assert zombie is not None
             ended_before = scene.reigns_ended(zombie.node)
             process = await scene.process(Victim.COORDINATOR)
-            process.send(signal.SIGSTOP)
+            await scene.freeze(process)
             try:
                 scene.go_on()
                 await scene.succeeded(zombie.term)
@@ -146,7 +148,7 @@ async def test_a_fence_does_not_wait_for_a_frozen_server(
                 await eventually(scene.unfenced, "the fence is lifted")
                 if victim is Victim.TARGET:
                     # The keys are still the source's, which serves them.
-                    assert await verb(cluster, "GET", "user:fill:0") == b"value 0"
+                    assert await verb(cluster, "GET", scene.moving) == FILL[scene.moving].encode()
             finally:
                 server.send(signal.SIGCONT)
             await scene.delete_doomed()
@@ -154,6 +156,30 @@ async def test_a_fence_does_not_wait_for_a_frozen_server(
             await load.served()
         await scene.check(load)
         assert (await scene.migration(migration)).status is MigrationStatus.COMPLETED
+
+
+async def test_a_store_that_nobody_can_write_stops_the_service_and_nothing_else(
+    lab: tuple[Cluster, FileFailpoints],
+) -> None:
+    """As when a process is frozen in the middle of a commit: SQLite's lock stays with it."""
+    cluster, points = lab
+    async with Scene.at(cluster, points) as scene:
+        load = Load(cluster, seed=5)
+        async with load.running():
+            await scene.stopped_at(Point.FENCED)
+            with closing(sqlite3.connect(cluster.data.store, isolation_level=None)) as frozen:
+                frozen.execute("BEGIN IMMEDIATE")
+                scene.go_on()
+
+                async def refused() -> bool:
+                    reply = await verb(cluster, "GET", "order:1")
+                    return isinstance(reply, Exception) and str(reply).startswith("CLUSTERDOWN")
+
+                await eventually(refused, "routers whose leases run out serve nothing")
+            await scene.delete_doomed()
+            await scene.at_rest()
+            await load.served()
+        await scene.check(load)
 
 
 async def test_nobody_is_left_behind(lab: tuple[Cluster, FileFailpoints]) -> None:
