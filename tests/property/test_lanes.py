@@ -37,6 +37,9 @@ class Loop:
     def call_soon(self, call: object) -> None:
         self.calls.append(call)
 
+    def time(self) -> float:
+        return 5.0
+
     def turn(self) -> None:
         while self.calls:
             call = self.calls.popleft()

@@ -35,6 +35,9 @@ cdef class Sender:
     cdef public object hold_until
     cdef public list waiting
     cdef public bytes last_word
+    cdef public double last_at    # the loop's time when it was last flushed
+    cdef public object transport  # where its replies go; None while there is none
+    cdef public bint ending       # `flushed` is to be called after each flush
     cdef readonly Fifo replies
     cdef readonly Outbox outbox
     cdef readonly object dispatch

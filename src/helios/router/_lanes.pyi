@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Mapping
 from typing import Final, Generic, TypeVar
 
@@ -55,6 +56,9 @@ class Sender:
     hold_until: float | None
     waiting: list[Frame]
     last_word: bytes
+    last_at: float
+    transport: asyncio.Transport | None
+    ending: bool
     replies: Fifo[Slot]
     outbox: Outbox
     dispatch: Dispatch
@@ -65,6 +69,7 @@ class Sender:
     ) -> None: ...
     def data_received(self, data: bytes) -> None: ...
     def run(self) -> None: ...
+    def flush(self) -> None: ...
     def go_on(self, reason: int) -> None: ...
     def take_ready(self) -> list[bytes]: ...
 

@@ -87,7 +87,8 @@ class Caller(Sender):
     """One sender of commands. Subclasses bring frames (a parser, or `waiting`) and take replies away (`flush`).
 
     What every command passes through is compiled (`_lanes.pyx`): `run` runs commands until there are no more or
-    something makes it wait; `go_on` takes such a reason away; `take_ready` gives the replies that may leave.
+    something makes it wait; `go_on` takes such a reason away; `take_ready` gives the replies that may leave, and
+    `flush` writes them to the transport.
     """
 
     def __init__(
@@ -103,12 +104,17 @@ class Caller(Sender):
         self.name = b""
         self.library = {b"lib-name": b"", b"lib-ver": b""}
 
-    def flush(self) -> None:
-        """Send the replies that are ready."""
-        raise NotImplementedError
-
     def stalled(self) -> None:
         """Called when it stops running commands."""
+
+    def read_on(self) -> None:
+        """Called when nothing stops it any more."""
+
+    def unread(self) -> None:
+        """Called when replies have been written to a client that does not read them."""
+
+    def flushed(self) -> None:
+        """Called after a flush, where `ending` says so."""
 
     def broken(self, fault: ProtocolError) -> None:
         """Called when what came is no frame; nothing more will."""

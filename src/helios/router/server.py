@@ -37,19 +37,16 @@ class ClientConnection(Caller, asyncio.Protocol):
         self.most_commands = options.client_commands
         self.most_owed = options.client_reply_bytes
         self._clients = clients
-        self._transport: asyncio.Transport | None = None
         self._reading = True
-        self._ending = False
-        self._at_end = False
+        self._leaving = False  # it is let go; else, when `ending`, it has itself said all that it will
         self.address = ""
         self.local_address = ""
         self.since = 0.0
-        self.last_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
-        self._transport = transport
+        self.transport = transport
         transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         self.address = _shown(transport.get_extra_info("peername"))
         self.local_address = _shown(transport.get_extra_info("sockname"))
@@ -61,7 +58,7 @@ class ClientConnection(Caller, asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends nothing more; what it has sent is answered all the same."""
-        self._at_end = True
+        self.ending = True
         if not self.stops:
             self._end_when_answered()
         return True
@@ -93,30 +90,27 @@ class ClientConnection(Caller, asyncio.Protocol):
         """The name of the command that came last, as it may be shown."""
         return self.last_word[:40].decode("ascii", "replace").lower()
 
-    def flush(self) -> None:
-        """Write the replies that are ready, in one piece."""
-        transport = self._transport
-        ready = self.take_ready()
-        if ready and transport is not None and not transport.is_closing():
-            self.last_at = self.outbox.now()
-            transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
-            if self.stops & UNREAD and transport.get_write_buffer_size() + self.owed > self.most_owed:
-                self.overflow()
-        if self.resume:
-            self.resume = False
-            if not self.stops:
-                self.run()
-            if not self.stops and not self._reading and transport is not None:
-                self._reading = True
-                transport.resume_reading()
-        if self._ending or (self._at_end and not self.stops):
+    def read_on(self) -> None:
+        """Read again what it sends."""
+        if not self._reading and self.transport is not None:
+            self._reading = True
+            self.transport.resume_reading()
+
+    def unread(self) -> None:
+        """See whether it is owed more than may be."""
+        if self.transport is not None and self.transport.get_write_buffer_size() + self.owed > self.most_owed:
+            self.overflow()
+
+    def flushed(self) -> None:
+        """End the connection where nothing more can come and everything has been answered."""
+        if self._leaving or not self.stops:
             self._end_when_answered()
 
     def stalled(self) -> None:
         """Read nothing more until it goes on."""
-        if self._reading and self._transport is not None and not self.stops & CLOSED:
+        if self._reading and self.transport is not None and not self.stops & CLOSED:
             self._reading = False
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def overflow(self) -> None:
         """It has not read its replies for so long that they cannot be kept."""
@@ -127,21 +121,21 @@ class ClientConnection(Caller, asyncio.Protocol):
     def abort(self) -> None:
         """End the connection at once; unsent replies are dropped."""
         self.stops |= CLOSED
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
 
     def close_after_replies(self) -> None:
         """Run no further command, and end the connection when the replies have been written."""
         self.stops |= CLOSED
-        self._ending = True
+        self.ending = self._leaving = True
         self.waiting = []
         self.holder.forget(self)
         if not self.dirty:
             self.outbox.mark(self)
 
     def _end_when_answered(self) -> None:
-        if not self.replies and not self.waiting and self._transport is not None:
-            self._transport.close()
+        if not self.replies and not self.waiting and self.transport is not None:
+            self.transport.close()
 
 
 def _shown(address: object) -> str:

@@ -208,7 +208,7 @@ async def test_a_client_that_does_not_read_is_not_read_either(servers: dict[str,
         most = 0
         for _ in range(300):
             await lab.router.execute([b"PING"])
-            transport = connection._transport
+            transport = connection.transport
             assert transport is not None
             most = max(most, connection.owed + transport.get_write_buffer_size())
         assert most < 60_000_000  # 500 MB are on order
