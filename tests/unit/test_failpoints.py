@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.waiting import until
+
 from helios.ports.failpoints import OFF, Point
 from helios.runtime.failpoints import KILL, VARIABLE, FileFailpoints, failpoints
 
@@ -27,13 +29,11 @@ async def test_who_comes_by_first_waits_until_the_test_lets_it_go(tmp_path: Path
     await points.reach(Point.COPYING)  # another point
     assert not points.reached(Point.FENCED)
     first = asyncio.create_task(points.reach(Point.FENCED))
-    async with asyncio.timeout(10):
-        while not points.reached(Point.FENCED):
-            await asyncio.sleep(0.001)
-        await points.reach(Point.FENCED)  # the second goes by
-        assert not first.done()
-        points.release(Point.FENCED)
-        await first
+    await until(lambda: points.reached(Point.FENCED))
+    await points.reach(Point.FENCED)  # the second goes by
+    assert not first.done()
+    points.release(Point.FENCED)
+    await asyncio.wait_for(first, 10)
 
 
 def test_a_process_can_be_killed_where_it_stands(tmp_path: Path) -> None:
