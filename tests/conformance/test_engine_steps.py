@@ -17,7 +17,7 @@ from helios.engines.memory import MemoryConnector, MemoryServer
 from helios.errors import EngineError
 from helios.model.ids import Address
 from helios.model.topology import Member
-from helios.ports.engine import Engine, StepCopy
+from helios.ports.engine import Engine, Notes, StepCopy
 
 Two: TypeAlias = tuple[Lab, Lab]
 
@@ -124,6 +124,7 @@ async def test_values_of_every_type_arrive_exactly_and_are_patched_exactly(real_
         await keep_in_tables(engine)
     for turn in range(6):
         key = b"%d" % turn
+        notes: Notes | None = {} if turn % 3 else None
         await carry_out(source, MAKERS[kind](chance, key, True))
         await carry_out(source, [command for _ in range(5) for command in MAKERS[kind](chance, key, False)])
         for change in range(6):
@@ -131,7 +132,7 @@ async def test_values_of_every_type_arrive_exactly_and_are_patched_exactly(real_
                 far_ms = int(time.time() * 1000) + chance.randrange(1_000_000, 9_000_000)
                 await run(source, *chance.choice([("PEXPIREAT", key, far_ms), ("PERSIST", key)]))
             step_bytes = chance.choice([50, STEP_BYTES, 5000])
-            outcome = await source.copy_in_steps(key, target, patch=change > 0, step_bytes=step_bytes)
+            outcome = await source.copy_in_steps(key, target, patch=change > 0, notes=notes, step_bytes=step_bytes)
             seen = await look(source, key)
             assert outcome is (StepCopy.ABSENT if seen[0] == b"none" else StepCopy.COPIED)
             assert await look(target, key) == seen, (turn, change)

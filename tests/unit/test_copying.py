@@ -14,7 +14,7 @@ from tests.engine_lab import until
 from helios.coordinator import copying
 from helios.coordinator.copying import BATCH_BYTES, Behind, BigValues, CopyLimits, sort_by_size
 from helios.errors import EngineError, TooHot
-from helios.ports.engine import Engine, Pace, StepCopy, at_once
+from helios.ports.engine import Engine, Notes, Pace, StepCopy, at_once
 
 LIMITS = CopyLimits(batch_keys=5, fence_budget_keys=10, big_bytes=1000, step_bytes=100)
 
@@ -98,7 +98,9 @@ class Steps:
         self.begun = asyncio.Event()
         self._copy = copy
 
-    async def copy_in_steps(self, key: bytes, target: Engine, *, patch: bool, pace: Pace, step_bytes: int) -> StepCopy:
+    async def copy_in_steps(
+        self, key: bytes, target: Engine, *, patch: bool, notes: Notes, pace: Pace, step_bytes: int
+    ) -> StepCopy:
         assert patch
         assert step_bytes == LIMITS.step_bytes
         await pace(step_bytes)

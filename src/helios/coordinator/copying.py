@@ -7,7 +7,7 @@ from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 
 from helios.errors import TooHot
-from helios.ports.engine import Engine, Pace, StepCopy, at_once
+from helios.ports.engine import Engine, Notes, Pace, StepCopy, at_once
 
 # From here on a value is copied in steps: to dump and restore a megabyte keeps each server busy for up to 10 ms.
 BIG_VALUE_BYTES = 256 << 10
@@ -148,12 +148,18 @@ class BigValues:
         self._passes = 0
         self._running: asyncio.Task[None] | None = None
         self._copying: set[bytes] = set()
+        self._notes: dict[bytes, Notes] = {}
 
     def take_over(self, keys: Collection[bytes]) -> set[bytes]:
         """Of keys that have changed, those that are in these hands already: no other copy may meet theirs."""
         mine = {key for key in keys if key in self.changed or key in self._copying}
         self.changed |= mine
         return mine
+
+    def forget(self, keys: Collection[bytes]) -> None:
+        """Others are about to write the target's copies of these keys."""
+        for key in self._notes.keys() & set(keys) if self._notes else ():
+            del self._notes[key]
 
     async def ready(self) -> bool:
         """Whether what has changed may wait for the fence; if not, it is being copied when this returns.
@@ -204,7 +210,12 @@ class BigValues:
             outcome = StepCopy.CHANGED
             try:
                 outcome = await self._source.copy_in_steps(
-                    key, self._target, patch=True, pace=waiting.pace, step_bytes=self._limits.step_bytes
+                    key,
+                    self._target,
+                    patch=True,
+                    notes=self._notes.setdefault(key, {}),
+                    pace=waiting.pace,
+                    step_bytes=self._limits.step_bytes,
                 )
             finally:
                 self._copying = set()

@@ -268,6 +268,7 @@ class SourceMover:
         if changed:
             by_size = sort_by_size(changed, await source.sizes(changed), self._limits)
             state.big.changed.update(by_size.big)
+            state.big.forget(set(changed).difference(by_size.big))
             await copy_batches(source, state.engine, by_size.batches)
 
     def _note(self, changed: set[bytes]) -> None:

@@ -40,6 +40,8 @@ class StepCopy(StrEnum):
     CHANGED = "changed"  # the key became another thing meanwhile: the target's copy is worthless until it is repeated
 
 
+# What an engine remembers of one key's copy on one target, to make the next copy quicker.
+Notes: TypeAlias = dict[bytes, bytes]
 # Awaited with a number of bytes before they are written.
 Pace: TypeAlias = Callable[[int], Awaitable[None]]
 
@@ -103,13 +105,22 @@ class Engine(Protocol):
         """
 
     async def copy_in_steps(
-        self, key: bytes, target: Engine, *, patch: bool, pace: Pace = at_once, step_bytes: int = 256 << 10
+        self,
+        key: bytes,
+        target: Engine,
+        *,
+        patch: bool,
+        notes: Notes | None = None,
+        pace: Pace = at_once,
+        step_bytes: int = 256 << 10,
     ) -> StepCopy:
         """Make the target's value and TTL of `key` what they are here, in commands of about `step_bytes` each.
 
         For big values: no command occupies either server for longer than a few milliseconds, unless a single
         element is big. Without `patch` the target's value is removed first; with it, the value is compared in
         steps and only differences are written. A value that steps cannot reproduce is copied whole.
+        `notes`, empty at first, spares comparisons if each copy of this key to this target is given them and
+        nobody else has written the target's copy in between.
         Not atomic: exact only if the key does not change meanwhile, else it must be copied again, which a
         change stream tells. The target's key must be hidden from everybody until then. `target` is an engine of
         the same kind; errors may come from both.

@@ -12,7 +12,7 @@ from helios.engines.memory.server import Listener, MemoryServer
 from helios.errors import ChangesLost, EngineError, EngineUnreachable
 from helios.model.ids import Address
 from helios.model.topology import Member
-from helios.ports.engine import ChangeStream, Dumped, Engine, EngineInfo, Pace, StepCopy, UserRole, at_once
+from helios.ports.engine import ChangeStream, Dumped, Engine, EngineInfo, Notes, Pace, StepCopy, UserRole, at_once
 
 _Again: TypeAlias = Callable[[], Awaitable[MemoryConnection]]
 
@@ -101,7 +101,14 @@ class MemoryEngine:
         return await self.connection.call(lambda: [len(self._server.get(key) or b"") for key in keys])
 
     async def copy_in_steps(
-        self, key: bytes, target: Engine, *, patch: bool, pace: Pace = at_once, step_bytes: int = 256 << 10
+        self,
+        key: bytes,
+        target: Engine,
+        *,
+        patch: bool,
+        notes: Notes | None = None,
+        pace: Pace = at_once,
+        step_bytes: int = 256 << 10,
     ) -> StepCopy:
         """Make the target's value and TTL of `key` what they are here, a piece at a time."""
         if not isinstance(target, MemoryEngine):

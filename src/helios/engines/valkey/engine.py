@@ -13,7 +13,7 @@ from helios.engines.valkey.payloads import accepts, is_payload_error, sample_pay
 from helios.engines.valkey.rights import setuser
 from helios.engines.valkey.stepwise import ChangedMeanwhile, NotInSteps, Way, copy_value
 from helios.errors import EngineDenied, EngineError, EngineUnreachable, PayloadRefused
-from helios.ports.engine import ChangeStream, Dumped, Engine, EngineInfo, Pace, StepCopy, UserRole, at_once
+from helios.ports.engine import ChangeStream, Dumped, Engine, EngineInfo, Notes, Pace, StepCopy, UserRole, at_once
 
 _DIGESTS_AT_ONCE = 16  # values that are read side by side
 _UNLINK_KEYS = 500  # keys in one UNLINK, so that no single command holds the server up
@@ -121,7 +121,14 @@ class ValkeyEngine:
         return [int(self._value(reply, "MEMORY USAGE", key) or 0) for key, reply in zip(keys, replies, strict=True)]
 
     async def copy_in_steps(
-        self, key: bytes, target: Engine, *, patch: bool, pace: Pace = at_once, step_bytes: int = 256 << 10
+        self,
+        key: bytes,
+        target: Engine,
+        *,
+        patch: bool,
+        notes: Notes | None = None,
+        pace: Pace = at_once,
+        step_bytes: int = 256 << 10,
     ) -> StepCopy:
         """Make the target's value and TTL of `key` what they are here, in commands of about `step_bytes` each.
 
@@ -130,7 +137,9 @@ class ValkeyEngine:
         """
         if not isinstance(target, ValkeyEngine):
             raise EngineError(f"{key[:100]!r} cannot be copied to an engine of another kind")
-        way = Way(key, self._connection, target._connection, self._timeout_s, step_bytes, pace)
+        way = Way(
+            key, self._connection, target._connection, self._timeout_s, step_bytes, pace, {} if notes is None else notes
+        )
         try:
             return StepCopy.COPIED if await copy_value(way, patch=patch) else StepCopy.ABSENT
         except ChangedMeanwhile:

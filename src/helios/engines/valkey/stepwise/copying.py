@@ -50,6 +50,7 @@ async def copy_value(way: Way, *, patch: bool) -> bool:
         except StartAfresh:
             patch = False
     if not patch:
+        way.notes.clear()
         await way.write("UNLINK", way.key)
         await copy(way, False)
     return await _end(way)

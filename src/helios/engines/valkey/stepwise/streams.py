@@ -7,9 +7,11 @@ by commands: such a stream is copied whole.
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TypeAlias
 
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
@@ -21,7 +23,11 @@ _SAME_MOMENT_MS = 10  # delivery times are known by the age that a server gives,
 
 
 async def copy_stream(way: Way, *, patch: bool) -> None:
-    """By XRANGE and XADD; with `patch`, deletions are repeated and new entries added."""
+    """By XRANGE and XADD; with `patch`, deletions are repeated and new entries added.
+
+    The notes are the id of the last entry of each step and the step's digest: where it has not changed, the
+    target need not be asked.
+    """
     length = int(await way.read("XLEN", way.key))
     count = await way.elements_in_step(length)
     await _entries(way, count, patch=patch)
@@ -40,27 +46,49 @@ async def copy_stream(way: Way, *, patch: bool) -> None:
 
 async def _entries(way: Way, count: int, *, patch: bool) -> None:
     last = b""  # the id of the last entry dealt with
-    top = await _top(way) if patch else None
-    async with aclosing(ahead(entries_of(way, count))) as steps:
-        async for entries in steps:
-            await way.pace(sum(len(entry[0]) + sum(map(len, entry[1] or ())) for entry in entries))
-            new = entries
-            if top is not None:
+    hole = False  # whether entries behind it, which an earlier step ended with, have been deleted
+    noted, top = (list(way.notes.items()), await _top(way)) if patch else ([], None)
+    way.notes.clear()
+    async with aclosing(ahead(_ranges(way, noted, count))) as steps:
+        async for end, note, entries in steps:
+            if not entries:
+                hole = True
+                continue
+            await way.pace(sum(len(entry[0]) + sum(map(len, entry[1])) for entry in entries))
+            digest = _digest(entries)
+            if top is not None and (hole or note != digest):
                 if not last:
                     await way.write("XTRIM", way.key, "MINID", entries[0][0])
-                await _repeat_deletions(way, [e for e in entries if _number(e[0]) <= top], last, entries[-1][0], count)
-                new = [e for e in entries if _number(e[0]) > top]
-            await _add(way, new)
+                known = [entry for entry in entries if _number(entry[0]) <= top]
+                await _repeat_deletions(way, known, last, entries[-1][0], count)
+            await _add(way, [entry for entry in entries if top is None or _number(entry[0]) > top])
             last = entries[-1][0]
+            hole = end not in (last, b"")
+            way.notes[last] = digest
     if not last:
         await _make_empty(way, patch=patch)
     elif top is not None and await way.write("XRANGE", way.key, b"(" + last, "+", "COUNT", 1):
         raise StartAfresh  # the newest entries were deleted
 
 
-async def entries_of(way: Way, count: int) -> AsyncGenerator[list[Entry], None]:
-    """The source's entries in order, `count` at a time."""
+async def _ranges(
+    way: Way, noted: list[tuple[bytes, bytes]], count: int
+) -> AsyncGenerator[tuple[bytes, bytes, list[Entry]], None]:
+    """All entries: first those up to each id that is noted, with what is noted, then those behind."""
     start = b"-"
+    for last, digest in noted:
+        entries = await way.read("XRANGE", way.key, start, last, "COUNT", MAX_ELEMENTS + 1)
+        if len(entries) > MAX_ELEMENTS:
+            raise StartAfresh  # no note covers so many: the stream was made anew
+        yield last, digest, entries
+        start = b"(" + last
+    async with aclosing(entries_of(way, count, start)) as steps:
+        async for entries in steps:
+            yield b"", b"", entries
+
+
+async def entries_of(way: Way, count: int, start: bytes = b"-") -> AsyncGenerator[list[Entry], None]:
+    """The source's entries in order, `count` at a time."""
     while True:
         entries = await way.read("XRANGE", way.key, start, "+", "COUNT", count)
         if entries:
@@ -68,6 +96,11 @@ async def entries_of(way: Way, count: int) -> AsyncGenerator[list[Entry], None]:
         if len(entries) < count:
             return
         start = b"(" + entries[-1][0]
+
+
+def _digest(entries: list[Entry]) -> bytes:
+    # Version 2 writes equal values equally: later ones write references to what they have met.
+    return blake2b(marshal.dumps(entries, 2), digest_size=16).digest()
 
 
 async def _top(way: Way) -> tuple[int, int] | None:

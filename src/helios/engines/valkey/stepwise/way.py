@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
-from helios.ports.engine import Pace
+from helios.ports.engine import Notes, Pace
 
 T = TypeVar("T")
 
@@ -40,6 +40,7 @@ class Way:
     timeout_s: float
     step_bytes: int
     pace: Pace
+    notes: Notes = field(default_factory=dict)
 
     async def read(self, *command: bytes | str | int) -> Reply:
         """A reply of the source. Raises ChangedMeanwhile or EngineError."""
