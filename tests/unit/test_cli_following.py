@@ -175,12 +175,23 @@ def test_moves_together_are_one_line() -> None:
     views: list[dict[str, Any]] = [
         asdict(replace(MIGRATION, remaining_s=4.0)),
         asdict(
-            replace(MIGRATION, id="m-2", target_node="shard-3", total_keys=30, remaining_s=9.0, phase="catching_up")
+            replace(
+                MIGRATION,
+                id="m-2",
+                target_node="shard-3",
+                total_keys=30,
+                remaining_s=9.0,
+                phase="catching_up",
+                verified=7,
+            )
         ),
     ]
     lines(views)
     lines(views)
-    assert told == ["2 moves: 10 of 40 keys (25 %), about 9.0 s left, catching up"]
+    assert told == ["2 moves: 10 of 40 keys (25 %), about 9.0 s left, 7 compared, catching up"]
+    nothing = [asdict(replace(MIGRATION, keys_moved=0, total_keys=0))]
+    following.Lines(told.append, now=lambda: 100.0)(nothing)
+    assert told[1] == "shard-1 → shard-2 user:*: no keys yet"
 
 
 def _on_a_terminal(port: int, *arguments: str) -> str:

@@ -47,15 +47,17 @@ async def _source(
     engine: Engine, source: str, targets: list[str], before: PlacementTable, after: PlacementTable
 ) -> list[PreviewView]:
     total = await engine.count()
+    seen: set[bytes] = set()
     sample: set[bytes] = set()
     cursor = 0
     while len(sample) < _SAMPLE_KEYS:
         cursor, keys = await engine.scan(cursor, _SCAN_COUNT)
+        seen.update(keys)
         sample.update(key for key in keys if before.owner(key) == source)
         if cursor == 0:
             break
     # Where the whole server was seen, the numbers are exact.
-    scale = 1.0 if cursor == 0 else total / max(1, len(sample))
+    scale = 1.0 if cursor == 0 else total / max(1, len(seen))
     ordered = sorted(sample)
     sizes = await engine.sizes(ordered)
     count: Counter[str] = Counter()

@@ -151,12 +151,14 @@ class Lines:
 
 def _together(under_way: Sequence[Fields]) -> str:
     moved, total = (sum(one[name] for one in under_way) for name in ("keys_moved", "total_keys"))
-    percent = f" ({moved * 100 // total} %)" if total else ""
     names = _name(under_way[0]) if len(under_way) == 1 else f"{len(under_way)} moves"
     left = [one["remaining_s"] for one in under_way if one.get("remaining_s") is not None]
+    far = f"{output.count(moved)} of {output.count(total)} keys ({moved * 100 // total} %)" if total else "no keys yet"
     notes = [f"about {output.duration(max(left))} left"] if left else []
+    verified = sum(one.get("verified", 0) for one in under_way)
+    notes += [f"{output.count(verified)} compared"] if verified else []
     notes += sorted({_state(one) for one in under_way} - {"copying"})
-    return ", ".join([f"{names}: {output.count(moved)} of {output.count(total)} keys{percent}", *notes])
+    return ", ".join([f"{names}: {far}", *notes])
 
 
 def _name(one: Fields) -> str:
@@ -173,7 +175,8 @@ def _state(one: Fields) -> str:
 def _note(one: Fields) -> str:
     if one["status"] not in _MOVE_ENDED:
         left = one.get("remaining_s")
-        return _state(one) if left is None else f"{_state(one)}, about {output.duration(left)} left"
+        notes = [_state(one)] if left is None else [_state(one), f"about {output.duration(left)} left"]
+        return ", ".join(notes + ([f"{output.count(one['verified'])} compared"] if one.get("verified") else []))
     notes = [one["status"]]
     if one.get("pause_ms") is not None:
         notes.append(f"pause {one['pause_ms']:.1f} ms")
