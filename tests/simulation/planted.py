@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from unittest.mock import patch
 
@@ -10,9 +10,12 @@ from tests.simulation.invariants import Invariants
 
 from helios.coordinator.access import Access
 from helios.coordinator.fencing import Fencing
+from helios.coordinator.mover import SourceMover
+from helios.coordinator.publisher import Publisher
 from helios.engines.memory import MemoryEngine
 from helios.model.topology import Member
-from helios.ports.engine import Engine
+from helios.ports.engine import ChangeStream, Engine
+from helios.ports.store import Compare, Delete, Put
 
 
 async def _settle_at_once(self: Fencing, epoch: int, member: Member) -> int:
@@ -34,6 +37,20 @@ def _late_restore() -> Iterator[None]:
         yield
 
 
+async def _write_out_of_order(
+    self: Publisher, operations: Sequence[Put | Delete], compares: Sequence[Compare] = ()
+) -> int:
+    return await self._commit(operations, compares)
+
+
+_drain = SourceMover._drain
+
+
+async def _drain_and_go_on(self: SourceMover, source: Engine, stream: ChangeStream, target: str) -> None:
+    await _drain(self, source, stream, target)
+    self._targets[target].drained = False
+
+
 PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "": nullcontext,
     # A pair is switched although routers have not acknowledged its fence.
@@ -42,4 +59,7 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "sweep-before-durable": lambda: patch.object(MemoryEngine, "persist", _persist_nothing),
     # What a replaced coordinator had sent, or sends when it wakes, is still carried out.
     "late-restore-of-zombie": _late_restore,
+    # Those that follow had been in the code until a life showed them.
+    "records-overwritten": lambda: patch.object(Publisher, "write", _write_out_of_order),
+    "drained-target-copied": lambda: patch.object(SourceMover, "_drain", _drain_and_go_on),
 }

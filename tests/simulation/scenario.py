@@ -26,6 +26,7 @@ class Scenario:
     """Sizes, settings and dangers of one world. Times are in seconds."""
 
     settings: ClusterSettings
+    big_bytes: int  # values beyond this are copied in steps
     nodes: int
     spare_nodes: int
     routers: int
@@ -61,6 +62,7 @@ def choose(seed: int) -> Scenario:
             virtual_nodes=random.choice((2, 4, 8)),
             migration_rate=random.choice((20, 50) if zombies else (0, 0, 50, 500)),
             auto_rebalance=random.random() < 0.5,
+            verify_moves=random.random() < 0.2,
         ),
         coordinator=CoordinatorSettings(
             lease_ttl=random.choice((1.0, 1.0, 2.0)),
@@ -71,6 +73,7 @@ def choose(seed: int) -> Scenario:
     )
     return Scenario(
         settings=settings,
+        big_bytes=random.choice((1 << 20, 1 << 20, 6, 12)),
         nodes=random.randint(2, 3),
         spare_nodes=random.randint(0, 2),
         routers=random.randint(1, 3),

@@ -66,6 +66,21 @@ class SimServer(MemoryServer):
         self.audit.mover(self, "writes", [key for key, _ in items])
         return super().restore(items, replace)
 
+    def begin_pieces(self, key: bytes, patch: bool) -> int:
+        """A coordinator begins a copy in pieces."""
+        self.audit.mover(self, "begins to write", [key])
+        return super().begin_pieces(key, patch)
+
+    def put_piece(self, key: bytes, start: int, piece: bytes) -> None:
+        """A coordinator's copy of a piece."""
+        self.audit.mover(self, "writes a piece of", [key])
+        super().put_piece(key, start, piece)
+
+    def end_pieces(self, key: bytes, length: int, expire_at_ms: int | None) -> None:
+        """A coordinator ends a copy in pieces."""
+        self.audit.mover(self, "ends writing", [key])
+        super().end_pieces(key, length, expire_at_ms)
+
     def sync(self) -> bool:
         """Bring everything to disk."""
         done = super().sync()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.simulation.running import simulate
 
-_LIVES = 400
+_LIVES = 300
 
 
 @pytest.mark.timeout(1200)

@@ -9,6 +9,7 @@ import uuid
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from random import Random
 from unittest.mock import patch
@@ -24,6 +25,7 @@ from tests.simulation.servers import ADMIN, SimServer
 from tests.simulation.workload import Client, Operator
 
 from helios.admin.client import Admin
+from helios.coordinator.copying import CopyLimits
 from helios.engines.memory import MemoryConnector
 from helios.model.codec import decode
 from helios.model.ids import Address
@@ -169,7 +171,9 @@ class World:
         """Live."""
         ids = Random(f"{self.seed}/ids")
         self.loop.set_exception_handler(lambda *_: None)
+        limits = partial(CopyLimits, big_bytes=self.scenario.big_bytes, step_bytes=4)
         with (
+            patch("helios.coordinator.reign.CopyLimits", limits),
             patch.object(uuid, "uuid4", lambda: uuid.UUID(int=ids.getrandbits(128))),
             patch("secrets.token_hex", lambda size=32: ids.randbytes(size or 32).hex()),
             patch("secrets.token_urlsafe", lambda size=32: ids.randbytes(size or 32).hex()),
