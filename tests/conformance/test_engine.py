@@ -485,6 +485,20 @@ async def test_what_a_closed_engine_left_behind_does_not_run_after_reopening(lab
         await again.close()
 
 
+async def test_several_may_reopen_at_once_what_was_lost(lab: Lab) -> None:
+    engine = await lab.open()
+    lab.freeze()
+    given_up = [asyncio.create_task(lab.incr(engine, b"n")) for _ in range(3)]
+    await asyncio.sleep(0)
+    await engine.close()
+    await asyncio.gather(*given_up, return_exceptions=True)
+    opening = [asyncio.create_task(lab.open()) for _ in range(4)]
+    await asyncio.sleep(0)
+    lab.thaw()
+    # What was given up has run before that, or never will.
+    assert len({await again.count() for again in await asyncio.gather(*opening)}) == 1
+
+
 async def test_persist_covers_what_anybody_wrote(lab: Lab) -> None:
     engine, writer = await lab.open(), await lab.open()
     for policy, promised in (("everysec", True), ("always", True), ("no", False)):

@@ -222,7 +222,8 @@ class MemoryConnector:
             for former in formers:
                 if former.inbox:
                     await connection.call(partial(server.end, former))
-                self._opened.remove(former)
+                if former in self._opened:  # another open may have been quicker
+                    self._opened.remove(former)
         except BaseException:
             server.abandon(connection, "the connection was closed on this side")
             raise

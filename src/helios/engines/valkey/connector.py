@@ -48,7 +48,8 @@ class ValkeyConnector:
             for former in [former for former in opened if former.lost]:
                 if former.unanswered:
                     await self._end(former, by=connection)
-                opened.remove(former)
+                if former in opened:  # another open may have been quicker
+                    opened.remove(former)
         except BaseException:
             await connection.close()
             raise
