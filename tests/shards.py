@@ -14,13 +14,24 @@ from helios.admin.client import Admin
 from helios.coordinator.service import Coordinator
 from helios.engines.valkey.connector import ValkeyConnector
 from helios.model.ids import Address
+from helios.model.migration import Change
 from helios.model.settings import ClusterSettings, CoordinatorSettings, ShardingSettings
 from helios.model.topology import Member, Node, NodeKind, Topology
 from helios.placement.routing import Routes
 from helios.ports.failpoints import OFF, Failpoints, Point
 from helios.ports.store import Store
 from helios.runtime.clock import SystemClock
-from helios.stores.records import AGENTS, MEMBERS, TOPOLOGY, AgentRecord, MemberRecord, put_record, read_record
+from helios.stores.records import (
+    AGENTS,
+    CHANGES,
+    MEMBERS,
+    TOPOLOGY,
+    AgentRecord,
+    MemberRecord,
+    list_records,
+    put_record,
+    read_record,
+)
 from helios.stores.sqlite import SqliteStore
 
 FAST = ClusterSettings(
@@ -142,6 +153,9 @@ class Shards:
         """Wait until no change is on its way and every server is clean."""
 
         async def quiet() -> bool:
+            changes = await list_records(self.store, Change, CHANGES)
+            if not all(record.value.status.ended for record in changes):
+                return False
             topology = await self.topology()
             return topology.transition is None and not topology.unclean and not await self.admin.active_migrations()
 
