@@ -36,7 +36,7 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -n 2 tests/unit tests/property tests/conformance
 
 test: check
-	$(BIN)/python -m pytest tests/simulation tests/integration tests/docs
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/simulation tests/integration tests/docs
 
 crashes: $(STAMP)
 	$(BIN)/python -m pytest tests/integration/test_crashes.py -m ""
