@@ -15,7 +15,7 @@ STEP_BYTES = 256 << 10
 # A server carries out a whole pipeline before it serves others.
 BATCH_BYTES = 512 << 10
 # What the copies of big values may take behind a fence. Routers hold commands a little longer than that.
-FENCED_BIG_S = 2.0
+FENCED_BIG_S = 3.0
 _PASSES_MAX = 8
 _BETWEEN_PASSES_S = 1.0
 

@@ -25,7 +25,7 @@ from helios.ports.failpoints import OFF, Failpoints, Point
 from helios.ports.store import Delete, Put
 from helios.stores.records import PAUSES
 
-_SETTLE_TIMEOUT_S = 3.0  # with fence_ack_timeout, less than routers hold a command by default
+_SETTLE_TIMEOUT_S = 3.5  # with fence_ack_timeout, less than routers hold a command by default
 _PROGRESS_S = 0.25
 _PERSIST_TIMEOUT_S = 10.0
 _RESUME_DELAY_S = 0.5
