@@ -33,10 +33,10 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -n 2 tests/unit tests/property tests/conformance
+	$(BIN)/python -m pytest -n 2 tests/unit tests/property
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/simulation tests/integration tests/docs
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/conformance tests/simulation tests/integration tests/docs
 
 crashes: $(STAMP)
 	$(BIN)/python -m pytest tests/integration/test_crashes.py -m ""

@@ -6,6 +6,7 @@ HYPOTHESIS_PROFILE=long tries a hundred times as many, for whoever has changed w
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -13,3 +14,6 @@ settings.register_profile("local", deadline=None, print_blob=True, max_examples=
 settings.register_profile("ci", deadline=None, print_blob=True, max_examples=50, derandomize=True, database=None)
 settings.register_profile("long", deadline=None, print_blob=True, max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "local"))
+
+# A run that was started in the background of a script ignores interrupts, and so would the programs under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
