@@ -40,7 +40,7 @@ FAST = ClusterSettings(
 )
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float = 20.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float = 90.0) -> None:
     """Wait for a condition that others bring about; fail with `what` after the time-out."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while not await condition():
