@@ -14,9 +14,6 @@ from tests.simulation.running import simulate
         # Every fifth life is about power cuts, and every fifth about coordinators that wake too late.
         ("sweep-before-durable", 1, 5, 300),
         ("late-restore-of-zombie", 2, 5, 200),
-        # Two that had been in the code until a life showed them.
-        ("records-overwritten", 0, 1, 300),
-        ("drained-target-copied", 0, 1, 400),
     ],
 )
 def test_a_planted_bug_is_found(plant: str, first: int, step: int, lives: int) -> None:
