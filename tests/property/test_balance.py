@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.real_keys import real_keys
 
+from helios.model.balancing import Measure, Strategy
 from helios.model.topology import Placement, Rule
-from helios.placement.balance import BalancePlan, Strategy, plan
+from helios.placement.balance import BalancePlan, band_of, plan
 from helios.placement.change import moved, with_weights, without_shard
 from helios.placement.load import (
     ArcLoads,
     Load,
-    Measure,
     SampledKey,
     ShardLoad,
     Spread,
@@ -127,7 +127,7 @@ def test_with_fine_arcs_every_shard_comes_into_the_band_by_the_least_movement(
 ) -> None:
     placement = ring_of(weights)
     arcs = by_width(placement)
-    band = strategy.band(threshold)
+    band = band_of(strategy, threshold)
     made = plan(arcs, placement, strategy, threshold=threshold)
     if made is None:
         assert spread(arcs.owned(placement), weights).worst <= band + 1e-9
@@ -145,7 +145,7 @@ def test_the_least_of_a_plan_is_the_sum_of_what_must_leave(strategy: Strategy, n
     arcs = by_width(placement)
     made = plan(arcs, placement, strategy, threshold=0.1)
     assert made is not None
-    band = strategy.band(0.1)
+    band = band_of(strategy, 0.1)
     fair = 1e6 / nodes
     loads = arcs.owned(placement).values()
     give = sum(max(0.0, load - fair * (1 + band)) for load in loads)
@@ -175,7 +175,7 @@ def test_drift_is_followed_and_rest_is_kept(seed: int, strategy: Strategy) -> No
         if made is not None:
             placement = made.placement
         weights = dict(placement.weights)
-        assert spread(arcs.owned(placement), weights).worst <= strategy.band(0.3) + 1e-9
+        assert spread(arcs.owned(placement), weights).worst <= band_of(strategy, 0.3) + 1e-9
         assert plan(arcs, placement, strategy) is None
         # Growth by the same part everywhere is no reason to move anything.
         assert plan(replace(arcs, loads=[load * 3 for load in arcs.loads]), placement, strategy) is None
@@ -373,7 +373,7 @@ def test_the_real_keys_converge_on_a_sample_of_a_tenth(strategy: Strategy) -> No
         assert made.moved <= made.least * 1.05
         assert rounds <= 4
     assert rounds >= 1
-    assert spread(counted(placement, keys), dict(placement.weights)).worst <= strategy.band(0.1)
+    assert spread(counted(placement, keys), dict(placement.weights)).worst <= band_of(strategy, 0.1)
 
 
 def test_hash_tags_are_found_by_the_sample() -> None:

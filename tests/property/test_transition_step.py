@@ -9,9 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.topologies import SHARDS, cluster, in_transition, random_topology
 
-from helios.control import transition as control
+from helios.control import course as control
+from helios.control.course import Course, Ending, Event
 from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
-from helios.control.transition import Course, Ending, Event, step
+from helios.control.transition import (
+    BACKOFF_MAX_S,
+    COPY_ATTEMPTS_MAX,
+    FENCE_ATTEMPTS_MAX,
+    SLOW_MAX_MS,
+    SWEEP_ATTEMPTS_MAX,
+    step,
+)
 from helios.model.topology import PairPhase, Placement, Topology, Transition
 from helios.placement.change import with_weights
 
@@ -22,13 +30,14 @@ Key = tuple[str, str]
 class Witness:
     """Feeds events to `step`, commits what it publishes, and checks every effect against what has happened."""
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, at_once: int = 1_000_000) -> None:
         assert topology.transition is not None
         self.topology = topology
-        self.course = Course(topology.transition)
+        self.at_once = at_once
+        self.course = Course(topology.transition, at_once)
         self.pending: Mutation | None = None
         self.caught_up: set[Key] = set()
-        self.copying: set[str] = set()
+        self.copying: dict[str, set[str]] = {}
         self.sweeping: set[str] = set()
         self.swept: set[str] = set()
         # How far the fence of now has come: "" (none, or one to be lifted), fenced, acknowledged, drained.
@@ -49,6 +58,10 @@ class Witness:
     def waiting(self) -> list[Key]:
         return self.pairs(PairPhase.COPYING, PairPhase.FENCED)
 
+    def copied(self, source: str) -> set[str]:
+        """The targets of a source's copy that have not switched."""
+        return {target for target in self.copying.get(source, ()) if (source, target) in self.waiting}
+
     @property
     def fenced(self) -> Key | None:
         return next(iter(self.pairs(PairPhase.FENCED)), None)
@@ -56,7 +69,7 @@ class Witness:
     def feed(self, event: Event) -> None:
         """One event, and what it means for what may come."""
         match event:
-            case control.CaughtUp(source, target) if source in self.copying:
+            case control.CaughtUp(source, target) if target in self.copying.get(source, ()):
                 self.caught_up.add((source, target))
             case control.Acknowledged(source, target) if self.fenced == (source, target) and self.fence == "fenced":
                 self.fence = "acknowledged"
@@ -65,10 +78,12 @@ class Witness:
             case control.FenceFailed(source, target) if self.fenced == (source, target) and self.pending is None:
                 self.fence = ""
             case control.CopyBroken(source):
-                self.copying.discard(source)
+                self.copying.pop(source, None)
                 self.caught_up = {key for key in self.caught_up if key[0] != source}
                 if self.fenced is not None and self.fenced[0] == source and not isinstance(self.pending, Switch):
                     self.fence = ""
+            case control.Released(source) if not self.copied(source):
+                self.copying.pop(source, None)
             case control.Swept(shard):
                 self.swept.add(shard)
                 self.sweeping.discard(shard)
@@ -103,9 +118,13 @@ class Witness:
             case control.Copy(source, targets, delay_s):
                 assert source not in self.copying
                 assert targets
-                assert sorted(targets) == sorted(target for other, target in self.waiting if other == source)
-                assert 0 <= delay_s <= control.BACKOFF_MAX_S
-                self.copying.add(source)
+                assert {(source, target) for target in targets} <= set(self.waiting)
+                assert 0 <= delay_s <= BACKOFF_MAX_S
+                self.copying[source] = set(targets)
+                under_way = sum(len(self.copied(source)) for source in self.copying)
+                assert under_way <= self.at_once
+                left = {target for other, target in self.waiting if other == source} - set(targets)
+                assert not left or under_way == self.at_once, "there was room for another pair"
             case control.Resume(source, target):
                 assert (source, target) in self.pairs(PairPhase.COPYING)
                 assert source in self.copying
@@ -118,7 +137,7 @@ class Witness:
             case control.Sweep(shard, delay_s):
                 assert shard not in self.sweeping | self.swept
                 assert shard not in {end for key in self.waiting for end in key}
-                assert 0 <= delay_s <= control.BACKOFF_MAX_S
+                assert 0 <= delay_s <= BACKOFF_MAX_S
                 self.sweeping.add(shard)
 
     def check_mutation(self, mutation: Mutation) -> None:
@@ -136,7 +155,7 @@ class Witness:
                 assert self.fence == ""
             case Slow(source, target, slow_ms):
                 assert (source, target) in self.pairs(PairPhase.COPYING)
-                assert 0 < slow_ms <= control.SLOW_MAX_MS
+                assert 0 < slow_ms <= SLOW_MAX_MS
             case Finish(unswept):
                 assert not self.waiting
                 assert {source for source, _ in self.pairs(PairPhase.SWITCHED)} <= self.swept | unswept
@@ -188,6 +207,7 @@ class Witness:
                 control.FenceFailed(source, target, "slow"),
                 control.CopyBroken(source, "gone", fatal=random.random() < 0.02),
                 control.CopyProgressed(source),
+                control.Released(source),
                 control.Begun(),
                 control.Swept(shard) if shard in self.sweeping else control.Begun(),
                 control.SweepFailed(shard, "gone") if shard in self.sweeping else control.Begun(),
@@ -221,7 +241,11 @@ class Witness:
             elif self.sweeping:
                 self.feed(control.Swept(min(self.sweeping)))
             else:
-                ready = [key for key in self.pairs(PairPhase.COPYING) if key[0] in self.copying]
+                over = [source for source in self.copying if not self.copied(source)]
+                if over:
+                    self.feed(control.Released(over[0]))
+                    continue
+                ready = [key for key in self.pairs(PairPhase.COPYING) if key[1] in self.copying.get(key[0], ())]
                 assert ready, "nothing is under way and nothing will come"
                 self.feed(control.CaughtUp(*ready[0]))
             if self.course.finished:
@@ -233,7 +257,7 @@ class Witness:
 @given(SEEDS)
 def test_no_order_of_events_breaks_a_promise_and_success_ends_it(seed: int) -> None:
     random = Random(seed)
-    witness = Witness(random_topology(random))
+    witness = Witness(random_topology(random), random.choice((1, 2, 3, 100)))
     began = witness.transition
     first = witness.topology.placement
     witness.wander(random, random.randint(0, 150))
@@ -251,7 +275,7 @@ def test_no_order_of_events_breaks_a_promise_and_success_ends_it(seed: int) -> N
 @given(SEEDS)
 def test_a_wish_to_cancel_is_granted_until_the_last_switch(seed: int) -> None:
     random = Random(seed)
-    witness = Witness(random_topology(random))
+    witness = Witness(random_topology(random), random.choice((1, 2, 3, 100)))
     witness.wander(random, random.randint(0, 60))
     if witness.course.finished or witness.gave_up or witness.transition.reversing:
         return
@@ -285,7 +309,7 @@ def test_a_break_behind_the_fence_takes_a_new_copy_and_a_new_fence() -> None:
     witness.feed(control.Drained("a", "b"))
     assert witness.pending == Unfence("a", "b")
     witness.commit()
-    assert witness.copying == {"a"}
+    assert witness.copying == {"a": {"b"}}
     for late in (control.Acknowledged("a", "b"), control.Drained("a", "b")):
         witness.feed(late)
         assert witness.pending is None
@@ -308,20 +332,20 @@ def test_a_successor_lifts_a_fence_and_copies_anew() -> None:
     witness.feed(control.Begun())
     assert witness.pending == Unfence("a", "b")
     witness.commit()
-    assert witness.copying == {"a"}
+    assert witness.copying == {"a": {"b"}}
     witness.succeed()
 
 
 def test_a_copy_that_never_works_is_given_up_with_its_reason() -> None:
     witness = begun("b")
     delays = []
-    for n in range(control.COPY_ATTEMPTS_MAX):
+    for n in range(COPY_ATTEMPTS_MAX):
         assert witness.gave_up is None
         witness.course, effects = step(witness.course, control.CopyBroken("a", f"failure {n}"))
         delays += [effect.delay_s for effect in effects if isinstance(effect, control.Copy)]
     assert effects == (
         control.StopWork(),
-        control.GiveUp(Ending(cancelled=False, reason=f"failure {control.COPY_ATTEMPTS_MAX - 1}")),
+        control.GiveUp(Ending(cancelled=False, reason=f"failure {COPY_ATTEMPTS_MAX - 1}")),
     )
     assert delays == sorted(delays)
     assert len(set(delays)) > 1
@@ -329,7 +353,7 @@ def test_a_copy_that_never_works_is_given_up_with_its_reason() -> None:
 
 def test_failures_before_a_copy_that_works_do_not_count() -> None:
     witness = begun("b")
-    for _ in range(3 * control.COPY_ATTEMPTS_MAX):
+    for _ in range(3 * COPY_ATTEMPTS_MAX):
         witness.feed(control.CopyBroken("a", "gone"))
         witness.feed(control.CopyProgressed("a"))
     assert witness.gave_up is None
@@ -344,7 +368,7 @@ def test_a_payload_that_the_target_cannot_read_ends_it_at_once() -> None:
 
 def test_a_fence_that_never_settles_is_given_up() -> None:
     witness = begun("b")
-    for _ in range(control.FENCE_ATTEMPTS_MAX):
+    for _ in range(FENCE_ATTEMPTS_MAX):
         fence(witness, "a", "b")
         witness.feed(control.FenceFailed("a", "b", "a router is stuck"))
         if witness.gave_up is None:
@@ -354,7 +378,7 @@ def test_a_fence_that_never_settles_is_given_up() -> None:
 
 def test_a_fence_now_and_then_that_does_not_settle_is_no_reason_to_give_up() -> None:
     """Only failures since the last pair that switched count, or a change of many pairs could never succeed."""
-    targets = [f"t{n:02}" for n in range(2 * control.FENCE_ATTEMPTS_MAX)]
+    targets = [f"t{n:02}" for n in range(2 * FENCE_ATTEMPTS_MAX)]
     witness = begun(*targets)
     for target in targets:
         fence(witness, "a", target)
@@ -375,7 +399,7 @@ def test_a_source_that_cannot_be_swept_does_not_hold_up_the_end() -> None:
     witness.feed(control.Acknowledged("a", "b"))
     witness.feed(control.Drained("a", "b"))
     witness.commit()
-    for _ in range(control.SWEEP_ATTEMPTS_MAX):
+    for _ in range(SWEEP_ATTEMPTS_MAX):
         assert witness.sweeping == {"a"}
         witness.feed(control.SweepFailed("a", "away"))
     assert witness.pending == Finish(frozenset({"a"}))
@@ -394,8 +418,29 @@ def test_the_way_back_is_never_given_up() -> None:
     witness.commit()
     witness.gave_up = None
     witness.feed(control.CancelRequested())
-    for _ in range(2 * control.COPY_ATTEMPTS_MAX):
+    for _ in range(2 * COPY_ATTEMPTS_MAX):
         witness.feed(control.CopyBroken("b", "gone", fatal=True))
     assert witness.gave_up is None
     witness.succeed()
     assert witness.topology.placement == cluster("a", placement=with_weights(Placement(8), {"a": 1.0})).placement
+
+
+def test_no_more_pairs_are_copied_at_a_time_than_are_allowed() -> None:
+    current = with_weights(Placement(8), {"a": 1.0})
+    targets = ["t1", "t2", "t3", "t4", "t5"]
+    topology = in_transition(current, with_weights(Placement(8), dict.fromkeys(targets, 1.0)), {})
+    witness = Witness(topology, at_once=2)
+    witness.feed(control.Begun())
+    assert witness.copying == {"a": {"t1", "t2"}}
+    for target in ("t1", "t2"):
+        fence(witness, "a", target)
+        witness.feed(control.Acknowledged("a", target))
+        witness.feed(control.Drained("a", target))
+        witness.commit()
+    assert witness.copying == {"a": {"t1", "t2"}}, "its copy has not ended yet"
+    witness.feed(control.Released("a"))
+    assert witness.copying == {"a": {"t3", "t4"}}
+    witness.feed(control.Released("a"))
+    assert witness.copying == {"a": {"t3", "t4"}}, "a word of the copy before changes nothing"
+    witness.succeed()
+    assert witness.switches == 5

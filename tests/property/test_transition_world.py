@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.topologies import KEYS, random_topology
 
-from helios.control import transition as control
+from helios.control import course as control
+from helios.control.course import Course, Event
 from helios.control.mutations import Fence, Mutation, Reverse, Switch, Unfence
-from helios.control.transition import Course, Event, step
+from helios.control.transition import step
 from helios.coordinator.sweep import not_owned
 from helios.model.topology import PairPhase
 from helios.placement.routing import Routes
@@ -48,6 +49,7 @@ class World:
 
     def __init__(self, random: Random) -> None:
         self.random = random
+        self.at_once = random.choice((1, 2, 3, 100))
         self.topology = random_topology(random, fresh=True)
         assert self.topology.transition is not None
         self.shards = [shard.id for shard in self.topology.shards]
@@ -82,7 +84,7 @@ class World:
         # Until all have acknowledged the fence, some router may still send what it should hold.
         self.in_flight = any(True for _ in self.fenced())
         if self.topology.transition is not None:
-            self.course = Course(self.topology.transition)
+            self.course = Course(self.topology.transition, self.at_once)
 
     def fenced(self) -> list[tuple[str, str]]:
         transition = self.topology.transition
@@ -230,6 +232,7 @@ class World:
             mover.targets.discard(target)
             if not mover.targets:
                 del self.movers[source]
+                self.events.append(control.Released(source))
             return
         if request == "resume":
             mover.announced.discard(target)

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from helios.control.rebalance import QuietHours, RebalancePolicy, Rebalancing, decide, propose
+from helios.control.rebalance import RebalancePolicy, Rebalancing, decide, propose
+from helios.model.balancing import Measure, QuietHours, Strategy
 from helios.model.ids import Address
 from helios.model.topology import Node, NodeState, Pair, Placement, Topology, Transition
-from helios.placement.balance import Strategy
 from helios.placement.change import with_weights
-from helios.placement.load import Load, Measure, ShardLoad
+from helios.placement.load import Load, ShardLoad
 
 NOON = 12 * 60
 DEFAULT = RebalancePolicy()

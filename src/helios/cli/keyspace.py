@@ -12,7 +12,7 @@ from random import Random
 
 from helios.cli import files
 from helios.errors import InvalidInput
-from helios.placement.load import Measure
+from helios.model.balancing import Measure
 from helios.placement.ring import position
 
 CHUNK_KEYS = 1 << 20

@@ -106,7 +106,7 @@ def _prepared(
     from helios.cli.keyspace import Distribution, drawn, read
     from helios.cli.simulation import Simulation, Step, edges_of_all, strategy_named
     from helios.errors import InvalidInput
-    from helios.placement.load import Measure
+    from helios.model.balancing import Measure
 
     kind, count, seed, exponent = draw
     by, strategy, threshold = aim

@@ -10,11 +10,12 @@ from typing import Any
 
 from helios.cli.keyspace import Keyspace
 from helios.errors import InvalidInput, NotFound, Refused
+from helios.model.balancing import Measure, Strategy
 from helios.model.ids import check_id
 from helios.model.topology import Placement
-from helios.placement.balance import BalancePlan, Strategy, plan
+from helios.placement.balance import BalancePlan, plan
 from helios.placement.change import with_weights, without_shard
-from helios.placement.load import ArcLoads, Measure, Spread, owners_at, spread
+from helios.placement.load import ArcLoads, Spread, owners_at, spread
 from helios.placement.ring import Ring, points_of
 from helios.placement.table import table_of
 

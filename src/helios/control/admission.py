@@ -48,12 +48,18 @@ def admit(topology: Topology, change: Change, members: Mapping[str, Member], pol
             if not topology.nodes:
                 raise Refused("there is nothing to rebalance: the cluster has no nodes")
             return Admission(None, queued=True)
+        case ChangeKind.REWEIGHT | ChangeKind.DRAIN | ChangeKind.UNDRAIN:
+            altered_node(topology, change)
+            return Admission(None, queued=True)
         case ChangeKind.REPAIR:
             return Admission(None, queued=True)
 
 
 def placement_after(topology: Topology, change: Change) -> Placement:
-    """The placement that a queued change asks for, by the topology at the time that its turn has come."""
+    """The placement that a queued change asks for, by the topology at the time that its turn has come.
+
+    For a rebalance these are shares of the ring by weight alone; `control.rebalance` goes by loads.
+    """
     match change.kind:
         case ChangeKind.ADD_NODE | ChangeKind.REBALANCE:
             return with_weights(topology.placement, desired_weights(topology))
@@ -63,6 +69,8 @@ def placement_after(topology: Topology, change: Change) -> Placement:
             if not topology.sharding_enabled or not remaining.weights:
                 remaining = with_weights(remaining, desired_weights(staying))
             return remaining
+        case ChangeKind.REWEIGHT | ChangeKind.DRAIN | ChangeKind.UNDRAIN:
+            return _with_altered(topology, altered_node(topology, change))
         case ChangeKind.MIGRATE:
             check_migrate(topology, change.source, change.target, change.pattern)
             return moved(topology.placement, change.source, change.target, change.pattern)
@@ -79,6 +87,46 @@ def desired_weights(topology: Topology) -> dict[str, float]:
     return staying
 
 
+def altered_node(topology: Topology, change: Change) -> Node:
+    """The node of a reweight, drain or undrain as the change wants it. Raises what stands in its way."""
+    node = topology.node(change.node)
+    if node is None:
+        raise NotFound(f"there is no node {change.node!r}; the nodes are {_names(topology)}")
+    if node.state is NodeState.DRAINING:
+        raise Refused(f"{node.id} is being removed")
+    match change.kind:
+        case ChangeKind.DRAIN:
+            if node.state is NodeState.DRAINED:
+                raise Refused(f"{node.id} is drained already: `undrain` brings it back, `removenode` lets it go")
+            if not any(other.state is NodeState.ACTIVE for other in topology.nodes if other.id != node.id):
+                raise Refused(f"{node.id} is the last node: its keys would have nowhere to go; add another node first")
+            return replace(node, state=NodeState.DRAINED)
+        case ChangeKind.UNDRAIN:
+            if node.state is not NodeState.DRAINED:
+                raise Refused(f"{node.id} is not drained")
+            return replace(node, state=NodeState.ACTIVE)
+        case _:
+            _check_weight(topology, node.id, change.weight)
+            return replace(node, weight=change.weight, state=NodeState.ACTIVE)
+
+
+def _with_altered(topology: Topology, node: Node) -> Placement:
+    """The placement that goes with a node's new weight or state."""
+    altered = with_node(topology, node)
+    if node.state is NodeState.DRAINED or not topology.sharding_enabled:
+        drained = node.state is NodeState.DRAINED
+        remaining = without_shard(topology.placement, node.id) if drained else topology.placement
+        if not topology.sharding_enabled or not remaining.weights:
+            remaining = with_weights(remaining, desired_weights(altered))
+        return remaining
+    weights = dict(topology.placement.weights)
+    before = topology.node(node.id)
+    # A node that has never been given a share keeps waiting for one: its weight says how much it will be.
+    if node.id in weights or (before is not None and before.state is NodeState.DRAINED):
+        weights[node.id] = node.weight
+    return with_weights(topology.placement, weights)
+
+
 def check_migrate(topology: Topology, source: str, target: str, pattern: str) -> None:
     """Raise what is wrong with moving `pattern` from `source` to `target`."""
     for shard in (source, target):
@@ -93,6 +141,8 @@ def check_migrate(topology: Topology, source: str, target: str, pattern: str) ->
     node = topology.node(target)
     if node is not None and node.state is NodeState.DRAINING:
         raise Refused(f"{target} is being removed: it takes no more keys")
+    if node is not None and node.state is NodeState.DRAINED:
+        raise Refused(f"{target} is drained: bring it back with `undrain` before keys move to it")
 
 
 def _found(topology: Topology, change: Change, members: Mapping[str, Member], policy: Policy) -> Admission:
@@ -137,10 +187,7 @@ def _with_node(topology: Topology, node: Node, members: Mapping[str, Member]) ->
     for other in topology.nodes:
         if other.address == node.address:
             raise Refused(f"{node.address} is the address of {other.id}: each node needs one of its own")
-    if not isfinite(node.weight):
-        raise InvalidInput(f"weight {node.weight} of {node.id} is no number of points: use a finite one above 0")
-    if round(topology.placement.virtual_nodes * node.weight) < 1:
-        raise InvalidInput(f"weight {node.weight} of {node.id} gives it no point on the ring: use a larger one")
+    _check_weight(topology, node.id, node.weight)
     member = members.get(node.id)
     if member is None:
         raise Refused(f"{node.id} at {node.address} has no running server: start it first")
@@ -152,14 +199,26 @@ def _with_node(topology: Topology, node: Node, members: Mapping[str, Member]) ->
     )
 
 
+def _check_weight(topology: Topology, node_id: str, weight: float) -> None:
+    if not isfinite(weight):
+        raise InvalidInput(f"weight {weight} of {node_id} is no number of points: use a finite one above 0")
+    if round(topology.placement.virtual_nodes * weight) < 1:
+        raise InvalidInput(f"weight {weight} of {node_id} gives it no point on the ring: use a larger one")
+
+
 def _owning_all(topology: Topology) -> Topology:
     return replace(topology, placement=with_weights(topology.placement, desired_weights(topology)))
 
 
 def with_state(topology: Topology, node_id: str, state: NodeState) -> Topology:
     """The topology with the state of one node changed."""
-    nodes = tuple(replace(node, state=state) if node.id == node_id else node for node in topology.nodes)
-    return replace(topology, nodes=nodes)
+    node = topology.node(node_id)
+    return topology if node is None else with_node(topology, replace(node, state=state))
+
+
+def with_node(topology: Topology, node: Node) -> Topology:
+    """The topology with one node as given; nothing changes where it has none of that id."""
+    return replace(topology, nodes=tuple(node if other.id == node.id else other for other in topology.nodes))
 
 
 def _names(topology: Topology) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from helios.control.admission import with_state
+from helios.control.admission import with_node, with_state
 from helios.errors import Refused
-from helios.model.topology import NodeState, Pair, PairPhase, Placement, Topology, Transition
+from helios.model.topology import Node, NodeState, Pair, PairPhase, Placement, Topology, Transition
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,8 @@ class Reverse:
         )
         back = Transition(transition.change, topology.placement, pairs, reversing=True)
         reversed_ = replace(topology, placement=transition.next, transition=back)
+        if transition.was is not None:
+            reversed_ = with_node(reversed_, transition.was)
         return with_state(reversed_, transition.leaving, NodeState.ACTIVE) if transition.leaving else reversed_
 
 
@@ -103,14 +105,27 @@ class Finish:
 Mutation = Fence | Unfence | Switch | Slow | Reverse | Finish
 
 
-def begin(topology: Topology, change: str, following: Placement, pairs: tuple[Pair, ...], leaving: str) -> Topology:
-    """The topology in which the transition to `following` has begun; without pairs it has ended with it."""
+def begin(
+    topology: Topology,
+    change: str,
+    following: Placement,
+    pairs: tuple[Pair, ...],
+    leaving: str = "",
+    altered: Node | None = None,
+) -> Topology:
+    """The topology in which the transition to `following` has begun; without pairs it has ended with it.
+
+    `altered` is a node as it is to be from now on, unless the transition is given up.
+    """
     if topology.transition is not None:
         raise Refused("another transition is running")
+    was = None if altered is None else topology.node(altered.id)
+    if altered is not None:
+        topology = with_node(topology, altered)
     involved = frozenset(shard for pair in pairs for shard in (pair.source, pair.target))
     started = replace(
         topology,
-        transition=Transition(change, following, pairs, leaving=leaving),
+        transition=Transition(change, following, pairs, leaving=leaving, was=was),
         unclean=topology.unclean | involved,
     )
     return started if pairs else Finish(frozenset()).apply(started)

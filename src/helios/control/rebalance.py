@@ -6,28 +6,11 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from helios.control.admission import desired_weights
+from helios.model.balancing import Measure, QuietHours, Strategy
 from helios.model.topology import Placement, Topology
-from helios.placement.balance import THRESHOLD, BalancePlan, Strategy, plan
+from helios.placement.balance import THRESHOLD, BalancePlan, plan
 from helios.placement.change import with_weights
-from helios.placement.load import Load, Measure, estimate
-
-_MINUTES_A_DAY = 24 * 60
-
-
-@dataclass(frozen=True, slots=True)
-class QuietHours:
-    """A time of each day in which nothing is moved unasked: from one minute of the day to before another.
-
-    Over midnight where `end_minute` is the lesser; all day where both are the same.
-    """
-
-    start_minute: int
-    end_minute: int
-
-    def covers(self, minute: int) -> bool:
-        """Whether a minute of the day lies inside."""
-        length = (self.end_minute - self.start_minute) % _MINUTES_A_DAY or _MINUTES_A_DAY
-        return (minute - self.start_minute) % _MINUTES_A_DAY < length
+from helios.placement.load import Load, estimate
 
 
 @dataclass(frozen=True, slots=True)

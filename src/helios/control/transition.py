@@ -11,13 +11,39 @@ time, so that every decision is made on the topology as it stands.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 
+from helios.control.course import (
+    Acknowledged,
+    AwaitAcknowledgements,
+    Begun,
+    CancelRequested,
+    CaughtUp,
+    Copy,
+    CopyBroken,
+    CopyProgressed,
+    Course,
+    Drain,
+    Drained,
+    Effect,
+    Ending,
+    Event,
+    FenceFailed,
+    GiveUp,
+    Lagging,
+    PauseRequested,
+    Publish,
+    Published,
+    Released,
+    Resume,
+    Stage,
+    StopWork,
+    Sweep,
+    SweepFailed,
+    Swept,
+)
 from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
 from helios.model.topology import PairPhase, Transition
-
-Key = tuple[str, str]
 
 COPY_ATTEMPTS_MAX = 8
 FENCE_ATTEMPTS_MAX = 8
@@ -26,234 +52,6 @@ SLOW_FIRST_MS = 2
 SLOW_MAX_MS = 256
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MAX_S = 8.0
-
-
-class Stage(StrEnum):
-    """How far the one pair that is fenced has come."""
-
-    ACKNOWLEDGING = "acknowledging"
-    DRAINING = "draining"
-    DRAINED = "drained"
-    LIFTING = "lifting"
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """The transition is to be given up: by a user's wish, or because of an error."""
-
-    cancelled: bool
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """What a coordinator knows of the transition that it performs."""
-
-    transition: Transition
-    copying: frozenset[str] = frozenset()
-    caught_up: tuple[Key, ...] = ()
-    lagging: frozenset[Key] = frozenset()
-    stage: Stage | None = None
-    publishing: Mutation | None = None
-    sweeping: frozenset[str] = frozenset()
-    swept: frozenset[str] = frozenset()
-    unswept: frozenset[str] = frozenset()
-    fence_failures: int = 0
-    copy_attempts: Mapping[str, int] = field(default_factory=dict)
-    sweep_attempts: Mapping[str, int] = field(default_factory=dict)
-    ending: Ending | None = None
-    paused: bool = False
-    finished: bool = False
-
-    def pairs(self, phase: PairPhase) -> tuple[Key, ...]:
-        """The pairs in that phase."""
-        return tuple((pair.source, pair.target) for pair in self.transition.pairs if pair.phase is phase)
-
-    @property
-    def fenced(self) -> Key | None:
-        """The pair that is fenced, if one is."""
-        return next(iter(self.pairs(PairPhase.FENCED)), None)
-
-
-# Events
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A coordinator takes the transition up, as it stands in the topology."""
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """The last mutation is in the store; None where the transition has ended with it."""
-
-    transition: Transition | None
-
-
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
-    """What is left to copy of the pair fits the fence budget."""
-
-    source: str
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
-class Lagging:
-    """The pair's keys change as fast as they are copied: the copy gains nothing."""
-
-    source: str
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """No router has a command for the pair's keys in flight, and none will send one."""
-
-    source: str
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """The target holds the pair's keys as the source does, as durably as the cluster promises."""
-
-    source: str
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
-class FenceFailed:
-    """The fence has to be lifted: acknowledgements or the last copies did not come in time."""
-
-    source: str
-    target: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CopyBroken:
-    """The copy of a source has stopped and starts again; `fatal` where trying again cannot help."""
-
-    source: str
-    reason: str
-    fatal: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CopyProgressed:
-    """The copy of a source works: earlier failures no longer count."""
-
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """The shard holds no key any more that it does not own."""
-
-    shard: str
-
-
-@dataclass(frozen=True, slots=True)
-class SweepFailed:
-    """The shard could not be swept."""
-
-    shard: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
-    """A user wants the keys to stay where they were."""
-
-
-@dataclass(frozen=True, slots=True)
-class PauseRequested:
-    """A user wants no pair to be fenced (`paused`), or that again."""
-
-    paused: bool
-
-
-Event = (
-    Begun
-    | Published
-    | CaughtUp
-    | Lagging
-    | Acknowledged
-    | Drained
-    | FenceFailed
-    | CopyBroken
-    | CopyProgressed
-    | Swept
-    | SweepFailed
-    | CancelRequested
-    | PauseRequested
-)
-
-# Effects
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Commit the mutation to the store, then report Published."""
-
-    mutation: Mutation
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Commit the reversal of the transition (the performer names the migrations back), then report Published."""
-
-    ending: Ending
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """Copy the keys of these pairs from the beginning and keep them up to date, after `delay_s`."""
-
-    source: str
-    targets: tuple[str, ...]
-    delay_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class StopWork:
-    """End all copying and sweeping; when this returns none is under way."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """The fence of the pair was lifted: catch up again and report CaughtUp."""
-
-    source: str
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitAcknowledgements:
-    """Wait for every router (force off those that do not answer), then report Acknowledged or FenceFailed."""
-
-    source: str
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Copy the last changes and make them durable, then report Drained or FenceFailed."""
-
-    source: str
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """Delete from the shard what it does not own, after `delay_s`, then report Swept or SweepFailed."""
-
-    shard: str
-    delay_s: float
-
-
-Effect = Publish | GiveUp | Copy | StopWork | Resume | AwaitAcknowledgements | Drain | Sweep
 
 
 def step(course: Course, event: Event) -> tuple[Course, tuple[Effect, ...]]:
@@ -271,10 +69,11 @@ def _record(course: Course, event: Event) -> tuple[Course, tuple[Effect, ...]]:
             return _published(course, transition)
         case CaughtUp(source, target):
             key = (source, target)
-            if source in course.copying and key in course.pairs(PairPhase.COPYING) and key not in course.caught_up:
+            copied = target in course.copying.get(source, ())
+            if copied and key in course.pairs(PairPhase.COPYING) and key not in course.caught_up:
                 return replace(course, caught_up=(*course.caught_up, key)), ()
         case Lagging(source, target):
-            if source in course.copying and (source, target) in course.pairs(PairPhase.COPYING):
+            if target in course.copying.get(source, ()) and (source, target) in course.pairs(PairPhase.COPYING):
                 return replace(course, lagging=course.lagging | {(source, target)}), ()
         case Acknowledged(source, target):
             if course.fenced == (source, target) and course.stage is Stage.ACKNOWLEDGING:
@@ -289,6 +88,9 @@ def _record(course: Course, event: Event) -> tuple[Course, tuple[Effect, ...]]:
             return _copy_broken(course, source, reason, fatal=fatal), ()
         case CopyProgressed(source):
             return replace(course, copy_attempts={**course.copy_attempts, source: 0}), ()
+        case Released(source):
+            if not any((source, target) in course.waiting for target in course.copying.get(source, ())):
+                return replace(course, copying=_without(course.copying, source)), ()
         case Swept(shard):
             return replace(course, sweeping=course.sweeping - {shard}, swept=course.swept | {shard}), ()
         case SweepFailed(shard, _):
@@ -323,7 +125,7 @@ def _published(course: Course, transition: Transition | None) -> tuple[Course, t
         case Slow(source, target, _):
             return replace(course, lagging=course.lagging - {(source, target)}), ()
         case Reverse():
-            return Course(transition, paused=course.paused), ()
+            return Course(transition, at_once=course.at_once, paused=course.paused), ()
         case _:
             return course, ()
 
@@ -334,7 +136,7 @@ def _copy_broken(course: Course, source: str, reason: str, *, fatal: bool) -> Co
     attempts = course.copy_attempts.get(source, 0) + 1
     course = replace(
         course,
-        copying=course.copying - {source},
+        copying=_without(course.copying, source),
         caught_up=tuple(key for key in course.caught_up if key[0] != source),
         copy_attempts={**course.copy_attempts, source: attempts},
     )
@@ -370,9 +172,9 @@ def _decide(course: Course) -> tuple[Course, tuple[Effect, ...]]:
     """The work that is due; nothing while a publication is under way, since it may change everything."""
     if course.publishing is not None:
         return course, ()
-    if course.ending is not None and course.pairs(PairPhase.COPYING) + course.pairs(PairPhase.FENCED):
+    if course.ending is not None and course.waiting:
         # The performer fills in the names of the migrations back; which mutation it is stands fixed.
-        stopped = replace(course, publishing=Reverse({}), copying=frozenset(), stage=None)
+        stopped = replace(course, publishing=Reverse({}), copying={}, stage=None)
         return stopped, (StopWork(), GiveUp(course.ending))
     publish = _due_publication(course)
     if publish is not None:
@@ -401,20 +203,27 @@ def _due_publication(course: Course) -> Mutation | None:
 
 
 def _due_copies(course: Course) -> tuple[Course, tuple[Effect, ...]]:
+    """Copies of the sources that none serves, for as many pairs as there is room for."""
     effects: list[Effect] = []
-    waiting = course.pairs(PairPhase.COPYING) + course.pairs(PairPhase.FENCED)
-    for source in sorted({source for source, _ in waiting} - course.copying):
-        targets = tuple(target for other, target in waiting if other == source)
-        effects.append(Copy(source, targets, _backoff_s(course.copy_attempts.get(source, 0))))
-    started = frozenset(effect.source for effect in effects if isinstance(effect, Copy))
-    return replace(course, copying=course.copying | started), tuple(effects)
+    copying = dict(course.copying)
+    room = course.at_once - sum(target in copying.get(source, ()) for source, target in course.waiting)
+    for source in sorted({source for source, _ in course.waiting} - copying.keys()):
+        targets = tuple(target for other, target in course.waiting if other == source)[: max(0, room)]
+        if targets:
+            effects.append(Copy(source, targets, _backoff_s(course.copy_attempts.get(source, 0))))
+            copying[source] = targets
+            room -= len(targets)
+    return replace(course, copying=copying), tuple(effects)
+
+
+def _without(copying: Mapping[str, tuple[str, ...]], source: str) -> dict[str, tuple[str, ...]]:
+    return {other: targets for other, targets in copying.items() if other != source}
 
 
 def _due_sweeps(course: Course) -> tuple[Course, tuple[Effect, ...]]:
-    waiting = course.pairs(PairPhase.COPYING) + course.pairs(PairPhase.FENCED)
     # One pass over a source serves all its pairs, so it waits for the last of them to switch. It also
     # waits where the shard is still a target, whose copies in the making are not to be counted as leftovers.
-    busy = {shard for key in waiting for shard in key}
+    busy = {shard for key in course.waiting for shard in key}
     due = sorted(_to_sweep(course) - busy - course.sweeping - course.swept - course.unswept)
     effects = tuple(Sweep(shard, _backoff_s(course.sweep_attempts.get(shard, 0))) for shard in due)
     return replace(course, sweeping=course.sweeping | set(due)), effects

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from helios.control.transition import Ending
+from helios.control.course import Ending
 from helios.model.migration import Change, ChangeStatus, Migration, MigrationPhase, MigrationStatus
 from helios.model.topology import Pair, PairPhase, Transition
 from helios.ports.clock import Clock

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 
-from helios.control import transition as course_of
+from helios.control import course as course_of
+from helios.control.course import Course, Effect, Event
 from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
-from helios.control.transition import Course, Effect, Event
+from helios.control.transition import step
 from helios.coordinator.access import Access
 from helios.coordinator.copying import CopyLimits
 from helios.coordinator.fencing import Fencing
@@ -48,6 +49,7 @@ class Movement:
         bandwidth: RateLimit,
         limits: CopyLimits,
         new_id: Callable[[], str],
+        at_once: int,
         failpoints: Failpoints = OFF,
     ) -> None:
         self._publisher = publisher
@@ -58,6 +60,7 @@ class Movement:
         self._bandwidth = bandwidth
         self._limits = limits
         self._new_id = new_id
+        self._at_once = at_once
         self._failpoints = failpoints
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._movers: dict[str, SourceMover] = {}
@@ -82,7 +85,7 @@ class Movement:
         transition = self._publisher.topology.transition
         if transition is None:
             raise Refused("there is no transition to perform")
-        course = Course(transition)
+        course = Course(transition, at_once=self._at_once)
         self._report(course_of.Begun())
         self._launch(self._record_progress(), self._standing)
         self._launch(self._follow_pauses(), self._standing)
@@ -111,7 +114,10 @@ class Movement:
         if isinstance(event, course_of.CopyBroken):
             self._movers.pop(event.source, None)
             await self._publisher.write(self._ledger.troubled(event.source, event.reason))
-        course, effects = course_of.step(course, event)
+        if isinstance(event, course_of.Released) and (progress := self._progress()):
+            # Another copy of this source may begin, and nobody would remember how far this one came.
+            await self._publisher.write(progress)
+        course, effects = step(course, event)
         for effect in effects:
             await self._perform(course, effect)
         return course

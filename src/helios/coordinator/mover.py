@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from helios.control.transition import CaughtUp, CopyBroken, CopyProgressed, Drained, Event, Lagging
+from helios.control.course import CaughtUp, CopyBroken, CopyProgressed, Drained, Event, Lagging, Released
 from helios.coordinator.access import Access, Identity
 from helios.coordinator.copying import Behind, BigValues, CopyLimits, copy_batch, copy_batches, sort_by_size
 from helios.coordinator.rate import RateLimit
@@ -100,7 +100,7 @@ class SourceMover:
         self._requests.put_nowait(_Request("release", target))
 
     async def run(self) -> None:
-        """Copy until every target is released; a failure is reported as CopyBroken."""
+        """Copy until every target is released, which is reported as Released; a failure is reported as CopyBroken."""
         try:
             async with AsyncExitStack() as opened:
                 identity = opened.enter_context(self._access.identity())
@@ -123,6 +123,8 @@ class SourceMover:
         except (EngineError, NotFound) as error:
             fatal = isinstance(error, PayloadRefused | TooHot | CopyDiffers)
             self._report(CopyBroken(self.source, f"{self.source}: {error}", fatal))
+        else:
+            self._report(Released(self.source))
 
     async def _open(self, shard: str, identity: Identity, opened: AsyncExitStack) -> Engine:
         engine = await self._access.open(self._access.leader(shard), identity)

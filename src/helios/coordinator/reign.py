@@ -215,6 +215,7 @@ class Reign:
             self._bandwidth,
             limits,
             self._new_id,
+            self._settings.sharding.max_concurrent_migrations,
             self._failpoints,
         )
         if await self._publisher.store.get(CANCELS + change_id) is not None:

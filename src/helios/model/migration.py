@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from helios.model.balancing import Measure, Strategy
 from helios.model.topology import Node
 
 
@@ -70,6 +71,9 @@ class ChangeKind(StrEnum):
     REMOVE_NODE = "remove_node"
     MIGRATE = "migrate"
     REBALANCE = "rebalance"
+    REWEIGHT = "reweight"
+    DRAIN = "drain"
+    UNDRAIN = "undrain"
     REPAIR = "repair"
 
 
@@ -90,15 +94,24 @@ class ChangeStatus(StrEnum):
         return self not in (ChangeStatus.SUBMITTED, ChangeStatus.QUEUED, ChangeStatus.RUNNING)
 
 
+class Origin(StrEnum):
+    """Who has asked for a change."""
+
+    USER = "user"
+    AUTOMATIC = "automatic"
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One request to change who owns what; ids sort in the order of the requests.
 
     Which of the fields behind `kind` count depends on it: `nodes` for found and add_node (with
-    `import_keys` and `flush` for an external node that holds keys), `node` for remove_node,
-    `source`, `target`, `pattern` and `migration` for migrate. With `verify` every copy is compared with its
+    `import_keys` and `flush` for an external node that holds keys), `node` for remove_node, drain, undrain and
+    (with `weight`) reweight, `source`, `target`, `pattern` and `migration` for migrate, `strategy` and `by` for
+    rebalance. With `verify` every copy is compared with its
     source before a switch, whatever the setting says. `cancelled` tells, while keys are on their way back,
-    that a user wanted it; a wish to cancel has a record of its own. `outcome` says in a sentence what was done.
+    that a user wanted it; a wish to cancel has a record of its own. `reason` says in a sentence why, as far as
+    Helios itself decided what is to be done, `outcome` what was done.
     """
 
     id: str
@@ -113,7 +126,12 @@ class Change:
     import_keys: bool = False
     flush: bool = False
     verify: bool = False
+    weight: float = 1.0
+    strategy: Strategy = Strategy.MINIMIZE_MOVEMENT
+    by: Measure = Measure.KEYS
+    origin: Origin = Origin.USER
     cancelled: bool = False
+    reason: str = ""
     outcome: str = ""
     requested_at: float = 0.0
     error: str | None = None

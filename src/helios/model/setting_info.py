@@ -12,6 +12,7 @@ from annotated_types import Ge, Le
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
+from helios.model.balancing import parse_quiet_hours
 from helios.model.settings import Section, Settings, parse_duration, parse_host, parse_listen, parse_size
 
 
@@ -101,11 +102,15 @@ def _allowed(field: FieldInfo, unit: str) -> str:
         return "host:port, as in 127.0.0.1:8443, with a port from 1 to 65535"
     if parser is parse_host:
         return "an IP address or a host name, without a port"
+    if parser is parse_quiet_hours:
+        return 'times of the day as in "22:00-06:00, 12:00-13:30", or empty'
     kind = field.annotation
     if kind is bool:
         return "true or false"
     if kind is int:
         return f"a whole number {_range(field)} ({unit})"
+    if kind is float:
+        return f"a number {_range(field)} ({unit})"
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         *others, last = [str(choice) for choice in kind]
         return f"{', '.join(others)} or {last}"

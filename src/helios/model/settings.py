@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pydantic_core import PydanticCustomError
 
 from helios.errors import InvalidInput
+from helios.model.balancing import Measure, Strategy, parse_quiet_hours
 from helios.model.ids import Address
 
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+\Z")
@@ -82,6 +83,7 @@ Seconds = Annotated[float, BeforeValidator(parse_duration), Field(allow_inf_nan=
 Bytes = Annotated[int, BeforeValidator(parse_size)]
 Listen = Annotated[Address, BeforeValidator(parse_listen), PlainSerializer(str, return_type=str)]
 Host = Annotated[str, BeforeValidator(parse_host)]
+Hours = Annotated[str, BeforeValidator(parse_quiet_hours)]
 
 
 class AofFsync(StrEnum):
@@ -166,6 +168,36 @@ class ShardingSettings(Section):
         le=30 * 86400,
         description="With auto_rebalance: time between two looks at whether every node has its share",
         json_schema_extra=_unit("duration"),
+    )
+    rebalance_threshold: float = Field(
+        default=0.3,
+        ge=0.02,
+        le=10,
+        allow_inf_nan=False,
+        description="How far from its share a node may be before it is evened out: 0.3 is 30 % more or less",
+        json_schema_extra=_unit("part of the share"),
+    )
+    rebalance_strategy: Strategy = Field(
+        default=Strategy.MINIMIZE_MOVEMENT,
+        description="How far is evened out: just into the threshold, or to within 2 % of every node's share",
+    )
+    rebalance_by: Measure = Field(default=Measure.KEYS, description="What is to be spread evenly over the nodes")
+    rebalance_rest: Seconds = Field(
+        default=600.0,
+        ge=0,
+        le=30 * 86400,
+        description="With auto_rebalance: how long a node that has just given or taken keys is left alone",
+        json_schema_extra=_unit("duration"),
+    )
+    quiet_hours: Hours = Field(
+        default="", description="With auto_rebalance: times of each day in which no evening out is begun, in local time"
+    )
+    max_concurrent_migrations: int = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        description="Pairs of nodes between which keys are copied at a time; holds from the next change on",
+        json_schema_extra=_unit("migrations"),
     )
 
 
@@ -256,6 +288,13 @@ class CoordinatorSettings(Section):
         ge=1,
         le=86400,
         description="A node that has not been heard of for this long counts as offline",
+        json_schema_extra=_unit("duration"),
+    )
+    collect_interval: Seconds = Field(
+        default=10.0,
+        ge=1,
+        le=3600,
+        description="Time between two looks at what every node carries: keys, bytes, operations a second",
         json_schema_extra=_unit("duration"),
     )
     copy_batch: int = Field(

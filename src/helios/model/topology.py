@@ -19,7 +19,8 @@ class NodeState(StrEnum):
     """Whether a node is meant to stay."""
 
     ACTIVE = "active"
-    DRAINING = "draining"
+    DRAINING = "draining"  # its keys are moved away so that it can be removed
+    DRAINED = "drained"  # it stays, and owns nothing until it is brought back
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,8 @@ class Pair:
 class Transition:
     """The move from the current placement to `next`; `change` is the id of the request behind it.
 
-    `leaving` is the node that goes when it is finished. A `reversing` transition brings back what a
+    `leaving` is the node that goes when it is finished, `was` a node that the change alters, as it was before: so
+    it is again if the change is taken back. A `reversing` transition brings back what a
     cancelled or failed one had switched; its pairs that are switched from the start never left.
     """
 
@@ -119,6 +121,7 @@ class Transition:
     pairs: tuple[Pair, ...]
     leaving: str = ""
     reversing: bool = False
+    was: Node | None = None
 
     def pair(self, source: str, target: str) -> Pair | None:
         """The pair that moves keys from `source` to `target`, if this transition has one."""

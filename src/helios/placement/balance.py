@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from math import fsum
 
+from helios.model.balancing import Strategy
 from helios.model.topology import Placement
 from helios.placement.board import Board
 from helios.placement.change import EVERYTHING
@@ -21,15 +21,9 @@ THRESHOLD = 0.30
 MARGIN = 0.10
 
 
-class Strategy(StrEnum):
-    """How far a plan evens out."""
-
-    MINIMIZE_MOVEMENT = "minimize_movement"
-    UNIFORM = "uniform"
-
-    def band(self, threshold: float) -> float:
-        """The deviation from its fair share that the strategy leaves to a shard."""
-        return min(UNIFORM_BAND, threshold) if self is Strategy.UNIFORM else threshold
+def band_of(strategy: Strategy, threshold: float) -> float:
+    """The deviation from its fair share that a strategy leaves to a shard."""
+    return min(UNIFORM_BAND, threshold) if strategy is Strategy.UNIFORM else threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +89,7 @@ def plan(
     sources, emptied = _ruled_by(following, arcs)
     scope = Scope(
         weights=weights,
-        band=strategy.band(threshold),
+        band=band_of(strategy, threshold),
         giving=weights.keys() - resting - sources,
         taking=weights.keys() - resting - emptied,
         forwards=arcs.forwards,

@@ -6,19 +6,11 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from helios.model.balancing import Measure
 from helios.model.topology import Placement
 from helios.placement.ring import POSITIONS
 from helios.placement.table import table_of
-
-
-class Measure(StrEnum):
-    """What is to be spread evenly."""
-
-    KEYS = "keys"
-    BYTES = "bytes"
-    OPS = "ops"
 
 
 @dataclass(frozen=True, slots=True)
