@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
-from helios.engines.valkey.stepwise.way import MAX_ELEMENTS, ChangedMeanwhile, Way, ahead
+from helios.engines.valkey.stepwise.way import MAX_ELEMENTS, ChangedMeanwhile, Together, Way, ahead
 from helios.errors import PayloadRefused
 
 # What Valkey and Redis say of a database in which no hash has a field with an end.
@@ -28,7 +28,8 @@ class Rows:
     @property
     def size(self) -> int:
         """Bytes on the way, roughly."""
-        return sum(map(len, self.names)) + sum(len(value) if isinstance(value, bytes) else 8 for value in self.values)
+        values = sum(map(len, self.values)) if isinstance(self.values[0], bytes) else 8 * len(self.values)
+        return sum(map(len, self.names)) + values
 
     def unlike(self, others: Rows) -> Rows:
         """These without those that `others`, of the same names in the same order, has just so."""
@@ -168,14 +169,12 @@ async def copy_members(way: Way, kind: Members, *, patch: bool) -> None:
     count = await way.elements_in_step(length)
     seen = 0
     ending = False
-    async with aclosing(ahead(kind.steps(way, count))) as steps:
+    async with Together() as writing, aclosing(ahead(kind.steps(way, count))) as steps:
         async for rows in steps:
             seen += len(rows.names)
             ending = ending or (rows.ends is not None and max(rows.ends) != _NEVER)
             await way.pace(rows.size)
-            due = rows.unlike(await kind.held(way, way.target, rows.names)) if patch else rows
-            if due.names:
-                await _write(way, kind, due)
+            await writing.put(_write(way, kind, rows, patch=patch))
     if patch:
         # Fields that have ended count in HLEN until the server removes them: then lengths prove nothing.
         counts = int(await way.read(kind.length, way.key)), int(await way.write(kind.length, way.key))
@@ -183,7 +182,11 @@ async def copy_members(way: Way, kind: Members, *, patch: bool) -> None:
             await _remove_surplus(way, kind, count)
 
 
-async def _write(way: Way, kind: Members, rows: Rows) -> None:
+async def _write(way: Way, kind: Members, rows: Rows, *, patch: bool) -> None:
+    if patch:
+        rows = rows.unlike(await kind.held(way, way.target, rows.names))
+        if not rows.names:
+            return
     commands = kind.writes(way.key, rows)
     replies = await way.target.execute_many(commands, timeout_s=way.timeout_s)
     for command, reply in zip(commands, replies, strict=True):

@@ -54,14 +54,18 @@ async def _entries(way: Way, count: int, *, patch: bool) -> None:
             if not entries:
                 hole = True
                 continue
-            await way.pace(sum(len(entry[0]) + sum(map(len, entry[1])) for entry in entries))
-            digest = _digest(entries)
-            if top is not None and (hole or note != digest):
+            # Version 2 writes equal values equally: later ones write references to what they have met.
+            written = marshal.dumps(entries, 2)
+            digest = blake2b(written, digest_size=16).digest()
+            await way.pace(len(written))
+            if top is None:
+                await _add(way, entries)
+            elif hole or note != digest:
                 if not last:
                     await way.write("XTRIM", way.key, "MINID", entries[0][0])
                 known = [entry for entry in entries if _number(entry[0]) <= top]
                 await _repeat_deletions(way, known, last, entries[-1][0], count)
-            await _add(way, [entry for entry in entries if top is None or _number(entry[0]) > top])
+                await _add(way, entries[len(known) :])
             last = entries[-1][0]
             hole = end not in (last, b"")
             way.notes[last] = digest
@@ -96,11 +100,6 @@ async def entries_of(way: Way, count: int, start: bytes = b"-") -> AsyncGenerato
         if len(entries) < count:
             return
         start = b"(" + entries[-1][0]
-
-
-def _digest(entries: list[Entry]) -> bytes:
-    # Version 2 writes equal values equally: later ones write references to what they have met.
-    return blake2b(marshal.dumps(entries, 2), digest_size=16).digest()
 
 
 async def _top(way: Way) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -64,6 +64,37 @@ class Way:
         """How many elements of a value of that length one step takes, by what the server says it occupies."""
         usage = int(await self.read("MEMORY", "USAGE", self.key) or 0)
         return max(1, min(MAX_ELEMENTS, self.step_bytes * length // max(usage, 1)))
+
+
+class Together:
+    """A few things under way at a time, in no particular order; what any of them raises is raised. Use as a context."""
+
+    def __init__(self, most: int = 4) -> None:
+        self._most = most
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def put(self, work: Coroutine[None, None, None]) -> None:
+        """Begin the work as soon as there is room."""
+        self._running.add(asyncio.create_task(work))
+        while len(self._running) >= self._most:
+            await self._wait(asyncio.FIRST_COMPLETED)
+
+    async def _wait(self, until: str) -> None:
+        done, self._running = await asyncio.wait(self._running, return_when=until)
+        for task in done:
+            task.result()
+
+    async def __aenter__(self) -> Together:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self._running:
+                await self._wait(asyncio.ALL_COMPLETED)
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
 
 
 async def ahead(steps: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
