@@ -24,7 +24,16 @@ from helios.admin.views import (
     StatsView,
 )
 from helios.control.admission import Policy, admit, check_migrate
-from helios.errors import Conflict, HeliosError, InvalidInput, NotFound, Refused, StoreError, Unavailable
+from helios.errors import (
+    Conflict,
+    HeliosError,
+    InvalidInput,
+    NotFound,
+    OutcomeUnknown,
+    Refused,
+    StoreError,
+    Unavailable,
+)
 from helios.model.codec import decode
 from helios.model.ids import Address, check_id
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration
@@ -323,6 +332,11 @@ class Admin:
             record = await read_record(self._store, Change, key)
             if record is None:
                 raise Unavailable("the request was lost") from None
+            if record.value.status is ChangeStatus.SUBMITTED:
+                raise OutcomeUnknown(
+                    f"the request {record.value.id} is being carried out and has no answer yet: changestatus tells "
+                    "what becomes of it"
+                ) from None
             return record.value
         raise Unavailable(
             "no coordinator answered: the request was withdrawn and nothing was changed; "

@@ -44,16 +44,22 @@ class Publisher:
         return publisher
 
     async def publish(
-        self, change: Callable[[Topology], Topology], operations: Sequence[Put | Delete] = ()
+        self,
+        change: Callable[[Topology], Topology],
+        operations: Sequence[Put | Delete] = (),
+        compares: Sequence[Compare] = (),
     ) -> Topology:
         """Commit `change` of the topology as the next epoch, together with `operations`.
 
-        Raises Replaced, having written nothing; and whatever `change` raises.
+        Raises Replaced, or Conflict where one of `compares` fails, having written nothing; and whatever `change`
+        raises.
         """
         async with self._lock:
             following = replace(change(self.topology), epoch=self.topology.epoch + 1)
-            compare = Compare(TOPOLOGY, self._topology_version)
-            self._topology_version = await self._commit([put_record(TOPOLOGY, following), *operations], [compare])
+            mine = Compare(TOPOLOGY, self._topology_version)
+            self._topology_version = await self._commit(
+                [put_record(TOPOLOGY, following), *operations], [mine, *compares]
+            )
             self.topology = following
             return following
 
@@ -76,6 +82,11 @@ class Publisher:
             return await self.store.commit(operations, compares=[*compares, Compare(TERM, self._term_version)])
         except Conflict:
             await self.confirm()
-            if any(compare.key == TOPOLOGY for compare in compares):
-                raise Replaced("the topology was published by somebody else") from None
+            for compare in compares:
+                if compare.key == TOPOLOGY and await self._version(TOPOLOGY) != compare.version:
+                    raise Replaced("the topology was published by somebody else") from None
             raise
+
+    async def _version(self, key: str) -> int:
+        entry = await self.store.get(key)
+        return 0 if entry is None else entry.version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,13 +10,24 @@ from helios.control.admission import Admission, Policy, admit, placement_after, 
 from helios.coordinator.access import Access
 from helios.coordinator.compatibility import check_readable
 from helios.coordinator.publisher import Publisher
-from helios.errors import EngineError, InvalidInput, NotFound, Refused
+from helios.errors import Conflict, EngineError, InvalidInput, NotFound, Refused
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationStatus
 from helios.model.topology import Member, Node, NodeKind, NodeState, Topology
 from helios.placement.plan import pairs_between
 from helios.ports.clock import Clock
-from helios.ports.store import Put
-from helios.stores.records import CHANGES, MEMBERS, MIGRATIONS, MemberRecord, list_records, put_record, read_record
+from helios.ports.store import Compare, Put
+from helios.stores.records import (
+    CHANGES,
+    MEMBERS,
+    MIGRATIONS,
+    MemberRecord,
+    Record,
+    list_records,
+    put_record,
+    read_record,
+)
+
+log = logging.getLogger(__name__)
 
 
 def founding_member(node: Node, address_record: MemberRecord | None) -> Member | None:
@@ -49,13 +61,18 @@ class Queue:
         """The request whose turn it is."""
         return self._waiting.pop(0) if self._waiting else None
 
-    async def take(self, change: Change) -> bool:
+    async def take(self, request: Record[Change]) -> bool:
         """Look at a request as the store has it; whether something is to be done now."""
+        change = request.value
         if change.id in self._known or change.status.ended:
             return False
         self._known.add(change.id)
         if change.status is ChangeStatus.SUBMITTED:
-            return await self._admit(change)
+            try:
+                return await self._admit(request)
+            except Conflict:
+                log.info("request withdrawn: change=%s", change.id)
+                return False
         if change.status is ChangeStatus.QUEUED:
             self._waiting.append(change)
         return change.status is ChangeStatus.QUEUED
@@ -90,10 +107,15 @@ class Queue:
         records = await list_records(self._publisher.store, Migration, MIGRATIONS)
         return [record.value for record in records if record.value.change == change_id]
 
-    async def _admit(self, change: Change) -> bool:
+    async def _admit(self, request: Record[Change]) -> bool:
+        """Admit or refuse; raises Conflict, with nothing changed, if the request has been withdrawn meanwhile."""
+        change, asked = request.value, Compare(request.key, request.version)
         try:
             members = await self._members(change)
-            await self._inspect(change, members)
+            if await self._inspect(change, members):
+                # It can be withdrawn no longer: what comes next cannot be undone.
+                asked = Compare(request.key, await self._publisher.write([put_record(request.key, change)], [asked]))
+                await self._flush(members[change.nodes[0].id])
             importing = change.kind is ChangeKind.ADD_NODE and change.import_keys
             admission = (
                 Admission(None, queued=True)
@@ -102,7 +124,7 @@ class Queue:
             )
         except (InvalidInput, NotFound, Refused, EngineError) as error:
             refused = replace(change, status=ChangeStatus.REFUSED, error=refusal(error))
-            await self._publisher.write([put_record(CHANGES + change.id, refused)])
+            await self._publisher.write([put_record(CHANGES + change.id, refused)], [asked])
             return False
         status = ChangeStatus.QUEUED if admission.queued else ChangeStatus.DONE
         admitted = replace(change, status=status)
@@ -111,10 +133,12 @@ class Queue:
             operations += self._expected(admission.topology or self._publisher.topology, admitted)
         if admission.topology is not None:
             await self._publisher.publish(
-                lambda topology: admit(topology, change, members, self._policy()).topology or topology, operations
+                lambda topology: admit(topology, change, members, self._policy()).topology or topology,
+                operations,
+                [asked],
             )
         else:
-            await self._publisher.write(operations)
+            await self._publisher.write(operations, [asked])
         if admission.queued:
             self._waiting.append(admitted)
         return True
@@ -154,13 +178,16 @@ class Queue:
                 members[node.id] = member
         return members
 
-    async def _inspect(self, change: Change, members: dict[str, Member]) -> None:
-        """A server that comes with keys of its own joins only when it was said what becomes of them."""
+    async def _inspect(self, change: Change, members: dict[str, Member]) -> bool:
+        """Whether the node's server is to be emptied first.
+
+        One that comes with keys of its own joins only when it was said what becomes of them.
+        """
         if change.kind is not ChangeKind.ADD_NODE:
-            return
+            return False
         node = change.nodes[0]
         if self._publisher.topology.node(node.id) is not None or node.id not in members:
-            return
+            return False
         engine = await self._access.administer(members[node.id])
         try:
             keys = await engine.count()
@@ -168,13 +195,12 @@ class Queue:
             await engine.close()
         if node.kind is NodeKind.EXTERNAL:
             await self._check_versions(members[node.id], importing=bool(keys and change.import_keys))
-        if keys and change.flush:
-            await self._flush(members[node.id])
-        elif keys and not change.import_keys:
+        if keys and not change.flush and not change.import_keys:
             raise Refused(
                 f"{node.id} at {node.address} holds {keys} keys already: add it with --import to move each of "
                 "them to its owner in this cluster, or with --flush to delete them"
             )
+        return bool(keys and change.flush)
 
     async def _check_versions(self, member: Member, *, importing: bool) -> None:
         """A server that Helios did not choose joins only if keys can move to it, and if it brings keys, from it."""

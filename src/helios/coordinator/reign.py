@@ -40,6 +40,7 @@ from helios.stores.records import (
     MEMBERS,
     SETTINGS,
     MemberRecord,
+    Record,
     list_records,
     put_record,
     read_record,
@@ -97,15 +98,15 @@ class Reign:
     async def _follow_changes(self) -> None:
         snapshot = await self._publisher.store.list(CHANGES)
         for entry in snapshot.entries:
-            await self._take(decode(Change, entry.value))
+            await self._take(Record(entry.key, decode(Change, entry.value), entry.version))
         async with aclosing(self._publisher.store.watch(CHANGES, snapshot.revision)) as watch:
             async for events in watch:
                 for event in events:
                     if event.value is not None:
-                        await self._take(decode(Change, event.value))
+                        await self._take(Record(event.key, decode(Change, event.value), event.version))
 
-    async def _take(self, change: Change) -> None:
-        if await self._queue.take(change):
+    async def _take(self, request: Record[Change]) -> None:
+        if await self._queue.take(request):
             self._wake.set()
 
     async def _follow_cancels(self) -> None:
