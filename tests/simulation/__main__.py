@@ -18,7 +18,8 @@ from tests.simulation.planted import PLANTS
 from tests.simulation.report import Tally, read_line, to_line
 from tests.simulation.world import live
 
-_CHUNK = 20
+# Lives of one process: to start it takes as long as several of them.
+_LEAST_CHUNK, _MOST_CHUNK = 20, 100
 
 
 def main() -> int:
@@ -73,12 +74,13 @@ def _spread(options: argparse.Namespace) -> int:
     tally = Tally(options.plant)
     began = time.monotonic()
     end = options.first + options.count * options.step
-    starts = range(options.first, end, _CHUNK * options.step)
+    chunk_lives = max(_LEAST_CHUNK, min(_MOST_CHUNK, options.count // (4 * options.jobs)))
+    starts = range(options.first, end, chunk_lives * options.step)
 
     def chunk(start: int) -> None:
         if options.stop_at_first and tally.failed:
             return
-        count = min(_CHUNK * options.step, end - start)
+        count = min(chunk_lives * options.step, end - start)
         arguments = ["--first", str(start), "--count", str(count), "--step", str(options.step)]
         command = [sys.executable, "-m", "tests.simulation", "--worker", *arguments, "--plant", options.plant]
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

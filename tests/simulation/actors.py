@@ -45,7 +45,7 @@ class Actor(ABC):
         self.alive = True
         self.process = Process(f"{self.name}/{self.starts}")
         random = Random(f"{world.seed}/{self.process.name}")
-        self.store = SimStore(world.inner.open(), world.loop, random, world.scenario.late, world.on_commit)
+        self.store = SimStore(world.inner.open(), world.loop, random, world.scenario.store_late, world.on_commit)
         self.connector = MemoryConnector(
             world.addresses, origin=self.process.name, connect_timeout_s=1.0, timeout_s=_ENGINE_TIMEOUT_S
         )

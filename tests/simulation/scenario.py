@@ -16,9 +16,10 @@ class Danger(StrEnum):
     MIXED = "mixed"
     POWER = "power"  # servers lose what is not on their disks
     ZOMBIES = "zombies"  # coordinators freeze and wake when they have been replaced
+    SLOW = "slow"  # the store takes its time, and many keys end by themselves meanwhile
 
 
-_DANGERS = (Danger.MIXED, Danger.POWER, Danger.ZOMBIES, Danger.MIXED, Danger.MIXED)
+_DANGERS = (Danger.MIXED, Danger.POWER, Danger.ZOMBIES, Danger.SLOW, Danger.MIXED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,12 @@ class Scenario:
     verb_every_s: float
     think_s: float
     late: float  # how often a request or a reply is late, by up to seconds
+    store_late: float  # the same for the store
+    ending: float  # how many of the clients' writes end by themselves
     session_ttl_s: float
     hold_timeout_s: float
     danger: Danger
+    brief: bool
 
 
 def danger_of(seed: int) -> Danger:
@@ -56,7 +60,9 @@ def choose(seed: int) -> Scenario:
     """The scenario of a seed."""
     random = Random(f"{seed}/scenario")
     danger = danger_of(seed)
-    power, zombies = danger is Danger.POWER, danger is Danger.ZOMBIES
+    # Most lives are short: a move or two and what befalls them, so that many more of them can be lived.
+    brief = random.random() < 0.85
+    power, zombies, slow = danger is Danger.POWER, danger is Danger.ZOMBIES, danger is Danger.SLOW
     settings = ClusterSettings(
         sharding=ShardingSettings(
             virtual_nodes=random.choice((2, 4, 8)),
@@ -76,21 +82,24 @@ def choose(seed: int) -> Scenario:
         big_bytes=random.choice((1 << 20, 1 << 20, 6, 12)),
         nodes=random.randint(2, 3),
         spare_nodes=random.randint(0, 2),
-        routers=random.randint(1, 3),
-        coordinators=random.randint(2, 3),
-        clients=random.randint(2, 4),
+        routers=random.randint(1, 2 if brief else 3),
+        coordinators=2 if brief else random.randint(2, 3),
+        clients=random.randint(1, 2) if brief else random.randint(2, 4),
         keys_per_client=random.randint(3, 8),
         counters=random.randint(0, 2),
         cold_keys_per_client=random.randint(1, 3),
         # What a power cut may take is young: it comes when there is something older.
         peace_s=4.0 if power else 0.0,
-        trouble_s=random.uniform(3.0, 8.0),
-        fault_every_s=random.choice((0.5, 1.5, 5.0)),
+        trouble_s=random.uniform(1.0, 2.5) if brief else random.uniform(3.0, 8.0),
+        fault_every_s=random.choice((0.5, 1.0) if brief else (0.5, 1.5, 5.0)),
         fault_at_phase=random.choice((0.3, 0.5) if power or zombies else (0.0, 0.1, 0.3, 0.5)),
-        verb_every_s=random.choice((0.2, 0.5, 1.5)),
-        think_s=random.choice((0.03, 0.08, 0.2)),
-        late=random.choice((0.0, 0.002, 0.01, 0.03)),
+        verb_every_s=random.choice((0.3, 0.8)) if brief else random.choice((0.2, 0.5, 1.5)),
+        think_s=random.choice((0.05, 0.1) if brief else (0.03, 0.08, 0.2)),
+        late=0.03 if slow else random.choice((0.0, 0.002, 0.01, 0.03)),
+        store_late=0.3 if slow else random.choice((0.0, 0.002, 0.01, 0.03)),
+        ending=0.4 if slow else 0.1,
         session_ttl_s=random.choice((1.5, 3.0)),
         hold_timeout_s=random.choice((2.0, 5.0)),
         danger=danger,
+        brief=brief,
     )

@@ -1,11 +1,11 @@
-"""Hundreds of lives with faults: `make sim N=100000` runs more of them, `make sim SEED=n` replays one."""
+"""Thousands of lives with faults: `make sim N=100000` runs more of them, `make sim SEED=n` replays one."""
 
 from __future__ import annotations
 
 import pytest
 from tests.simulation.running import simulate
 
-_LIVES = 300
+_LIVES = 2000
 
 
 @pytest.mark.timeout(1200)

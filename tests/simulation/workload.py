@@ -92,18 +92,19 @@ class Client:
 
     def _choose(self) -> Command:
         random = self._random
-        choice = random.random()
         self._tokens += 1
         token = f"{self._name}.{self._tokens};".encode()
+        if random.random() < self._world.scenario.ending:
+            lives_s = random.choice((0.1, 1.0, 3.0)) * random.uniform(0.1, 1.0)
+            return Command("SET", token, int((self._world.clock.wall() + lives_s) * 1000))
+        choice = random.random()
         if choice < 0.25:
             return Command("GET")
         if choice < 0.6:
             return Command("APPEND", token)
         if choice < 0.75:
             return Command("DEL")
-        if choice < 0.9:
-            return Command("SET", token)
-        return Command("SET", token, int((self._world.clock.wall() + random.uniform(0.01, 3)) * 1000))
+        return Command("SET", token)
 
 
 class Operator(Actor):
@@ -143,8 +144,8 @@ class Operator(Actor):
                 what = "rebalance"
                 await admin.rebalance()
             else:
-                active = await admin.active_migrations()
                 what = "cancel"
+                active = await admin.active_migrations()
                 if active:
                     what = f"cancel {random.choice(active).id}"
                     await admin.cancel_migration(what.removeprefix("cancel "))

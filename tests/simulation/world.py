@@ -27,6 +27,7 @@ from tests.simulation.workload import Client, Operator
 from helios.admin.client import Admin
 from helios.coordinator.copying import CopyLimits
 from helios.engines.memory import MemoryConnector
+from helios.errors import Unavailable
 from helios.model.codec import decode
 from helios.model.ids import Address
 from helios.model.migration import Change, Migration
@@ -220,7 +221,7 @@ class World:
         await self.faults.run()
         await self.faults.mended.wait()
         self.note("the trouble is over")
-        await asyncio.sleep(_SETTLE_S)
+        await asyncio.sleep(_SETTLE_S / 4 if self.scenario.brief else _SETTLE_S)
         self.serving = False
         await asyncio.gather(*clients)
         self.note("the clients are done")
@@ -238,7 +239,13 @@ class World:
         for actor in (*self.coordinators, *self.routers):
             actor.start()
         admin = Admin(self.inner, MemoryConnector(self.addresses), self.clock)
-        await admin.found(nodes[: self.scenario.nodes])
+        while True:
+            try:
+                await admin.found(nodes[: self.scenario.nodes])
+            except Unavailable as error:
+                self.note(f"founding: {error}")  # nothing was changed: the coordinators' store is slow in some worlds
+            else:
+                return
 
     async def _sync_disks(self) -> None:
         while True:
