@@ -26,6 +26,7 @@ from helios.node.process import ProcessId
 
 START_S = 60.0
 STOP_S = 20.0
+CHECK_S = 30.0
 HELIOS = (sys.executable, "-m", "helios.cli.main")
 
 
@@ -197,6 +198,16 @@ class Cluster:
                     process.send(signal.SIGKILL)
             time.sleep(0.02)
 
+    def assert_checked(self) -> None:
+        """Soon, the cluster's own check finds nothing."""
+        deadline = time.monotonic() + CHECK_S
+        while True:
+            said = self.command("CHECK", timeout_s=30.0)
+            if isinstance(said, list) and dict(zip(said[::2], said[1::2], strict=True))[b"clean"] in (1, b"true"):
+                return
+            assert time.monotonic() < deadline, f"the check is not clean: {said!r}"
+            time.sleep(0.1)
+
     def logs(self) -> str:
         """The ends of all logs, for a failing test."""
         paths = sorted(self.data.logs.glob("*.log"))
@@ -221,13 +232,23 @@ def ask(port: int, *words: str | bytes, password: str = "", timeout_s: float = 1
 
 @contextmanager
 def running_cluster(
-    tmp_path: Path, shards: int = 3, env: Mapping[str, str] | None = None, flags: Sequence[str] = ()
+    tmp_path: Path,
+    shards: int = 3,
+    env: Mapping[str, str] | None = None,
+    flags: Sequence[str] = (),
+    *,
+    checked: bool = True,
 ) -> Iterator[Cluster]:
-    """A cluster that is ready; at the end nothing of it is left running. Prints its logs if the block fails."""
+    """A cluster that is ready; at the end nothing of it is left running. Prints its logs if the block fails.
+
+    If it still runs at the end its own check must find nothing, unless a test that leaves it broken says so.
+    """
     cluster = Cluster(tmp_path, shards, env, flags)
     try:
         cluster.start()
         yield cluster
+        if checked and cluster.up is not None and cluster.up.process.poll() is None:
+            cluster.assert_checked()
     except BaseException:
         print(cluster.logs())
         raise

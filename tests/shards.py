@@ -161,6 +161,12 @@ class Shards:
 
         await eventually(quiet, "the cluster comes to rest")
 
+    async def assert_checked(self) -> None:
+        """At rest, the cluster's own check finds nothing."""
+        await self.settled()
+        found = (await self.admin.check()).findings
+        assert not found, found
+
     async def assert_whole(self, expected: dict[bytes, bytes]) -> None:
         """Every pair is there once, on its owner and nowhere else."""
         routes = Routes(await self.topology())
@@ -175,10 +181,11 @@ class Shards:
 
 @asynccontextmanager
 async def running_shards(
-    folder: Path, nodes: int, failpoints: Failpoints = OFF, fsync: str = "everysec"
+    folder: Path, nodes: int, failpoints: Failpoints = OFF, fsync: str = "everysec", *, checked: bool = True
 ) -> AsyncIterator[Shards]:
     """A founded cluster of supervised nodes shard-1, shard-2 … with a coordinator.
 
+    At the end the cluster's own check must find nothing, unless a test that leaves it broken says so.
     With `everysec` a move waits for the disk for a second, twice; with `always` hardly at all.
     """
     clock = SystemClock()
@@ -197,6 +204,8 @@ async def running_shards(
             founders = [await shards.server(f"shard-{number}") for number in range(1, nodes + 1)]
             await shards.admin.found(founders)
             yield shards
+            if checked:
+                await shards.assert_checked()
         finally:
             for task in shards.coordinators:
                 task.cancel()
