@@ -25,6 +25,24 @@ class Refused(HeliosError):
     code = "REFUSED"
 
 
+class NotAuthenticated(HeliosError):
+    """Who asks has not said who it is; nothing was changed."""
+
+    code = "NOAUTH"
+
+
+class WrongPassword(HeliosError):
+    """There is no user of that name with that password."""
+
+    code = "WRONGPASS"
+
+
+class NotPermitted(HeliosError):
+    """The user may not do that; nothing was changed."""
+
+    code = "NOPERM"
+
+
 class Unavailable(HeliosError):
     """A part of the system that is needed does not answer; nothing was changed. Trying again may help."""
 

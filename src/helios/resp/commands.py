@@ -65,6 +65,7 @@ def _names(text: str) -> frozenset[str]:
 _SPLIT = frozenset(("mget", "mset", "del", "unlink", "exists", "touch"))
 _ANYWHERE = frozenset(("object|help", "xinfo|help", "xgroup|help"))
 _ROUTER = _names("""ping echo hello auth quit reset select time info dbsize scan keys randomkey flushall flushdb
+    acl|whoami
     command command|count command|info command|docs command|list command|getkeys
     client|id client|setname client|getname client|setinfo client|info client|list client|no-evict client|no-touch
     config|get config|resetstat""")

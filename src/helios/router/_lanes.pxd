@@ -43,7 +43,7 @@ cdef class Sender:
     cdef readonly object dispatch
     cdef readonly object holder
     cdef readonly RequestParser parser
-    cdef ShortWay way
+    cdef public ShortWay way      # None: every command goes to the dispatcher
 
     cpdef run(self)
     cpdef go_on(self, int reason)

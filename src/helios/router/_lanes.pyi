@@ -64,6 +64,7 @@ class Sender:
     dispatch: Dispatch
     holder: Holder
     parser: RequestParser | None
+    way: ShortWay | None
     def __init__(
         self, dispatch: Dispatch, outbox: Outbox, holder: Holder, parser: RequestParser | None, way: ShortWay | None
     ) -> None: ...

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
+from helios.access.gate import OWNER, Identity
 from helios.errors import OutcomeUnknown, ProtocolError
 from helios.resp.wire import Frame, RequestParser
 from helios.router._lanes import (
@@ -103,6 +104,14 @@ class Caller(Sender):
         self.id = 0
         self.name = b""
         self.library = {b"lib-name": b"", b"lib-ver": b""}
+        self._open_way = way
+        self.become(OWNER)
+
+    def become(self, identity: Identity) -> None:
+        """Give commands as this user from now on; those with limited rights pass the dispatcher, one and all."""
+        self.identity = identity
+        self.rights = identity.rights
+        self.way = self._open_way if self.rights is None or self.rights.by_short_way else None
 
     def stalled(self) -> None:
         """Called when it stops running commands."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import ssl
 from collections.abc import Coroutine
 
+from helios.access.gate import Gate
 from helios.admin.service import AdminService
 from helios.errors import HeliosError, StartError, Unavailable
 from helios.model.topology import Member, PairPhase, Topology
@@ -28,6 +30,7 @@ from helios.router.session import Session, SessionKeeper
 
 _log = logging.getLogger(__name__)
 _END_TIMEOUT_S = 1.5
+_LAST_REPLIES_S = 1.0
 
 
 class Router:
@@ -37,11 +40,19 @@ class Router:
     """
 
     def __init__(
-        self, store: Store, connector: Connector, admin: AdminService, clock: Clock, options: RouterOptions
+        self,
+        store: Store,
+        connector: Connector,
+        admin: AdminService,
+        clock: Clock,
+        options: RouterOptions,
+        gate: Gate | None = None,
     ) -> None:
         self.options = options
         self.admin = admin
         self.clock = clock
+        self.gate = gate or Gate()
+        self.gate.listen(self._users_changed)
         self.topology = Topology(epoch=0)
         self.routes: Routes | None = None
         self.unclean: frozenset[str] = frozenset()  # shards whose servers may hold keys of others
@@ -127,11 +138,19 @@ class Router:
             return False
         return True
 
-    async def serve(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+    async def serve(self, host: str, port: int, *, reuse_port: bool = False, tls: ssl.SSLContext | None = None) -> int:
         """Take RESP clients at an address; the port (that was chosen, for 0). Raises StartError where it is taken."""
         loop = asyncio.get_running_loop()
         try:
-            server = await loop.create_server(self._connection, host, port, reuse_port=reuse_port, backlog=1024)
+            server = await loop.create_server(
+                self._connection,
+                host,
+                port,
+                reuse_port=reuse_port,
+                backlog=1024,
+                ssl=tls,
+                ssl_handshake_timeout=self.options.handshake_timeout_s if tls else None,
+            )
         except OSError as fault:
             raise StartError(f"cannot listen on {host}:{port}: {fault.strerror or fault}") from fault
         self._servers.append(server)
@@ -236,6 +255,7 @@ class Router:
             return "ERR the router is stopping" if self._stopping else "ERR max number of clients reached"
         client.id = next(self._ids)
         client.since = client.last_at = client.outbox.now()
+        client.become(self.gate.newcomer())
         self.clients[client.id] = client
         self.clients_total += 1
         return None
@@ -243,6 +263,17 @@ class Router:
     def leave(self, client: ClientConnection) -> None:
         """A connection has ended."""
         self.clients.pop(client.id, None)
+
+    def _users_changed(self) -> None:
+        """Every connection goes on with the rights that it has now, or ends where it could do more before."""
+        for client in list(self.clients.values()):
+            identity = self.gate.still(client.identity)
+            if identity is not None:
+                client.become(identity)
+            else:
+                client.close_after_replies()
+                # What it waits for (a command that blocks, say) may never be answered.
+                asyncio.get_running_loop().call_later(_LAST_REPLIES_S, client.abort)
 
     def spawn(self, caller: Caller, work: Coroutine[None, None, bytes]) -> None:
         """Answer the caller with what `work` returns; a HeliosError becomes an error reply."""

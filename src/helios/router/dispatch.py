@@ -45,6 +45,11 @@ class Dispatcher:
         """Carry out one command; what becomes of the caller is in the result (see callers)."""
         router = self._router
         self.way.commands += 1
+        if caller.rights is not None:
+            refusal = caller.rights.refusal(argv)
+            if refusal is not None:
+                caller.answer(error(refusal))
+                return DONE
         command = find(argv[0])
         if command is None or not command.one_key or not command.fits(len(argv)):
             return self._other(caller, raw, argv, command)

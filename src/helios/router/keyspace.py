@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
+from helios.access.rights import Rights
 from helios.errors import Unavailable
 from helios.placement.routing import Routes
 from helios.resp.encoding import EMPTY_ARRAY, NULL, array, bulk, error, integer
@@ -101,8 +102,8 @@ def keys(router: Router, caller: Caller, argv: list[bytes]) -> int:
     """All keys that match a pattern."""
     if _down(router, caller):
         return DONE
-    if router.unclean:
-        router.spawn(caller, _listed(router, argv[1]))
+    if router.unclean or not _sees_all(caller):
+        router.spawn(caller, _listed(router, caller, argv[1]))
         return WAIT_REPLY
     slot = Slot(caller)
     caller.replies.append(slot)
@@ -111,21 +112,24 @@ def keys(router: Router, caller: Caller, argv: list[bytes]) -> int:
     return DONE
 
 
-async def _listed(router: Router, pattern: bytes) -> bytes:
+def _sees_all(caller: Caller) -> bool:
+    """Whether no key is hidden from the caller."""
+    return caller.rights is None or caller.rights.sees_all
+
+
+async def _listed(router: Router, caller: Caller, pattern: bytes) -> bytes:
     for _ in range(_MOST_RESTARTS):
         routes = _routes(router)
         found: list[bytes] = []
         for shard in _shards(router):
             if shard in router.unclean:
                 async for batch in _owned(router, routes, shard, [b"MATCH", pattern]):
-                    found += map(bulk, batch)
+                    found += batch
             else:
-                raw = await router.pool.ask(shard, [b"KEYS", pattern])
-                if raw[:1] == b"-":
-                    raise ErrorReply(raw)
-                found += elements(raw)
+                found += decoded(await router.pool.ask(shard, [b"KEYS", pattern]))
         if _still(router, routes):
-            return array(found)
+            rights = caller.rights
+            return array([bulk(key) for key in found if rights is None or rights.sees(key)])
     raise Unavailable("the keys could not be listed: they change their shard again and again; try again")
 
 
@@ -195,7 +199,7 @@ def scan(router: Router, caller: Caller, argv: list[bytes]) -> int:
     slot = Slot(caller)
     caller.replies.append(slot)
     command = encode_command([b"SCAN", b"%d" % inner, *options])
-    router.pool.link(shard, caller.protocol).send(command, _ScanReply(router, slot, shard, shard_number))
+    router.pool.link(shard, caller.protocol).send(command, _ScanReply(router, slot, shard, shard_number, caller.rights))
     return DONE
 
 
@@ -220,15 +224,16 @@ def _capped(options: list[bytes]) -> list[bytes]:
 
 
 class _ScanReply:
-    """Puts the shard into the cursor of a SCAN reply and takes foreign keys out of it."""
+    """Puts the shard into the cursor of a SCAN reply and takes foreign keys out of it, and those not to be seen."""
 
-    __slots__ = ("_number", "_router", "_shard", "_waiter")
+    __slots__ = ("_number", "_rights", "_router", "_shard", "_waiter")
 
-    def __init__(self, router: Router, waiter: Waiter, shard: str, number: int) -> None:
+    def __init__(self, router: Router, waiter: Waiter, shard: str, number: int, rights: Rights | None) -> None:
         self._router = router
         self._waiter = waiter
         self._shard = shard
         self._number = number
+        self._rights = None if rights is None or rights.sees_all else rights
 
     def fill(self, reply: bytes) -> None:
         """Take the shard's reply."""
@@ -244,6 +249,8 @@ class _ScanReply:
         routes = self._router.routes
         if self._shard in self._router.unclean and routes is not None and not routes.empty:
             found = array([bulk(key) for key in decoded(found) if routes.owner(key) == self._shard])
+        if self._rights is not None:
+            found = array([bulk(key) for key in decoded(found) if self._rights.sees(key)])
         self._waiter.fill(array([bulk(b"%d" % self._outer(inner)), found]))
 
     def _outer(self, inner: int) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from helios.access.rights import Nobody
 from helios.errors import InvalidInput
+from helios.model.users import DEFAULT_USER
 from helios.placement.glob import compile_glob
 from helios.resp.commands import TABLE, Command, How, find, key_positions
 from helios.resp.encoding import NULL, OK, array, bulk, encode, error, integer
@@ -18,10 +20,7 @@ if TYPE_CHECKING:
 
 Answer = Callable[["Router", Caller, list[bytes]], bytes]
 Handler = Callable[["Router", Caller, list[bytes]], int]
-_NO_USERS = (
-    "no users are configured: connect without a password. Helios has no authentication yet and listens on "
-    "loopback only unless told otherwise"
-)
+_NO_USERS = "no users are configured (see security.users): connect without a password"
 
 
 def _at_once(answer: Answer) -> Handler:
@@ -65,6 +64,7 @@ def _reset(router: Router, caller: Caller, argv: list[bytes]) -> int:
         return WAIT_ALL
     caller.protocol = 2
     caller.name = b""
+    caller.become(router.gate.newcomer())
     caller.answer(b"+RESET\r\n")
     return DONE
 
@@ -79,6 +79,7 @@ def _hello(router: Router, caller: Caller, argv: list[bytes]) -> int:
             caller.answer(error("NOPROTO unsupported protocol version"))
             return DONE
         protocol = int(argv[1])
+    login: tuple[bytes, bytes] | None = None
     i = 2
     while i < len(argv):
         option = argv[i].upper()
@@ -86,13 +87,25 @@ def _hello(router: Router, caller: Caller, argv: list[bytes]) -> int:
             name = argv[i + 1]
             i += 2
         elif option == b"AUTH" and i + 2 < len(argv):
-            caller.answer(error(f"ERR 'HELLO ... AUTH' is refused: {_NO_USERS}"))
-            return DONE
+            login = (argv[i + 1], argv[i + 2])
+            i += 3
         else:
             caller.answer(error(f"ERR Syntax error in HELLO option '{argv[i][:40].decode('utf-8', 'replace')}'"))
             return DONE
     if protocol != caller.protocol and caller.replies:
         return WAIT_ALL
+    if login is not None:
+        router.spawn(caller, _logged_in(router, caller, *login, lambda: _greeting(router, caller, protocol, name)))
+        return WAIT_REPLY
+    if isinstance(caller.rights, Nobody):
+        caller.answer(error("NOAUTH HELLO comes after a login here: write HELLO <protocol> AUTH <user> <password>"))
+        return DONE
+    caller.answer(_greeting(router, caller, protocol, name))
+    return DONE
+
+
+def _greeting(router: Router, caller: Caller, protocol: int, name: bytes) -> bytes:
+    """Switch to the protocol and say who answers."""
     caller.protocol, caller.name = protocol, name
     fields = {
         "server": "redis",
@@ -103,8 +116,28 @@ def _hello(router: Router, caller: Caller, argv: list[bytes]) -> int:
         "role": "master",
         "modules": [],
     }
-    caller.answer(encode(fields, protocol))
-    return DONE
+    return encode(fields, protocol)
+
+
+# --- users ------------------------------------------------------------------------------------------------------
+
+
+def _auth(router: Router, caller: Caller, argv: list[bytes]) -> int:
+    if len(argv) > 3:
+        caller.answer(error("ERR wrong number of arguments for 'auth' command"))
+        return DONE
+    name, password = (DEFAULT_USER.encode(), argv[1]) if len(argv) == 2 else (argv[1], argv[2])
+    router.spawn(caller, _logged_in(router, caller, name, password, lambda: OK))
+    return WAIT_REPLY
+
+
+async def _logged_in(router: Router, caller: Caller, name: bytes, password: bytes, then: Callable[[], bytes]) -> bytes:
+    """Make the caller that user, then what `then` answers. Raises WrongPassword or Unavailable."""
+    if not router.gate.guarded:
+        return error(f"ERR 'AUTH' is refused: {_NO_USERS}")
+    source = caller.address.rpartition(":")[0] if isinstance(caller, ClientConnection) else ""
+    caller.become(await router.gate.login(name.decode("utf-8", "replace"), password, source))
+    return then()
 
 
 # --- CLIENT -----------------------------------------------------------------------------------------------------
@@ -158,7 +191,7 @@ def _client_line(caller: Caller, now: float) -> bytes:
         "omem": caller.owed,
         "events": "r" if not caller.stops else "",
         "cmd": caller.last_command,
-        "user": "default",
+        "user": caller.identity.name,
         "resp": caller.protocol,
         "lib-name": caller.library[b"lib-name"].decode(),
         "lib-ver": caller.library[b"lib-ver"].decode(),
@@ -267,7 +300,8 @@ def _info(router: Router, caller: Caller, argv: list[bytes]) -> int:
 HANDLERS: dict[str, Handler] = {
     "ping": _at_once(_ping),
     "echo": _at_once(lambda router, caller, argv: bulk(argv[1])),
-    "auth": _at_once(lambda router, caller, argv: error(f"ERR 'AUTH' is refused: {_NO_USERS}")),
+    "acl|whoami": _at_once(lambda router, caller, argv: bulk(caller.identity.name.encode())),
+    "auth": _auth,
     "select": _at_once(_select),
     "time": _at_once(_time),
     "quit": _quit,

@@ -18,6 +18,7 @@ class RouterOptions:
     session_margin_s: float = 0.3
     start_timeout_s: float = 15.0
     hold_timeout_s: float = 5.0
+    handshake_timeout_s: float = 10.0  # of a client that speaks TLS
     connect_timeout_s: float = 1.0
     # A server that has commands and answers none of them for so long counts as dead.
     member_timeout_s: float = 10.0

@@ -42,11 +42,13 @@ class ClientConnection(Caller, asyncio.Protocol):
         self.address = ""
         self.local_address = ""
         self.since = 0.0
+        self.encrypted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
         self.transport = transport
+        self.encrypted = transport.get_extra_info("ssl_object") is not None
         transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         self.address = _shown(transport.get_extra_info("peername"))
         self.local_address = _shown(transport.get_extra_info("sockname"))
@@ -57,11 +59,11 @@ class ClientConnection(Caller, asyncio.Protocol):
             transport.close()
 
     def eof_received(self) -> bool:
-        """The client sends nothing more; what it has sent is answered all the same."""
+        """The client sends nothing more; what it has sent is answered all the same, which TLS does not allow for."""
         self.ending = True
         if not self.stops:
             self._end_when_answered()
-        return True
+        return not self.encrypted
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; replies that still come for it are dropped."""

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from helios.model.codec import decode, encode
 from helios.model.ids import Address
 from helios.model.topology import NodeKind
+from helios.model.users import User
 from helios.ports.store import Put, Store
 
 T = TypeVar("T")
@@ -24,6 +25,7 @@ SESSIONS = "/sessions/"  # + session id → SessionRecord, bound to the session'
 AGENTS = "/agents/"  # + node id → AgentRecord; a heartbeat, not bound to a lease
 IMPORTS = "/imports/"  # + change id → the batch being taken over: its keys (base64) and whether all are copied
 MEMBERS = "/members/"  # + member id → MemberRecord
+USERS = "/users"  # UsersRecord: who may use the cluster; there is none before users were ever configured
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,13 @@ class MemberRecord:
     address: Address
     user: str
     password: str
+
+
+@dataclass(frozen=True, slots=True)
+class UsersRecord:
+    """Who may use the cluster, by name; the settings file of `helios up` is where they come from."""
+
+    users: tuple[User, ...]
 
 
 @dataclass(frozen=True, slots=True)
