@@ -185,7 +185,7 @@ async def test_what_connections_ask_for(client: Client) -> None:
         ("SHUTDOWN", "'SHUTDOWN' is refused: "),
         ("REPLICAOF NO ONE", "'REPLICAOF' is refused: "),
         ("DEBUG SEGFAULT", "'DEBUG' is refused: "),
-        ("ACL WHOAMI", "'ACL WHOAMI' is refused: "),
+        ("ACL LIST", "'ACL LIST' is refused: "),
         ("SWAPDB 0 1", "'SWAPDB' is refused: "),
         ("MIGRATE h 1 k 0 9", "'MIGRATE host port key ...' of the servers is refused: "),
         ("SELECT 1", "'SELECT 1' is refused: "),
