@@ -140,6 +140,8 @@ async def _silent(topology: Topology, store: Store, clock: Clock, settings: Clus
     agents = {record.value.node: record.value for record in await list_records(store, AgentRecord, AGENTS)}
     found = []
     for node in topology.nodes:
+        if node.kind is NodeKind.EXTERNAL:
+            continue  # No agent speaks for it; that its server answers has just been seen.
         agent = agents.get(node.id)
         silent_s = None if agent is None else clock.wall() - agent.seen_at
         if silent_s is None or silent_s >= settings.coordinator.health_timeout:
