@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -21,25 +20,13 @@ from helios.model.ids import Address
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
 from helios.node.member import member_of
-from helios.node.ports import MEMBER_PORT_OFFSET, taken
+from helios.node.ports import free_ports as free_ports
 from helios.node.process import ProcessId
 
 START_S = 60.0
 STOP_S = 20.0
 CHECK_S = 30.0
 HELIOS = (sys.executable, "-m", "helios.cli.main")
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` adjoining loopback ports that nobody listened on a moment ago.
-
-    They lie below those that the system gives to outgoing connections, which could take one meanwhile.
-    """
-    while True:
-        first = random.randrange(10_000, 22_000)
-        ports = [first + offset + n for n in range(count) for offset in (0, MEMBER_PORT_OFFSET)]
-        if not any(taken("127.0.0.1", port) for port in ports):
-            return first
 
 
 class HeliosProcess:

@@ -1,1 +1,55 @@
-"""Helios: one elastic key space over many Valkey or Redis servers."""
+"""Helios: one elastic key space over many Valkey or Redis servers.
+
+What a program builds on is listed in `__all__` and explained in docs/PYTHON_API.md. Each name is imported when it is
+first asked for, so that `import helios` itself costs next to nothing; __init__.pyi tells type checkers what they are.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_HOMES = {
+    "helios.values": ("Move", "Placement", "Ring", "Rule"),
+    "helios.client.blocking": ("AdminClient",),
+    "helios.client.asynchronous": ("AsyncAdminClient",),
+    "helios.client.progress": ("Progress",),
+    "helios.local": ("LocalCluster",),
+    "helios.admin.views": (
+        "ChangeView",
+        "CheckView",
+        "KeyView",
+        "MigrationView",
+        "NodeView",
+        "PreviewView",
+        "RuleView",
+        "SettingView",
+        "StatsView",
+    ),
+    "helios.errors": (
+        "ChangeFailed",
+        "HeliosError",
+        "InvalidInput",
+        "NotFound",
+        "OutcomeUnknown",
+        "Refused",
+        "StartError",
+        "Unavailable",
+        "WaitTimeout",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

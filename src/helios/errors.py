@@ -55,6 +55,18 @@ class OutcomeUnknown(HeliosError):
     code = "UNKNOWN"
 
 
+class ChangeFailed(HeliosError):
+    """A change that had been accepted was not carried out: it failed, or was cancelled; what had moved went back."""
+
+    code = "FAILED"
+
+
+class WaitTimeout(HeliosError, TimeoutError):
+    """What was waited for had not ended when the time was up. It goes on; only the waiting ended."""
+
+    code = "WAITTIMEOUT"
+
+
 class SettingsError(HeliosError):
     """A setting is unknown or out of its bounds; the message names file, line and what is allowed."""
 

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from helios.cli import output
-from helios.cli.resp_client import REPLY_TIMEOUT_S
 from helios.cli.session import Session, described, pass_session
+from helios.client.connection import REPLY_TIMEOUT_S
 
 _ENDED = ("done", "refused", "failed", "cancelled", "completed")
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would move from where to where.")

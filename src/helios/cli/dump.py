@@ -12,7 +12,7 @@ import hiredis
 
 from helios.cli.output import clean, count, duration
 from helios.cli.records import Record
-from helios.cli.resp_client import CommandRefused, RespClient, pack
+from helios.client.connection import CommandRefused, RespClient, pack
 
 SCAN_COUNT = 1000
 _BATCH_MAX = 512

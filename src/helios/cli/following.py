@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from helios.cli import output
-from helios.cli.resp_client import CommandRefused, RespClient
 from helios.cli.session import Session
+from helios.client.connection import CommandRefused, RespClient
 from helios.errors import HeliosError, NotFound, OutcomeUnknown, Unavailable
 
 POLL_S = 0.5

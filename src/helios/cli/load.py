@@ -13,7 +13,7 @@ import hiredis
 
 from helios.cli.output import clean, count, duration
 from helios.cli.records import BadLine, Record
-from helios.cli.resp_client import RespClient, pack
+from helios.client.connection import RespClient, pack
 
 BATCH_COMMANDS = 500
 BATCH_BYTES = 1024 * 1024

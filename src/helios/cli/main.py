@@ -64,6 +64,8 @@ def up(
     config: Config = None,
     allow_remote: AllowRemote = False,
     workers: Workers = None,
+    parent_pipe: ParentPipe = False,
+    temporary: Annotated[bool, typer.Option("--temporary", hidden=True)] = False,
 ) -> None:
     """Start a cluster on this machine, and end it by Ctrl-C. Started again, it has its data.
 
@@ -80,7 +82,12 @@ def up(
             "network.allow_remote": allow_remote or None,
             "router.workers": workers,
         }
-        options = UpOptions(shards=_bounded("--shards", shards, 64), port=_bounded("--port", port, 65535))
+        options = UpOptions(
+            shards=_bounded("--shards", shards, 64),
+            port=_bounded("--port", port, 65535),
+            parent_pipe=parent_pipe,
+            temporary=temporary,
+        )
         if not run_up(_with_api(config, flags, bind, _bounded("--api-port", api_port, 65535)), options):
             raise typer.Exit(KILLED)
 

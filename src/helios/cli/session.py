@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from helios.cli.resp_client import REPLY_TIMEOUT_S, RespClient
+from helios.client.connection import REPLY_TIMEOUT_S, RespClient
 
 
 @dataclass(frozen=True, slots=True)

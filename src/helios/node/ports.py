@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
 
 from helios.errors import StartError
@@ -46,6 +47,18 @@ def taken(host: str, port: int) -> str | None:
                 if error.errno != errno.EADDRNOTAVAIL:
                     return f"cannot listen on {host}:{port}: {error.strerror}"
     return None if usable else f"{host} is not an address of this machine"
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` adjoining loopback ports that nobody listens on now, nor 10000 above, where servers go.
+
+    They lie below those that the system gives to outgoing connections, which could take one meanwhile.
+    """
+    while True:
+        first = random.randrange(10_000, 22_000)
+        ports = [first + offset + n for n in range(count) for offset in (0, MEMBER_PORT_OFFSET)]
+        if not any(taken("127.0.0.1", port) for port in ports):
+            return first
 
 
 class Reservation:

@@ -26,10 +26,15 @@ _ENDING_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What the command line says beside settings; None where it says nothing."""
+    """What the command line says beside settings; None where it says nothing.
+
+    With `parent_pipe` the cluster ends when its standard input does; a `temporary` one then removes its data folder.
+    """
 
     shards: int | None = None
     port: int | None = None
+    parent_pipe: bool = False
+    temporary: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import signal
+import time
 from contextlib import AsyncExitStack
 
 from helios.admin.client import Admin
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 _AGENT_STOP_S = 20.0
 _GATEWAY_STOP_S = 6.0
 _LEFT_STOP_S = 8.0
+_LOOK_S = 0.05
 
 
 def run_up(settings: Settings, options: UpOptions) -> bool:
@@ -48,10 +51,20 @@ def run_up(settings: Settings, options: UpOptions) -> bool:
     try:
         start_logging(settings.logging, data.log("up"))
         cluster = Up(settings, options, data)
-        run(cluster.run)
+        run(cluster.run, parent_pipe=options.parent_pipe)
         return cluster.in_order
     finally:
         lock.release()
+        if options.temporary:
+            _remove(data)
+
+
+def _remove(data: DataFolder) -> None:
+    """Delete the folder, once the nodes that others had started on it have ended, too."""
+    deadline = time.monotonic() + _AGENT_STOP_S
+    while any(holder_of(data.node(node_id).lock) for node_id in data.node_ids()) and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+    shutil.rmtree(data.root, ignore_errors=True)
 
 
 class Up:

@@ -66,10 +66,25 @@ class RespClient:
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
-    def call(self, *argv: bytes) -> Any:
-        """The reply to one command; raises CommandRefused where it is an error."""
-        self.send(pack(*argv))
-        reply = self.read()
+    @property
+    def idle(self) -> bool:
+        """Whether it is open and silent, as it must be between commands."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return self._hello_awaited or not poll.poll(0)
+
+    def call(self, *argv: bytes, timeout_s: float | None = None) -> Any:
+        """The reply to one command; raises CommandRefused where it is an error.
+
+        `timeout_s` is for this command alone, `reply_timeout_s` where it is not given.
+        """
+        usual_s = self._reply_timeout_s
+        self._reply_timeout_s = timeout_s or usual_s
+        try:
+            self.send(pack(*argv))
+            reply = self.read()
+        finally:
+            self._reply_timeout_s = usual_s
         if isinstance(reply, hiredis.ReplyError):
             raise CommandRefused(str(reply))
         return reply
@@ -133,7 +148,11 @@ class RespClient:
         self._reader.feed(data)
 
     def _broken(self, why: str) -> OutcomeUnknown:
-        return OutcomeUnknown(
-            f"the connection to {self.address} broke ({why}): "
-            "what was not answered may or may not have been carried out"
-        )
+        return broken(self.address, why)
+
+
+def broken(address: str, why: str) -> OutcomeUnknown:
+    """What is to be said of commands that were sent over a connection which is lost."""
+    return OutcomeUnknown(
+        f"the connection to {address} broke ({why}): what was not answered may or may not have been carried out"
+    )

@@ -1,0 +1,263 @@
+"""The admin client for code in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self, TypeVar
+
+from helios.admin.views import (
+    ChangeView,
+    CheckView,
+    KeyView,
+    MigrationView,
+    NodeView,
+    PreviewView,
+    RuleView,
+    SettingView,
+    StatsView,
+)
+from helios.client import verbs
+from helios.client.async_connection import AsyncRespClient
+from helios.client.blocking import addresses_of
+from helios.client.connection import REPLY_TIMEOUT_S, CommandRefused
+from helios.client.progress import Followed, Patience, Progress, change_id, outcome, seen
+from helios.client.replies import error_of
+from helios.client.verbs import Request
+from helios.errors import HeliosError, InvalidInput, OutcomeUnknown, Unavailable
+
+T = TypeVar("T")
+
+
+class AsyncAdminClient:
+    """What AdminClient is, for asyncio: the same verbs, arguments, results and errors, each to be awaited.
+
+    Tasks of one event loop may share it: their calls go one after the other. A call that is cancelled may have been
+    carried out. In another event loop it connects anew.
+    """
+
+    def __init__(self, *addresses: str, timeout_s: float = REPLY_TIMEOUT_S) -> None:
+        self._addresses = addresses_of(addresses)
+        if not timeout_s > 0:
+            raise InvalidInput(f"timeout_s is {timeout_s} but must be above 0")
+        self._timeout_s = timeout_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = asyncio.Lock()
+        self._connection: AsyncRespClient | None = None
+
+    async def close(self) -> None:
+        """End the connection; the next call opens another one."""
+        self._drop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # Nodes
+
+    async def list_nodes(self) -> list[NodeView]:
+        """All nodes, by id, with their keys counted now."""
+        return await self._ask(verbs.list_nodes())
+
+    async def add_node(
+        self,
+        node_id: str,
+        address: str,
+        *,
+        weight: float = 1.0,
+        zone: str = "",
+        import_keys: bool = False,
+        flush: bool = False,
+    ) -> ChangeView:
+        """Take a node in that runs at `address`; see AdminClient.add_node."""
+        return await self._ask(verbs.add_node(node_id, address, weight, zone, import_keys, flush))
+
+    async def remove_node(self, node_id: str) -> ChangeView:
+        """Drain a node and let it go when it is empty; returns when draining has been accepted."""
+        return await self._ask(verbs.remove_node(node_id))
+
+    async def rebalance(self) -> ChangeView:
+        """Give every node its share of the ring by its weight."""
+        return await self._ask(verbs.rebalance())
+
+    async def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
+        """What would move if the node were added and given its share; nothing is changed."""
+        return await self._ask(verbs.preview_add_node(node_id, address, weight))
+
+    async def preview_remove_node(self, node_id: str) -> list[PreviewView]:
+        """What would move if the node were removed; nothing is changed."""
+        return await self._ask(verbs.preview_remove_node(node_id))
+
+    async def preview_rebalance(self) -> list[PreviewView]:
+        """What would move if every node were given its share; nothing is changed."""
+        return await self._ask(verbs.preview_rebalance())
+
+    # Keys and rules
+
+    async def node_for_key(self, key: str | bytes) -> KeyView:
+        """Where a key lives now, and whether the ring or a rule decides that."""
+        return await self._ask(verbs.node_for_key(key))
+
+    async def rules(self) -> list[RuleView]:
+        """The placement rules in the order in which they are tried."""
+        return await self._ask(verbs.rules())
+
+    async def migrate(self, source: str, target: str, pattern: str = "*", *, verify: bool = False) -> MigrationView:
+        """Move the keys of `source` that match `pattern` to `target`; see AdminClient.migrate."""
+        return await self._ask(verbs.migrate(source, target, pattern, verify))
+
+    async def preview_migrate(self, source: str, target: str, pattern: str = "*") -> list[PreviewView]:
+        """What would move by this migration; nothing is changed."""
+        return await self._ask(verbs.preview_migrate(source, target, pattern))
+
+    # Migrations
+
+    async def migration(self, migration_id: str) -> MigrationView:
+        """One migration; raises NotFound."""
+        return await self._ask(verbs.migration(migration_id))
+
+    async def migrations(self) -> list[MigrationView]:
+        """All migrations, the oldest first."""
+        return await self._ask(verbs.migrations())
+
+    async def active_migrations(self) -> list[MigrationView]:
+        """Those that are pending or in progress."""
+        return await self._ask(verbs.active_migrations())
+
+    async def cancel_migration(self, migration_id: str) -> MigrationView:
+        """Take back the change that the migration belongs to; raises NotFound, or Refused where it has ended."""
+        return await self._ask(verbs.cancel_migration(migration_id))
+
+    async def pause_migration(self, migration_id: str) -> MigrationView:
+        """Let the copies of the migration's change wait; keys stay where they are, and clients notice nothing."""
+        return await self._ask(verbs.pause_migration(migration_id))
+
+    async def resume_migration(self, migration_id: str) -> MigrationView:
+        """Let a paused migration go on."""
+        return await self._ask(verbs.resume_migration(migration_id))
+
+    async def cleanup_migrations(self) -> int:
+        """Forget migrations that have ended; how many there were."""
+        return await self._ask(verbs.cleanup_migrations())
+
+    async def change(self, change_id: str) -> ChangeView:
+        """What has become of a request; raises NotFound."""
+        return await self._ask(verbs.change(change_id))
+
+    # The whole cluster
+
+    async def stats(self) -> StatsView:
+        """The cluster in numbers."""
+        return await self._ask(verbs.stats())
+
+    async def check(self, *, repair: bool = False) -> CheckView:
+        """Look at every server for what should not be there; see AdminClient.check."""
+        return await self._ask(verbs.check(repair))
+
+    async def settings(self) -> list[SettingView]:
+        """The settings that all processes share."""
+        return await self._ask(verbs.settings())
+
+    async def setting(self, name: str) -> SettingView:
+        """One of them; raises NotFound."""
+        return await self._ask(verbs.setting(name))
+
+    async def change_setting(self, name: str, value: str) -> SettingView:
+        """Change a shared setting for all processes at once, written as a settings file would have it."""
+        return await self._ask(verbs.change_setting(name, value))
+
+    # Waiting
+
+    async def follow(self, what: Followed, *, timeout_s: float | None = None) -> AsyncGenerator[Progress, None]:
+        """How a change fares, whenever that is something new; see AdminClient.follow."""
+        change = change_id(what)
+        loop = asyncio.get_running_loop()
+        patience = Patience(change, loop.time(), timeout_s)
+        last: Progress | None = None
+        while True:
+            try:
+                progress = seen(await self.change(change), await self.migrations())
+            except (Unavailable, OutcomeUnknown) as error:
+                patience.unheard(error, loop.time())
+            else:
+                if progress != last:
+                    last = progress
+                    yield progress
+                if progress.ended:
+                    return
+                patience.heard(loop.time())
+            await asyncio.sleep(patience.rest_s(loop.time()))
+
+    async def wait(
+        self,
+        what: Followed,
+        *,
+        timeout_s: float | None = None,
+        progress: Callable[[Progress], object] | None = None,
+    ) -> Progress:
+        """Return when a change has been carried out, all its keys moved; see AdminClient.wait."""
+        async with aclosing(self.follow(what, timeout_s=timeout_s)) as following:
+            async for one in following:
+                if progress is not None:
+                    progress(one)
+                if one.ended:
+                    return outcome(one)
+        raise AssertionError("what is followed ends with its end")
+
+    # Asking
+
+    async def _ask(self, request: Request[T]) -> T:
+        self._enter_loop()
+        async with self._lock:
+            reply = await self._reply(request)
+        return request.read(reply)
+
+    def _enter_loop(self) -> None:
+        """Leave what belongs to another event loop behind, which may be closed by now."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._lock = loop, asyncio.Lock()
+            self._drop()
+
+    async def _reply(self, request: Request[T]) -> object:
+        tried: list[str] = []
+        while True:
+            connection = await self._open(tried)
+            try:
+                return await connection.call(*request.words, timeout_s=request.timeout_s or self._timeout_s)
+            except CommandRefused as refused:
+                raise error_of(str(refused)) from refused
+            except HeliosError:
+                self._drop()
+                tried.append(connection.address)
+                if not request.repeatable or len(tried) > 1:
+                    raise
+            except BaseException:
+                self._drop()  # a cancellation leaves a reply on its way, which the next call must not take for its own
+                raise
+
+    async def _open(self, tried: list[str]) -> AsyncRespClient:
+        """The connection that there is, or one to the first address that answers, those not tried yet first."""
+        if self._connection is not None and self._connection.idle:
+            return self._connection
+        self._drop()
+        reasons = []
+        for address in sorted(self._addresses, key=lambda one: str(one) in tried):
+            try:
+                self._connection = await AsyncRespClient.open(address.host, address.port)
+            except Unavailable as error:
+                reasons.append(f"{address}: {error.__cause__ or error}")
+            else:
+                return self._connection
+        raise Unavailable(f"no node answers ({'; '.join(reasons)})")
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

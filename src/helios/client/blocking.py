@@ -1,0 +1,279 @@
+"""The admin client for code without an event loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self, TypeVar
+
+from helios.admin.views import (
+    ChangeView,
+    CheckView,
+    KeyView,
+    MigrationView,
+    NodeView,
+    PreviewView,
+    RuleView,
+    SettingView,
+    StatsView,
+)
+from helios.client import verbs
+from helios.client.connection import REPLY_TIMEOUT_S, CommandRefused, RespClient
+from helios.client.progress import Followed, Patience, Progress, change_id, outcome, seen
+from helios.client.replies import error_of
+from helios.client.verbs import Request
+from helios.errors import HeliosError, InvalidInput, OutcomeUnknown, Unavailable
+from helios.model.ids import Address
+
+T = TypeVar("T")
+
+DEFAULT_ADDRESS = "127.0.0.1:6379"
+
+
+class AdminClient:
+    """The verbs of helios-cli for a program, over a connection to any node.
+
+    `addresses` are nodes of one cluster, as host:port; the first that answers is used, and another one when it is
+    gone. Every verb raises a HeliosError: InvalidInput, NotFound or Refused where nothing was changed, Unavailable
+    where no node or no coordinator answers, OutcomeUnknown where the connection broke, or nothing came for
+    `timeout_s`, after something had been sent.
+
+    It connects when it is first used. Threads may share it: their calls go one after the other.
+    """
+
+    def __init__(self, *addresses: str, timeout_s: float = REPLY_TIMEOUT_S) -> None:
+        self._addresses = addresses_of(addresses)
+        if not timeout_s > 0:
+            raise InvalidInput(f"timeout_s is {timeout_s} but must be above 0")
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._connection: RespClient | None = None
+
+    def close(self) -> None:
+        """End the connection; the next call opens another one."""
+        with self._lock:
+            self._drop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Nodes
+
+    def list_nodes(self) -> list[NodeView]:
+        """All nodes, by id, with their keys counted now."""
+        return self._ask(verbs.list_nodes())
+
+    def add_node(
+        self,
+        node_id: str,
+        address: str,
+        *,
+        weight: float = 1.0,
+        zone: str = "",
+        import_keys: bool = False,
+        flush: bool = False,
+    ) -> ChangeView:
+        """Take a node in that runs at `address`; with auto_rebalance its keys start to move at once.
+
+        A plain server that holds keys needs `import_keys` (each moves to its owner) or `flush` (they are deleted).
+        """
+        return self._ask(verbs.add_node(node_id, address, weight, zone, import_keys, flush))
+
+    def remove_node(self, node_id: str) -> ChangeView:
+        """Drain a node and let it go when it is empty; returns when draining has been accepted."""
+        return self._ask(verbs.remove_node(node_id))
+
+    def rebalance(self) -> ChangeView:
+        """Give every node its share of the ring by its weight."""
+        return self._ask(verbs.rebalance())
+
+    def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
+        """What would move if the node were added and given its share; nothing is changed."""
+        return self._ask(verbs.preview_add_node(node_id, address, weight))
+
+    def preview_remove_node(self, node_id: str) -> list[PreviewView]:
+        """What would move if the node were removed; nothing is changed."""
+        return self._ask(verbs.preview_remove_node(node_id))
+
+    def preview_rebalance(self) -> list[PreviewView]:
+        """What would move if every node were given its share; nothing is changed."""
+        return self._ask(verbs.preview_rebalance())
+
+    # Keys and rules
+
+    def node_for_key(self, key: str | bytes) -> KeyView:
+        """Where a key lives now, and whether the ring or a rule decides that."""
+        return self._ask(verbs.node_for_key(key))
+
+    def rules(self) -> list[RuleView]:
+        """The placement rules in the order in which they are tried."""
+        return self._ask(verbs.rules())
+
+    def migrate(self, source: str, target: str, pattern: str = "*", *, verify: bool = False) -> MigrationView:
+        """Move the keys of `source` that match `pattern` to `target`; returns the accepted migration.
+
+        With `verify` every copy is compared with its source before the switch. The same move backwards undoes it.
+        """
+        return self._ask(verbs.migrate(source, target, pattern, verify))
+
+    def preview_migrate(self, source: str, target: str, pattern: str = "*") -> list[PreviewView]:
+        """What would move by this migration; nothing is changed."""
+        return self._ask(verbs.preview_migrate(source, target, pattern))
+
+    # Migrations
+
+    def migration(self, migration_id: str) -> MigrationView:
+        """One migration; raises NotFound."""
+        return self._ask(verbs.migration(migration_id))
+
+    def migrations(self) -> list[MigrationView]:
+        """All migrations, the oldest first."""
+        return self._ask(verbs.migrations())
+
+    def active_migrations(self) -> list[MigrationView]:
+        """Those that are pending or in progress."""
+        return self._ask(verbs.active_migrations())
+
+    def cancel_migration(self, migration_id: str) -> MigrationView:
+        """Take back the change that the migration belongs to; raises NotFound, or Refused where it has ended."""
+        return self._ask(verbs.cancel_migration(migration_id))
+
+    def pause_migration(self, migration_id: str) -> MigrationView:
+        """Let the copies of the migration's change wait; keys stay where they are, and clients notice nothing."""
+        return self._ask(verbs.pause_migration(migration_id))
+
+    def resume_migration(self, migration_id: str) -> MigrationView:
+        """Let a paused migration go on."""
+        return self._ask(verbs.resume_migration(migration_id))
+
+    def cleanup_migrations(self) -> int:
+        """Forget migrations that have ended; how many there were."""
+        return self._ask(verbs.cleanup_migrations())
+
+    def change(self, change_id: str) -> ChangeView:
+        """What has become of a request; raises NotFound."""
+        return self._ask(verbs.change(change_id))
+
+    # The whole cluster
+
+    def stats(self) -> StatsView:
+        """The cluster in numbers."""
+        return self._ask(verbs.stats())
+
+    def check(self, *, repair: bool = False) -> CheckView:
+        """Look at every server for what should not be there; `repair` first mends what is safe to mend.
+
+        Reads every key's name, a second for about a million keys; a repair also waits for the moves before it.
+        """
+        return self._ask(verbs.check(repair))
+
+    def settings(self) -> list[SettingView]:
+        """The settings that all processes share."""
+        return self._ask(verbs.settings())
+
+    def setting(self, name: str) -> SettingView:
+        """One of them; raises NotFound."""
+        return self._ask(verbs.setting(name))
+
+    def change_setting(self, name: str, value: str) -> SettingView:
+        """Change a shared setting for all processes at once, written as a settings file would have it."""
+        return self._ask(verbs.change_setting(name, value))
+
+    # Waiting
+
+    def follow(self, what: Followed, *, timeout_s: float | None = None) -> Iterator[Progress]:
+        """How a change fares: as it stands, then whenever that is something new, and at last as it has ended.
+
+        A node that goes away meanwhile is asked again for a minute. Raises WaitTimeout after `timeout_s`, Unavailable
+        after a minute of silence, NotFound where the change has been cleaned up.
+        """
+        change = change_id(what)
+        patience = Patience(change, time.monotonic(), timeout_s)
+        last: Progress | None = None
+        while True:
+            try:
+                progress = seen(self.change(change), self.migrations())
+            except (Unavailable, OutcomeUnknown) as error:
+                patience.unheard(error, time.monotonic())
+            else:
+                if progress != last:
+                    last = progress
+                    yield progress
+                if progress.ended:
+                    return
+                patience.heard(time.monotonic())
+            time.sleep(patience.rest_s(time.monotonic()))
+
+    def wait(
+        self,
+        what: Followed,
+        *,
+        timeout_s: float | None = None,
+        progress: Callable[[Progress], object] | None = None,
+    ) -> Progress:
+        """Return when a change has been carried out, all its keys moved; `progress` is called as it goes.
+
+        Raises ChangeFailed where it failed or was cancelled, and what `follow` raises.
+        """
+        for one in self.follow(what, timeout_s=timeout_s):
+            if progress is not None:
+                progress(one)
+            if one.ended:
+                return outcome(one)
+        raise AssertionError("what is followed ends with its end")
+
+    # Asking
+
+    def _ask(self, request: Request[T]) -> T:
+        with self._lock:
+            reply = self._reply(request)
+        return request.read(reply)
+
+    def _reply(self, request: Request[T]) -> object:
+        tried: list[str] = []
+        while True:
+            connection = self._open(tried)
+            try:
+                return connection.call(*request.words, timeout_s=request.timeout_s)
+            except CommandRefused as refused:
+                raise error_of(str(refused)) from refused
+            except HeliosError:
+                self._drop()
+                tried.append(connection.address)
+                if not request.repeatable or len(tried) > 1:
+                    raise
+            except BaseException:
+                self._drop()  # an interrupt leaves a reply on its way, which the next call must not take for its own
+                raise
+
+    def _open(self, tried: list[str]) -> RespClient:
+        """The connection that there is, or one to the first address that answers, those not tried yet first."""
+        if self._connection is not None and self._connection.idle:
+            return self._connection
+        self._drop()
+        reasons = []
+        for address in sorted(self._addresses, key=lambda one: str(one) in tried):
+            try:
+                self._connection = RespClient(address.host, address.port, self._timeout_s)
+            except Unavailable as error:
+                reasons.append(f"{address}: {error.__cause__ or error}")
+            else:
+                return self._connection
+        raise Unavailable(f"no node answers ({'; '.join(reasons)})")
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def addresses_of(texts: tuple[str, ...]) -> list[Address]:
+    """The addresses that are meant; the usual one of a cluster on this machine where none is named."""
+    return [Address.parse(text) for text in texts or (DEFAULT_ADDRESS,)]

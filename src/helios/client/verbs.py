@@ -1,0 +1,234 @@
+"""The verbs of administration as values: what is sent to a node, and how its reply is read.
+
+Neither clock nor socket is touched here, so that the blocking and the asynchronous client send and read the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from types import GenericAlias
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
+
+from helios.admin.views import (
+    ChangeView,
+    CheckView,
+    KeyView,
+    MigrationView,
+    NodeView,
+    PreviewView,
+    RuleView,
+    SettingView,
+    StatsView,
+)
+from helios.errors import InvalidInput, Unavailable
+
+T = TypeVar("T")
+
+_LONG_S = 900.0  # a check reads every key's name, and a repair waits for the moves before it
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[T]):
+    """One verb with its arguments.
+
+    `repeatable` says that asking twice does no harm, so that another node may be asked where the first one is gone.
+    """
+
+    words: tuple[bytes, ...]
+    read: Callable[[Any], T]
+    repeatable: bool = False
+    timeout_s: float | None = None
+
+
+def _request(
+    read: Callable[[Any], T], *words: str | bytes, repeatable: bool = False, timeout_s: float | None = None
+) -> Request[T]:
+    try:
+        sent = tuple(word if isinstance(word, bytes) else word.encode() for word in words)
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{error.object!r} cannot be written as UTF-8") from error
+    return Request(sent, read, repeatable, timeout_s)
+
+
+def _asking(read: Callable[[Any], T], *words: str | bytes) -> Request[T]:
+    return _request(read, *words, repeatable=True)
+
+
+# What can be asked
+
+
+def add_node(
+    node_id: str, address: str, weight: float, zone: str, import_keys: bool, flush: bool
+) -> Request[ChangeView]:
+    """ADDNODE."""
+    options = _weight(weight)
+    options += ["ZONE", zone] if zone else []
+    options += ["IMPORT"] * import_keys + ["FLUSH"] * flush
+    return _request(_view(ChangeView), "ADDNODE", node_id, address, *options)
+
+
+def remove_node(node_id: str) -> Request[ChangeView]:
+    """REMOVENODE."""
+    return _request(_view(ChangeView), "REMOVENODE", node_id)
+
+
+def rebalance() -> Request[ChangeView]:
+    """REBALANCE."""
+    return _request(_view(ChangeView), "REBALANCE")
+
+
+def migrate(source: str, target: str, pattern: str, verify: bool) -> Request[MigrationView]:
+    """MIGRATE."""
+    return _request(_view(MigrationView), "MIGRATE", source, target, pattern, *["VERIFY"] * verify)
+
+
+def preview_add_node(node_id: str, address: str, weight: float) -> Request[list[PreviewView]]:
+    """PREVIEW ADDNODE."""
+    return _asking(_views(PreviewView), "PREVIEW", "ADDNODE", node_id, address, *_weight(weight))
+
+
+def preview_remove_node(node_id: str) -> Request[list[PreviewView]]:
+    """PREVIEW REMOVENODE."""
+    return _asking(_views(PreviewView), "PREVIEW", "REMOVENODE", node_id)
+
+
+def preview_migrate(source: str, target: str, pattern: str) -> Request[list[PreviewView]]:
+    """PREVIEW MIGRATE."""
+    return _asking(_views(PreviewView), "PREVIEW", "MIGRATE", source, target, pattern)
+
+
+def preview_rebalance() -> Request[list[PreviewView]]:
+    """PREVIEW REBALANCE."""
+    return _asking(_views(PreviewView), "PREVIEW", "REBALANCE")
+
+
+def list_nodes() -> Request[list[NodeView]]:
+    """LISTNODES."""
+    return _asking(_views(NodeView), "LISTNODES")
+
+
+def node_for_key(key: str | bytes) -> Request[KeyView]:
+    """NODEFORKEY."""
+    return _asking(_view(KeyView), "NODEFORKEY", key)
+
+
+def rules() -> Request[list[RuleView]]:
+    """LISTRULES."""
+    return _asking(_views(RuleView), "LISTRULES")
+
+
+def stats() -> Request[StatsView]:
+    """CLUSTERSTATS."""
+    return _asking(_view(StatsView), "CLUSTERSTATS")
+
+
+def change(change_id: str) -> Request[ChangeView]:
+    """CHANGESTATUS."""
+    return _asking(_view(ChangeView), "CHANGESTATUS", change_id)
+
+
+def migration(migration_id: str) -> Request[MigrationView]:
+    """MIGRATIONSTATUS."""
+    return _asking(_view(MigrationView), "MIGRATIONSTATUS", migration_id)
+
+
+def migrations() -> Request[list[MigrationView]]:
+    """ALLMIGRATIONS."""
+    return _asking(_views(MigrationView), "ALLMIGRATIONS")
+
+
+def active_migrations() -> Request[list[MigrationView]]:
+    """ACTIVEMIGRATIONS."""
+    return _asking(_views(MigrationView), "ACTIVEMIGRATIONS")
+
+
+def cancel_migration(migration_id: str) -> Request[MigrationView]:
+    """CANCELMIGRATION."""
+    return _request(_view(MigrationView), "CANCELMIGRATION", migration_id)
+
+
+def pause_migration(migration_id: str) -> Request[MigrationView]:
+    """PAUSEMIGRATION."""
+    return _asking(_view(MigrationView), "PAUSEMIGRATION", migration_id)
+
+
+def resume_migration(migration_id: str) -> Request[MigrationView]:
+    """RESUMEMIGRATION."""
+    return _asking(_view(MigrationView), "RESUMEMIGRATION", migration_id)
+
+
+def cleanup_migrations() -> Request[int]:
+    """CLEANUPMIGRATIONS."""
+    return _request(int, "CLEANUPMIGRATIONS")
+
+
+def check(repair: bool) -> Request[CheckView]:
+    """CHECK."""
+    return _request(_view(CheckView), "CHECK", *["REPAIR"] * repair, repeatable=not repair, timeout_s=_LONG_S)
+
+
+def settings() -> Request[list[SettingView]]:
+    """SETTINGS."""
+    return _asking(_views(SettingView), "SETTINGS")
+
+
+def setting(name: str) -> Request[SettingView]:
+    """SETTING NAME."""
+    return _asking(_view(SettingView), "SETTING", name)
+
+
+def change_setting(name: str, value: str) -> Request[SettingView]:
+    """SETTING NAME VALUE."""
+    return _asking(_view(SettingView), "SETTING", name, value)
+
+
+def _weight(weight: float) -> list[str]:
+    return [] if weight == 1.0 else ["WEIGHT", repr(float(weight))]
+
+
+# How replies are read
+
+
+def _view(kind: type[T]) -> Callable[[Any], T]:
+    return lambda reply: _read(kind, reply)
+
+
+def _views(kind: type[T]) -> Callable[[Any], list[T]]:
+    return lambda reply: [_read(kind, part) for part in reply]
+
+
+def _read(kind: type[T], reply: Any) -> T:
+    """The view that a map of fields holds. Fields that a later version has added are passed over."""
+    if not isinstance(reply, Mapping):
+        raise Unavailable(f"the node answered {type(reply).__name__} where a {kind.__name__} belongs: is it Helios?")
+    named = {_text(name): value for name, value in reply.items()}
+    dataclass_kind: Any = kind
+    try:
+        return kind(**{name: read(named[name]) for name, read in _readers(dataclass_kind).items()})
+    except KeyError as missing:
+        raise Unavailable(
+            f"the node's answer lacks {missing.args[0]!r}: it runs an older version of Helios than this program"
+        ) from missing
+
+
+@cache
+def _readers(kind: Any) -> dict[str, Callable[[Any], Any]]:
+    hints = get_type_hints(kind)
+    return {field.name: _reader(hints[field.name]) for field in fields(kind)}
+
+
+def _reader(hint: Any) -> Callable[[Any], Any]:
+    """How a field of that type is read: tuples of views and of texts, views, and plain values."""
+    if isinstance(hint, GenericAlias) and hint.__origin__ is tuple:
+        inner = _reader(get_args(hint)[0])
+        return lambda parts: tuple(inner(part) for part in parts)
+    if is_dataclass(hint) and isinstance(hint, type):
+        return _view(hint)
+    return _text
+
+
+def _text(value: Any) -> Any:
+    """Bytes as text; any other value as it is."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value

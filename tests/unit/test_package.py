@@ -1,0 +1,59 @@
+"""What `import helios` gives and costs."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import helios
+
+HEAVY = ("asyncio", "pydantic", "hiredis", "fastapi", "typer", "rich", "uvloop", "helios.local", "helios.client")
+
+
+def loaded(program: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after a program."""
+    words = [sys.executable, "-c", f"import sys; {program}; print(*sys.modules)"]
+    return set(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_importing_costs_next_to_nothing() -> None:
+    assert not set(HEAVY) & loaded("import helios")
+    assert not {"asyncio", "pydantic", "hiredis"} & loaded("import helios; helios.Ring(['a']).owner('key')")
+
+
+def test_the_plugin_does_not_burden_those_who_do_not_use_it() -> None:
+    before = loaded("import pytest")
+    assert loaded("import pytest, helios.pytest_plugin") - before <= {"helios", "helios.pytest_plugin"}
+
+
+def test_every_name_is_there_and_says_what_it_gives() -> None:
+    assert dir(helios) == sorted(dir(helios))
+    for name in helios.__all__:
+        value = getattr(helios, name)
+        assert inspect.getdoc(value), f"{name} is not documented"
+        assert name in dir(helios)
+    with pytest.raises(AttributeError, match="nothing_such"):
+        helios.nothing_such  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_type_checkers_are_told_of_every_name() -> None:
+    stub = ast.parse(Path(helios.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    told = {
+        alias.asname: (node.module, alias.name)
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert told == {name: (home, name) for home, names in helios._HOMES.items() for name in names}  # type: ignore[attr-defined]
+
+
+def test_public_methods_are_documented() -> None:
+    for name in ("AdminClient", "AsyncAdminClient", "LocalCluster", "Ring", "Placement"):
+        for method, value in vars(getattr(helios, name)).items():
+            if not method.startswith("_"):
+                assert inspect.getdoc(value), f"{name}.{method} is not documented"
