@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -178,6 +178,14 @@ def raw(engine: Engine) -> Connection:
 async def run(engine: Engine, *command: bytes | str | int) -> Reply:
     """A command on a real server."""
     return await raw(engine).execute(*command)
+
+
+async def configure(engine: Engine, options: Mapping[str, int]) -> None:
+    """Set those options that this server knows."""
+    known = await run(engine, "CONFIG", "GET", *options)
+    for name, value in options.items():
+        if name.encode() in known:
+            await run(engine, "CONFIG", "SET", name, value)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from tests.engine_lab import KINDS, REAL, Lab, open_lab, run
+from tests.engine_lab import KINDS, REAL, Lab, configure, open_lab, run
 from tests.values import MAKERS, carry_out, delivered_ms, look
 
 from helios.engines.memory import MemoryConnector, MemoryServer
@@ -24,14 +24,6 @@ Two: TypeAlias = tuple[Lab, Lab]
 STEP_BYTES = 300
 # Small values lie in one piece, which a scan gives at once, unless they are told not to.
 IN_TABLES = {"hash-max-listpack-entries": 1, "set-max-listpack-entries": 1, "set-max-intset-entries": 1}
-
-
-async def keep_in_tables(engine: Engine) -> None:
-    """Let the server hold even small values as it holds big ones."""
-    known = await run(engine, "CONFIG", "GET", *IN_TABLES)
-    for name, value in IN_TABLES.items():
-        if name.encode() in known:
-            await run(engine, "CONFIG", "SET", name, value)
 
 
 @pytest.fixture(params=KINDS)
@@ -121,7 +113,7 @@ async def test_values_of_every_type_arrive_exactly_and_are_patched_exactly(real_
     source, target = await real_two[0].open(), await real_two[1].open()
     chance = random.Random(f"{kind} {seed}")
     for engine in (source, target) if seed else ():
-        await keep_in_tables(engine)
+        await configure(engine, IN_TABLES)
     for turn in range(6):
         key = b"%d" % turn
         notes: Notes | None = {} if turn % 3 else None
@@ -209,7 +201,7 @@ async def test_an_end_of_before_does_not_come_in_the_middle_of_a_patch(real_two:
 async def test_a_key_that_goes_or_becomes_another_thing_meanwhile(real_two: Two, kind: str) -> None:
     source, target, writer = await real_two[0].open(), await real_two[1].open(), await real_two[0].open()
     chance = random.Random(3)
-    await keep_in_tables(source)
+    await configure(source, IN_TABLES)
     other = "set" if kind == "list" else "list"
     for patch in (False, True):
         for replaced in (False, True):
