@@ -17,7 +17,7 @@ from helios.engines.memory import MemoryConnector, MemoryServer
 from helios.errors import EngineError
 from helios.model.ids import Address
 from helios.model.topology import Member
-from helios.ports.engine import Engine, Notes, StepCopy
+from helios.ports.engine import Notes, StepCopy
 
 Two: TypeAlias = tuple[Lab, Lab]
 
