@@ -105,4 +105,15 @@ def random_topology(random: Random, *, fresh: bool = False) -> Topology:
         waiting = [key for key in keys if phases[key] is PairPhase.COPYING]
         if waiting and random.random() < 0.5:
             phases[random.choice(waiting)] = PairPhase.FENCED
-    return in_transition(current, following, phases)
+    topology = in_transition(current, following, phases)
+    return one_way(topology, random.choice(keys)) if random.random() < 0.2 else topology
+
+
+def one_way(topology: Topology, key: tuple[str, str]) -> Topology:
+    """The same where keys that this pair has moved could not come back."""
+    assert topology.transition is not None
+    pairs = tuple(
+        replace(pair, one_way="too new") if (pair.source, pair.target) == key else pair
+        for pair in topology.transition.pairs
+    )
+    return replace(topology, transition=replace(topology.transition, pairs=pairs))

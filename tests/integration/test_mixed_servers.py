@@ -96,6 +96,25 @@ async def test_a_move_to_a_newer_server_goes_on() -> None:
         assert len(cluster.servers["new"].keys()) == 100
 
 
+async def test_what_newer_servers_have_taken_over_cannot_be_called_back() -> None:
+    async with mixed(["one", "two"], one=7, two=7, newer=9) as cluster:
+        await cluster.admin.add_node("newer", str(cluster.addresses["newer"]))
+        cluster.servers["two"].crash()
+        await cluster.admin.rebalance()
+
+        async def half_done() -> bool:
+            record = await read_record(cluster.store, Topology, TOPOLOGY)
+            assert record is not None
+            return record.value.transition is not None and bool(record.value.transition.no_way_back)
+
+        await eventually(half_done, "the keys of one have moved")
+        [left] = [migration for migration in await cluster.admin.active_migrations() if migration.source_node == "two"]
+        with pytest.raises(Refused, match=r"one \(memory 7\) cannot read what newer \(memory 9\) writes"):
+            await cluster.admin.cancel_migration(left.id)
+        cluster.servers["two"].restart()
+        assert await cluster.ended(left.id) is None
+
+
 async def test_a_node_whose_keys_nobody_can_read_stays() -> None:
     async with mixed(["new", "old"], new=9, old=7) as cluster:
         change = await cluster.admin.remove_node("new")

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.topologies import SHARDS, cluster, in_transition, random_topology
+from tests.topologies import SHARDS, cluster, in_transition, one_way, random_topology
 
 from helios.control import course as control
 from helios.control.course import Course, Ending, Event
@@ -106,6 +106,7 @@ class Witness:
                 assert self.pending is None
                 assert self.waiting
                 assert not self.transition.reversing
+                assert not self.transition.no_way_back
                 assert not self.copying
                 assert ending.cancelled <= self.cancelled
                 self.gave_up = ending
@@ -280,7 +281,11 @@ def test_a_wish_to_cancel_is_granted_until_the_last_switch(seed: int) -> None:
     if witness.course.finished or witness.gave_up or witness.transition.reversing:
         return
     last_is_committing = isinstance(witness.pending, Switch) and len(witness.waiting) == 1
-    possible = bool(witness.waiting) and not last_is_committing
+    switched = witness.pairs(PairPhase.SWITCHED)
+    if isinstance(witness.pending, Switch):
+        switched.append((witness.pending.source, witness.pending.target))
+    one_way = any(pair.one_way and (pair.source, pair.target) in switched for pair in witness.transition.pairs)
+    possible = bool(witness.waiting) and not last_is_committing and not one_way
     witness.feed(control.CancelRequested())
     witness.succeed()
     assert (witness.gave_up is not None) == possible
@@ -323,6 +328,24 @@ def test_a_break_while_the_fence_is_published_lifts_it_again() -> None:
     witness.commit()
     assert witness.pending == Unfence("a", "b")
     witness.succeed()
+
+
+def test_what_cannot_come_back_goes_on() -> None:
+    witness = begun("b", "c")
+    witness.topology = one_way(witness.topology, ("a", "b"))
+    witness.course = Course(witness.transition)
+    witness.copying.clear()
+    witness.feed(control.Begun())
+    fence(witness, "a", "b")
+    for event in (control.Acknowledged("a", "b"), control.Drained("a", "b")):
+        witness.feed(event)
+    witness.commit()
+    assert witness.pairs(PairPhase.SWITCHED) == [("a", "b")]
+    for _ in range(2 * COPY_ATTEMPTS_MAX):
+        witness.feed(control.CopyBroken("a", "it is away", fatal=True))
+    assert witness.copying == {"a": {"c"}}
+    witness.succeed()
+    assert witness.gave_up is None
 
 
 def test_a_successor_lifts_a_fence_and_copies_anew() -> None:

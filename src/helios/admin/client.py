@@ -230,6 +230,11 @@ class Admin:
         running = topology.transition
         if running is not None and running.change == migration.change and running.reversing:
             raise Refused(f"migration {migration_id} brings keys back after a cancellation: it cannot be cancelled")
+        if running is not None and running.change == migration.change and running.no_way_back:
+            raise Refused(
+                f"keys that moved together with migration {migration_id} cannot come back, so it goes on: "
+                f"{running.no_way_back}"
+            )
         revision = await self._store.commit([Put(CANCELS + migration.change, b"1")])
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):

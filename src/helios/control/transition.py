@@ -96,7 +96,7 @@ def _record(course: Course, event: Event) -> tuple[Course, tuple[Effect, ...]]:
         case SweepFailed(shard, _):
             return _sweep_failed(course, shard), ()
         case CancelRequested():
-            if course.ending is None and not course.transition.reversing:
+            if course.ending is None and _can_end(course.transition):
                 return replace(course, ending=Ending(cancelled=True, reason="cancelled by request")), ()
         case PauseRequested(paused):
             return replace(course, paused=paused), ()
@@ -150,9 +150,13 @@ def _fence_failed(course: Course, reason: str) -> Course:
     return _give_up(course, reason) if course.fence_failures >= FENCE_ATTEMPTS_MAX else course
 
 
+def _can_end(transition: Transition) -> bool:
+    """Whether what has switched can go back. What cannot goes on until it succeeds, and so does the way back itself."""
+    return not transition.reversing and not transition.no_way_back
+
+
 def _give_up(course: Course, reason: str) -> Course:
-    """The way back has no way back: it goes on until it succeeds."""
-    if course.ending is not None or course.transition.reversing:
+    if course.ending is not None or not _can_end(course.transition):
         return course
     return replace(course, ending=Ending(cancelled=False, reason=reason))
 
@@ -172,7 +176,7 @@ def _decide(course: Course) -> tuple[Course, tuple[Effect, ...]]:
     """The work that is due; nothing while a publication is under way, since it may change everything."""
     if course.publishing is not None:
         return course, ()
-    if course.ending is not None and course.waiting:
+    if course.ending is not None and course.waiting and _can_end(course.transition):
         # The performer fills in the names of the migrations back; which mutation it is stands fixed.
         stopped = replace(course, publishing=Reverse({}), copying={}, stage=None)
         return stopped, (StopWork(), GiveUp(course.ending))

@@ -17,20 +17,34 @@ log = logging.getLogger(__name__)
 _TIMEOUT_S = 3.0
 
 
-async def check_readable(access: Access, moves: Iterable[tuple[Member, Member]]) -> None:
+Move = tuple[Member, Member]
+
+
+async def check_readable(access: Access, moves: Iterable[Move]) -> None:
     """Raise Refused, with both versions, for the first (source, target) whose target cannot read the source's values.
+
+    See `unreadable`.
+    """
+    for reason in (await unreadable(access, moves)).values():
+        raise Refused(f"{reason}: move keys only to servers of the same or a newer version; nothing was moved")
+
+
+async def unreadable(access: Access, moves: Iterable[Move]) -> dict[Move, str]:
+    """Those (source, target) whose target cannot read what the source writes, with a reason that names both versions.
 
     What cannot be found out, since a server does not answer in time or is full, is no reason: the copy will tell.
     Costs a connection to each server and a round trip for each move. Leaves nothing behind.
     """
+    found: dict[Move, str] = {}
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            await _check(access, moves)
+            await _try(access, moves, found)
     except TimeoutError:
         log.info("payloads not tried: a server did not answer within %g s", _TIMEOUT_S)
+    return found
 
 
-async def _check(access: Access, moves: Iterable[tuple[Member, Member]]) -> None:
+async def _try(access: Access, moves: Iterable[Move], found: dict[Move, str]) -> None:
     async with AsyncExitStack() as opened:
         engines: dict[str, Engine | None] = {}
         payloads: dict[str, bytes | None] = {}
@@ -51,10 +65,9 @@ async def _check(access: Access, moves: Iterable[tuple[Member, Member]]) -> None
                 log.info("payloads not tried: source=%s target=%s error=%s", source.id, target.id, error)
                 continue
             if not readable:
-                raise Refused(
+                found[source, target] = (
                     f"{target.node} ({await _version(reader)}) cannot read what {source.node} "
-                    f"({await _version(writer)}) writes, so that no key can move between them: move keys only to "
-                    "servers of the same or a newer version; nothing was moved"
+                    f"({await _version(writer)}) writes, so that no key can move between them"
                 )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from helios.control.admission import Policy, desired_weights, placement_after
 from helios.control.mutations import begin
 from helios.coordinator.access import Access
-from helios.coordinator.compatibility import check_readable
+from helios.coordinator.compatibility import check_readable, unreadable
 from helios.coordinator.copying import CopyLimits
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.imports import Import
@@ -245,12 +245,18 @@ class Reign:
         topology = self._publisher.topology
         following = placement_after(topology, change)
         migrations: list[Migration] = await self._queue.migrations_of(change.id)
+        leader = self.access.leader
+        moves = pairs_between(topology.placement, following)
+        await check_readable(self.access, [(leader(source), leader(target)) for source, target in moves])
+        back = await unreadable(self.access, [(leader(target), leader(source)) for source, target in moves])
         pairs = tuple(
-            Pair(source, target, foreseen(migrations, source, target) or self._new_id())
-            for source, target in pairs_between(topology.placement, following)
-        )
-        await check_readable(
-            self.access, [(self.access.leader(pair.source), self.access.leader(pair.target)) for pair in pairs]
+            Pair(
+                source,
+                target,
+                foreseen(migrations, source, target) or self._new_id(),
+                one_way=back.get((leader(target), leader(source)), ""),
+            )
+            for source, target in moves
         )
         ledger = Ledger(change, {m.id: m for m in migrations}, self._clock)
         records: list[Put | Delete] = [*ledger.started(pairs, change.pattern)]

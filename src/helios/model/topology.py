@@ -98,6 +98,7 @@ class Pair:
     """The keys that one transition moves from `source` to `target`, with the migration that users see.
 
     Routers delay writes to them by `slow_ms`, for as long as they change faster than they can be copied.
+    `one_way` says why they could not come back (the source cannot read what the target writes); empty if they can.
     """
 
     source: str
@@ -105,6 +106,7 @@ class Pair:
     migration: str
     phase: PairPhase = PairPhase.COPYING
     slow_ms: int = 0
+    one_way: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,11 @@ class Transition:
     leaving: str = ""
     reversing: bool = False
     was: Node | None = None
+
+    @property
+    def no_way_back(self) -> str:
+        """Why the transition can only go on, since some of its keys have moved and could not come back; else empty."""
+        return next((pair.one_way for pair in self.pairs if pair.phase is PairPhase.SWITCHED and pair.one_way), "")
 
     def pair(self, source: str, target: str) -> Pair | None:
         """The pair that moves keys from `source` to `target`, if this transition has one."""
