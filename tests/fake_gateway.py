@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from helios.admin.views import (
+    AlteredView,
     ChangeView,
     CheckView,
     Finding,
@@ -16,6 +17,7 @@ from helios.admin.views import (
     NodeView,
     PreviewView,
     RuleView,
+    SettingChangeView,
     SettingView,
     StatsView,
 )
@@ -57,7 +59,11 @@ MIGRATION = MigrationView(
     error=None,
 )
 RULE = RuleView("shard-1", "shard-4", ("user:*", "*:1"))
-SETTING = SettingView("sharding.migration_rate", "1000", "keys/s", "a whole number", "Keys a second")
+SETTING = SettingView(
+    "sharding.migration_rate", "1000", "default", "at once", "keys/s", "a whole number", "Keys a second"
+)
+ALTERED = AlteredView("sharding.migration_rate", "1000", "5", "set at run time")
+SETTING_CHANGE = SettingChangeView(1, 1_700_000_000.0, "somebody", (ALTERED,))
 PREVIEW = PreviewView("shard-1", "shard-2", 1200, 90_000, 500)
 FINDING = Finding("double", "shard-2", 2, "keys that their owners have too: 'a', 'b'")
 FOUND = CheckView(clean=False, findings=(FINDING,), repaired="")
@@ -143,9 +149,19 @@ class FakeAdmin:
         self._note("setting", name)
         return SETTING
 
-    async def change_setting(self, name: str, value: str) -> SettingView:
+    async def change_setting(self, name: str, value: str, *, by: str = "") -> SettingView:
+        assert by
         self._note("change_setting", name, value)
         return SETTING
+
+    async def setting_history(self) -> list[SettingChangeView]:
+        self._note("setting_history")
+        return [SETTING_CHANGE]
+
+    async def roll_back_settings(self, number: int | None = None, *, by: str = "") -> list[AlteredView]:
+        assert by
+        self._note("roll_back_settings", number)
+        return [ALTERED]
 
     async def pause_migration(self, migration_id: str) -> MigrationView:
         self._note("pause_migration", migration_id)

@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from helios.model.codec import decode, encode
-from helios.model.setting_info import all_settings, format_duration, format_size
+from helios.model.notation import format_duration, format_size, parse_duration, parse_size
+from helios.model.setting_info import all_settings
 from helios.model.settings import (
     AofFsync,
     ClusterSettings,
     RouterSettings,
     Settings,
     ShardingSettings,
-    parse_duration,
-    parse_size,
 )
 from helios.runtime.settings import load_settings
 

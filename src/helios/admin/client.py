@@ -11,8 +11,9 @@ from helios.admin import reports
 from helios.admin.check import findings
 from helios.admin.joining import identify
 from helios.admin.preview import preview
-from helios.admin.settings import one_setting, shared_settings, with_setting
+from helios.admin.settings import SharedSettings
 from helios.admin.views import (
+    AlteredView,
     ChangeView,
     CheckView,
     KeyView,
@@ -20,6 +21,7 @@ from helios.admin.views import (
     NodeView,
     PreviewView,
     RuleView,
+    SettingChangeView,
     SettingView,
     StatsView,
 )
@@ -51,7 +53,6 @@ from helios.stores.records import (
     COORDINATOR,
     MIGRATIONS,
     PAUSES,
-    SETTINGS,
     TOPOLOGY,
     CoordinatorRecord,
     list_records,
@@ -72,6 +73,7 @@ class Admin:
         self._store = store
         self._connector = connector
         self._clock = clock
+        self._shared = SharedSettings(store, clock)
 
     async def found(self, nodes: Sequence[Node]) -> ChangeView:
         """Make a new cluster of these nodes, each with its share at once. Refused where there is one."""
@@ -273,23 +275,25 @@ class Admin:
 
     async def settings(self) -> list[SettingView]:
         """The settings that all processes share."""
-        return shared_settings(await self._settings())
+        return await self._shared.views()
 
     async def setting(self, name: str) -> SettingView:
         """One of them; raises NotFound."""
-        return one_setting(await self._settings(), name)
+        return await self._shared.view(name)
 
-    async def change_setting(self, name: str, value: str) -> SettingView:
+    async def change_setting(self, name: str, value: str, *, by: str = "") -> SettingView:
         """Change a shared setting for all processes at once, also for moves that run. Raises InvalidInput."""
-        while True:
-            record = await read_record(self._store, ClusterSettings, SETTINGS)
-            changed = with_setting(ClusterSettings() if record is None else record.value, name, value)
-            version = 0 if record is None else record.version
-            try:
-                await self._store.commit([put_record(SETTINGS, changed)], compares=[Compare(SETTINGS, version)])
-            except Conflict:
-                continue
-            return one_setting(changed, name)
+        await self._shared.change({name: value}, by=by)
+        return await self._shared.view(name)
+
+    async def setting_history(self) -> list[SettingChangeView]:
+        """What was changed of the shared settings, the oldest change first."""
+        return await self._shared.history()
+
+    async def roll_back_settings(self, number: int | None = None, *, by: str = "") -> list[AlteredView]:
+        """Bring back the values that held after the change `number`, or before the last one. Raises NotFound."""
+        altered = await self._shared.roll_back(number, by=by)
+        return [AlteredView(item.name, item.old, item.new, item.origin) for item in altered]
 
     async def stats(self, *, exact: bool = True) -> StatsView:
         """The cluster in numbers; without `exact`, servers whose every key would have to be looked at count none."""
@@ -388,8 +392,7 @@ class Admin:
         return Topology(epoch=0) if record is None else record.value
 
     async def _settings(self) -> ClusterSettings:
-        record = await read_record(self._store, ClusterSettings, SETTINGS)
-        return ClusterSettings() if record is None else record.value
+        return await self._shared.read()
 
     async def _migrations(self) -> list[Migration]:
         return [record.value for record in await list_records(self._store, Migration, MIGRATIONS)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from helios.admin.views import (
+    AlteredView,
     ChangeView,
     CheckView,
     KeyView,
@@ -12,6 +13,7 @@ from helios.admin.views import (
     NodeView,
     PreviewView,
     RuleView,
+    SettingChangeView,
     SettingView,
     StatsView,
 )
@@ -109,5 +111,17 @@ class AdminService(Protocol):
     async def setting(self, name: str) -> SettingView:
         """One of them; raises NotFound."""
 
-    async def change_setting(self, name: str, value: str) -> SettingView:
-        """Change a shared setting for all processes at once. Raises InvalidInput, or Refused for what is fixed."""
+    async def change_setting(self, name: str, value: str, *, by: str = "") -> SettingView:
+        """Change a shared setting for all processes at once. Raises InvalidInput, or Refused for what is fixed.
+
+        `by` is who wants it, for the history.
+        """
+
+    async def setting_history(self) -> list[SettingChangeView]:
+        """What was changed of the shared settings, the oldest change first."""
+
+    async def roll_back_settings(self, number: int | None = None, *, by: str = "") -> list[AlteredView]:
+        """Bring back the values that held after the change `number`, or before the last one; raises NotFound.
+
+        Returns what was altered by that.
+        """

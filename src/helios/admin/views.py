@@ -91,13 +91,39 @@ class RuleView:
 
 @dataclass(frozen=True, slots=True)
 class SettingView:
-    """A setting that all processes of the cluster share, with its unit and what it may be."""
+    """A setting that all processes of the cluster share, with its unit and what it may be.
+
+    `origin` says where its value comes from: "default", a file and line, "environment variable …", "command line" or
+    "set at run time". `effect` is "at once", or "fixed" for what no running cluster can change.
+    """
 
     name: str
     value: str
+    origin: str
+    effect: str
     unit: str
     allowed: str
     description: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlteredView:
+    """A setting that got another value, and where that came from."""
+
+    name: str
+    old: str
+    new: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingChangeView:
+    """Settings that were changed together: when (Unix seconds) and by whom."""
+
+    number: int
+    at: float
+    by: str
+    altered: tuple[AlteredView, ...]
 
 
 @dataclass(frozen=True, slots=True)

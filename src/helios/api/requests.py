@@ -76,6 +76,14 @@ class ChangeSetting(BaseModel):
         return str(self.value).lower() if isinstance(self.value, bool) else str(self.value)
 
 
+class RollBack(BaseModel):
+    """`number`: bring back the values that held after this change; without it, those before the last one."""
+
+    model_config = _STRICT
+
+    number: int | None = Field(None, examples=[3])
+
+
 class Nothing(BaseModel):
     """No fields: the body may be left out."""
 

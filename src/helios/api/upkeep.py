@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from helios.admin.service import AdminService
-from helios.admin.views import CheckView, RuleView, SettingView
-from helios.api.requests import ChangeSetting, Check, documented_body, documented_parameter, query
+from helios.admin.views import AlteredView, CheckView, RuleView, SettingChangeView, SettingView
+from helios.api.requests import ChangeSetting, Check, RollBack, documented_body, documented_parameter, query
 from helios.api.shards import body_of, errors
 
 
@@ -21,6 +21,18 @@ class SharedSettings(BaseModel):
     """The settings that all processes share."""
 
     settings: list[SettingView]
+
+
+class SettingHistory(BaseModel):
+    """What was changed of them, the oldest change first."""
+
+    changes: list[SettingChangeView]
+
+
+class Altered(BaseModel):
+    """The settings that got another value."""
+
+    altered: list[AlteredView]
 
 
 def upkeep_router(admin: AdminService) -> APIRouter:
@@ -51,16 +63,56 @@ def upkeep_router(admin: AdminService) -> APIRouter:
         query(request)
         return SharedSettings(settings=await admin.settings())
 
+    _changing_settings(router, admin)
+    return router
+
+
+def _changing_settings(router: APIRouter, admin: AdminService) -> None:
+    by_name = {"parameters": [documented_parameter("name", "its full name", where="path")]}
+
+    @router.get(
+        "/settings/history",
+        response_model=SettingHistory,
+        responses=errors(),
+        summary="What was changed of the shared settings, when and by whom",
+    )
+    async def history(request: Request) -> SettingHistory:
+        query(request)
+        return SettingHistory(changes=await admin.setting_history())
+
+    @router.post(
+        "/settings/rollback",
+        response_model=Altered,
+        responses=errors(s404="no such change", s409="it is fixed", s413="the body is too large"),
+        summary="Bring back the values after an earlier change, or before the last one",
+        openapi_extra=documented_body(RollBack, required=False),
+    )
+    async def roll_back(request: Request) -> Altered:
+        body = await body_of(request, RollBack)
+        return Altered(altered=await admin.roll_back_settings(body.number, by=_who(request)))
+
+    @router.get(
+        "/settings/{name}",
+        response_model=SettingView,
+        responses=errors(s404="no such setting"),
+        summary="One shared setting",
+        openapi_extra=by_name,
+    )
+    async def setting(request: Request) -> SettingView:
+        query(request)
+        return await admin.setting(request.path_params["name"])
+
     @router.put(
         "/settings/{name}",
         response_model=SettingView,
         responses=errors(s404="no such setting", s409="it is fixed", s413="the body is too large"),
         summary="Change a shared setting, for all processes at once",
-        openapi_extra={"parameters": [documented_parameter("name", "its full name", where="path")]}
-        | documented_body(ChangeSetting),
+        openapi_extra=by_name | documented_body(ChangeSetting),
     )
     async def change_setting(request: Request) -> SettingView:
         body = await body_of(request, ChangeSetting)
-        return await admin.change_setting(request.path_params["name"], body.text)
+        return await admin.change_setting(request.path_params["name"], body.text, by=_who(request))
 
-    return router
+
+def _who(request: Request) -> str:
+    return f"REST from {request.client.host if request.client else 'somewhere'}"

@@ -139,16 +139,41 @@ def preview(views: Sequence[Fields]) -> str:
     )
 
 
-def settings(views: Sequence[Fields]) -> str:
-    """One line a shared setting, with what it means."""
+def settings(views: Sequence[Fields], *, origins: bool = False) -> str:
+    """One line a setting, with what it means or where its value comes from."""
+    last = "origin" if origins else "description"
     return table(
-        ["SETTING", ">VALUE", "MEANING"], [[_text(v, "name"), v["value"], _text(v, "description")] for v in views]
+        ["SETTING", ">VALUE", "ORIGIN" if origins else "MEANING"],
+        [[_text(v, "name"), _text(v, "value"), _text(v, last)] for v in views],
     )
 
 
 def setting(view: Fields) -> str:
-    """One shared setting with what it may be."""
-    return facts([(name, _text(view, name)) for name in ("name", "value", "allowed", "description")])
+    """One setting with what it may be."""
+    return facts(
+        [(name, _text(view, name)) for name in ("name", "value", "origin", "allowed", "effect", "description")]
+    )
+
+
+def setting_history(changes: Sequence[Fields]) -> str:
+    """One line for each setting that was changed, the oldest first."""
+    if not changes:
+        return "no setting has been changed since the cluster was founded"
+    rows = [
+        [_text(change, "number"), clock(change.get("at")), *_altered(item), _text(change, "by")]
+        for change in changes
+        for item in change.get("altered", ())
+    ]
+    return table([">NUMBER", "WHEN", "SETTING", ">OLD", ">NEW", "BY"], rows)
+
+
+def altered(items: Sequence[Fields]) -> str:
+    """What a roll-back did."""
+    return table(["SETTING", ">OLD", ">NEW"], [_altered(item) for item in items]) if items else "nothing was to change"
+
+
+def _altered(item: Fields) -> list[str]:
+    return [_text(item, "name"), _text(item, "old"), _text(item, "new")]
 
 
 def stats(view: Fields, now: float) -> str:

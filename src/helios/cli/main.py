@@ -14,8 +14,7 @@ import typer
 from helios.cli.simulate import simulate
 
 if TYPE_CHECKING:
-    from helios.model.ids import Address
-    from helios.model.settings import Settings
+    from helios.runtime.settings import SettingsRead, SettingsSource
 
 KILLED = 1
 WRONG_USE = 2
@@ -74,6 +73,7 @@ def up(
 
     def start() -> None:
         from helios.runtime.preflight import UpOptions
+        from helios.runtime.settings import SettingsSource
         from helios.runtime.up import run_up
 
         flags: dict[str, object] = {
@@ -88,7 +88,8 @@ def up(
             parent_pipe=parent_pipe,
             temporary=temporary,
         )
-        if not run_up(_with_api(config, flags, bind, _bounded("--api-port", api_port, 65535)), options):
+        source = SettingsSource(config, os.environ, flags, bind, _bounded("--api-port", api_port, 65535))
+        if not run_up(source, options):
             raise typer.Exit(KILLED)
 
     _carry_out(start)
@@ -120,7 +121,8 @@ def node(
             "network.allow_remote": allow_remote or None,
             "router.workers": workers,
         }
-        run_node(NodeOptions(node_id, Address.parse(listen), zone, parent_pipe), _settings(settings, config, flags))
+        read, source = _settings(settings, config, flags)
+        run_node(NodeOptions(node_id, Address.parse(listen), zone, parent_pipe), read, source)
 
     _carry_out(start)
 
@@ -150,7 +152,7 @@ def gateway(
             "gateway.listen": listen,
             "network.allow_remote": allow_remote or None,
         }
-        run_gateway(_settings(settings, config, flags), child=parent_pipe)
+        run_gateway(*_settings(settings, config, flags), child=parent_pipe)
 
     _carry_out(start)
 
@@ -174,7 +176,7 @@ def router(
         from helios.runtime.router import WorkerOptions, run_router
 
         options = WorkerOptions(node_id, Address.parse(listen), worker, likeness)
-        run_router(options, _settings(settings, None, {"atlas.data_dir": data_dir}))
+        run_router(options, _settings(settings, None, {"atlas.data_dir": data_dir})[0].settings)
 
     _carry_out(start)
 
@@ -205,29 +207,18 @@ def _bounded(flag: str, value: int | None, most: int) -> int | None:
     return value
 
 
-def _settings(handed: Path | None, config: Path | None, flags: dict[str, object]) -> Settings:
-    """The settings that a parent handed over, else those of file, environment and flags."""
+def _settings(
+    handed: Path | None, config: Path | None, flags: dict[str, object]
+) -> tuple[SettingsRead, SettingsSource | None]:
+    """The settings that a parent handed over, else those of file, environment and flags, and how to read them again."""
     if handed is not None:
         from helios.runtime.handover import take_over
 
-        return take_over(handed)
-    from helios.runtime.settings import load_settings
+        return take_over(handed), None
+    from helios.runtime.settings import SettingsSource
 
-    return load_settings(config, os.environ, flags)
-
-
-def _with_api(config: Path | None, flags: dict[str, object], bind: str | None, port: int | None) -> Settings:
-    """The settings of `up`, where --bind and --api-port are the two halves of one setting."""
-    from helios.runtime.settings import load_settings
-
-    if bind is None and port is None:
-        return load_settings(config, os.environ, flags)
-    from helios.model.ids import Address
-
-    # Which half is not given by flag is only known once file and environment have been read.
-    listen: Address = load_settings(config, os.environ, {**flags, "network.allow_remote": True}).gateway.listen
-    api = Address(bind or listen.host, port or listen.port)
-    return load_settings(config, os.environ, {**flags, "gateway.listen": str(api)})
+    source = SettingsSource(config, os.environ, flags)
+    return source.read(), source
 
 
 def main() -> None:

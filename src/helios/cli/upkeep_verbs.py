@@ -48,8 +48,9 @@ def config() -> None:
 
 @click.command("show", **described("helios-cli config show sharding.migration_rate"))
 @click.argument("name", required=False)
+@click.option("--origin", is_flag=True, help="Say where each value comes from, not what it means.")
 @pass_session
-def show_settings(session: Session, name: str | None) -> None:
+def show_settings(session: Session, name: str | None, origin: bool) -> None:
     """Show all of them, or one with what it may be."""
     from helios.cli import cluster_output
 
@@ -58,7 +59,7 @@ def show_settings(session: Session, name: str | None) -> None:
         show(session, view, lambda: cluster_output.setting(view))
         return
     views = ask(session, "SETTINGS")
-    show(session, views, lambda: cluster_output.settings(views))
+    show(session, views, lambda: cluster_output.settings(views, origins=origin))
 
 
 @click.command("set", **described("helios-cli config set sharding.migration_rate 5000", takes_anything=True))
@@ -68,14 +69,38 @@ def show_settings(session: Session, name: str | None) -> None:
 def set_setting(session: Session, name: str, value: str) -> None:
     """Change one, for all processes at once.
 
-    Moves that run take it up, too. It outlives restarts, unless a flag, the environment or a settings file of
+    Moves that run take it up, too. It outlives restarts, unless a flag, the environment or the settings file of
     `helios up` says otherwise.
     """
     view = ask(session, "SETTING", name, value)
     show(session, view, lambda: f"{view['name']}: {output.clean(view['value'])}")
 
 
-config.add_command(show_settings)
-config.add_command(set_setting)
+@click.command("history", **described("helios-cli config history"))
+@pass_session
+def setting_history(session: Session) -> None:
+    """What was changed, when and by whom; the last hundred changes."""
+    from helios.cli import cluster_output
+
+    changes = ask(session, "SETTINGHISTORY")
+    show(session, changes, lambda: cluster_output.setting_history(changes))
+
+
+@click.command("rollback", **described("helios-cli config rollback 3"))
+@click.argument("number", required=False, type=click.IntRange(0))
+@pass_session
+def roll_back(session: Session, number: int | None) -> None:
+    """Bring back the values that held after the change NUMBER of the history, or undo the last change.
+
+    That is a change as well, which can be taken back in the same way.
+    """
+    from helios.cli import cluster_output
+
+    items = ask(session, "SETTINGROLLBACK", *([] if number is None else [str(number)]))
+    show(session, items, lambda: cluster_output.altered(items))
+
+
+for verb in (show_settings, set_setting, setting_history, roll_back):
+    config.add_command(verb)
 
 VERBS = (list_rules, check, config)

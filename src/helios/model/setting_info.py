@@ -13,18 +13,44 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from helios.model.balancing import parse_quiet_hours
-from helios.model.settings import Section, Settings, parse_duration, parse_host, parse_listen, parse_size
+from helios.model.notation import (
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_host,
+    parse_listen,
+    parse_size,
+)
+from helios.model.settings import ClusterSettings, Section, Settings
+
+
+class Effect(StrEnum):
+    """When a changed value of a setting holds."""
+
+    NOW = "at once"  # in all processes of the cluster, through the store
+    RESTART = "restart"  # when the processes are started anew
+    FIXED = "fixed"  # never, once the cluster has been founded
 
 
 @dataclass(frozen=True, slots=True)
 class SettingInfo:
-    """One setting. `allowed` completes "must be …"; `default` is written as a settings file would write it."""
+    """One setting. `allowed` completes "must be …"; `default` is written as a settings file would write it.
+
+    `why` says what keeps a running cluster from taking up another value, where it does not.
+    """
 
     name: str
     unit: str
     allowed: str
     default: str
     description: str
+    effect: Effect
+    why: str
+
+    @property
+    def shared(self) -> bool:
+        """Whether all processes of a cluster have the same value, in the store."""
+        return self.effect is not Effect.RESTART
 
 
 @cache
@@ -48,23 +74,6 @@ def sections() -> Mapping[str, type[Section]]:
     )
 
 
-def format_duration(seconds: float) -> str:
-    """The shortest exact way to write a duration: `500ms`, `90s`, `1h`."""
-    milliseconds = round(seconds * 1000, 3)
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
-        if milliseconds and milliseconds % size == 0:
-            return f"{milliseconds / size:.0f}{unit}"
-    return f"{milliseconds:.3f}".rstrip("0").rstrip(".") + "ms" if milliseconds else "0s"
-
-
-def format_size(size_bytes: int) -> str:
-    """The shortest exact way to write a size: `64kb`, `512mb`, `1gb`."""
-    for unit, size in (("gb", 1 << 30), ("mb", 1 << 20), ("kb", 1 << 10)):
-        if size_bytes and size_bytes % size == 0:
-            return f"{size_bytes // size}{unit}"
-    return str(size_bytes)
-
-
 def format_value(name: str, value: object) -> str:
     """The value of a setting as a settings file would write it."""
     section, _, field = name.partition(".")
@@ -73,8 +82,15 @@ def format_value(name: str, value: object) -> str:
 
 def _info(name: str, field: FieldInfo) -> SettingInfo:
     extra = field.json_schema_extra
-    unit = str(extra.get("unit", "")) if isinstance(extra, dict) else ""
-    return SettingInfo(name, unit, _allowed(field, unit), _write(field, field.default), field.description or "")
+    facts = {key: str(value) for key, value in extra.items()} if isinstance(extra, dict) else {}
+    unit = facts.get("unit", "")
+    effect, why = Effect.NOW, ""
+    if "fixed" in facts:
+        effect, why = Effect.FIXED, facts["fixed"]
+    elif "restart" in facts or name.partition(".")[0] not in ClusterSettings.model_fields:
+        effect, why = Effect.RESTART, facts.get("restart", "it is read when a process starts")
+    default = _write(field, field.default)
+    return SettingInfo(name, unit, _allowed(field, unit), default, field.description or "", effect, why)
 
 
 def _parser(field: FieldInfo) -> Callable[..., object] | None:

@@ -6,69 +6,25 @@ a default, so `Settings()` is a whole configuration; `configs/default.yaml` spel
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from ipaddress import ip_address
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from helios.errors import InvalidInput
 from helios.model.balancing import Measure, Strategy, parse_quiet_hours
 from helios.model.ids import Address
-
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+\Z")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+)\s*(b|kb|mb|gb)?\Z")
-_SIZE_UNITS = {None: 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
-_NUMBER = re.compile(r"\d+(?:\.\d+)?\Z")
-_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?\Z")
-
-
-def parse_duration(value: object) -> float:
-    """Seconds behind `500ms`, `30s`, `5m`, `1h30m`, `7d` or a plain number of seconds; raises ValueError."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    text = value.strip() if isinstance(value, str) else ""
-    if _NUMBER.match(text):
-        return float(text)
-    if not _DURATION.match(text):
-        raise ValueError(f"{value!r} is not a duration: write 500ms, 30s, 5m, 1h or a number of seconds")
-    # Rounded to microseconds, so that 100ms is the number that people would write for it.
-    return round(sum(float(n) * _DURATION_UNITS[unit] for n, unit in _DURATION_PART.findall(text)), 6)
-
-
-def parse_size(value: object) -> int:
-    """Bytes behind `64kb`, `512mb`, `2gb` (steps of 1024) or a plain number of bytes; raises ValueError."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = _SIZE.match(value.strip().lower()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"{value!r} is not a size: write 64kb, 512mb, 2gb or a number of bytes")
-    return int(match[1]) * _SIZE_UNITS[match[2]]
-
-
-def parse_listen(value: object) -> Address:
-    """The address behind `host:port`; raises ValueError."""
-    if isinstance(value, Address):
-        return value
-    try:
-        return Address.parse(value if isinstance(value, str) else repr(value))
-    except InvalidInput as error:
-        raise ValueError(str(error)) from error
-
-
-def parse_host(value: object) -> str:
-    """A host name or an IP address without a port; raises ValueError."""
-    text = value.strip() if isinstance(value, str) else ""
-    try:
-        return str(ip_address(text))
-    except ValueError:
-        if _HOST_NAME.match(text):
-            return text
-    raise ValueError(f"{value!r} is not a host: write an IP address or a name, without a port")
+from helios.model.notation import parse_duration, parse_host, parse_listen, parse_size
 
 
 def is_loopback(host: str) -> bool:
@@ -114,10 +70,26 @@ def _unit(unit: str) -> dict[str, Any]:
     return {"unit": unit}
 
 
+def _restart(why: str, unit: str = "") -> dict[str, Any]:
+    """A setting that a running process does not take up, and why; each process has its own."""
+    return {"unit": unit, "restart": why}
+
+
+def _fixed(why: str, unit: str = "") -> dict[str, Any]:
+    """A setting that belongs to the cluster and that nothing can change once there is one, and why."""
+    return {"unit": unit, "fixed": why}
+
+
 class Section(BaseModel):
     """A group of settings; unknown names are refused and values never change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def shared(cls) -> tuple[str, ...]:
+        """The names of the settings of this group that all processes of a cluster share."""
+        extras = ((name, field.json_schema_extra) for name, field in cls.model_fields.items())
+        return tuple(name for name, extra in extras if not (isinstance(extra, dict) and "restart" in extra))
 
 
 class ShardingSettings(Section):
@@ -131,7 +103,7 @@ class ShardingSettings(Section):
         ge=1,
         le=10_000,
         description="Points on the ring for a node of weight 1; fixed once a cluster exists",
-        json_schema_extra=_unit("points"),
+        json_schema_extra=_fixed("it decides where every key lies", "points"),
     )
     # More than one copy is accepted, so that a file can already say so, but has no effect before replication exists.
     replication_factor: int = Field(
@@ -208,6 +180,7 @@ class AtlasSettings(Section):
         default="./helios-data",
         min_length=1,
         description="Folder of all state; a relative path counts from where Helios is started",
+        json_schema_extra=_restart("the files in it are open"),
     )
     aof_fsync: AofFsync = Field(
         default=AofFsync.INTERVAL,
@@ -216,6 +189,7 @@ class AtlasSettings(Section):
     server: str = Field(
         default="",
         description="Path of a valkey-server or redis-server, 7 or newer; if empty, one on PATH or the packaged one",
+        json_schema_extra=_restart("the data servers run already"),
     )
     maxmemory: Bytes = Field(
         default=0,
@@ -228,16 +202,26 @@ class AtlasSettings(Section):
 class NetworkSettings(Section):
     """Who can reach Helios."""
 
-    bind: Host = Field(default="127.0.0.1", description="Host on which `helios up` opens the nodes' ports")
+    bind: Host = Field(
+        default="127.0.0.1",
+        description="Host on which `helios up` opens the nodes' ports",
+        json_schema_extra=_restart("the ports are open"),
+    )
     allow_remote: bool = Field(
-        default=False, description="Allow listening where other machines can connect; there is no authentication yet"
+        default=False,
+        description="Allow listening where other machines can connect; there is no authentication yet",
+        json_schema_extra=_restart("the ports are open"),
     )
 
 
 class GatewaySettings(Section):
     """The REST interface."""
 
-    listen: Listen = Field(default=Address("127.0.0.1", 8443), description="Address of the REST interface")
+    listen: Listen = Field(
+        default=Address("127.0.0.1", 8443),
+        description="Address of the REST interface",
+        json_schema_extra=_restart("the port is open"),
+    )
 
 
 class RouterSettings(Section):
@@ -248,7 +232,7 @@ class RouterSettings(Section):
         ge=1,
         le=64,
         description="Router processes of a node, sharing its port",
-        json_schema_extra=_unit("processes"),
+        json_schema_extra=_restart("the processes run already", "processes"),
     )
     hold_timeout: Seconds = Field(
         default=5.0,
@@ -262,7 +246,7 @@ class RouterSettings(Section):
         ge=1,
         le=60,
         description="How long a router may serve after its last renewed lease, if the store is away",
-        json_schema_extra=_unit("duration"),
+        json_schema_extra=_restart("the routers' leases were granted for that long", "duration"),
     )
     max_frame: Bytes = Field(
         default=512 << 20,
@@ -328,10 +312,28 @@ class LoggingSettings(Section):
 
 
 class ClusterSettings(Section):
-    """What all processes of a cluster must agree on; kept in the store."""
+    """What all processes of a cluster share, and follow while they run; kept in the store.
+
+    What is a process's own in these groups (see `Section.shared`) stands at its default here, and is not stored.
+    """
 
     sharding: ShardingSettings = ShardingSettings()
+    atlas: AtlasSettings = AtlasSettings()
+    router: RouterSettings = RouterSettings()
     coordinator: CoordinatorSettings = CoordinatorSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @model_serializer(mode="wrap")
+    def _without_own(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {
+            section: {name: value for name, value in values.items() if name in getattr(self, section).shared()}
+            for section, values in write(self).items()
+        }
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        _refuse(_shared_conflicts(self))
+        return self
 
 
 class Settings(Section):
@@ -348,7 +350,18 @@ class Settings(Section):
     @property
     def cluster(self) -> ClusterSettings:
         """The part that goes into the store when a cluster is founded."""
-        return ClusterSettings(sharding=self.sharding, coordinator=self.coordinator)
+        return ClusterSettings.model_validate(
+            {name: _shared_part(getattr(self, name), kind) for name, kind in _groups(ClusterSettings)}
+        )
+
+    def with_shared(self, cluster: ClusterSettings) -> Settings:
+        """The settings of a process of that cluster: what is shared as the cluster has it, the rest as it is here."""
+        sections = {}
+        for name, kind in _groups(Settings):
+            own, common = getattr(self, name), getattr(cluster, name, None)
+            shared = {field: getattr(common, field) for field in kind.shared()} if common is not None else {}
+            sections[name] = own.model_copy(update=shared)
+        return Settings(**sections)
 
     def is_set(self, name: str) -> bool:
         """Whether `name` ("sharding.auto_rebalance") was given by file, environment or flag, if only as its default."""
@@ -368,25 +381,34 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        conflicts = _conflicts(self)
-        if conflicts:
-            text = "; ".join(message for _, message in conflicts)
-            raise PydanticCustomError("conflict", "{text}", {"text": text, "conflicts": conflicts})
+        _refuse([*_exposed(self), *_shared_conflicts(self)])
         return self
 
 
-def _conflicts(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
-    """Settings that are right one by one but not together: their names, and what to do."""
-    found: list[tuple[tuple[str, ...], str]] = []
-    for name, host in (("network.bind", settings.network.bind), ("gateway.listen", settings.gateway.listen.host)):
-        if not is_loopback(host) and not settings.network.allow_remote:
-            found.append(
-                (
-                    (name, "network.allow_remote"),
-                    f"{name} is {host}, where other machines could connect without authentication: use 127.0.0.1, "
-                    "or allow it by network.allow_remote: true (--allow-remote)",
-                )
-            )
+Conflict = tuple[tuple[str, ...], str]
+"""Settings that are right one by one but not together: their names, and what to do."""
+
+
+def _refuse(conflicts: list[Conflict]) -> None:
+    if conflicts:
+        text = "; ".join(message for _, message in conflicts)
+        raise PydanticCustomError("conflict", "{text}", {"text": text, "conflicts": conflicts})
+
+
+def _exposed(settings: Settings) -> list[Conflict]:
+    return [
+        (
+            (name, "network.allow_remote"),
+            f"{name} is {host}, where other machines could connect without authentication: use 127.0.0.1, "
+            "or allow it by network.allow_remote: true (--allow-remote)",
+        )
+        for name, host in (("network.bind", settings.network.bind), ("gateway.listen", settings.gateway.listen.host))
+        if not is_loopback(host) and not settings.network.allow_remote
+    ]
+
+
+def _shared_conflicts(settings: Settings | ClusterSettings) -> list[Conflict]:
+    found: list[Conflict] = []
     if settings.coordinator.fence_ack_timeout >= settings.router.hold_timeout:
         found.append(
             (
@@ -397,3 +419,12 @@ def _conflicts(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
             )
         )
     return found
+
+
+def _groups(kind: type[Section]) -> list[tuple[str, type[Section]]]:
+    kinds = ((name, field.annotation) for name, field in kind.model_fields.items())
+    return [(name, group) for name, group in kinds if isinstance(group, type) and issubclass(group, Section)]
+
+
+def _shared_part(part: Section, kind: type[Section]) -> Section:
+    return kind(**{field: getattr(part, field) for field in kind.shared()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,17 +90,28 @@ class Agent:
         """Whether the data server and the routers have come up and the data server runs."""
         return self._ready
 
-    async def run(self, stop: asyncio.Event, ready: Callable[[], Awaitable[None]]) -> None:
+    async def retune(self, fsync: AofFsync, maxmemory_bytes: int) -> None:
+        """Let the data server write its log and use memory in this way from now on."""
+        await self._member.retune(fsync, maxmemory_bytes)
+
+    async def run(
+        self,
+        stop: asyncio.Event,
+        ready: Callable[[], Awaitable[None]],
+        beside: Sequence[Coroutine[Any, Any, None]] = (),
+    ) -> None:
         """Start, call `ready`, serve until `stop` is set, then end everything in order.
 
-        The caller holds the node's lock. Raises StartError or StoreError if it cannot start; nothing is left
-        running then.
+        Once it has started, what stands `beside` is done too, and must not end by itself. The caller holds the
+        node's lock. Raises StartError or StoreError if it cannot start; nothing is left running then.
         """
         try:
             if await unless(stop, self._start()):
                 await ready()
-                await self._serve(stop)
+                await self._serve(stop, beside)
         finally:
+            for job in beside:
+                job.close()
             await self._stop()
 
     async def _start(self) -> None:
@@ -158,12 +169,13 @@ class Agent:
         )
         await self._store.commit([put_record(AGENTS + self.spec.node_id, record)])
 
-    async def _serve(self, stop: asyncio.Event) -> None:
+    async def _serve(self, stop: asyncio.Event, beside: Sequence[Coroutine[Any, Any, None]]) -> None:
         jobs: list[Coroutine[Any, Any, None]] = [
             self._heartbeats(),
             self._watch_member(),
             *(self._watch_worker(worker) for worker in self._workers),
             self._candidate(),
+            *beside,
         ]
         tasks = [asyncio.create_task(job) for job in jobs]
         stopped: asyncio.Task[Any] = asyncio.create_task(stop.wait())

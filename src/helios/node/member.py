@@ -162,6 +162,12 @@ class MemberServer:
         fields = dict(line.split(":", 1) for line in _text(info).splitlines() if ":" in line)
         return ProcessId.of(int(fields.get("process_id", "0")))
 
+    async def retune(self, fsync: AofFsync, maxmemory_bytes: int) -> None:
+        """Let the server write its log and use memory in this way from now on, also after a restart."""
+        self.spec = replace(self.spec, fsync=fsync, maxmemory_bytes=maxmemory_bytes)
+        if self.state is not None:
+            await self._apply_live_settings()
+
     async def _apply_live_settings(self) -> None:
         commands = [["CONFIG", "SET", name, value] for name, value in self._config().live.items()]
         with contextlib.suppress(EngineUnreachable):

@@ -139,6 +139,8 @@ _VERBS: tuple[tuple[str, int], ...] = (
     ("check", -1),
     ("settings", 1),
     ("setting", -2),
+    ("settinghistory", 1),
+    ("settingrollback", -1),
     ("preview", -2),
 )
 

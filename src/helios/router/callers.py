@@ -103,6 +103,7 @@ class Caller(Sender):
         super().__init__(dispatch, outbox, holder, parser, way)
         self.id = 0
         self.name = b""
+        self.address = ""  # where it calls from; empty for code of this process
         self.library = {b"lib-name": b"", b"lib-ver": b""}
         self._open_way = way
         self.become(OWNER)

@@ -104,6 +104,11 @@ class Router:
             self.session_over("an internal error, which the log shows")
             asyncio.get_running_loop().call_later(_END_TIMEOUT_S, self._keep)
 
+    def configure(self, options: RouterOptions) -> None:
+        """Go by other times and limits: from the next command that is held, and from the next client's connection."""
+        self.options = options
+        self.holding.timeout_s = options.hold_timeout_s
+
     async def stop(self) -> None:
         """End connections and session, within a few seconds. Commands under way get an answer that says so."""
         self._stopping = True

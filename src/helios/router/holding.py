@@ -12,7 +12,7 @@ class Holding:
     """Holds whole callers, so that each one's commands stay in order and memory stays bounded."""
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s  # for commands that are held from now on
         self._callers: dict[Caller, asyncio.TimerHandle] = {}  # in the order in which they came
         self.total = 0  # commands held since the start
         self.delayed = 0  # commands slowed since the start
@@ -24,7 +24,7 @@ class Holding:
         """Keep the caller until release(). A command that is held again keeps its first deadline."""
         loop = asyncio.get_running_loop()
         if caller.hold_until is None:
-            caller.hold_until = loop.time() + self._timeout_s
+            caller.hold_until = loop.time() + self.timeout_s
             self.total += 1
         self._callers[caller] = loop.call_at(caller.hold_until, self._give_up, caller)
 
@@ -57,7 +57,7 @@ class Holding:
         name = argv[0].decode("ascii", "replace").upper()
         caller.answer(
             error(
-                f"TRYAGAIN '{name}' was held for {self._timeout_s:g} s while its keys are handed over to another "
+                f"TRYAGAIN '{name}' was held for {self.timeout_s:g} s while its keys are handed over to another "
                 "shard; nothing was executed"
             )
         )

@@ -39,7 +39,6 @@ class ClientConnection(Caller, asyncio.Protocol):
         self._clients = clients
         self._reading = True
         self._leaving = False  # it is let go; else, when `ending`, it has itself said all that it will
-        self.address = ""
         self.local_address = ""
         self.since = 0.0
         self.encrypted = False

@@ -31,18 +31,20 @@ def run(router: Router, caller: Caller, verb: str, argv: list[bytes]) -> int:
             )
         )
         return DONE
-    router.spawn(caller, _reply(router.admin, caller.protocol, verb, argv))
+    by = f"{verb.upper()} from {caller.address or 'this process'}"
+    router.spawn(caller, _reply(router.admin, caller.protocol, verb, argv, by))
     return WAIT_REPLY
 
 
-async def _reply(admin: AdminService, protocol: int, verb: str, argv: list[bytes]) -> bytes:
+async def _reply(admin: AdminService, protocol: int, verb: str, argv: list[bytes], by: str) -> bytes:
     if verb == "nodeforkey":
         return encode(_plain(await admin.node_for_key(argv[1])), protocol)
     try:
         words = [word.decode() for word in argv[1:]]
     except UnicodeDecodeError as fault:
         raise InvalidInput(f"the arguments of {verb.upper()} must be UTF-8: {fault}") from fault
-    return encode(_plain(await _VERBS[verb](admin, words)), protocol)
+    noted = _NOTED.get(verb)
+    return encode(_plain(await (noted(admin, words, by) if noted else _VERBS[verb](admin, words))), protocol)
 
 
 def _plain(value: Any) -> Any:
@@ -95,10 +97,16 @@ async def _check(admin: AdminService, words: Words) -> object:
     return await admin.check(repair=bool(words))
 
 
-async def _setting(admin: AdminService, words: Words) -> object:
+async def _setting(admin: AdminService, words: Words, by: str) -> object:
     if len(words) > 2:
         raise InvalidInput("write SETTING NAME to read and SETTING NAME VALUE to change a setting")
-    return await (admin.setting(words[0]) if len(words) == 1 else admin.change_setting(words[0], words[1]))
+    return await (admin.setting(words[0]) if len(words) == 1 else admin.change_setting(words[0], words[1], by=by))
+
+
+async def _roll_back(admin: AdminService, words: Words, by: str) -> object:
+    if len(words) > 1 or not "".join(words or ["0"]).isdecimal():
+        raise InvalidInput("what follows SETTINGROLLBACK is the number of a change in SETTINGHISTORY, or nothing")
+    return await admin.roll_back_settings(int(words[0]) if words else None, by=by)
 
 
 async def _preview(admin: AdminService, words: Words) -> object:
@@ -139,6 +147,12 @@ _VERBS: dict[str, Callable[[AdminService, Words], Awaitable[object]]] = {
     "listrules": lambda admin, words: admin.rules(),
     "check": _check,
     "settings": lambda admin, words: admin.settings(),
-    "setting": _setting,
+    "settinghistory": lambda admin, words: admin.setting_history(),
     "preview": _preview,
+}
+
+# Those that are remembered together with who has sent them.
+_NOTED: dict[str, Callable[[AdminService, Words, str], Awaitable[object]]] = {
+    "setting": _setting,
+    "settingrollback": _roll_back,
 }

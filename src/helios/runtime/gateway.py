@@ -6,33 +6,46 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from helios.admin.client import Admin
 from helios.api.app import create_app
 from helios.errors import StartError
 from helios.model.ids import Address
-from helios.model.settings import Settings, is_loopback
+from helios.model.settings import is_loopback
 from helios.node.agent import CHILD
 from helios.node.files import DataFolder
 from helios.node.locks import LockHeld, RunLock
 from helios.node.ports import resolve, taken
-from helios.node.waiting import drop
+from helios.node.waiting import drop, together
+from helios.ports.store import Store
+from helios.router.core import Router
+from helios.runtime.agreement import disagreements, shared_now
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.clock import SystemClock
-from helios.runtime.life import run
-from helios.runtime.logs import start_logging
-from helios.runtime.router import opened_router
-from helios.runtime.settings import data_folder
+from helios.runtime.life import run, tell
+from helios.runtime.logs import adjust_logging, start_logging
+from helios.runtime.reload import Reloader
+from helios.runtime.router import follow_settings, opened_router
+from helios.runtime.settings import SettingsRead, SettingsSource, data_folder
 
+NODE = "gateway"  # by which its router goes
+
+_WHO = "helios gateway"
 _GRACE_S = 2
 _BACKLOG = 1024
 
 
-def run_gateway(settings: Settings, *, child: bool = False) -> None:
-    """Serve REST at `gateway.listen` until told to stop. Raises StartError or StoreError."""
+def run_gateway(read: SettingsRead, source: SettingsSource | None, *, child: bool = False) -> None:
+    """Serve REST at `gateway.listen` until told to stop. Raises StartError or StoreError.
+
+    With a `source` of its own, and not as a child of `helios up`, it follows its settings file.
+    """
+    settings = read.settings
     data = DataFolder(data_folder(settings))
     data.prepare()
     try:
@@ -42,37 +55,57 @@ def run_gateway(settings: Settings, *, child: bool = False) -> None:
         raise StartError(f"a gateway already runs on {data.root} ({who}): end it first") from held
     try:
         start_logging(settings.logging, data.log("gateway"))
-        run(lambda stop: _serve(settings, data, stop, child=child), parent_pipe=child)
+        reload = asyncio.Event()
+        run(lambda stop: _serve(read, None if child else source, data, stop, reload), parent_pipe=child, reload=reload)
     finally:
         lock.release()
 
 
-async def _serve(settings: Settings, data: DataFolder, stop: asyncio.Event, *, child: bool) -> None:
-    listen = settings.gateway.listen
+async def _serve(
+    read: SettingsRead, source: SettingsSource | None, data: DataFolder, stop: asyncio.Event, reload: asyncio.Event
+) -> None:
+    listen = read.settings.gateway.listen
     sockets = _listening(listen)
     try:
-        async with opened_store(data) as store, opened_router(store, settings, node="gateway") as router:
-            admin = Admin(store, connector(store), SystemClock())
-
-            async def health() -> list[str]:
-                reason = router.reason()
-                return [reason] if reason else []
-
-            app = create_app(admin, router, health, allowed_hosts=_names(listen))
-            server = _Server(
-                uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=_GRACE_S, ws="none")
-            )
-            serving = asyncio.create_task(server.serve(sockets=sockets))
-            stopped = asyncio.create_task(stop.wait())
-            try:
-                await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                server.should_exit = True
-                await serving
-            finally:
-                await drop([serving, stopped])
+        async with opened_store(data) as store:
+            settings = await shared_now(store, read.settings)
+            adjust_logging(settings.logging)
+            async with opened_router(store, settings, node=NODE) as router:
+                jobs = [follow_settings(store, settings, router, node=NODE)]
+                if source is not None:
+                    for sentence in disagreements(settings.cluster, read):
+                        tell(sentence)
+                    jobs.append(Reloader(source, read, store, SystemClock(), who=_WHO, tell=tell).run(reload))
+                await _answer(_app(store, router, listen), sockets, stop, jobs)
     finally:
         for each in sockets:
             each.close()
+
+
+def _app(store: Store, router: Router, listen: Address) -> FastAPI:
+    async def health() -> list[str]:
+        reason = router.reason()
+        return [reason] if reason else []
+
+    admin = Admin(store, connector(store), SystemClock())
+    return create_app(admin, router, health, allowed_hosts=_names(listen))
+
+
+async def _answer(
+    app: FastAPI, sockets: list[socket.socket], stop: asyncio.Event, jobs: list[Coroutine[Any, Any, None]]
+) -> None:
+    """Answer requests, and do the jobs beside that, until `stop` is set."""
+    server = _Server(
+        uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=_GRACE_S, ws="none")
+    )
+    serving = asyncio.create_task(server.serve(sockets=sockets))
+    beside = [asyncio.create_task(stop.wait()), asyncio.create_task(together(jobs))]
+    try:
+        await asyncio.wait({serving, *beside}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+    finally:
+        await drop([serving, *beside])
 
 
 class _Server(uvicorn.Server):

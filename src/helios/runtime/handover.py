@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from helios.errors import SettingsError
 from helios.model.settings import Settings
 from helios.node.files import write_private
+from helios.runtime.settings import SettingsRead
 
 
-def hand_over(settings: Settings, path: Path) -> None:
-    """Write the settings where a child will read them; what was set explicitly stays known as such."""
-    write_private(path, settings.model_dump_json(exclude_unset=True, indent=2) + "\n")
+def hand_over(settings: Settings, path: Path, origins: Mapping[str, str] | None = None) -> None:
+    """Write the settings where a child will read them; what was set explicitly stays known as such, and from where."""
+    written = {"settings": settings.model_dump(mode="json", exclude_unset=True), "origins": dict(origins or {})}
+    write_private(path, json.dumps(written, indent=2) + "\n")
 
 
-def take_over(path: Path) -> Settings:
+def take_over(path: Path) -> SettingsRead:
     """The settings that a parent has written; raises SettingsError."""
     try:
-        return Settings.model_validate_json(path.read_bytes())
+        written = json.loads(path.read_bytes())
+        return SettingsRead(Settings.model_validate(written["settings"]), dict(written["origins"]))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{path}: was written by another version of Helios ({error})") from error
 
 

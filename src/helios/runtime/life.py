@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import signal
@@ -12,21 +13,39 @@ from typing import Any
 
 import uvloop
 
+log = logging.getLogger(__name__)
+
 COMPLAINT = "helios: "  # what is wrong begins so, for people and for the parent that reads a child's log
 _FILES = 65536
 _PIPE = 0  # a child's standard input
 
 
-def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *, parent_pipe: bool = False) -> None:
-    """Run `main` on a new uvloop. Its event is set by SIGINT, SIGTERM, and with `parent_pipe` by the parent's end."""
+def run(
+    main: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+    *,
+    parent_pipe: bool = False,
+    reload: asyncio.Event | None = None,
+) -> None:
+    """Run `main` on a new uvloop. Its event is set by SIGINT, SIGTERM, and with `parent_pipe` by the parent's end.
+
+    SIGHUP sets `reload`, and means nothing where there is none; but when the terminal is gone, it means the end.
+    """
 
     async def whole() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # Whoever started us by nohup means us to outlive the terminal.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, stop.set)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        # Whoever started us by nohup means us to outlive the terminal.
+        bound = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
+
+        def hung_up() -> None:
+            if bound and not _has_terminal():
+                stop.set()
+            elif reload is not None:
+                reload.set()
+
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
         if parent_pipe:
             _watch_parent(loop, stop)
         await main(stop)
@@ -34,6 +53,15 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *, parent_pi
     _allow_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(whole())
+
+
+def _has_terminal() -> bool:
+    """Whether there is a terminal that this process was started from and that has not been closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _allow_files() -> None:
@@ -65,6 +93,12 @@ def _watch_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
 def say(text: str) -> None:
     """Tell the person at the terminal. One who has gone away (a closed pipe) does not stop a server."""
     _write(sys.stdout, text)
+
+
+def tell(text: str) -> None:
+    """Tell the person at the terminal, and the log."""
+    log.info("told: %s", text)
+    say(text)
 
 
 def complain(text: str) -> None:

@@ -51,9 +51,16 @@ def start_logging(settings: LoggingSettings, path: Path | None) -> None:
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if path is not None:
         handler = logging.handlers.RotatingFileHandler(path, maxBytes=_BYTES, backupCount=_BACKUPS, encoding="utf-8")
-    handler.setFormatter(Objects() if settings.format is LogFormat.JSON else Lines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    adjust_logging(settings)
+
+
+def adjust_logging(settings: LoggingSettings) -> None:
+    """Log at this level and in this form from now on."""
+    root = logging.getLogger()
+    for handler in root.handlers:
+        handler.setFormatter(Objects() if settings.format is LogFormat.JSON else Lines())
     root.setLevel(settings.level.value.upper())
-    for chatty in ("uvicorn", "asyncio", "httpx", "httpcore"):
+    for chatty in ("uvicorn", "asyncio", "httpx", "httpcore", "watchfiles"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

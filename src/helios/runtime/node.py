@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,15 +17,16 @@ from helios.node.agent import Agent, AgentSpec, lock_node
 from helios.node.files import DataFolder
 from helios.node.ports import is_wildcard, outward_host
 from helios.node.workers import WorkerSpec
-from helios.runtime.agreement import agree
+from helios.runtime.agreement import agree, disagreements, follow
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.children import helios_command
 from helios.runtime.clock import SystemClock
 from helios.runtime.failpoints import failpoints
 from helios.runtime.handover import hand_over, likeness
-from helios.runtime.life import run, say
-from helios.runtime.logs import start_logging
-from helios.runtime.settings import data_folder
+from helios.runtime.life import run, say, tell
+from helios.runtime.logs import adjust_logging, start_logging
+from helios.runtime.reload import Reloader
+from helios.runtime.settings import SettingsRead, SettingsSource, data_folder
 from helios.stores.records import TOPOLOGY, read_record
 
 
@@ -38,8 +40,12 @@ class NodeOptions:
     child: bool = False
 
 
-def run_node(options: NodeOptions, settings: Settings) -> None:
-    """Run a node until it is told to stop. Raises InvalidInput, StartError or StoreError."""
+def run_node(options: NodeOptions, read: SettingsRead, source: SettingsSource | None) -> None:
+    """Run a node until it is told to stop. Raises InvalidInput, StartError or StoreError.
+
+    With a `source` of its own, and not as a child of `helios up`, it follows its settings file.
+    """
+    settings = read.settings
     if not is_loopback(options.listen.host) and not settings.network.allow_remote:
         raise StartError(
             f"{options.listen} can be reached from other machines, and there is no authentication yet: "
@@ -49,60 +55,94 @@ def run_node(options: NodeOptions, settings: Settings) -> None:
     data.prepare()
     lock = lock_node(data, options.node_id, child=options.child)
     try:
-        hand_over(settings, data.node(options.node_id).settings)
+        hand_over(settings, data.node(options.node_id).settings, read.origins)
         start_logging(settings.logging, data.log(options.node_id))
-        run(lambda stop: _serve(options, settings, data, stop), parent_pipe=options.child)
+        reload = asyncio.Event()
+        run(
+            lambda stop: _serve(options, read, source, data, stop, reload),
+            parent_pipe=options.child,
+            reload=reload,
+        )
     finally:
         lock.release()
 
 
-async def _serve(options: NodeOptions, settings: Settings, data: DataFolder, stop: asyncio.Event) -> None:
+async def _serve(
+    options: NodeOptions,
+    read: SettingsRead,
+    source: SettingsSource | None,
+    data: DataFolder,
+    stop: asyncio.Event,
+    reload: asyncio.Event,
+) -> None:
     async with opened_store(data) as store:
-        cluster = await agree(store, settings, founding=settings, lead=False)
-        engines, clock = connector(store), SystemClock()
-        host = options.listen.host
-        address = Address(outward_host(host), options.listen.port) if is_wildcard(host) else options.listen
+        clock = SystemClock()
+        cluster = await agree(store, clock, read, founding=read.settings)
+        settings = read.settings.with_shared(cluster)
+        adjust_logging(settings.logging)
+        coordinator = Coordinator(
+            store,
+            connector(store),
+            clock,
+            node_id=options.node_id,
+            settings=cluster,
+            failpoints=failpoints(os.environ),
+        )
         agent = Agent(
-            AgentSpec(
-                node_id=options.node_id,
-                listen=options.listen,
-                address=address,
-                zone=options.zone,
-                workers=settings.router.workers,
-                fsync=settings.atlas.aof_fsync,
-                maxmemory_bytes=settings.atlas.maxmemory,
-                server=settings.atlas.server,
-                version=version("helios"),
-                reserved=options.child,
-            ),
+            _spec(options, settings),
             data,
             store,
             clock,
             worker=lambda number: _worker(options, settings, data, number),
-            coordinate=Coordinator(
-                store,
-                engines,
-                clock,
-                node_id=options.node_id,
-                settings=cluster,
-                failpoints=failpoints(os.environ),
-            ).run,
+            coordinate=coordinator.run,
         )
+        jobs = [
+            follow(
+                store,
+                settings,
+                lambda now: adjust_logging(now.logging),
+                lambda now: agent.retune(now.atlas.aof_fsync, now.atlas.maxmemory),
+            )
+        ]
+        if source is not None and not options.child:
+            for sentence in disagreements(cluster, read):
+                tell(sentence)
+            who = f"helios node {options.node_id}"
+            jobs.append(Reloader(source, read, store, clock, who=who, tell=tell).run(reload))
 
         async def ready() -> None:
             topology = await read_record(store, Topology, TOPOLOGY)
+            address = agent.spec.address
             say(f"node {options.node_id} serves at {address}; its data server is {agent.server}")
             if not options.child and (topology is None or topology.value.node(options.node_id) is None):
                 say(f"it is not in the cluster yet; take it in by: helios-cli addnode {options.node_id} {address}")
             say("ready")
 
-        await agent.run(stop, ready)
+        await agent.run(stop, ready, jobs)
+
+
+def _spec(options: NodeOptions, settings: Settings) -> AgentSpec:
+    host = options.listen.host
+    return AgentSpec(
+        node_id=options.node_id,
+        listen=options.listen,
+        address=Address(outward_host(host), options.listen.port) if is_wildcard(host) else options.listen,
+        zone=options.zone,
+        workers=settings.router.workers,
+        fsync=settings.atlas.aof_fsync,
+        maxmemory_bytes=settings.atlas.maxmemory,
+        server=settings.atlas.server,
+        version=version("helios"),
+        reserved=options.child,
+    )
 
 
 def _worker(options: NodeOptions, settings: Settings, data: DataFolder, number: int) -> WorkerSpec:
     folder = data.node(options.node_id)
     words = ["router", "--id", options.node_id, "--listen", str(options.listen), "--worker", str(number)]
-    # What a router was started with decides whether the next agent keeps it.
-    like = likeness(version("helios"), *words, settings.router.model_dump_json(), settings.logging.model_dump_json())
+    # What a router was started with, and does not follow by itself, decides whether the next agent keeps it.
+    shared = settings.router.shared()
+    own = {name: value for name, value in settings.router.model_dump(mode="json").items() if name not in shared}
+    like = likeness(version("helios"), *words, json.dumps(own))
     argv = helios_command(*words, "--data-dir", str(data.root), "--settings", str(folder.settings), "--likeness", like)
     return WorkerSpec(argv, folder.router_lock(number), data.log(f"{options.node_id}-router-{number}"), like)

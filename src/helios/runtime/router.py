@@ -21,10 +21,11 @@ from helios.ports.store import Store
 from helios.resp.wire import Limits
 from helios.router.core import Router
 from helios.router.options import RouterOptions
+from helios.runtime.agreement import follow, shared_now
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.clock import SystemClock
 from helios.runtime.life import run
-from helios.runtime.logs import start_logging
+from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.settings import data_folder
 
 
@@ -61,6 +62,16 @@ async def opened_router(store: Store, settings: Settings, *, node: str) -> Async
         await router.stop()
 
 
+async def follow_settings(store: Store, settings: Settings, router: Router, *, node: str) -> None:
+    """For ever: let the router and this process's log take up what changes of the shared settings."""
+    await follow(
+        store,
+        settings,
+        lambda now: router.configure(router_options(now.router, node)),
+        lambda now: adjust_logging(now.logging),
+    )
+
+
 def run_router(options: WorkerOptions, settings: Settings) -> None:
     """Route clients' commands until told to stop. Raises StartError or StoreError."""
     data = DataFolder(data_folder(settings))
@@ -84,9 +95,13 @@ async def _serve(
     me = ProcessId.this()
 
     async def serve() -> None:
-        async with opened_store(data) as store, opened_router(store, settings, node=options.node_id) as router:
-            await router.serve(options.listen.host, options.listen.port, reuse_port=True)
-            lock.name(me, {LIKENESS: options.likeness, READY: "yes"})
-            await asyncio.Event().wait()
+        async with opened_store(data) as store:
+            current = await shared_now(store, settings)
+            adjust_logging(current.logging)
+            async with opened_router(store, current, node=options.node_id) as router:
+                await router.serve(options.listen.host, options.listen.port, reuse_port=True)
+                lock.name(me, {LIKENESS: options.likeness, READY: "yes"})
+                await follow_settings(store, current, router, node=options.node_id)
+                await asyncio.Event().wait()  # the store was closed, which the end of this process does
 
     await unless(stop, serve())

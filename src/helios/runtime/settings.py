@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from helios.errors import SettingsError
+from helios.model.ids import Address
 from helios.model.setting_info import all_settings, sections
 from helios.model.settings import Settings
 
@@ -40,35 +42,84 @@ class _Problem:
         return f"{self.origin}: {self.message}"
 
 
-def load_settings(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Settings:
-    """The settings that hold: `overrides` (flags) before the environment, before the file, before the defaults.
+@dataclass(frozen=True, slots=True)
+class SettingsRead:
+    """Settings, and by name the place of each that was set explicitly, be it as its default.
+
+    `hidden` are the place and the text of each value that the environment or a flag overrides.
+    """
+
+    settings: Settings
+    origins: Mapping[str, str]
+    hidden: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsSource:
+    """Where a process has its settings from, to be read again when the file has changed.
 
     `overrides` maps full names ("sharding.migration_rate") to values; those that are None were not given.
-    The environment spells the same name `HELIOS_SHARDING__MIGRATION_RATE`. What was given by any of the
-    three, be it the default, is_set of the result tells.
-
-    Raises SettingsError, whose message has one line for each mistake, all of them at once. A value that is
-    overridden must be right all the same.
+    `api_host` and `api_port` are the two halves of gateway.listen, each of which may be given by a flag of its own.
     """
+
+    path: Path | None
+    environ: Mapping[str, str]
+    overrides: Mapping[str, object]
+    api_host: str | None = None
+    api_port: int | None = None
+
+    def read(self) -> SettingsRead:
+        """The settings that hold: flags before the environment, before the file, before the defaults.
+
+        Raises SettingsError, whose message has one line for each mistake, all of them at once. A value that is
+        overridden must be right all the same.
+        """
+        overrides = dict(self.overrides)
+        if self.api_host is not None or self.api_port is not None:
+            # Which half is not given by flag is only known once file and environment have been read.
+            listen = _read(self.path, self.environ, overrides | {"network.allow_remote": True}).settings.gateway.listen
+            overrides["gateway.listen"] = str(Address(self.api_host or listen.host, self.api_port or listen.port))
+        return _read(self.path, self.environ, overrides)
+
+
+def load_settings(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Settings:
+    """The settings of a file, the environment and flags; see SettingsSource. Raises SettingsError.
+
+    What was given by any of the three, be it the default, is_set of the result tells.
+    """
+    return SettingsSource(path, environ, overrides).read().settings
+
+
+def _read(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]) -> SettingsRead:
     problems: list[_Problem] = []
     given: dict[str, _Given] = {}
+    hidden: dict[str, tuple[str, str]] = {}
     for source in (_from_file(path), _from_environment(environ), _from_flags(overrides)):
         for found in source:
             problem = found if isinstance(found, _Problem) else _check(found)
             if problem is not None:
                 problems.append(problem)
             elif isinstance(found, _Given):
+                if found.name in given:
+                    hidden[found.name] = (given[found.name].origin, str(given[found.name].value))
                 given[found.name] = found
     if problems:
         raise SettingsError("\n".join(map(str, problems)))
     values: dict[str, dict[str, object]] = {}
     for item in given.values():
-        section, _, field = item.name.partition(".")
-        values.setdefault(section, {})[field] = item.value
+        section, _, name = item.name.partition(".")
+        values.setdefault(section, {})[name] = item.value
     try:
-        return Settings.model_validate(values)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError("\n".join(_conflicts(error, given))) from error
+    return SettingsRead(settings, {name: _lasting(item.origin, path) for name, item in given.items()}, hidden)
+
+
+def _lasting(origin: str, path: Path | None) -> str:
+    """A place as it is to be remembered: a file by its absolute path."""
+    relative = f"{path}:"
+    return f"{path.absolute()}:{origin.removeprefix(relative)}" if path and origin.startswith(relative) else origin
 
 
 def data_folder(settings: Settings) -> Path:
@@ -94,9 +145,9 @@ def _check(item: _Given) -> _Problem | None:
     info = all_settings().get(item.name)
     if info is None:
         return _Problem(item.origin, _unknown(item.name))
-    section, _, field = item.name.partition(".")
+    section, _, name = item.name.partition(".")
     try:
-        sections()[section].model_validate({field: item.value})
+        sections()[section].model_validate({name: item.value})
     except ValidationError:
         return _Problem(item.origin, f"{item.name} is {_show(item.value)} but must be {info.allowed}")
     return None

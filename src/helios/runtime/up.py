@@ -18,20 +18,23 @@ from helios.node.ports import Reservation
 from helios.node.process import Process
 from helios.node.waiting import together, unless
 from helios.ports.store import Store
-from helios.runtime.agreement import agree
+from helios.runtime.agreement import agree, follow
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.children import Child, ChildSpec, helios_command
 from helios.runtime.clock import SystemClock
 from helios.runtime.founding import bring_in
 from helios.runtime.handover import hand_over
-from helios.runtime.life import complain, run, say
-from helios.runtime.logs import start_logging
+from helios.runtime.life import complain, run, say, tell
+from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.preflight import NodePlan, UpOptions, lock_folder, look
 from helios.runtime.readiness import agent_ready, answers_http, keys_of, serving
-from helios.runtime.settings import data_folder
+from helios.runtime.reload import Reloader
+from helios.runtime.settings import SettingsRead, SettingsSource, data_folder
 from helios.runtime.table import addresses
 
 log = logging.getLogger(__name__)
+
+_WHO = "helios up"
 
 # An agent ends its routers and then its data server, each with a limit of its own.
 _AGENT_STOP_S = 20.0
@@ -40,18 +43,20 @@ _LEFT_STOP_S = 8.0
 _LOOK_S = 0.05
 
 
-def run_up(settings: Settings, options: UpOptions) -> bool:
+def run_up(source: SettingsSource, options: UpOptions) -> bool:
     """Run the cluster until Ctrl-C or SIGTERM; whether it ended in order, not killed by a second signal.
 
     Raises HeliosError if it cannot start; nothing is left running then.
     """
+    read = source.read()
+    settings = read.settings
     data = DataFolder(data_folder(settings))
     data.prepare()
     lock = lock_folder(data)
     try:
         start_logging(settings.logging, data.log("up"))
-        cluster = Up(settings, options, data)
-        run(cluster.run, parent_pipe=options.parent_pipe)
+        cluster = Up(source, read, options, data)
+        run(cluster.run, parent_pipe=options.parent_pipe, reload=cluster.reload)
         return cluster.in_order
     finally:
         lock.release()
@@ -67,24 +72,31 @@ def _remove(data: DataFolder) -> None:
     shutil.rmtree(data.root, ignore_errors=True)
 
 
+def _complete(settings: Settings) -> Settings:
+    """Whoever starts a cluster by one command expects a new node to take its share."""
+    return settings.with_default("sharding.auto_rebalance", True)
+
+
 class Up:
     """One run of `helios up`."""
 
-    def __init__(self, settings: Settings, options: UpOptions, data: DataFolder) -> None:
-        self._given = settings
-        # Whoever starts a cluster by one command expects a new node to take its share.
-        self._settings = settings.with_default("sharding.auto_rebalance", True)
+    def __init__(self, source: SettingsSource, read: SettingsRead, options: UpOptions, data: DataFolder) -> None:
+        self._source = source
+        self._read = read
+        self._settings = _complete(read.settings)
         self._options = options
         self._data = data
+        self._store: Store | None = None
         self._children: list[Child] = []
         self.in_order = True
+        self.reload = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Check, start, serve until `stop`, end. A second Ctrl-C kills what is left."""
         async with AsyncExitStack() as stack:
             try:
                 if await unless(stop, self._start(stack)):
-                    await unless(stop, together(child.keep() for child in self._children))
+                    await unless(stop, together([self._follow(), *(child.keep() for child in self._children)]))
             finally:
                 await self._stop()
 
@@ -95,9 +107,12 @@ class Up:
                 stack.callback(Reservation(node.listen).release)
         names = [node.id for node in plan.nodes if not node.foreign]
         say(f"starting {', '.join(names) or 'the gateway'} in {self._data.root}")
-        hand_over(self._settings, self._data.settings)
-        store = await stack.enter_async_context(opened_store(self._data))
-        await agree(store, self._given, founding=self._settings, lead=True)
+        hand_over(self._settings, self._data.settings, self._read.origins)
+        self._store = store = await stack.enter_async_context(opened_store(self._data))
+        file = "" if self._source.path is None else str(self._source.path.absolute())
+        shared = await agree(store, SystemClock(), self._read, founding=self._settings, lead=_WHO, file=file)
+        self._settings = self._settings.with_shared(shared)
+        adjust_logging(self._settings.logging)
         nodes = [self._spawn(self._node_child(node, store)) for node in plan.nodes if not node.foreign]
         gateway = self._spawn(self._gateway_child())
         await together(child.ready() for child in nodes)
@@ -109,6 +124,15 @@ class Up:
         say(addresses(self._data, plan, self._settings))
         say("ready")
         log.info("ready: nodes=%d", len(plan.nodes))
+
+    async def _follow(self) -> None:
+        """For ever: take up what others change of the settings, and bring in what changes in the file."""
+        assert self._store is not None, "the cluster has started"
+        reloader = Reloader(
+            self._source, self._read, self._store, SystemClock(), who=_WHO, tell=tell, complete=_complete
+        )
+        followed = follow(self._store, self._settings, lambda now: adjust_logging(now.logging))
+        await together([followed, reloader.run(self.reload)])
 
     def _spawn(self, spec: ChildSpec) -> Child:
         child = Child(spec)

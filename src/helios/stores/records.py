@@ -17,6 +17,8 @@ TOPOLOGY = "/topology"  # Topology; written by the coordinator alone
 COORDINATOR = "/coordinator"  # CoordinatorRecord, bound to the coordinator's lease
 TERM = "/term"  # decimal number; grows with each election and outlives the leases
 SETTINGS = "/settings"  # ClusterSettings (model.settings): what all processes must agree on
+SETTING_ORIGINS = "/setting-origins"  # SettingOrigins
+SETTING_CHANGES = "/setting-changes/"  # + number, ten digits → SettingChange
 CHANGES = "/changes/"  # + change id → Change
 CANCELS = "/cancels/"  # + change id → b"1": a user wants the change not to happen
 PAUSES = "/pauses/"  # + change id → b"1": a user wants its copies to wait
@@ -77,6 +79,34 @@ class UsersRecord:
     """Who may use the cluster, by name; the settings file of `helios up` is where they come from."""
 
     users: tuple[User, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingOrigins:
+    """Where the values in /settings come from, by name; what is not named stands at its default."""
+
+    of: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AlteredSetting:
+    """A setting that got another value; `origin` is where that comes from, `before` where the old one came from."""
+
+    name: str
+    old: str
+    new: str
+    origin: str
+    before: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingChange:
+    """Settings that were changed together: when (Unix seconds) and by whom."""
+
+    number: int
+    at: float
+    by: str
+    altered: tuple[AlteredSetting, ...]
 
 
 @dataclass(frozen=True, slots=True)

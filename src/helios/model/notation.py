@@ -1,0 +1,78 @@
+"""How durations, sizes, addresses and hosts are written in settings, and read."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+
+from helios.errors import InvalidInput
+from helios.model.ids import Address
+
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+\Z")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+)\s*(b|kb|mb|gb)?\Z")
+_SIZE_UNITS = {None: 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
+_NUMBER = re.compile(r"\d+(?:\.\d+)?\Z")
+_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?\Z")
+
+
+def parse_duration(value: object) -> float:
+    """Seconds behind `500ms`, `30s`, `5m`, `1h30m`, `7d` or a plain number of seconds; raises ValueError."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    text = value.strip() if isinstance(value, str) else ""
+    if _NUMBER.match(text):
+        return float(text)
+    if not _DURATION.match(text):
+        raise ValueError(f"{value!r} is not a duration: write 500ms, 30s, 5m, 1h or a number of seconds")
+    # Rounded to microseconds, so that 100ms is the number that people would write for it.
+    return round(sum(float(n) * _DURATION_UNITS[unit] for n, unit in _DURATION_PART.findall(text)), 6)
+
+
+def parse_size(value: object) -> int:
+    """Bytes behind `64kb`, `512mb`, `2gb` (steps of 1024) or a plain number of bytes; raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.match(value.strip().lower()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is not a size: write 64kb, 512mb, 2gb or a number of bytes")
+    return int(match[1]) * _SIZE_UNITS[match[2]]
+
+
+def parse_listen(value: object) -> Address:
+    """The address behind `host:port`; raises ValueError."""
+    if isinstance(value, Address):
+        return value
+    try:
+        return Address.parse(value if isinstance(value, str) else repr(value))
+    except InvalidInput as error:
+        raise ValueError(str(error)) from error
+
+
+def parse_host(value: object) -> str:
+    """A host name or an IP address without a port; raises ValueError."""
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        if _HOST_NAME.match(text):
+            return text
+    raise ValueError(f"{value!r} is not a host: write an IP address or a name, without a port")
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest exact way to write a duration: `500ms`, `90s`, `1h`."""
+    milliseconds = round(seconds * 1000, 3)
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if milliseconds and milliseconds % size == 0:
+            return f"{milliseconds / size:.0f}{unit}"
+    return f"{milliseconds:.3f}".rstrip("0").rstrip(".") + "ms" if milliseconds else "0s"
+
+
+def format_size(size_bytes: int) -> str:
+    """The shortest exact way to write a size: `64kb`, `512mb`, `1gb`."""
+    for unit, size in (("gb", 1 << 30), ("mb", 1 << 20), ("kb", 1 << 10)):
+        if size_bytes and size_bytes % size == 0:
+            return f"{size_bytes // size}{unit}"
+    return str(size_bytes)
