@@ -66,8 +66,6 @@ def test_arguments_that_cannot_be_right(line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("xread block 0 streams a 0", "'XREAD ... BLOCK' is not supported by Helios yet"),
-        ("xreadgroup group block c streams a 0", None),
         ("copy a b db 0 replace", None),
         ("copy a b db 0 db 1", "'COPY ... DB' is refused: Helios has one database, number 0"),
         ("sort a by w_* get #", "'SORT ... BY pattern' is not supported by Helios yet"),
@@ -104,5 +102,5 @@ def test_commands_without_keys_are_never_forwarded_blindly() -> None:
     for command in TABLE.values():
         if command.how in (How.FORWARD, How.SPLIT):
             assert command.notation, command.name
-            assert "blocking" not in command.flags or command.name in ("xread", "xreadgroup"), command.name
+            assert "blocking" not in command.flags, command.name
             assert not command.flags & {"pubsub", "noscript"} - {"noscript"}, command.name

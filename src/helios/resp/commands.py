@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from helios.errors import InvalidInput
 from helios.resp.facts import FACTS
-from helios.resp.keys import KeyPositions, compile_keys, key_range, one_position, stream_options
+from helios.resp.keys import KeyPositions, compile_keys, key_range, one_position
 
 
 class How(StrEnum):
@@ -20,6 +20,7 @@ class How(StrEnum):
 
     FORWARD = "forward"  # the shard that owns all its keys
     SPLIT = "split"  # each owner its part; the replies are put together
+    BLOCKING = "blocking"  # the same shard, over a connection of its own, since it may wait
     ANYWHERE = "anywhere"  # any shard: it touches no key
     ROUTER = "router"  # the router itself, which may ask the shards
     VERB = "verb"  # the cluster's administration
@@ -68,7 +69,8 @@ _ROUTER = _names("""ping echo hello auth quit reset select time info dbsize scan
     acl|whoami
     command command|count command|info command|docs command|list command|getkeys
     client|id client|setname client|getname client|setinfo client|info client|list client|no-evict client|no-touch
-    config|get config|resetstat""")
+    config|get config|resetstat multi exec discard watch unwatch""")
+_BLOCKING = _names("blmove blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin xread xreadgroup")
 
 _DATABASES = "Helios has one database, number 0"
 _OWN = "the servers behind Helios are administered by Helios"
@@ -111,13 +113,12 @@ _REFUSED: dict[str, str] = {
     "client|unpause": "it would start every client of the server",
 }
 
-_LATER = _names("""blmove blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin
-    client|caching client|getredir client|help client|kill client|reply client|tracking client|trackinginfo
-    client|unblock command|getkeysandflags command|help commandlog config|help
-    discard eval eval_ro evalsha evalsha_ro exec fcall fcall_ro function latency lolwut
+_LATER = _names("""client|caching client|getredir client|help client|kill client|reply client|tracking
+    client|trackinginfo client|unblock command|getkeysandflags command|help commandlog config|help
+    eval eval_ro evalsha evalsha_ro fcall fcall_ro function latency lolwut
     memory|doctor memory|help memory|malloc-stats memory|purge memory|stats
-    multi psubscribe publish pubsub punsubscribe script slowlog spublish ssubscribe subscribe sunsubscribe
-    unsubscribe unwatch wait waitaof watch""")
+    psubscribe publish pubsub punsubscribe script slowlog spublish ssubscribe subscribe sunsubscribe
+    unsubscribe wait waitaof""")
 
 _VERBS: tuple[tuple[str, int], ...] = (
     ("addnode", -3),
@@ -145,6 +146,15 @@ _VERBS: tuple[tuple[str, int], ...] = (
 )
 
 
+_TREATED = (
+    (_LATER, How.LATER),
+    (_SPLIT, How.SPLIT),
+    (_BLOCKING, How.BLOCKING),
+    (_ROUTER, How.ROUTER),
+    (_ANYWHERE, How.ANYWHERE),
+)
+
+
 def _treatment(name: str, notation: str) -> tuple[How, str]:
     """How a server's command is treated, and why if it is refused."""
     container = name.partition("|")[0]
@@ -153,7 +163,7 @@ def _treatment(name: str, notation: str) -> tuple[How, str]:
             reason = _REFUSED[known]
             shown = name.replace("|", " ").upper()
             return How.REFUSED, reason if reason is _CLUSTER else f"'{shown}' is refused: {reason}"
-        for names, how in ((_LATER, How.LATER), (_SPLIT, How.SPLIT), (_ROUTER, How.ROUTER), (_ANYWHERE, How.ANYWHERE)):
+        for names, how in _TREATED:
             if known in names:
                 return how, ""
     if notation:
@@ -187,7 +197,7 @@ def _build() -> dict[str, Command]:
     return table
 
 
-_GUARDED = frozenset(("copy", "sort", "sort_ro", "xread", "xreadgroup"))
+_GUARDED = frozenset(("copy", "sort", "sort_ro"))
 
 TABLE: dict[str, Command] = _build()
 
@@ -221,15 +231,9 @@ def find_subcommand(container: Command, word: bytes) -> Command | None:
 
 
 def objection(command: Command, arguments: Sequence[bytes]) -> str | None:
-    """Why these arguments cannot pass although the command can; None where nothing speaks against them.
-
-    Raises InvalidInput where the arguments make no sense to the server either.
-    """
+    """Why these arguments cannot pass although the command can; None where nothing speaks against them."""
     if command.name not in _GUARDED:
         return None
-    if command.name in ("xread", "xreadgroup"):
-        _, blocks = stream_options(arguments)
-        return f"'{command.name.upper()} ... BLOCK' is not supported by Helios yet" if blocks else None
     words = [argument.upper() for argument in arguments]
     if command.name == "copy":
         elsewhere = any(words[i] == b"DB" and words[i + 1] != b"0" for i in range(3, len(words) - 1))

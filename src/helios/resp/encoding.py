@@ -7,6 +7,7 @@ from typing import Any
 
 OK = b"+OK\r\n"
 NULL = {2: b"$-1\r\n", 3: b"_\r\n"}
+NULL_ARRAY = {2: b"*-1\r\n", 3: b"_\r\n"}
 EMPTY_ARRAY = b"*0\r\n"
 
 

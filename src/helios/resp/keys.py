@@ -99,16 +99,16 @@ def _store(arguments: Arguments) -> list[int]:
 _STREAM_OPTIONS = {b"COUNT": 1, b"BLOCK": 1, b"CLAIM": 1, b"GROUP": 2, b"NOACK": 0}
 
 
-def stream_options(arguments: Arguments) -> tuple[int, bool]:
-    """For XREAD and XREADGROUP: where STREAMS stands, and whether BLOCK was asked for."""
-    i, blocks = 1, False
+def stream_options(arguments: Arguments) -> tuple[int, int]:
+    """For XREAD and XREADGROUP: where STREAMS stands, and the time-out of BLOCK (0: it does not block)."""
+    i, timeout = 1, 0
     while i < len(arguments):
         word = arguments[i].upper()
         if word == b"STREAMS":
-            return i, blocks
+            return i, timeout
         if word not in _STREAM_OPTIONS:
             break
-        blocks = blocks or word == b"BLOCK"
+        timeout = i + 1 if word == b"BLOCK" else timeout
         i += 1 + _STREAM_OPTIONS[word]
     raise InvalidInput("syntax error")
 

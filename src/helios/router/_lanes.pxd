@@ -29,6 +29,7 @@ cdef class Outbox:
 cdef class Sender:
     cdef public int protocol
     cdef public int stops
+    cdef public int modes         # IN_MULTI and the like: what its commands mean depends on it
     cdef public Py_ssize_t owed, most_owed, most_commands
     cdef public bint dirty, resume, slowed
     cdef public double slow_s

@@ -36,6 +36,10 @@ WAIT_REPLY = _WAIT_REPLY  # under way, and the next command must wait for its re
 WAIT_ALL = _WAIT_ALL  # touched nothing; try it again when every earlier command has been answered
 SLOW = _SLOW  # touched nothing; try it again after `slow_s`
 
+# In which modes a caller is, as bits: in any of them its commands do not take the short way.
+IN_MULTI = 1
+IN_SUBSCRIPTION = 2
+
 # Why a caller does not go on, as bits.
 HELD = _HELD
 ANSWERING = _ANSWERING
@@ -208,7 +212,7 @@ cdef class Sender:
                 except ProtocolError as fault:
                     self.broken(fault)
                     return
-                if way is not None and way.forward(self):
+                if way is not None and not self.modes and way.forward(self):
                     if self.replies.count >= self.most_commands:
                         self.stops |= _FULL
                     continue
@@ -331,6 +335,30 @@ cdef class CommandQueue:
         if self.ready and not self.scheduled:
             self.scheduled = True
             self.schedule()
+
+    def send_together(self, list raws, waiter):
+        """Send commands with nothing between them; the waiter gets a reply, or an error, for each of them."""
+        cdef Py_ssize_t size = sum(map(len, raws)), count = len(raws)
+        if not self.ready and not self.admits(waiter):
+            count -= 1  # that was the first error
+            error = self.down()
+        elif self.waiters.count and (
+            self.waiters.count + count > self.most_commands or self.queued_bytes + size > self.most_bytes
+        ):
+            error = self.overloaded()
+        else:
+            for raw in raws:
+                self.sizes.push(PyBytes_GET_SIZE(raw))
+                self.waiters.push(waiter)
+            self.issued += count
+            self.queued_bytes += size
+            self.out += raws
+            if self.ready and not self.scheduled:
+                self.scheduled = True
+                self.schedule()
+            return
+        for _ in range(count):
+            waiter.fill(error)
 
     cpdef bint received(self, list replies) except -1:
         """Hand replies to those who wait for them, in order; False where one comes that nothing had asked for."""

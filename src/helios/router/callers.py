@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from helios.access.gate import OWNER, Identity
 from helios.errors import OutcomeUnknown, ProtocolError
@@ -17,6 +17,8 @@ from helios.router._lanes import (
     FULL,
     HELD,
     HOLD,
+    IN_MULTI,
+    IN_SUBSCRIPTION,
     SLOW,
     UNREAD,
     WAIT_ALL,
@@ -28,6 +30,10 @@ from helios.router._lanes import (
     Slot,
 )
 
+if TYPE_CHECKING:
+    from helios.router.blocking import Blocked
+    from helios.router.transactions import Transaction, Watch
+
 __all__ = [
     "ANSWERING",
     "CLOSED",
@@ -36,6 +42,8 @@ __all__ = [
     "FULL",
     "HELD",
     "HOLD",
+    "IN_MULTI",
+    "IN_SUBSCRIPTION",
     "SLOW",
     "UNREAD",
     "WAIT_ALL",
@@ -105,6 +113,10 @@ class Caller(Sender):
         self.name = b""
         self.address = ""  # where it calls from; empty for code of this process
         self.library = {b"lib-name": b"", b"lib-ver": b""}
+        self.transaction: Transaction | None = None  # what it has queued since MULTI
+        self.watch: Watch | None = None
+        self.call: Blocked | None = None  # its command that waits at a server
+        self.resumed: tuple[list[bytes], float | None] | None = None  # that command, to be run again, and its deadline
         self._open_way = way
         self.become(OWNER)
 
@@ -113,6 +125,22 @@ class Caller(Sender):
         self.identity = identity
         self.rights = identity.rights
         self.way = self._open_way if self.rights is None or self.rights.by_short_way else None
+
+    def let_go(self) -> None:
+        """Forget its transaction and what it watches, and end what waits at a server for it."""
+        self.transaction, self.resumed = None, None
+        self.modes &= ~IN_MULTI
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            watch.end()
+        call, self.call = self.call, None
+        if call is not None:
+            call.abandon()
+
+    def gave_up(self) -> None:
+        """Called when its command was held for too long: an EXEC has ended its transaction all the same."""
+        if self.transaction is not None:
+            self.let_go()
 
     def stalled(self) -> None:
         """Called when it stops running commands."""
@@ -166,6 +194,7 @@ class OneCommand(Caller):
         self.stops |= CLOSED
         self.waiting = []
         self.replies.clear()
+        self.let_go()
         if not self.result.done():
             self.result.set_exception(OutcomeUnknown("the router is stopping; whether the command ran is not known"))
             self.result.exception()

@@ -18,15 +18,17 @@ from helios.ports.engine import Connector
 from helios.ports.store import Store
 from helios.resp.encoding import error
 from helios.resp.wire import encode_command
+from helios.router.blocking import Blocked
 from helios.router.callers import Caller, LastSlot, OneCommand, Outbox
 from helios.router.dispatch import Dispatcher
 from helios.router.holding import Holding
-from helios.router.keyspace import ErrorReply
 from helios.router.member import Credentials
 from helios.router.options import RouterOptions
 from helios.router.pool import Mark, Pool
+from helios.router.refusals import ErrorReply
 from helios.router.server import ClientConnection
 from helios.router.session import Session, SessionKeeper
+from helios.router.transactions import Watch
 
 _log = logging.getLogger(__name__)
 _END_TIMEOUT_S = 1.5
@@ -65,6 +67,8 @@ class Router:
         self.product: dict[bytes, bytes] = {}
         self.holding = Holding(options.hold_timeout_s)
         self.pool = Pool(self, options)
+        self.blocked: set[Blocked] = set()
+        self.watches: set[Watch] = set()
         self._fault = "it has not started yet"
         self._dispatcher = Dispatcher(self)
         self._keeper = SessionKeeper(lambda: Session(store, connector, clock, options, self), self)
@@ -123,6 +127,8 @@ class Router:
             await asyncio.wait(self._tasks, timeout=_END_TIMEOUT_S)
         for client in list(self.clients.values()):
             client.close_after_replies()
+        for waiting in list(self.blocked):
+            waiting.cut(error("CLUSTERDOWN the router is stopping; nothing was executed"))
         settled = await self._all_answered()
         self.session_over("the router is stopping")
         for call in list(self._calls):
@@ -134,7 +140,7 @@ class Router:
 
     async def _all_answered(self) -> bool:
         """Wait a moment for what is in flight."""
-        marks = self.pool.marks(shard.id for shard in self.topology.shards)
+        marks = self.pool.marks((shard.id for shard in self.topology.shards), lambda key: True)
         try:
             async with asyncio.timeout(_END_TIMEOUT_S):
                 for link, mark in marks:
@@ -191,8 +197,13 @@ class Router:
         self.routes = Routes(topology)
         self._dispatcher.serve(self.routes)
         pairs = topology.transition.pairs if topology.transition else ()
-        marks = self.pool.marks(pair.source for pair in pairs if pair.phase is PairPhase.FENCED)
+        fenced = (pair.source for pair in pairs if pair.phase is PairPhase.FENCED)
+        marks = self.pool.marks(fenced, self.routes.fenced)
         self.pool.apply(topology)
+        for watch in self.watches:
+            watch.follow(self.routes)
+        for waiting in list(self.blocked):
+            waiting.follow(self.routes)
         touched = {shard for pair in pairs for shard in (pair.source, pair.target)}
         self.unclean = frozenset(shard.id for shard in topology.shards if shard.id in topology.unclean | touched)
         self.holding.release()
@@ -247,6 +258,17 @@ class Router:
         return self._keeper.sessions
 
     # --- for the clients ---
+
+    def unblock(self, client_id: int, *, as_error: bool) -> bool:
+        """Let the command of a client go on that waits at a server; whether there was one.
+
+        It is answered with UNBLOCKED, or as if its time had run out, unless something comes for it first.
+        """
+        client = self.clients.get(client_id)
+        if client is None or client.call is None:
+            return False
+        client.call.unblock(as_error=as_error)
+        return True
 
     def _connection(self) -> ClientConnection:
         assert self._outbox is not None

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 
 from helios.errors import InvalidInput
 from helios.placement.routing import Routes
-from helios.resp.commands import ONE_KEY, Command, How, find, find_subcommand, key_positions, objection
+from helios.resp.blocking import timeout_of
+from helios.resp.commands import ONE_KEY, Command, How, find, key_positions, objection
 from helios.resp.encoding import error
-from helios.router import gather, keyspace, local, verbs
+from helios.router import gather, keyspace, local, transactions, verbs
 from helios.router._lanes import ShortWay
-from helios.router.callers import DONE, HOLD, SLOW, Caller, Slot
+from helios.router.blocking import block
+from helios.router.callers import DONE, HOLD, IN_MULTI, SLOW, Caller, Slot
+from helios.router.lookup import find_owners, must_slow, recognise
+from helios.router.refusals import cross_shard
 from helios.router.server import ClientConnection
 
 if TYPE_CHECKING:
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
 
 _ATTACKS = frozenset((b"POST", b"HOST:"))
 Handler = Callable[["Router", Caller, list[bytes]], int]
-HANDLERS: dict[str, Handler] = {**local.HANDLERS, **keyspace.HANDLERS}
+HANDLERS: dict[str, Handler] = {**local.HANDLERS, **keyspace.HANDLERS, **transactions.HANDLERS}
 
 
 class Dispatcher:
@@ -48,11 +52,15 @@ class Dispatcher:
         if caller.rights is not None:
             refusal = caller.rights.refusal(argv)
             if refusal is not None:
+                if caller.transaction is not None:
+                    caller.transaction.fail()
                 caller.answer(error(refusal))
                 return DONE
+        if caller.modes & IN_MULTI:
+            return self._queue(caller, raw, argv)
         command = find(argv[0])
         if command is None or not command.one_key or not command.fits(len(argv)):
-            return self._other(caller, raw, argv, command)
+            return self._other(caller, raw, argv)
         routes = router.routes
         if routes is None or self._now() >= router.deadline:
             return self._down(caller)
@@ -63,18 +71,10 @@ class Dispatcher:
             return self._down(caller)
         if routes.has_fence and routes.fenced(key):
             return HOLD
-        if routes.has_slow and command.writes and self._must_slow(caller, routes.slow_s(key)):
+        if routes.has_slow and command.writes and must_slow(caller, routes.slow_s(key)):
             return SLOW
         self._send(caller, shard, raw)
         return DONE
-
-    def _must_slow(self, caller: Caller, slow_s: float) -> bool:
-        """Whether a write has yet to wait its time, so that the copy of its key can catch up."""
-        if caller.slowed or not slow_s:
-            caller.slowed = False
-            return False
-        caller.slow_s = slow_s
-        return True
 
     def _send(self, caller: Caller, shard: str, raw: bytes) -> None:
         link = self._links[caller.protocol].get(shard)
@@ -88,32 +88,32 @@ class Dispatcher:
         caller.answer(error(f"CLUSTERDOWN {self._router.reason() or 'try again'}; nothing was executed"))
         return DONE
 
-    def _other(self, caller: Caller, raw: bytes, argv: list[bytes], command: Command | None) -> int:
-        """Everything but a well-formed command with one key."""
-        if command is None:
-            return _unknown(caller, argv)
-        if command.container and len(argv) > 1:
-            inner = find_subcommand(command, argv[1])
-            if inner is not None:
-                command = inner
-            elif command.how not in (How.REFUSED, How.LATER):
-                word = argv[1][:128].decode("utf-8", "replace")
-                caller.answer(error(f"ERR unknown subcommand '{word}'. Try {command.name.upper()} HELP."))
-                return DONE
-        name = command.name.replace("|", " ").upper()
-        if command.how is How.REFUSED:
-            caller.answer(error(f"ERR {command.reason}"))
-        elif command.how is How.LATER:
-            caller.answer(error(f"ERR '{name}' is not supported by Helios yet"))
-        elif not command.fits(len(argv)):
-            caller.answer(error(f"ERR wrong number of arguments for '{command.name}' command"))
-        elif command.how is How.ROUTER:
+    def _queue(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
+        """A command of a caller in MULTI."""
+        command = recognise(argv)
+        if isinstance(command, Command) and command.name in transactions.AT_ONCE:
             return HANDLERS[command.name](self._router, caller, argv)
-        elif command.how is How.VERB:
-            return verbs.run(self._router, caller, command.name, argv)
+        if isinstance(command, bytes) and argv[0].upper() == b"EXEC":
+            transactions.abort(caller, command)
         else:
-            return self._keyed(caller, raw, argv, command)
+            transactions.queue(self._router.options, caller, raw, argv)
         return DONE
+
+    def _other(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
+        """Everything but a well-formed command with one key."""
+        command = recognise(argv)
+        if isinstance(command, bytes):
+            if argv[0].upper() in _ATTACKS and isinstance(caller, ClientConnection):
+                # A web page can make a browser send these to a server that should not be reached from it.
+                caller.abort()
+            else:
+                caller.answer(command)
+            return DONE
+        if command.how is How.ROUTER:
+            return HANDLERS[command.name](self._router, caller, argv)
+        if command.how is How.VERB:
+            return verbs.run(self._router, caller, command.name, argv)
+        return self._keyed(caller, raw, argv, command)
 
     def _keyed(self, caller: Caller, raw: bytes, argv: list[bytes], command: Command) -> int:
         """Commands that shards carry out, with any number of keys."""
@@ -122,21 +122,16 @@ class Dispatcher:
             if refusal is not None:
                 caller.answer(error(f"ERR {refusal}"))
                 return DONE
-            positions = key_positions(command, argv)
+            keys = [argv[position] for position in key_positions(command, argv)]
+            timeout = timeout_of(command, argv) if command.how is How.BLOCKING else None
         except InvalidInput as fault:
             caller.answer(error(f"ERR {fault}"))
             return DONE
-        if self._router.reason() is not None:
-            return self._down(caller)
-        routes = self._router.routes
-        assert routes is not None
-        owners = [routes.owner(argv[position]) for position in positions]
-        if routes.has_fence and any(routes.fenced(argv[position]) for position in positions):
-            return HOLD
-        if routes.has_slow and command.writes:
-            slow_s = max((routes.slow_s(argv[position]) for position in positions), default=0.0)
-            if self._must_slow(caller, slow_s):
-                return SLOW
+        if timeout is not None:
+            return block(self._router, caller, raw, argv, command, timeout, keys)
+        owners = find_owners(self._router, caller, keys, writes=command.writes)
+        if isinstance(owners, int):
+            return owners
         if not owners:
             # Scripts and HELP texts need no key; where a key is missing, any server says so in its own words.
             owners = [self._router.topology.shards[0].id]
@@ -146,22 +141,5 @@ class Dispatcher:
         elif command.how is How.SPLIT:
             gather.split(self._router, caller, argv, command, owners)
         else:
-            shards = sorted(set(owners))
-            caller.answer(
-                error(
-                    f"CROSSSHARD keys are owned by {', '.join(shards[:-1])} and {shards[-1]}: "
-                    f"'{command.name.upper()}' works within one shard; keys with the same {{tag}} share one"
-                )
-            )
+            caller.answer(cross_shard(owners, f"'{command.name.upper()}'"))
         return DONE
-
-
-def _unknown(caller: Caller, argv: list[bytes]) -> int:
-    if argv[0].upper() in _ATTACKS and isinstance(caller, ClientConnection):
-        # A web page can make a browser send these to a server that should not be reached from it.
-        caller.abort()
-        return DONE
-    shown = " ".join(f"'{argument[:128].decode('utf-8', 'replace')}'" for argument in argv[1:20])
-    name = argv[0][:128].decode("utf-8", "replace")
-    caller.answer(error(f"ERR unknown command '{name}', with args beginning with: {shown[:256]}"))
-    return DONE

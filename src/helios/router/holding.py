@@ -61,4 +61,5 @@ class Holding:
                 "shard; nothing was executed"
             )
         )
+        caller.gave_up()
         caller.go_on(HELD)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from helios.errors import HeliosError
 from helios.resp.encoding import bulk
-from helios.router.keyspace import ErrorReply, count_keys
+from helios.router.keyspace import count_keys
+from helios.router.refusals import ErrorReply
 
 if TYPE_CHECKING:
     from helios.router.core import Router
@@ -50,6 +51,7 @@ def _helios(router: Router) -> Fields:
         "sessions_total": router.sessions,
         "serving": 1 if router.reason() is None else 0,
         "shards": len(topology.shards),
+        "lines": len(router.pool.lines),
         "held_clients": len(router.holding),
         "held_commands_total": router.holding.total,
         "unclean_shards": len(router.unclean),
@@ -60,7 +62,7 @@ def _clients(router: Router) -> Fields:
     return {
         "connected_clients": len(router.clients),
         "maxclients": router.options.clients,
-        "blocked_clients": len(router.holding),
+        "blocked_clients": len(router.blocked) + len(router.holding),
     }
 
 

@@ -20,6 +20,7 @@ from helios.resp.encoding import EMPTY_ARRAY, NULL, array, bulk, error, integer
 from helios.resp.wire import elements, encode_command
 from helios.router.callers import DONE, HOLD, WAIT_REPLY, Caller, Slot, Waiter
 from helios.router.gather import all_ok, concatenated, to_all, total
+from helios.router.refusals import ErrorReply
 
 if TYPE_CHECKING:
     from helios.router.core import Router
@@ -31,14 +32,6 @@ _MOST_RESTARTS = 20
 # A server names a key twice where its table grows under the scan. So many keys of a shard are remembered to
 # tell; beyond that, DBSIZE and KEYS of an unclean shard may count such a key twice.
 _MOST_REMEMBERED = 1_000_000
-
-
-class ErrorReply(Exception):
-    """A shard answered the router's own question with an error, which is the client's answer too."""
-
-    def __init__(self, raw: bytes) -> None:
-        super().__init__(raw)
-        self.raw = raw
 
 
 def decoded(raw: bytes) -> Any:

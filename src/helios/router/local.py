@@ -62,6 +62,7 @@ def _reset(router: Router, caller: Caller, argv: list[bytes]) -> int:
     # A client's commands to one shard keep their order on one connection; each protocol has its own.
     if caller.protocol != 2 and caller.replies:
         return WAIT_ALL
+    caller.let_go()
     caller.protocol = 2
     caller.name = b""
     caller.become(router.gate.newcomer())
@@ -181,12 +182,13 @@ def _client_line(caller: Caller, now: float) -> bytes:
         "name": caller.name.decode(),
         "age": int(now - caller.since),
         "idle": int(now - caller.last_at),
-        "flags": "N",
+        "flags": ("x" if caller.transaction else "") + ("b" if caller.call else "") or "N",
         "db": 0,
         "sub": 0,
         "psub": 0,
         "ssub": 0,
-        "multi": -1,
+        "multi": -1 if caller.transaction is None else len(caller.transaction.frames),
+        "watch": 0 if caller.watch is None else len(caller.watch.keys),
         "qbuf": len(caller.waiting),
         "omem": caller.owed,
         "events": "r" if not caller.stops else "",

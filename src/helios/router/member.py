@@ -156,7 +156,7 @@ class MemberLink(CommandQueue):
         if self._state is LinkState.IDLE:
             self._connect()
         elif self._state is not LinkState.CONNECTING:
-            waiter.fill(self._down())
+            waiter.fill(self.down())
             return False
         return True
 
@@ -190,6 +190,16 @@ class MemberLink(CommandQueue):
         else:
             self._watch(self.answered)
 
+    @property
+    def client_id(self) -> int:
+        """What the server calls the present connection; 0 while there is none."""
+        return self._wire.client_id if self._wire is not None else 0
+
+    @property
+    def run_id(self) -> bytes:
+        """The run of the server that the present connection is to."""
+        return self._wire.run_id if self._wire is not None else b""
+
     # --- acknowledgement ---
 
     async def settled(self, mark: int) -> None:
@@ -217,7 +227,8 @@ class MemberLink(CommandQueue):
     def _place(self) -> str:
         return f"{self.shard} does not answer at {self.member.address}"
 
-    def _down(self) -> bytes:
+    def down(self) -> bytes:
+        """The reply to a command while there is no connection."""
         return error(f"CLUSTERDOWN {self._place} ({self.last_fault}); nothing was executed")
 
     def overloaded(self) -> bytes:
@@ -264,7 +275,7 @@ class MemberLink(CommandQueue):
             except (OSError, HeliosError) as fault:
                 self.last_fault = str(fault) or type(fault).__name__
                 self.state = LinkState.DOWN
-                self._fail_unsent(self._down())
+                self._fail_unsent(self.down())
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, options.most_backoff_s)
                 continue
@@ -282,7 +293,7 @@ class MemberLink(CommandQueue):
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
-        self._fail_unsent(self._down())
+        self._fail_unsent(self.down())
         sent = self._fail_sent()
         if sent:
             self._ghosts.append((wire.client_id, wire.run_id, sent))
@@ -351,6 +362,6 @@ class MemberLink(CommandQueue):
         if self._wire is not None:
             self._wire.abort()
             self._wire = None
-        self._fail_unsent(self._down())
+        self._fail_unsent(self.down())
         self._fail_sent()
         self.tell_watchers()

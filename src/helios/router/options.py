@@ -26,6 +26,10 @@ class RouterOptions:
     most_backoff_s: float = 1.0
     member_commands: int = 131_072  # sent to one server and unanswered
     member_bytes: int = 128 * 1024 * 1024
+    lines: int = 1000  # connections to one server that a client has for itself, in use at a time
+    idle_lines: int = 16  # of them, kept for the next client, for one server and RESP version
+    transaction_commands: int = 65_536
+    transaction_bytes: int = 64 * 1024 * 1024  # of its queued commands, or of the keys that it watches
     clients: int = 10_000
     client_commands: int = 1024  # of one client, unanswered; beyond them it is not read
     client_reply_bytes: int = 256 * 1024 * 1024  # owed to one client; beyond them it is disconnected

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from helios.model.topology import Topology
 from helios.resp.wire import encode_command
 from helios.router.callers import FutureReply
+from helios.router.line import Line, Lines, Mark
 from helios.router.member import MemberHost, MemberLink
 from helios.router.options import RouterOptions
 
-Mark = tuple[MemberLink, int]
+__all__ = ["Mark", "Pool"]
 
 
 class Pool:
@@ -19,6 +20,7 @@ class Pool:
 
     def __init__(self, host: MemberHost, options: RouterOptions) -> None:
         self.links: dict[int, dict[str, MemberLink]] = {2: {}, 3: {}}
+        self.lines = Lines(host, options, lambda shard: self.link(shard, 2))
         self._host = host
         self._options = options
         self._topology = Topology(epoch=0)
@@ -33,6 +35,7 @@ class Pool:
                 if leader is None or (leader.id, leader.address) != (link.member.id, link.member.address):
                     del links[shard]
                     link.close("the shard has another leader" if leader else "the shard is no longer in the cluster")
+        self.lines.apply(leaders)
 
     def link(self, shard_id: str, protocol: int) -> MemberLink:
         """The link to the leader of a shard of the present topology."""
@@ -44,14 +47,22 @@ class Pool:
             link = links[shard_id] = MemberLink(shard_id, shard.leading, protocol, self._host, self._options)
         return link
 
-    def marks(self, shards: Iterable[str]) -> list[Mark]:
-        """What has been issued to these shards so far and not been answered."""
-        return [
+    def line(self, shard_id: str, protocol: int) -> Line:
+        """A connection to the leader of a shard for one client alone. Raises ErrorReply where there can be none."""
+        shard = self._topology.shard(shard_id)
+        assert shard is not None, f"the placement names {shard_id}, which the topology does not have"
+        return self.lines.take(shard, protocol)
+
+    def marks(self, shards: Iterable[str], fenced: Callable[[bytes], bool]) -> list[Mark]:
+        """What has been issued to these shards and not been answered, but for what waits for keys not fenced."""
+        shards = set(shards)
+        shared: list[Mark] = [
             (link, link.issued)
-            for shard in set(shards)
+            for shard in shards
             for links in self.links.values()
             if (link := links.get(shard)) is not None and link.answered < link.issued
         ]
+        return shared + self.lines.marks(shards, fenced)
 
     def ask(self, shard: str, argv: Sequence[bytes], protocol: int = 2) -> asyncio.Future[bytes]:
         """The raw reply of a shard's leader to a command of the router's own."""
@@ -61,6 +72,7 @@ class Pool:
 
     def close(self, reason: str) -> None:
         """End every connection; what was in flight is answered with an error."""
+        self.lines.close(reason)
         for links in self.links.values():
             for link in links.values():
                 link.close(reason)

@@ -13,6 +13,8 @@ from helios.router.callers import CLOSED, UNREAD, Caller, Dispatch, Holder, Outb
 from helios.router.options import RouterOptions
 
 _WRITE_BUFFER_BYTES = 1024 * 1024
+# A client whose command waits at a server is read on, so that its leaving is noticed, up to so many bytes.
+_READ_AHEAD_BYTES = 64 * 1024
 
 
 class Clients(Protocol):
@@ -60,7 +62,9 @@ class ClientConnection(Caller, asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends nothing more; what it has sent is answered all the same, which TLS does not allow for."""
         self.ending = True
-        if not self.stops:
+        if self.call is not None:
+            self.abort()  # What its command waits for would come for nobody.
+        elif not self.stops:
             self._end_when_answered()
         return not self.encrypted
 
@@ -70,6 +74,7 @@ class ClientConnection(Caller, asyncio.Protocol):
         self.waiting = []
         self.replies.clear()
         self.holder.forget(self)
+        self.let_go()
         self._clients.leave(self)
 
     def pause_writing(self) -> None:
@@ -109,7 +114,9 @@ class ClientConnection(Caller, asyncio.Protocol):
 
     def stalled(self) -> None:
         """Read nothing more until it goes on."""
-        if self._reading and self.transport is not None and not self.stops & CLOSED:
+        if self.call is not None and self.parser is not None and self.parser.buffered < _READ_AHEAD_BYTES:
+            self.read_on()
+        elif self._reading and self.transport is not None and not self.stops & CLOSED:
             self._reading = False
             self.transport.pause_reading()
 

@@ -177,9 +177,6 @@ async def test_what_connections_ask_for(client: Client) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("BLPOP a 0", "'BLPOP' is not supported by Helios yet"),
-        ("MULTI", "'MULTI' is not supported by Helios yet"),
-        ("XREAD BLOCK 0 STREAMS a $", "'XREAD ... BLOCK' is not supported by Helios yet"),
         ("SORT a BY w_*", "'SORT ... BY pattern' is not supported by Helios yet"),
         ("CONFIG SET save x", "'CONFIG SET' is refused: "),
         ("SHUTDOWN", "'SHUTDOWN' is refused: "),

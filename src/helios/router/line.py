@@ -1,0 +1,233 @@
+"""Connections to a shard's leader that one client has for itself: to watch keys, and to wait for elements.
+
+A line is a MemberLink with the same rules about leases, order and losses. What is special: it belongs to one
+client at a time; when its connection is lost it does not come back; and what its server calls the connection is
+used to wake or end what waits there, through the link that all clients share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from helios.errors import HeliosError
+from helios.model.topology import Member, Shard
+from helios.resp.encoding import error
+from helios.resp.wire import encode_command
+from helios.router.callers import FutureReply, Waiter
+from helios.router.member import LinkState, MemberHost, MemberLink
+from helios.router.options import RouterOptions
+from helios.router.refusals import ErrorReply
+
+Mark: TypeAlias = tuple[MemberLink, int]
+SharedLink = Callable[[str], MemberLink]
+UNBLOCKED = b"-UNBLOCKED"
+_FIRST_PAUSE_S = 0.002
+_PING = b"*1\r\n$4\r\nPING\r\n"
+
+
+class Line(MemberLink):
+    """A connection for one client at a time, got from Lines and given back there.
+
+    `keys` are those of the command that waits at the server, None while none does: such a command is not expected to
+    be answered soon.
+    """
+
+    def __init__(
+        self, shard: str, member: Member, protocol: int, host: MemberHost, options: RouterOptions, lines: Lines
+    ) -> None:
+        super().__init__(shard, member, protocol, host, options)
+        self.keys: Sequence[bytes] | None = None
+        self._lines = lines
+        self._waking: asyncio.Task[None] | None = None
+        self._ending = False  # its connection is lost or given up, and it sees to the rest itself
+
+    # --- for its client ---
+
+    def block(self, raw: bytes, waiter: Waiter, keys: Sequence[bytes]) -> None:
+        """Send a command that waits for something in `keys`."""
+        self.keys = keys
+        self.send(raw, waiter)
+
+    def wake(self) -> None:
+        """Make the command that waits be answered now with UNBLOCKED, unless something comes for it first.
+
+        What has not been sent yet is taken back.
+        """
+        if self.out:
+            self.keys = None
+            self._fail_unsent(UNBLOCKED + b" it was not sent\r\n")
+        elif self.answered < self.issued and (self._waking is None or self._waking.done()):
+            self._waking = self._loop.create_task(self._wake())
+
+    async def _wake(self) -> None:
+        mark, client_id, run_id, pause = self.issued, self.client_id, self.run_id, _FIRST_PAUSE_S
+        while self.answered < mark and self._state is LinkState.READY:
+            if await self._about(run_id, [b"CLIENT", b"UNBLOCK", b"%d" % client_id, b"ERROR"]) is None:
+                return
+            # The command may not have reached the server yet, or its reply is on the way.
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, self._options.least_backoff_s)
+
+    async def _about(self, run_id: bytes, command: list[bytes]) -> bytes | None:
+        """What the server says to a command about this connection; None if that run of it is over.
+
+        Until it returns, the command may be carried out at any time; after that, no more.
+        """
+        pause = self._options.least_backoff_s
+        while True:
+            link = self._lines.shared(self.shard)
+            if link.state is LinkState.READY:
+                if link.run_id != run_id:
+                    return None
+                reply = FutureReply()
+                link.send(encode_command(command), reply)
+                answer = await reply
+                if answer[:1] != b"-":
+                    return answer
+            link.connect()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, self._options.most_backoff_s)
+
+    def release(self) -> None:
+        """Its client does not need it any more, and nothing is watched on it. What waits is ended at the server."""
+        if self._ending or self.answered < self.issued:
+            self.end()
+        elif self._waking is not None and not self._waking.done():
+            self._waking.add_done_callback(lambda _: self.release())
+        else:
+            self.keys = None
+            self._lines.put_back(self)
+
+    def end(self) -> None:
+        """Its client has gone: end the connection, and make sure that what was sent on it does not run any more."""
+        self.keys = None
+        if self._ending:
+            return
+        if self._wire is None or self.answered == self.issued:
+            self.close("its client has left")
+        else:
+            self._ending = True
+            self._wire.abort("its client has left")
+
+    # --- the connection ---
+
+    async def _keep_connected(self) -> None:
+        try:
+            wire = await self._open()
+        except (OSError, HeliosError) as fault:
+            self.close(str(fault) or type(fault).__name__)
+            return
+        self.last_fault = "the server closed the connection"
+        self.state = LinkState.READY
+        self._flush()
+        await wire.lost
+        self.keys = None
+        self._ending = True
+        self._lost(wire)
+        self.state = LinkState.DOWN
+        self._fail_unsent(self.down())
+        for client_id, run_id, _ in self._ghosts:
+            await self._about(run_id, [b"CLIENT", b"KILL", b"ID", b"%d" % client_id])
+        self.answered += sum(count for _, _, count in self._ghosts)
+        self.tell_watchers()
+        self.close(self.last_fault)
+
+    def _look(self, answered_then: int) -> None:
+        """A command that waits is no sign that the server is dead; it is asked for one."""
+        if self.keys is None or self._wire is None:
+            super()._look(answered_then)
+        elif self.answered < self.issued:
+            self._watchdog = None
+            pong = FutureReply()
+            pong.add_done_callback(self._heard)
+            self._lines.shared(self.shard).send(_PING, pong)
+
+    def _heard(self, pong: asyncio.Future[bytes]) -> None:
+        if self._wire is None or self._watchdog is not None or self.answered == self.issued:
+            return
+        if pong.result()[:1] == b"-":
+            self._wire.abort(pong.result()[1:-2].decode("utf-8", "replace"))
+        else:
+            self._watch(self.answered)
+
+    def close(self, reason: str) -> None:
+        """End the connection for good; what waits for it is answered now."""
+        self._lines.forget(self)
+        if self._waking is not None:
+            self._waking.cancel()
+        super().close(reason)
+
+
+class Lines:
+    """The lines of a router by shard: those in use, those that are being ended, and a few that wait for use."""
+
+    def __init__(self, host: MemberHost, options: RouterOptions, shared: SharedLink) -> None:
+        self.shared = shared
+        self._host = host
+        self._options = options
+        self._all: dict[str, set[Line]] = {}
+        self._idle: dict[tuple[str, int], list[Line]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._all.values()))
+
+    def take(self, shard: Shard, protocol: int) -> Line:
+        """A line for one client. Raises ErrorReply where the shard is known to be away, or there are too many."""
+        shared = self.shared(shard.id)
+        shared.connect()  # What waits on a line can be woken through it alone.
+        if shared.state is LinkState.DOWN:
+            raise ErrorReply(shared.down())
+        idle = self._idle.get((shard.id, protocol))
+        if idle:
+            return idle.pop()
+        lines = self._all.setdefault(shard.id, set())
+        if len(lines) >= self._options.lines:
+            raise ErrorReply(
+                error(
+                    f"OVERLOADED {len(lines)} clients of this router have a connection to {shard.id} of their own "
+                    "(to watch keys or to wait for elements); nothing was executed"
+                )
+            )
+        line = Line(shard.id, shard.leading, protocol, self._host, self._options, self)
+        lines.add(line)
+        return line
+
+    def put_back(self, line: Line) -> None:
+        """Keep the line for the next client, or end it."""
+        idle = self._idle.setdefault((line.shard, line.protocol), [])
+        if line.state in (LinkState.READY, LinkState.CONNECTING) and len(idle) < self._options.idle_lines:
+            idle.append(line)
+        else:
+            line.close("it is not needed")
+
+    def forget(self, line: Line) -> None:
+        """The line has been closed."""
+        self._all.get(line.shard, set()).discard(line)
+        idle = self._idle.get((line.shard, line.protocol), [])
+        if line in idle:
+            idle.remove(line)
+
+    def marks(self, shards: Iterable[str], fenced: Callable[[bytes], bool]) -> list[Mark]:
+        """What has been issued to these shards and not been answered, and does not wait for other keys alone."""
+        return [
+            (line, line.issued)
+            for shard in set(shards)
+            for line in self._all.get(shard, ())
+            if line.answered < line.issued and (line.keys is None or any(map(fenced, line.keys)))
+        ]
+
+    def apply(self, leaders: dict[str, Member]) -> None:
+        """Let go of the lines to servers that lead their shard no longer."""
+        for shard, lines in list(self._all.items()):
+            leader = leaders.get(shard)
+            for line in list(lines):
+                if leader is None or (leader.id, leader.address) != (line.member.id, line.member.address):
+                    line.close("the shard has another leader" if leader else "the shard is no longer in the cluster")
+
+    def close(self, reason: str) -> None:
+        """End every line; what was in flight is answered with an error."""
+        for lines in self._all.values():
+            for line in list(lines):
+                line.close(reason)
