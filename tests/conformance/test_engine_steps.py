@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeAlias
@@ -142,6 +142,52 @@ async def test_a_patch_meets_a_value_of_another_type(real_two: Two) -> None:
                 await carry_out(engine, MAKERS[kind](chance, b"k", True))
             assert await source.copy_in_steps(b"k", target, patch=True, step_bytes=STEP_BYTES) is StepCopy.COPIED
             assert await look(target, b"k") == await look(source, b"k"), (mine, theirs)
+
+
+@pytest.mark.processes
+async def test_a_stream_that_grows_and_is_trimmed_is_not_read_again(real_two: Two) -> None:
+    source, target = await real_two[0].open(), await real_two[1].open()
+    read: list[int] = []
+
+    async def pace(size: int) -> None:
+        read.append(size)
+
+    async def add(numbers: Iterable[int], value: str = "value") -> None:
+        await carry_out(source, [("XADD", b"k", f"{number}-0", b"f", f"{value} {number}") for number in numbers])
+
+    async def copied() -> int:
+        """Bytes that were dealt with."""
+        read.clear()
+        await source.copy_in_steps(b"k", target, patch=True, notes=notes, pace=pace, step_bytes=STEP_BYTES)
+        assert await look(target, b"k") == await look(source, b"k")
+        return sum(read)
+
+    notes: Notes = {}
+    await add(range(1, 1001))
+    everything = await copied()
+    await add(range(1001, 1011))
+    assert await copied() < everything / 10
+    await run(source, "XTRIM", b"k", "MAXLEN", 777)
+    assert await copied() == 0
+    await add(range(1011, 1021))
+    await run(source, "XTRIM", b"k", "MINID", "300-0")
+    assert await copied() < everything / 10
+    await add([1021])
+    await run(source, "XDEL", b"k", "500-0", "1021-0")  # in the middle, and what nobody has seen
+    assert await copied() > everything / 2
+    await add([1022])
+    assert await copied() < everything / 10
+    for gone in (["300-0"], ["1022-0"], ["301-0", "700-0"]):
+        await run(source, "XDEL", b"k", *gone)
+        await copied()
+    # The same ids with other values, as often added: another stream under the same name.
+    ids = range(2000, 3000)
+    await source.delete([b"k"])
+    await add(ids)
+    await copied()
+    await source.delete([b"k"])
+    await add(ids, "other")
+    assert await copied() > everything / 2
 
 
 @pytest.mark.processes

@@ -8,9 +8,10 @@ from contextlib import aclosing
 from hashlib import blake2b
 
 from helios.engines.valkey.connection import Connection, Reply
+from helios.engines.valkey.stepwise.appends import entries_of
 from helios.engines.valkey.stepwise.members import Hash, Members, Set, SortedSet
 from helios.engines.valkey.stepwise.sequences import ranges, slices
-from helios.engines.valkey.stepwise.streams import entries_of, pending_of
+from helios.engines.valkey.stepwise.streams import pending_of
 from helios.engines.valkey.stepwise.way import ChangedMeanwhile, Way
 from helios.ports.engine import at_once
 

@@ -7,18 +7,16 @@ by commands: such a stream is copied whole.
 
 from __future__ import annotations
 
-import marshal
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import TypeAlias
 
-from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
+from helios.engines.valkey.connection import Command, Connection, ErrorReply
+from helios.engines.valkey.stepwise.appends import Entry, entries_of, follow, note_added, note_of, number, steps_of
 from helios.engines.valkey.stepwise.way import MAX_ELEMENTS, ChangedMeanwhile, NotInSteps, StartAfresh, Way, ahead
 
-Entry: TypeAlias = list[Reply]  # [id, [field, value, …]]
 _MADE_BY = b"\0helios"  # a group that exists for a moment: there is no other way to make an empty stream
+_NOTHING = b"0-0"
 _SAME_MOMENT_MS = 10  # delivery times are known by the age that a server gives, in milliseconds, on its way
 
 
@@ -26,12 +24,17 @@ async def copy_stream(way: Way, *, patch: bool) -> None:
     """By XRANGE and XADD; with `patch`, deletions are repeated and new entries added.
 
     The notes are the id of the last entry of each step and the step's digest: where it has not changed, the
-    target need not be asked.
+    target need not be asked. Where nothing but additions and trimming has happened, only these are looked at.
     """
     length = int(await way.read("XLEN", way.key))
     count = await way.elements_in_step(length)
-    await _entries(way, count, patch=patch)
+    if not (patch and await follow(way, count, _add)):
+        await _entries(way, count, patch=patch)
     about = await way.read("XINFO", "STREAM", way.key)
+    if patch and about[b"max-deleted-entry-id"] == _NOTHING:
+        there = await way.write("XINFO", "STREAM", way.key)
+        if there[b"max-deleted-entry-id"] != _NOTHING:
+            raise StartAfresh  # XSETID cannot take it back
     counters: Command = (
         *("XSETID", way.key, about[b"last-generated-id"]),
         *("ENTRIESADDED", about[b"entries-added"], "MAXDELETEDID", about[b"max-deleted-entry-id"]),
@@ -47,31 +50,35 @@ async def copy_stream(way: Way, *, patch: bool) -> None:
 async def _entries(way: Way, count: int, *, patch: bool) -> None:
     last = b""  # the id of the last entry dealt with
     hole = False  # whether entries behind it, which an earlier step ended with, have been deleted
-    noted, top = (list(way.notes.items()), await _top(way)) if patch else ([], None)
+    noted, top = (steps_of(way), await _top(way)) if patch else ([], None)
     way.notes.clear()
+    about = await way.read("XINFO", "STREAM", way.key)
+    added, until = about[b"entries-added"], number(about[b"last-generated-id"])
     async with aclosing(ahead(_ranges(way, noted, count))) as steps:
         async for end, note, entries in steps:
             if not entries:
                 hole = True
                 continue
-            # Version 2 writes equal values equally: later ones write references to what they have met.
-            written = marshal.dumps(entries, 2)
-            digest = blake2b(written, digest_size=16).digest()
-            await way.pace(len(written))
+            if number(entries[-1][0]) > until:
+                added += sum(number(entry[0]) > until for entry in entries)
+            seen, size = note_of(entries)
+            await way.pace(size)
             if top is None:
                 await _add(way, entries)
-            elif hole or note != digest:
+            elif hole or note != seen:
                 if not last:
                     await way.write("XTRIM", way.key, "MINID", entries[0][0])
-                known = [entry for entry in entries if _number(entry[0]) <= top]
+                known = [entry for entry in entries if number(entry[0]) <= top]
                 await _repeat_deletions(way, known, last, entries[-1][0], count)
                 await _add(way, entries[len(known) :])
             last = entries[-1][0]
             hole = end not in (last, b"")
-            way.notes[last] = digest
+            way.notes[last] = seen
     if not last:
         await _make_empty(way, patch=patch)
-    elif top is not None and await way.write("XRANGE", way.key, b"(" + last, "+", "COUNT", 1):
+        return
+    note_added(way, added)
+    if top is not None and await way.write("XRANGE", way.key, b"(" + last, "+", "COUNT", 1):
         raise StartAfresh  # the newest entries were deleted
 
 
@@ -91,20 +98,9 @@ async def _ranges(
             yield b"", b"", entries
 
 
-async def entries_of(way: Way, count: int, start: bytes = b"-") -> AsyncGenerator[list[Entry], None]:
-    """The source's entries in order, `count` at a time."""
-    while True:
-        entries = await way.read("XRANGE", way.key, start, "+", "COUNT", count)
-        if entries:
-            yield entries
-        if len(entries) < count:
-            return
-        start = b"(" + entries[-1][0]
-
-
 async def _top(way: Way) -> tuple[int, int] | None:
     newest = await way.write("XREVRANGE", way.key, "+", "-", "COUNT", 1)
-    return _number(newest[0][0]) if newest else None
+    return number(newest[0][0]) if newest else None
 
 
 async def _repeat_deletions(way: Way, entries: list[Entry], after: bytes, last: bytes, count: int) -> None:
@@ -174,7 +170,7 @@ async def _consumers(way: Way, group: bytes, count: int) -> None:
     last = b""
     while True:
         pending = await pending_of(way, way.source, group, last, b"+", count)
-        end = max(pending, key=_number) if len(pending) == count else b"+"
+        end = max(pending, key=number) if len(pending) == count else b"+"
         await _claim(way, group, pending, await pending_of(way, way.target, group, last, end, -1))
         if end == b"+":
             break
@@ -213,8 +209,3 @@ async def _claim(way: Way, group: bytes, mine: dict[bytes, Pending], theirs: dic
     settled = [entry for entry in theirs if entry not in mine]
     for start in range(0, len(settled), MAX_ELEMENTS):
         await way.write("XACK", way.key, group, *settled[start : start + MAX_ELEMENTS])
-
-
-def _number(entry: bytes) -> tuple[int, int]:
-    milliseconds, _, sequence = entry.partition(b"-")
-    return int(milliseconds), int(sequence)
