@@ -221,8 +221,10 @@ def _record(nodes: Nodes, points: int) -> model.Placement:
     return with_weights(record, {node: _weight(record, node, weight) for node, weight in weights.items()})
 
 
-def _weight(record: model.Placement, node: str, weight: float) -> float:
+def _weight(record: model.Placement, node: str, weight: object) -> float:
     check_id("node", node)
+    if not isinstance(weight, int | float):
+        raise InvalidInput(f"the weight of {node} is {weight!r}: give ids with numbers, or a list of ids alone")
     if not isfinite(weight) or round(record.virtual_nodes * weight) < 1:
         raise InvalidInput(f"weight {weight} of {node} gives it no point on the ring: use a finite, larger one")
     return float(weight)

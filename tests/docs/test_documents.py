@@ -18,7 +18,10 @@ from helios.cli.client import cli
 from helios.resp.commands import TABLE, How
 
 RUN = ("README.md", "docs/SHARDING.md", "docs/SHARDING_QUICK_REFERENCE.md")
-DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+EXAMPLES = "examples/sharding/README.md"  # run by test_examples.py
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT)) for path in [ROOT / "README.md", ROOT / EXAMPLES, *(ROOT / "docs").rglob("*.md")]
+)
 
 # Blocks that are not run, by their first command. The reason stands above each in its document.
 NOT_RUN = {
@@ -44,7 +47,7 @@ def test_what_is_not_run_is_known() -> None:
 
 
 def test_only_documents_that_are_run_show_commands() -> None:
-    assert {document for document in DOCUMENTS if blocks(document)} == set(RUN)
+    assert {document for document in DOCUMENTS if blocks(document)} == {*RUN, EXAMPLES}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -6,7 +6,7 @@ import pytest
 
 import helios
 from helios.model.topology import Rule
-from helios.values import Move, Placement, Ring
+from helios.values import Move, Nodes, Placement, Ring
 
 THREE = ["shard-1", "shard-2", "shard-3"]
 KEYS = [f"user:{number}" for number in range(3000)]
@@ -91,11 +91,12 @@ def test_an_empty_ring_owns_nothing() -> None:
         ("shard-1", 150, "is one id"),
         (["a#1"], 150, "cannot be the id"),
         ({"a": 0.0}, 150, "no point"),
+        ({"a": "127.0.0.1:6379"}, 150, "a list of ids"),
         ({"a": float("inf")}, 150, "finite"),
         (["a"], 0, "use 1 to"),
     ],
 )
-def test_what_a_cluster_would_not_take_is_refused(nodes: dict[str, float], points: int, said: str) -> None:
+def test_what_a_cluster_would_not_take_is_refused(nodes: Nodes, points: int, said: str) -> None:
     with pytest.raises(helios.InvalidInput, match=said):
         Ring(nodes, points=points)
 

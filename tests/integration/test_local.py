@@ -1,0 +1,170 @@
+"""LocalCluster as its users have it, and that it leaves nothing behind, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from tests.waiting import blocking_until
+
+import helios
+from helios.local import LocalCluster
+
+pytestmark = pytest.mark.processes
+
+KEYS = 400
+
+
+def processes_of(folder: Path) -> list[int]:
+    """The processes whose command lines name the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in line:
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(shards=2) as running:
+        yield running
+        folder = running.folder
+        assert processes_of(folder)
+    assert not processes_of(folder)
+    assert not folder.exists()
+
+
+@pytest.fixture
+def client(cluster: LocalCluster) -> Iterator[redis.Redis]:
+    """A Redis client at the first node; the cluster is empty."""
+    cluster.flush()
+    with redis.Redis.from_url(cluster.url) as connected:
+        yield connected
+
+
+def test_it_says_where_it_is(cluster: LocalCluster, client: redis.Redis) -> None:
+    assert sorted(cluster.addresses) == ["shard-1", "shard-2"]
+    assert cluster.addresses["shard-1"] == f"{cluster.host}:{cluster.port}"
+    assert client.set("key", "value")
+    second = int(cluster.addresses["shard-2"].rpartition(":")[2])
+    assert redis.Redis(port=second).get("key") == b"value"
+    assert (cluster.folder / "logs" / "shard-1.log").exists()
+    assert cluster.rest.startswith("http://127.0.0.1:")
+    assert "running at redis://" in repr(cluster)
+    with pytest.raises(helios.Refused, match="runs already"):
+        cluster.start()
+
+
+def test_nodes_come_and_go_and_keys_stay(cluster: LocalCluster, client: redis.Redis) -> None:
+    keys = [f"user:{number}" for number in range(KEYS)]
+    client.mset(dict.fromkeys(keys, "x"))
+    foretold = helios.Ring(["shard-1", "shard-2"]).with_node("shard-3", 2.0).counts(keys)
+
+    added = cluster.add_node(weight=2.0)
+
+    assert (added.done, added.part) == (True, 1.0)
+    assert added.keys_moved == foretold["shard-3"]
+    assert {node.id: node.keys for node in cluster.admin.list_nodes()} == foretold
+    with pytest.raises(helios.Refused, match="shard-3 runs already"):
+        cluster.start_node("shard-3")
+    assert cluster.remove_node("shard-3").done
+    assert [node.id for node in cluster.admin.list_nodes()] == ["shard-1", "shard-2"]
+    assert "shard-3" not in cluster.addresses
+    assert client.dbsize() == KEYS
+    with pytest.raises(helios.NotFound):
+        cluster.stop_node("shard-3")
+
+
+def test_a_move_by_pattern_and_its_undo(cluster: LocalCluster, client: redis.Redis) -> None:
+    keys = [f"cart:{number}" for number in range(KEYS)]
+    client.mset(dict.fromkeys(keys, "x"))
+    placement = helios.Placement(["shard-1", "shard-2"])
+    following = placement.moved("shard-1", "shard-2", "cart:1*")
+    admin = cluster.admin
+    (move,) = placement.moves(following, keys)
+
+    assert admin.wait(admin.migrate("shard-1", "shard-2", "cart:1*")).keys_moved == move.keys
+
+    rules = [(rule.source, rule.target, rule.patterns) for rule in following.rules]
+    assert [(rule.source, rule.target, rule.patterns) for rule in admin.rules()] == rules
+    assert all(admin.node_for_key(key).node_id == following.owner(key) for key in keys[:20])
+    admin.wait(admin.migrate("shard-2", "shard-1", "cart:1*"))
+    assert admin.rules() == []
+    with pytest.raises(helios.NotFound, match="shard-9"):
+        admin.migrate("shard-1", "shard-9")
+
+
+async def test_the_same_from_an_event_loop(cluster: LocalCluster) -> None:
+    admin = cluster.async_admin
+    change = await admin.migrate("shard-1", "shard-2", "nothing:*")
+    shown = [progress async for progress in admin.follow(change)]
+    assert shown[-1].done
+    await admin.wait(await admin.migrate("shard-2", "shard-1", "nothing:*"))
+    assert (await admin.check()).clean
+    stats, nodes = await asyncio.gather(admin.stats(), admin.list_nodes())
+    assert [node.id for node in stats.nodes] == [node.id for node in nodes]
+
+
+def test_settings_are_those_that_were_given(cluster: LocalCluster) -> None:
+    # Moves are not slowed down unless that is wanted.
+    assert cluster.admin.setting("sharding.migration_rate").value == "0"
+    with pytest.raises(helios.StartError, match=r"sharding\.nothing"):
+        LocalCluster(settings={"sharding.nothing": True}).start()
+
+
+def test_what_does_not_run_says_so() -> None:
+    idle = LocalCluster()
+    with pytest.raises(helios.Refused, match="does not run"):
+        _ = idle.port
+    with pytest.raises(helios.InvalidInput):
+        LocalCluster(shards=0)
+    idle.close()
+
+
+def test_nothing_is_left_when_the_interpreter_is_killed(tmp_path: Path) -> None:
+    program = (
+        "import helios, time\n"
+        "cluster = helios.LocalCluster(shards=1).start()\n"
+        "cluster.start_node()\n"
+        "print(cluster.folder, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=env) as running:
+        try:
+            assert running.stdout is not None
+            folder = Path(running.stdout.readline().strip())
+            assert len(processes_of(folder)) > 4
+        finally:
+            running.send_signal(signal.SIGKILL)
+    blocking_until(lambda: not processes_of(folder) and not folder.exists())
+    assert not list(tmp_path.iterdir())
+
+
+def test_applications_get_the_fixtures_by_installing_helios(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(
+        "import pytest\n@pytest.fixture(scope='session')\ndef helios_options(): return {'shards': 1}\n"
+    )
+    (tmp_path / "test_application.py").write_text(
+        "import redis\n"
+        "def test_one(helios_cluster): redis.Redis(port=helios_cluster.port).set('key', 'value')\n"
+        "def test_two(empty_helios_cluster):\n"
+        "    assert len(empty_helios_cluster.addresses) == 1\n"
+        "    assert redis.Redis(port=empty_helios_cluster.port).get('key') is None\n"
+    )
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    result = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env, check=False, timeout=120)
+    assert "2 passed" in result.stdout, result.stdout + result.stderr
+    assert not list(tmp_path.glob("helios-*"))
