@@ -1,8 +1,9 @@
-"""What the ring costs and how evenly it spreads: `python benchmarks/ring.py [FILE]`.
+"""What placing keys costs and how evenly it spreads them: `python benchmarks/ring.py [FILE] [--quick]`.
 
 FILE holds one key a line, or what stands before the first tab of each line; `.gz` is read too. Without
 one, the keys of the tests are used. Times are the best of several runs, as the others measure the machine's
-other work.
+other work. Look-ups and building are measured beside uhashring, in the same run. `--quick` shows in a second
+that everything runs; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -14,34 +15,63 @@ import timeit
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
+from math import log2
 from pathlib import Path
 from random import Random
 from statistics import fmean, pstdev
 
 from uhashring import HashRing
 
+from helios.model.balancing import Strategy
+from helios.model.codec import encode
+from helios.model.ids import Address
+from helios.model.topology import Member, Node, Placement, Rule, Shard, Topology
+from helios.placement.balance import plan
+from helios.placement.change import with_weights, without_shard
+from helios.placement.load import Load, Measure, ShardLoad, estimate
+from helios.placement.plan import pairs_between
 from helios.placement.ring import Ring
+from helios.placement.table import PlacementTable, table_of
 
 TEST_KEYS = Path(__file__).parent.parent / "tests" / "data" / "keys.txt.gz"
 VIRTUAL_NODES = 150
-RUNS = 5
-LOOK_UPS = 20_000
 
 
-def main() -> None:
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is tried."""
+
+    runs: int = 5
+    look_ups: int = 20_000
+    nodes: tuple[int, ...] = (3, 10, 100, 1000, 10_000)
+    plans: tuple[int, ...] = (10, 100, 1000)
+    id_sets: int = 300
+    points: tuple[int, ...] = (50, 100, 150, 300, 500, 1000)
+
+
+QUICK = Effort(runs=1, look_ups=100, nodes=(3, 10), plans=(3,), id_sets=3, points=(20, 40))
+
+
+def main(words: Sequence[str] | None = None) -> None:
     """Measure and print everything."""
-    parser = argparse.ArgumentParser(description="What the ring costs and how evenly it spreads.")
+    parser = argparse.ArgumentParser(description="What placing keys costs and how evenly it spreads them.")
     parser.add_argument("file", nargs="?", type=Path, default=TEST_KEYS, help="keys, one a line")
-    path = parser.parse_args().file
-    keys = read_keys(path)
+    parser.add_argument("--quick", action="store_true", help="only see that it runs")
+    chosen = parser.parse_args(words)
+    effort = QUICK if chosen.quick else Effort()
+    keys = read_keys(chosen.file)
     print(f"{platform.platform()}, {processor()}")
     print(f"Python {platform.python_version()}, uhashring {version('uhashring')}")
-    print(f"{len(keys):,} keys of {path.name}, {VIRTUAL_NODES} points a node")
-    look_ups(keys)
-    building()
+    print(f"{len(keys):,} keys of {chosen.file.name}, {VIRTUAL_NODES} points a node")
+    look_ups(keys, effort)
+    rules(keys, effort)
+    building(effort)
+    planning(effort)
     balance(keys)
-    other_ids()
+    other_ids(effort)
+    points(effort)
     growing(keys)
 
 
@@ -75,18 +105,18 @@ def peer(nodes: int) -> HashRing:
     return HashRing(ids(nodes), vnodes=VIRTUAL_NODES)
 
 
-def best(work: Callable[[], object]) -> float:
+def best(work: Callable[[], object], effort: Effort) -> float:
     """The shortest time of several runs, in seconds."""
-    return min(timeit.repeat(work, number=1, repeat=RUNS))
+    return min(timeit.repeat(work, number=1, repeat=effort.runs))
 
 
-def look_ups(keys: Sequence[bytes]) -> None:
-    """Look-up times of both, over keys of the file."""
-    some = keys[:LOOK_UPS]
+def look_ups(keys: Sequence[bytes], effort: Effort) -> None:
+    """Look-up times of both, over keys of the file. A look-up takes one MD5 and log2(points) comparisons."""
+    some = keys[: effort.look_ups]
     # Each gets its keys as it takes them: bytes here, text there.
     texts = [key.decode("utf-8", "replace") for key in some]
-    print("\nlook-up             helios    uhashring   ratio")
-    for nodes in (3, 10, 100, 1000):
+    print("\nlook-up             helios    uhashring   ratio   log2(points)")
+    for nodes in effort.nodes:
         owner, get = ring(nodes).owner, peer(nodes).get_node
 
         def ours(owner: Callable[[bytes], object] = owner) -> None:
@@ -97,20 +127,86 @@ def look_ups(keys: Sequence[bytes]) -> None:
             for text in texts:
                 get(text)
 
-        mine, other = best(ours) / len(some), best(theirs) / len(some)
-        print(f"{nodes:5} nodes    {mine * 1e9:7.0f} ns   {other * 1e9:7.0f} ns   {other / mine:5.2f}")
+        mine, other = best(ours, effort) / len(some), best(theirs, effort) / len(some)
+        print(
+            f"{nodes:5} nodes    {mine * 1e9:7.0f} ns   {other * 1e9:7.0f} ns   {other / mine:5.2f}"
+            f"   {log2(nodes * VIRTUAL_NODES):12.1f}"
+        )
 
 
-def building() -> None:
-    """Time and memory of building a ring."""
-    print("\nbuild               helios    uhashring   ratio   helios/node   uhashring/node")
-    for nodes in (3, 100, 1000):
-        mine, other = best(lambda nodes=nodes: ring(nodes)), best(lambda nodes=nodes: peer(nodes))  # type: ignore[misc]
-        ours, theirs = memory(lambda nodes=nodes: ring(nodes)), memory(lambda nodes=nodes: peer(nodes))  # type: ignore[misc]
+def rules(keys: Sequence[bytes], effort: Effort) -> None:
+    """What rules add to a look-up, in the worst case: every one of them is tried and none matches."""
+    some = keys[: effort.look_ups]
+    print("\nlook-up, 3 nodes      with rules that do not match")
+    for count in (0, 1, 10):
+        tried = tuple(Rule(shard, "shard-1", (f"nothing{n}:*",)) for shard in ids(3) for n in range(count))
+        owner = PlacementTable(record(3, tried)).owner
+
+        def work(owner: Callable[[bytes], object] = owner) -> None:
+            for key in some:
+                owner(key)
+
+        print(f"{count:5} rules a node {best(work, effort) / len(some) * 1e9:7.0f} ns")
+
+
+def building(effort: Effort) -> None:
+    """Time and memory of building a ring. The record is what processes hand each other, in compact JSON."""
+    print("\nbuild               helios    uhashring   ratio   helios/node   uhashring/node   record/node")
+    for nodes in effort.nodes:
+
+        def ours(nodes: int = nodes) -> object:
+            return ring(nodes)
+
+        def theirs(nodes: int = nodes) -> object:
+            return peer(nodes)
+
+        mine, other = best(ours, effort), best(theirs, effort)
+        held, other_held = memory(ours), memory(theirs)
         print(
             f"{nodes:5} nodes    {mine * 1e3:7.1f} ms   {other * 1e3:7.1f} ms   {other / mine:5.2f}"
-            f"   {ours / nodes / 1024:7.1f} KiB   {theirs / nodes / 1024:7.1f} KiB"
+            f"   {held / nodes / 1024:7.1f} KiB   {other_held / nodes / 1024:10.1f} KiB"
+            f"   {len(encode(topology(nodes))) / nodes:9.0f} B"
         )
+
+
+def planning(effort: Effort) -> None:
+    """How long it takes to find the pairs of nodes that a change concerns, and the points to give away for balance."""
+    print("\nplan            a node joins    a node leaves   all within 2 %")
+    for nodes in effort.plans:
+        current = record(nodes)
+        grown = with_weights(current, {**dict(current.weights), "shard-new": 1.0})
+        load = Load({shard: ShardLoad(keys=1e6 * share) for shard, share in table_of(current).shares.items()})
+
+        def joins(current: Placement = current, grown: Placement = grown) -> object:
+            table_of.cache_clear()
+            return pairs_between(current, grown)
+
+        def leaves(current: Placement = current, grown: Placement = grown) -> object:
+            table_of.cache_clear()
+            return pairs_between(grown, without_shard(grown, "shard-new"))
+
+        def evens(current: Placement = current, load: Load = load) -> object:
+            table_of.cache_clear()
+            return plan(estimate(load, current, current, Measure.KEYS), current, Strategy.UNIFORM)
+
+        took = [best(work, effort) * 1e3 for work in (joins, leaves, evens)]
+        print(f"{nodes:5} nodes   {took[0]:9.1f} ms   {took[1]:11.1f} ms   {took[2]:11.1f} ms")
+
+
+def record(nodes: int, tried: tuple[Rule, ...] = ()) -> Placement:
+    """The placement of nodes of weight 1."""
+    return Placement(VIRTUAL_NODES, tuple(sorted(dict.fromkeys(ids(nodes), 1.0).items())), (), tried)
+
+
+def topology(nodes: int) -> Topology:
+    """A topology as a cluster of that many nodes has it."""
+    members = [Member(f"{shard}.0", shard, Address("10.0.0.1", 16379)) for shard in ids(nodes)]
+    return Topology(
+        1,
+        tuple(Node(shard, Address("10.0.0.1", 6379)) for shard in ids(nodes)),
+        tuple(Shard(member.node, member.id, (member,)) for member in members),
+        record(nodes),
+    )
 
 
 def memory(build: Callable[[], object]) -> int:
@@ -135,20 +231,40 @@ def balance(keys: Sequence[bytes]) -> None:
     print(f"farthest off: {worst:.1%}")
 
 
-def other_ids() -> None:
+def other_ids(effort: Effort) -> None:
     """How even the ring is by its exact shares for nodes of other names, of which the points are made."""
-    random, sets = Random(1), 300
+    random, sets = Random(1), effort.id_sets
     print(f"\n{sets} sets of ids    standard deviation   farthest off: median   95 %   sets within 20 %")
     for nodes in (3, 10, 20):
-        off: list[list[float]] = []
-        for _ in range(sets):
-            prefix = random.randrange(10**9)
-            weights = {f"node-{prefix}-{n}": 1.0 for n in range(nodes)}
-            off.append([share * nodes - 1 for share in Ring(weights, VIRTUAL_NODES).shares().values()])
+        off = deviations(random, nodes, VIRTUAL_NODES, sets)
         farthest = sorted(max(map(abs, one)) for one in off)
         print(
             f"{nodes:5} nodes    {fmean(pstdev(one) for one in off):22.1%}   {farthest[sets // 2]:20.1%}"
             f"   {farthest[sets * 95 // 100]:4.0%}   {sum(one <= 0.2 for one in farthest) / sets:17.0%}"
+        )
+
+
+def deviations(random: Random, nodes: int, virtual_nodes: int, sets: int) -> list[list[float]]:
+    """For each of so many sets of ids how far each node's exact share is off the mean."""
+    found: list[list[float]] = []
+    for _ in range(sets):
+        prefix = random.randrange(10**9)
+        weights = {f"node-{prefix}-{n}": 1.0 for n in range(nodes)}
+        found.append([share * nodes - 1 for share in Ring(weights, virtual_nodes).shares().values()])
+    return found
+
+
+def points(effort: Effort) -> None:
+    """What more or fewer points a node would give, for ten nodes, and what they would cost."""
+    random, sets = Random(2), max(2, effort.id_sets // 3)
+    print(f"\n10 nodes, {sets} sets of ids   standard deviation   farthest off: median   95 %   memory a node")
+    for virtual_nodes in effort.points:
+        off = deviations(random, 10, virtual_nodes, sets)
+        farthest = sorted(max(map(abs, one)) for one in off)
+        held = memory(lambda count=virtual_nodes: Ring(dict.fromkeys(ids(10), 1.0), count))  # type: ignore[misc]
+        print(
+            f"{virtual_nodes:5} points a node    {fmean(pstdev(one) for one in off):18.1%}"
+            f"   {farthest[sets // 2]:20.1%}   {farthest[sets * 95 // 100]:4.0%}   {held / 10 / 1024:9.1f} KiB"
         )
 
 
