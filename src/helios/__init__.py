@@ -15,6 +15,7 @@ _HOMES = {
     "helios.client.progress": ("Progress",),
     "helios.local": ("LocalCluster",),
     "helios.admin.views": (
+        "AlteredView",
         "ChangeView",
         "CheckView",
         "KeyView",
@@ -22,6 +23,7 @@ _HOMES = {
         "NodeView",
         "PreviewView",
         "RuleView",
+        "SettingChangeView",
         "SettingView",
         "StatsView",
     ),

@@ -1,3 +1,4 @@
+from helios.admin.views import AlteredView as AlteredView
 from helios.admin.views import ChangeView as ChangeView
 from helios.admin.views import CheckView as CheckView
 from helios.admin.views import KeyView as KeyView
@@ -5,6 +6,7 @@ from helios.admin.views import MigrationView as MigrationView
 from helios.admin.views import NodeView as NodeView
 from helios.admin.views import PreviewView as PreviewView
 from helios.admin.views import RuleView as RuleView
+from helios.admin.views import SettingChangeView as SettingChangeView
 from helios.admin.views import SettingView as SettingView
 from helios.admin.views import StatsView as StatsView
 from helios.client.asynchronous import AsyncAdminClient as AsyncAdminClient

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from helios.admin.views import (
+    AlteredView,
     ChangeView,
     CheckView,
     KeyView,
@@ -16,6 +17,7 @@ from helios.admin.views import (
     NodeView,
     PreviewView,
     RuleView,
+    SettingChangeView,
     SettingView,
     StatsView,
 )
@@ -171,6 +173,17 @@ class AsyncAdminClient:
     async def change_setting(self, name: str, value: str) -> SettingView:
         """Change a shared setting for all processes at once, written as a settings file would have it."""
         return await self._ask(verbs.change_setting(name, value))
+
+    async def setting_history(self) -> list[SettingChangeView]:
+        """What was changed of the shared settings, the oldest change first."""
+        return await self._ask(verbs.setting_history())
+
+    async def roll_back_settings(self, number: int | None = None) -> list[AlteredView]:
+        """Bring back the values that held after the change `number`, or before the last one; what was altered by that.
+
+        Raises NotFound where there is no such change.
+        """
+        return await self._ask(verbs.roll_back_settings(number))
 
     # Waiting
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from helios.admin.views import (
+    AlteredView,
     ChangeView,
     CheckView,
     KeyView,
@@ -16,6 +17,7 @@ from helios.admin.views import (
     NodeView,
     PreviewView,
     RuleView,
+    SettingChangeView,
     SettingView,
     StatsView,
 )
@@ -185,6 +187,17 @@ class AdminClient:
     def change_setting(self, name: str, value: str) -> SettingView:
         """Change a shared setting for all processes at once, written as a settings file would have it."""
         return self._ask(verbs.change_setting(name, value))
+
+    def setting_history(self) -> list[SettingChangeView]:
+        """What was changed of the shared settings, the oldest change first."""
+        return self._ask(verbs.setting_history())
+
+    def roll_back_settings(self, number: int | None = None) -> list[AlteredView]:
+        """Bring back the values that held after the change `number`, or before the last one; what was altered by that.
+
+        Raises NotFound where there is no such change.
+        """
+        return self._ask(verbs.roll_back_settings(number))
 
     # Waiting
 

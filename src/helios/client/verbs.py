@@ -12,6 +12,7 @@ from types import GenericAlias
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 from helios.admin.views import (
+    AlteredView,
     ChangeView,
     CheckView,
     KeyView,
@@ -19,6 +20,7 @@ from helios.admin.views import (
     NodeView,
     PreviewView,
     RuleView,
+    SettingChangeView,
     SettingView,
     StatsView,
 )
@@ -182,6 +184,16 @@ def setting(name: str) -> Request[SettingView]:
 def change_setting(name: str, value: str) -> Request[SettingView]:
     """SETTING NAME VALUE."""
     return _asking(_view(SettingView), "SETTING", name, value)
+
+
+def setting_history() -> Request[list[SettingChangeView]]:
+    """SETTINGHISTORY."""
+    return _asking(_views(SettingChangeView), "SETTINGHISTORY")
+
+
+def roll_back_settings(number: int | None) -> Request[list[AlteredView]]:
+    """SETTINGROLLBACK."""
+    return _request(_views(AlteredView), "SETTINGROLLBACK", *([] if number is None else [str(number)]))
 
 
 def _weight(weight: float) -> list[str]:

@@ -1,0 +1,15 @@
+"""The benchmark of placing keys runs; its figures are of no interest here."""
+
+from __future__ import annotations
+
+import pytest
+from benchmarks.ring import main
+
+
+def test_everything_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--quick"])
+    printed = capsys.readouterr().out
+    for heading in ("look-up", "rules a node", "build", "plan", "off the mean", "points a node", "a new node"):
+        assert heading in printed
+    assert "farthest off: 16.2%" in printed
+    assert "23.66%" in printed
