@@ -24,13 +24,13 @@ from statistics import fmean, pstdev
 
 from uhashring import HashRing
 
-from helios.model.balancing import Strategy
+from helios.model.balancing import Measure, Strategy
 from helios.model.codec import encode
 from helios.model.ids import Address
 from helios.model.topology import Member, Node, Placement, Rule, Shard, Topology
 from helios.placement.balance import plan
 from helios.placement.change import with_weights, without_shard
-from helios.placement.load import Load, Measure, ShardLoad, estimate
+from helios.placement.load import Load, ShardLoad, estimate
 from helios.placement.plan import pairs_between
 from helios.placement.ring import Ring
 from helios.placement.table import PlacementTable, table_of

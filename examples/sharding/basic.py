@@ -18,10 +18,10 @@ def run(cluster: helios.LocalCluster) -> None:
         client.mset(USERS)  # split over the nodes, and the replies put together
         print(f"{client.dbsize():,} keys in one key space")
 
-    for node, address in cluster.addresses.items():
+    for name, address in cluster.addresses.items():
         host, port = address.split(":")
         with redis.Redis(host=host, port=int(port), decode_responses=True) as client:
-            print(f"{node} answers for user:0042: {client.get('user:0042')}")
+            print(f"{name} answers for user:0042: {client.get('user:0042')}")
 
     where = cluster.admin.node_for_key("user:0042")
     ring = helios.Ring(list(cluster.addresses))
@@ -34,7 +34,7 @@ def run(cluster: helios.LocalCluster) -> None:
     for node in cluster.admin.list_nodes():
         print(f"{node.id}  {node.keys:>5,} keys  {node.ring_share:6.1%} of the ring  {'#' * ((node.keys or 0) // 50)}")
     expected = ring.counts(USERS)
-    print("as the ring foretells:", ", ".join(f"{node} {count:,}" for node, count in expected.items()))
+    print("as the ring foretells:", ", ".join(f"{name} {count:,}" for name, count in expected.items()))
 
 
 if __name__ == "__main__":
