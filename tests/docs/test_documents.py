@@ -15,7 +15,9 @@ from tests.docs.workplace import workplace
 
 from helios.api.app import create_app
 from helios.cli.client import cli
+from helios.model.setting_info import all_settings
 from helios.resp.commands import TABLE, How
+from helios.runtime.settings import variable
 
 RUN = ("README.md", "docs/SHARDING.md", "docs/SHARDING_QUICK_REFERENCE.md")
 EXAMPLES = "examples/sharding/README.md"  # run by test_examples.py
@@ -100,6 +102,15 @@ def test_every_verb_is_explained_and_no_other() -> None:
     for document in DOCUMENTS:
         for verb in re.findall(r"`helios-cli ([a-z]+)", (ROOT / document).read_text(encoding="utf-8")):
             assert verb in cli.commands, f"{document} names helios-cli {verb}"
+
+
+def test_the_reference_of_settings_is_what_the_code_says() -> None:
+    written = runpy.run_path(str(ROOT / "tools" / "settings_reference.py"))["reference"]()
+    assert (ROOT / "docs" / "SETTINGS.md").read_text(encoding="utf-8") == written, "run tools/settings_reference.py"
+    for name, info in all_settings().items():
+        entry = written[written.index(f"### {name}\n") :].partition("\n### ")[0]
+        assert variable(name) in entry
+        assert info.description in entry
 
 
 def test_every_path_of_rest_is_explained() -> None:

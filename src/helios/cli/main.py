@@ -5,19 +5,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from helios.cli.config_verbs import config
+from helios.cli.doctor import doctor
+from helios.cli.outcome import NOT_IN_ORDER, carry_out
 from helios.cli.simulate import simulate
 
 if TYPE_CHECKING:
     from helios.runtime.settings import SettingsRead, SettingsSource
-
-KILLED = 1
-WRONG_USE = 2
 
 app = typer.Typer(
     help="Elastic sharding for Valkey and Redis: one key space over many servers.",
@@ -90,9 +89,9 @@ def up(
         )
         source = SettingsSource(config, os.environ, flags, bind, _bounded("--api-port", api_port, 65535))
         if not run_up(source, options):
-            raise typer.Exit(KILLED)
+            raise typer.Exit(NOT_IN_ORDER)
 
-    _carry_out(start)
+    carry_out(start)
 
 
 @app.command()
@@ -124,7 +123,7 @@ def node(
         read, source = _settings(settings, config, flags)
         run_node(NodeOptions(node_id, Address.parse(listen), zone, parent_pipe), read, source)
 
-    _carry_out(start)
+    carry_out(start)
 
 
 @app.command()
@@ -154,10 +153,12 @@ def gateway(
         }
         run_gateway(*_settings(settings, config, flags), child=parent_pipe)
 
-    _carry_out(start)
+    carry_out(start)
 
 
 app.command("simulate")(simulate)
+app.add_typer(config, name="config")
+app.command("doctor")(doctor)
 
 
 @app.command(hidden=True)
@@ -178,25 +179,7 @@ def router(
         options = WorkerOptions(node_id, Address.parse(listen), worker, likeness)
         run_router(options, _settings(settings, None, {"atlas.data_dir": data_dir})[0].settings)
 
-    _carry_out(start)
-
-
-def _carry_out(start: Callable[[], None]) -> None:
-    """Run it; what is wrong is told in a line and by the exit status, without a traceback."""
-    from helios.errors import HeliosError
-
-    try:
-        start()
-    except HeliosError as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    else:
-        return
-    from helios.runtime.life import complain
-
-    complain(message)
-    raise typer.Exit(WRONG_USE)
+    carry_out(start)
 
 
 def _bounded(flag: str, value: int | None, most: int) -> int | None:

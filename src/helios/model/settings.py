@@ -252,7 +252,7 @@ class RouterSettings(Section):
         default=512 << 20,
         ge=64 << 10,
         le=1 << 30,
-        description="Largest command or argument that is accepted from a client",
+        description="Largest command or argument that is accepted of a client; holds for connections made from then on",
         json_schema_extra=_unit("size"),
     )
 
@@ -264,7 +264,7 @@ class CoordinatorSettings(Section):
         default=3.0,
         ge=1,
         le=60,
-        description="How long after a coordinator's silence another may take over",
+        description="How long after a coordinator's silence another may take over; holds from the next election on",
         json_schema_extra=_unit("duration"),
     )
     health_timeout: Seconds = Field(
@@ -285,21 +285,22 @@ class CoordinatorSettings(Section):
         default=200,
         ge=1,
         le=10_000,
-        description="Keys that are copied in one round trip",
+        description="Keys that are copied in one round trip; holds from the next change on",
         json_schema_extra=_unit("keys"),
     )
     fence_budget: int = Field(
         default=500,
         ge=1,
         le=100_000,
-        description="Changed keys that may be left to copy when the fence is raised",
+        description="Changed keys that may be left to copy when the fence is raised; holds from the next change on",
         json_schema_extra=_unit("keys"),
     )
     fence_ack_timeout: Seconds = Field(
         default=1.0,
         ge=0.05,
         le=60,
-        description="How long a router may take to acknowledge a fence before it is forced off the data servers",
+        description="How long a router may take to acknowledge a fence before it is forced off; "
+        "holds from the next change on",
         json_schema_extra=_unit("duration"),
     )
 
