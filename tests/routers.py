@@ -28,6 +28,7 @@ from helios.model.topology import (
     Shard,
     Topology,
     Transition,
+    with_numbers,
 )
 from helios.placement.routing import Routes
 from helios.ports.store import Compare, Delete, Entry, Event, Put, Snapshot, Store
@@ -122,7 +123,7 @@ class RouterLab:
         self.topology = Topology(
             epoch=1,
             nodes=tuple(nodes),
-            shards=tuple(Shard(n.id, f"{n.id}.0", (Member(f"{n.id}.0", n.id, n.address),)) for n in nodes),
+            shards=with_numbers([Shard(n.id, f"{n.id}.0", (Member(f"{n.id}.0", n.id, n.address),)) for n in nodes]),
             placement=Placement(weights=tuple((node.id, 1.0) for node in nodes)),
         )
         connector = ValkeyConnector(_administrator)

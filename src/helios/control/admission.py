@@ -8,8 +8,9 @@ from math import isfinite
 
 from helios.errors import HeliosError, InvalidInput, NotFound, Refused
 from helios.model.migration import Change, ChangeKind
-from helios.model.topology import Member, Node, NodeState, Placement, Shard, Topology
+from helios.model.topology import Member, Node, NodeState, Placement, Shard, Topology, with_numbers
 from helios.placement.change import moved, with_weights, without_shard
+from helios.placement.scanning import SHARDS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +192,13 @@ def _with_node(topology: Topology, node: Node, members: Mapping[str, Member]) ->
     member = members.get(node.id)
     if member is None:
         raise Refused(f"{node.id} at {node.address} has no running server: start it first")
-    shard = Shard(node.id, member.id, (member,))
+    if len(topology.shards) == SHARDS_MAX:
+        raise Refused(f"{node.id} would be one node too many: a cluster has {SHARDS_MAX} at most")
+    shards = with_numbers((*topology.shards, Shard(node.id, member.id, (member,))))
     return replace(
         topology,
         nodes=tuple(sorted((*topology.nodes, node), key=lambda other: other.id)),
-        shards=tuple(sorted((*topology.shards, shard), key=lambda other: other.id)),
+        shards=tuple(sorted(shards, key=lambda other: other.id)),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from helios.control.admission import with_node, with_state
 from helios.errors import Refused
-from helios.model.topology import Node, NodeState, Pair, PairPhase, Placement, Topology, Transition
+from helios.model.topology import Node, NodeState, Pair, PairPhase, Placement, Topology, Transition, with_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,12 @@ class Switch:
 
     def apply(self, topology: Topology) -> Topology:
         """The topology in which the pair is switched."""
-        return _with_phase(topology, self.source, self.target, PairPhase.SWITCHED)
+        generation = topology.generation + 1
+        shards = tuple(
+            replace(shard, received=generation) if shard.id == self.target else shard for shard in topology.shards
+        )
+        counted = replace(topology, generation=generation, shards=shards)
+        return _with_phase(counted, self.source, self.target, PairPhase.SWITCHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,7 @@ def begin(
     involved = frozenset(shard for pair in pairs for shard in (pair.source, pair.target))
     started = replace(
         topology,
+        shards=with_numbers(topology.shards),
         transition=Transition(change, following, pairs, leaving=leaving, was=was),
         unclean=topology.unclean | involved,
     )

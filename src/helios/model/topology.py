@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import count
 
 from helios.model.ids import Address
 
@@ -46,11 +48,17 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The unit of ownership on the ring; `leader` is the id of the member that takes its commands."""
+    """The unit of ownership on the ring; `leader` is the id of the member that takes its commands.
+
+    `number` is its own among the shards of the moment, from 1 on, for what has no room for an id; 0 in topologies of
+    before there were numbers. `received` is the generation in which it last got keys of another shard.
+    """
 
     id: str
     leader: str
     members: tuple[Member, ...]
+    number: int = 0
+    received: int = 0
 
     @property
     def leading(self) -> Member:
@@ -144,6 +152,7 @@ class Topology:
 
     `unclean` names shards whose servers may hold keys that they do not own (copies in the making,
     moved keys not yet swept): whoever counts or lists keys must look at each key's owner there.
+    `generation` counts the switches: as long as it stays, no key changes its owner.
     """
 
     epoch: int
@@ -153,6 +162,7 @@ class Topology:
     transition: Transition | None = None
     unclean: frozenset[str] = frozenset()
     sharding_enabled: bool = True
+    generation: int = 0
 
     def node(self, node_id: str) -> Node | None:
         """The node of that id, if there is one."""
@@ -161,3 +171,10 @@ class Topology:
     def shard(self, shard_id: str) -> Shard | None:
         """The shard of that id, if there is one."""
         return next((shard for shard in self.shards if shard.id == shard_id), None)
+
+
+def with_numbers(shards: Sequence[Shard]) -> tuple[Shard, ...]:
+    """The shards, each with a number: those that have none get the least that are free, in the order given."""
+    taken = {shard.number for shard in shards}
+    free = (number for number in count(1) if number not in taken)
+    return tuple(shard if shard.number else replace(shard, number=next(free)) for shard in shards)

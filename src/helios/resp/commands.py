@@ -188,7 +188,7 @@ def _build() -> dict[str, Command]:
             notation=notation,
             keys=compile_keys(notation),
             key_range=key_range(notation),
-            one_key=one_position(notation) if how is How.FORWARD and name not in _GUARDED else 0,
+            one_key=one_position(notation) if how is How.FORWARD and name not in _GUARDED | ELEMENT_SCANS else 0,
             container=name in containers,
             reason=reason,
         )
@@ -197,6 +197,8 @@ def _build() -> dict[str, Command]:
     return table
 
 
+# Their cursors are a server's own: the router has to put the server into them, since keys move.
+ELEMENT_SCANS = frozenset(("hscan", "sscan", "zscan"))
 _GUARDED = frozenset(("copy", "sort", "sort_ro"))
 
 TABLE: dict[str, Command] = _build()

@@ -19,7 +19,7 @@ from helios.ports.store import Store
 from helios.resp.encoding import error
 from helios.resp.wire import encode_command
 from helios.router.blocking import Blocked
-from helios.router.callers import Caller, LastSlot, OneCommand, Outbox
+from helios.router.callers import Caller, LastSlot, OneCommand, Outbox, Waiter
 from helios.router.dispatch import Dispatcher
 from helios.router.holding import Holding
 from helios.router.member import Credentials
@@ -79,6 +79,7 @@ class Router:
         self._keeping: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()
         self._outbox: Outbox | None = None
+        self._applied = asyncio.Event()  # set, and replaced, when the next topology has been applied
         self._stopping = False
 
     # --- life ---
@@ -207,7 +208,18 @@ class Router:
         touched = {shard for pair in pairs for shard in (pair.source, pair.target)}
         self.unclean = frozenset(shard.id for shard in topology.shards if shard.id in topology.unclean | touched)
         self.holding.release()
+        self._applied.set()
+        self._applied = asyncio.Event()
         return marks
+
+    async def unfenced(self) -> None:
+        """Return when the topology has no fence. Raises Unavailable where it keeps one for as long as commands wait."""
+        try:
+            async with asyncio.timeout(self.options.hold_timeout_s):
+                while self.routes is not None and self.routes.has_fence:
+                    await self._applied.wait()
+        except TimeoutError:
+            raise Unavailable("keys are handed over to another shard for too long a time; try again") from None
 
     def serve_until(self, deadline: float) -> None:
         """The lease lasts until then."""
@@ -229,6 +241,13 @@ class Router:
     async def credentials(self, member: Member) -> Credentials | None:
         """The session's user at the member."""
         return await self._keeper.current().credentials(member)
+
+    async def confirm(self) -> None:
+        """Return if the session has not ended, by the store's word: so this router has been forced off nothing.
+
+        Then its topology is the present one, but for the switch of a pair that it shows as fenced. Raises HeliosError.
+        """
+        await self._keeper.current().confirm()
 
     def forget_credentials(self, member: Member) -> None:
         """The member does not know the session's user."""
@@ -306,11 +325,15 @@ class Router:
         """Answer the caller with what `work` returns; a HeliosError becomes an error reply."""
         slot = LastSlot(caller)
         caller.replies.append(slot)
-        task = asyncio.create_task(self._answer(slot, work))
+        self.fill_later(slot, work)
+
+    def fill_later(self, waiter: Waiter, work: Coroutine[None, None, bytes]) -> None:
+        """Give a waiter what `work` returns; a HeliosError becomes an error reply."""
+        task = asyncio.create_task(self._answer(waiter, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, slot: LastSlot, work: Coroutine[None, None, bytes]) -> None:
+    async def _answer(self, waiter: Waiter, work: Coroutine[None, None, bytes]) -> None:
         reply = error("UNKNOWN the router is stopping; whether the command was carried out is not known")
         try:
             reply = await work
@@ -319,4 +342,4 @@ class Router:
         except HeliosError as fault:
             reply = error(f"{fault.code} {fault}")
         finally:
-            slot.fill(reply)
+            waiter.fill(reply)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from helios.errors import InvalidInput
 from helios.placement.routing import Routes
 from helios.resp.blocking import timeout_of
-from helios.resp.commands import ONE_KEY, Command, How, find, key_positions, objection
+from helios.resp.commands import ELEMENT_SCANS, ONE_KEY, Command, How, find, key_positions, objection
 from helios.resp.encoding import error
-from helios.router import gather, keyspace, local, transactions, verbs
+from helios.router import gather, keyspace, local, scan, transactions, verbs
 from helios.router._lanes import ShortWay
 from helios.router.blocking import block
 from helios.router.callers import DONE, HOLD, IN_MULTI, SLOW, Caller, Slot
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _ATTACKS = frozenset((b"POST", b"HOST:"))
 Handler = Callable[["Router", Caller, list[bytes]], int]
-HANDLERS: dict[str, Handler] = {**local.HANDLERS, **keyspace.HANDLERS, **transactions.HANDLERS}
+HANDLERS: dict[str, Handler] = {**local.HANDLERS, **keyspace.HANDLERS, **transactions.HANDLERS, "scan": scan.scan}
 
 
 class Dispatcher:
@@ -137,7 +137,10 @@ class Dispatcher:
             owners = [self._router.topology.shards[0].id]
         first = owners[0]
         if all(owner == first for owner in owners):
-            self._send(caller, first, raw)
+            if command.name in ELEMENT_SCANS:
+                scan.scan_elements(self._router, caller, argv, first)
+            else:
+                self._send(caller, first, raw)
         elif command.how is How.SPLIT:
             gather.split(self._router, caller, argv, command, owners)
         else:

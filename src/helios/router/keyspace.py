@@ -2,32 +2,29 @@
 
 A shard whose server may hold keys of others (copies in the making, moved keys not yet swept) is looked through
 key by key, in small steps between which other clients are served; any other shard is asked directly.
+Keys are not listed while the topology has a fence: behind it they may have left their server already.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable
-from hashlib import md5
 from typing import TYPE_CHECKING, Any
 
 import hiredis
 
-from helios.access.rights import Rights
 from helios.errors import Unavailable
 from helios.placement.routing import Routes
-from helios.resp.encoding import EMPTY_ARRAY, NULL, array, bulk, error, integer
-from helios.resp.wire import elements, encode_command
-from helios.router.callers import DONE, HOLD, WAIT_REPLY, Caller, Slot, Waiter
+from helios.resp.encoding import NULL, array, bulk, error, integer
+from helios.resp.wire import encode_command
+from helios.router.callers import DONE, HOLD, WAIT_REPLY, Caller, Slot
 from helios.router.gather import all_ok, concatenated, to_all, total
 from helios.router.refusals import ErrorReply
 
 if TYPE_CHECKING:
     from helios.router.core import Router
 
-_STEP = 500  # keys looked at between two turns of the loop; also the most that SCAN gives of an unclean shard
-_CURSOR_BITS = 48
-_SHARD_BITS = 16
+STEP = 500  # keys looked at between two turns of the loop
 _MOST_RESTARTS = 20
 # A server names a key twice where its table grows under the scan. So many keys of a shard are remembered to
 # tell; beyond that, DBSIZE and KEYS of an unclean shard may count such a key twice.
@@ -43,7 +40,7 @@ def decoded(raw: bytes) -> Any:
     return reader.gets()
 
 
-def _down(router: Router, caller: Caller) -> bool:
+def down(router: Router, caller: Caller) -> bool:
     """Whether keys are not served now; the caller has been told then."""
     reason = router.reason()
     if reason is not None:
@@ -60,7 +57,7 @@ def _shards(router: Router) -> list[str]:
 
 def dbsize(router: Router, caller: Caller, argv: list[bytes]) -> int:
     """The number of keys."""
-    if _down(router, caller):
+    if down(router, caller):
         return DONE
     if router.unclean:
         router.spawn(caller, _counted(router))
@@ -76,24 +73,27 @@ async def _counted(router: Router) -> bytes:
 
 
 async def count_keys(router: Router) -> int:
-    """The number of keys, each counted where it is owned. Raises ErrorReply or Unavailable."""
+    """The number of keys, each counted where it is owned, for what that is worth while a pair is switching.
+
+    Raises ErrorReply or Unavailable.
+    """
     for _ in range(_MOST_RESTARTS):
-        routes = _routes(router)
+        routes = present_routes(router)
         count = 0
         for shard in _shards(router):
             if shard in router.unclean:
-                async for keys in _owned(router, routes, shard, []):
+                async for keys in owned(router, routes, shard, [], fenced=True):
                     count += len(keys)
             else:
                 count += decoded(await router.pool.ask(shard, [b"DBSIZE"]))
-        if _still(router, routes):
+        if still(router, routes):
             return count
     raise Unavailable("the keys could not be counted: they change their shard again and again; try again")
 
 
 def keys(router: Router, caller: Caller, argv: list[bytes]) -> int:
     """All keys that match a pattern."""
-    if _down(router, caller):
+    if down(router, caller):
         return DONE
     if router.unclean or not _sees_all(caller):
         router.spawn(caller, _listed(router, caller, argv[1]))
@@ -112,28 +112,30 @@ def _sees_all(caller: Caller) -> bool:
 
 async def _listed(router: Router, caller: Caller, pattern: bytes) -> bytes:
     for _ in range(_MOST_RESTARTS):
-        routes = _routes(router)
+        routes = present_routes(router)
         found: list[bytes] = []
         for shard in _shards(router):
             if shard in router.unclean:
-                async for batch in _owned(router, routes, shard, [b"MATCH", pattern]):
+                async for batch in owned(router, routes, shard, [b"MATCH", pattern]):
                     found += batch
             else:
+                await router.unfenced()
                 found += decoded(await router.pool.ask(shard, [b"KEYS", pattern]))
-        if _still(router, routes):
+        if still(router, routes):
             rights = caller.rights
             return array([bulk(key) for key in found if rights is None or rights.sees(key)])
     raise Unavailable("the keys could not be listed: they change their shard again and again; try again")
 
 
-def _routes(router: Router) -> Routes:
+def present_routes(router: Router) -> Routes:
+    """The routes of the moment. Raises Unavailable where keys are not served."""
     routes = router.routes
     if routes is None or router.reason() is not None:
         raise Unavailable(f"{router.reason()}; nothing was executed")
     return routes
 
 
-def _still(router: Router, routes: Routes) -> bool:
+def still(router: Router, routes: Routes) -> bool:
     """Whether no key has changed its owner since `routes` were the present ones."""
     now = router.routes
     return now is not None and (now is routes or _ownership(now) == _ownership(routes))
@@ -147,109 +149,28 @@ def _ownership(routes: Routes) -> object:
     return topology.placement, transition.next if switched and transition else None, frozenset(switched), leaders
 
 
-async def _owned(router: Router, routes: Routes, shard: str, options: list[bytes]) -> AsyncIterator[list[bytes]]:
-    """The keys on a shard's server that the shard owns by `routes`, once each, in steps."""
+async def owned(
+    router: Router, routes: Routes, shard: str, options: list[bytes], *, fenced: bool = False
+) -> AsyncIterator[list[bytes]]:
+    """The keys on a shard's server that the shard owns by `routes`, once each, in steps.
+
+    Some may be missing where it goes on although the topology has a fence (`fenced`).
+    """
     cursor = b"0"
     remembered: set[bytes] = set()
     while True:
-        reply = await router.pool.ask(shard, [b"SCAN", cursor, *options, b"COUNT", b"%d" % _STEP])
+        if not fenced:
+            await router.unfenced()
+        if not still(router, routes):
+            return
+        reply = await router.pool.ask(shard, [b"SCAN", cursor, *options, b"COUNT", b"%d" % STEP])
         cursor, found = decoded(reply)
         fresh = [key for key in found if key not in remembered and routes.owner(key) == shard]
         if len(remembered) < _MOST_REMEMBERED:
             remembered.update(fresh)
         yield fresh
-        if cursor == b"0" or not _still(router, routes):
+        if cursor == b"0":
             return
-
-
-# --- SCAN -------------------------------------------------------------------------------------------------------
-
-
-def scan(router: Router, caller: Caller, argv: list[bytes]) -> int:
-    """The next keys of the shard that the cursor names; behind its last ones, the cursor names the next shard.
-
-    Shards come in the order of a number made of their id, so that one that joins or leaves under a scan does not
-    make the others appear twice or not at all.
-    """
-    if not argv[1].isdigit() or len(argv[1]) > 20:
-        caller.answer(error("ERR invalid cursor"))
-        return DONE
-    if _down(router, caller):
-        return DONE
-    place = int(argv[1])
-    number, inner = place & ((1 << _SHARD_BITS) - 1), place >> _SHARD_BITS
-    order = _order(router)
-    shard_number = next((known for known in sorted(order) if known >= number), None)
-    if shard_number is None:
-        caller.answer(array([bulk(b"0"), EMPTY_ARRAY]))
-        return DONE
-    if shard_number != number:
-        inner = 0
-    shard = order[shard_number]
-    options = argv[2:]
-    if shard in router.unclean:
-        options = _capped(options)
-    slot = Slot(caller)
-    caller.replies.append(slot)
-    command = encode_command([b"SCAN", b"%d" % inner, *options])
-    router.pool.link(shard, caller.protocol).send(command, _ScanReply(router, slot, shard, shard_number, caller.rights))
-    return DONE
-
-
-def _order(router: Router) -> dict[int, str]:
-    """Each shard's number in cursors, from 1 to 65535; of two with the same, the one that sorts later gets another."""
-    order: dict[int, str] = {}
-    for shard in sorted(_shards(router)):
-        number = int.from_bytes(md5(shard.encode(), usedforsecurity=False).digest()[-2:], "big") or 1
-        while number in order:
-            number = number % ((1 << _SHARD_BITS) - 1) + 1
-        order[number] = shard
-    return order
-
-
-def _capped(options: list[bytes]) -> list[bytes]:
-    """The options with a COUNT that cannot stall the router, which looks up the owner of every key given."""
-    capped = list(options)
-    for i in range(0, len(options) - 1, 2):
-        if options[i].upper() == b"COUNT" and options[i + 1].isdigit() and int(options[i + 1][:20]) > _STEP:
-            capped[i + 1] = b"%d" % _STEP
-    return capped
-
-
-class _ScanReply:
-    """Puts the shard into the cursor of a SCAN reply and takes foreign keys out of it, and those not to be seen."""
-
-    __slots__ = ("_number", "_rights", "_router", "_shard", "_waiter")
-
-    def __init__(self, router: Router, waiter: Waiter, shard: str, number: int, rights: Rights | None) -> None:
-        self._router = router
-        self._waiter = waiter
-        self._shard = shard
-        self._number = number
-        self._rights = None if rights is None or rights.sees_all else rights
-
-    def fill(self, reply: bytes) -> None:
-        """Take the shard's reply."""
-        if reply[:1] != b"*":
-            self._waiter.fill(reply)
-            return
-        cursor, found = elements(reply)
-        inner = int(cursor.split(b"\r\n")[1])
-        if inner >> _CURSOR_BITS:
-            # A server's cursors are no longer than its table is big: 2^48 buckets fit no machine.
-            self._waiter.fill(error(f"ERR {self._shard} gave the cursor {inner}, which cannot be passed on"))
-            return
-        routes = self._router.routes
-        if self._shard in self._router.unclean and routes is not None and not routes.empty:
-            found = array([bulk(key) for key in decoded(found) if routes.owner(key) == self._shard])
-        if self._rights is not None:
-            found = array([bulk(key) for key in decoded(found) if self._rights.sees(key)])
-        self._waiter.fill(array([bulk(b"%d" % self._outer(inner)), found]))
-
-    def _outer(self, inner: int) -> int:
-        if inner:
-            return inner << _SHARD_BITS | self._number
-        return min((known for known in _order(self._router) if known > self._number), default=0)
 
 
 # --- FLUSHALL, RANDOMKEY ----------------------------------------------------------------------------------------
@@ -260,7 +181,7 @@ def flush(router: Router, caller: Caller, argv: list[bytes]) -> int:
     if len(argv) > 2 or (len(argv) == 2 and argv[1].upper() not in (b"SYNC", b"ASYNC")):
         caller.answer(error("ERR syntax error"))
         return DONE
-    if _down(router, caller):
+    if down(router, caller):
         return DONE
     assert router.routes is not None
     if router.routes.has_fence:
@@ -275,7 +196,7 @@ def flush(router: Router, caller: Caller, argv: list[bytes]) -> int:
 
 def randomkey(router: Router, caller: Caller, argv: list[bytes]) -> int:
     """Some key."""
-    if _down(router, caller):
+    if down(router, caller):
         return DONE
     router.spawn(caller, _random_key(router, caller.protocol))
     return WAIT_REPLY
@@ -289,11 +210,11 @@ async def _random_key(router: Router, protocol: int) -> bytes:
             key = decoded(await router.pool.ask(shard, [b"RANDOMKEY"]))
             if key is None:
                 break
-            if _routes(router).owner(key) == shard:
+            if present_routes(router).owner(key) == shard:
                 return bulk(key)
     for shard in shards:
-        routes = _routes(router)
-        async for batch in _owned(router, routes, shard, []):
+        routes = present_routes(router)
+        async for batch in owned(router, routes, shard, []):
             if batch:
                 return bulk(random.choice(batch))
     return NULL[protocol]
@@ -302,7 +223,6 @@ async def _random_key(router: Router, protocol: int) -> bytes:
 HANDLERS: dict[str, Callable[[Router, Caller, list[bytes]], int]] = {
     "dbsize": dbsize,
     "keys": keys,
-    "scan": scan,
     "flushall": flush,
     "flushdb": flush,
     "randomkey": randomkey,

@@ -6,6 +6,7 @@ import asyncio
 import re
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import md5
 from typing import Any, Protocol, cast
 
 import hiredis
@@ -130,6 +131,7 @@ class MemberLink(CommandQueue):
         self.protocol = protocol
         self.state = LinkState.IDLE
         self.last_fault = "not connected yet"
+        self.run = 0  # tells the server's processes apart: bits of a digest of its run id
         self._host = host
         self._options = options
         self._loop = asyncio.get_running_loop()
@@ -313,6 +315,7 @@ class MemberLink(CommandQueue):
         except TimeoutError:
             raise ConnectionError(f"no answer within {self._options.connect_timeout_s:g} s") from None
         wire.greeting = None
+        self.run = int.from_bytes(md5(wire.run_id, usedforsecurity=False).digest()[:2], "big")
         self._wire = wire
         return wire
 

@@ -38,7 +38,7 @@ class SessionHost(Protocol):
         """Send nothing more and close the connections to the members."""
 
 
-class _SessionOver(HeliosError):
+class _SessionOver(Unavailable):
     """The session has ended and the router needs a new one."""
 
 
@@ -113,7 +113,7 @@ class Session:
             try:
                 if gap:
                     revision = (await self._store.list(self._key)).revision
-                    await self._check_self()
+                    await self.confirm()
                     gap = False
                 async with aclosing(self._store.watch(self._key, revision)) as watch:
                     async for events in watch:
@@ -126,8 +126,8 @@ class Session:
                 _log.warning("the session's record cannot be watched: %s", fault)
             await asyncio.sleep(_RETRY_S)
 
-    async def _check_self(self) -> int:
-        """The version of the session's record; raises if the session is over."""
+    async def confirm(self) -> int:
+        """The version of the session's record; raises a HeliosError if the session is over, by the store's word."""
         record = await read_record(self._store, SessionRecord, self._key)
         if record is None:
             raise _SessionOver("it was revoked or its lease has ended")
@@ -191,7 +191,7 @@ class Session:
         while True:
             try:
                 if stale:
-                    self._version = await self._check_self()
+                    self._version = await self.confirm()
                     stale = False
                 put = put_record(self._key, record, self._lease)
                 self._version = await self._store.commit([put], compares=[Compare(self._key, self._version)])
@@ -226,7 +226,7 @@ class Session:
                 await engine.allow(made.user, made.password, UserRole.ROUTER)
             finally:
                 await engine.close()
-            await self._check_self()
+            await self.confirm()
             self._credentials[member.id] = made
             return made
 
