@@ -32,7 +32,7 @@ def test_help_shows_what_people_use() -> None:
         (["up", "--api-port", "0"], "--api-port is 0 but must be from 1 to 65535"),
         (["up", "--workers", "0"], "command line: router.workers is 0 but must be"),
         (["up", "--config", "missing.yaml"], "missing.yaml: cannot be read"),
-        (["up", "--bind", "0.0.0.0"], "network.bind is 0.0.0.0, where other machines could connect"),
+        (["up", "--bind", "0.0.0.0"], "shard-1 would listen on 0.0.0.0, which can be reached from other machines"),
         (["node", "--id", "a/b", "--listen", "localhost:1"], "'a/b' cannot be the id of a node"),
         (["node", "--id", "a", "--listen", "localhost"], "'localhost' is not an address"),
         (["node", "--id", "a", "--listen", "0.0.0.0:7000"], "can be reached from other machines"),

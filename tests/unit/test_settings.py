@@ -102,7 +102,11 @@ def test_a_wrong_value_is_named_with_its_line_and_what_is_allowed(
         ("router:\n  hold: 1", 2, "did you mean router.hold_timeout?"),
         ("router:\n  migration_rate: 1", 2, "did you mean sharding.migration_rate?"),
         ("sharding:\n  xyzzy: 1", 2, "sharding.xyzzy is not a setting; sharding has enabled, virtual_nodes, "),
-        ("a: 1\n", 1, "a is not a section of the settings; the sections are sharding, atlas, network, gateway, "),
+        (
+            "a: 1\n",
+            1,
+            "a is not a section of the settings; the sections are sharding, atlas, network, security, gateway, ",
+        ),
         ("# two\n# lines\nshardings:\n  virtual_nodes: 1", 3, "did you mean sharding?"),
         ("virtual_nodes: 20", 1, "did you mean sharding.virtual_nodes?"),
         ("sharding: 5", 1, "sharding is a section: its settings (enabled, "),
@@ -189,10 +193,8 @@ def test_no_text_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, tex
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("gateway:\n  listen: 0.0.0.0:8443", 2, "network.allow_remote: true (--allow-remote)"),
-        ("gateway:\n  listen: '[::]:8443'", 2, "gateway.listen is ::"),
-        ("network:\n  bind: example.org", 2, "network.bind is example.org"),
-        ("network:\n  bind: 10.0.0.1\n  allow_remote: false", 2, "network.bind is 10.0.0.1"),
+        ("security:\n  tls_cert_file: a.pem", 2, "security.tls_cert_file and security.tls_key_file belong together"),
+        ("security:\n  tls_client_ca_file: a.pem", 2, "security.tls_client_ca_file means something with TLS only"),
         (
             "router:\n  hold_timeout: 800ms",
             2,
@@ -208,9 +210,8 @@ def test_values_that_do_not_go_together_are_named_with_their_lines(
     assert words in message
 
 
-def test_remote_addresses_can_be_allowed(tmp_path: Path) -> None:
-    settings = load("gateway:\n  listen: 0.0.0.0:8443\n", tmp_path, network__allow_remote=True)
-    assert settings.gateway.listen == Address("0.0.0.0", 8443)
+def test_addresses_of_every_family(tmp_path: Path) -> None:
+    assert load("gateway:\n  listen: 0.0.0.0:8443\n", tmp_path).gateway.listen == Address("0.0.0.0", 8443)
     assert load("network:\n  bind: '::1'\n", tmp_path).network.bind == "::1"
 
 

@@ -14,7 +14,7 @@ from helios.model.users import DEFAULT_USER, Role, User
 
 _log = logging.getLogger(__name__)
 NO_USERS = (
-    "NOAUTH other machines can reach this port and no users are configured: nothing is served here until "
+    "other machines can reach this port and no users are configured: nothing is served here until "
     "security.users has some"
 )
 

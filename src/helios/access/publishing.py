@@ -8,14 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 from helios.access.gate import Gate
-from helios.errors import Conflict, StoreError, WatchLost
-from helios.model.codec import decode
+from helios.errors import Conflict
 from helios.model.users import User
 from helios.ports.store import Compare, Store
+from helios.stores.following import followed
 from helios.stores.records import USERS, UsersRecord, put_record, read_record
 
 _log = logging.getLogger(__name__)
-_RETRY_S = 0.2
 
 
 async def stored_users(store: Store) -> tuple[User, ...] | None:
@@ -47,8 +46,8 @@ async def following_users(store: Store, gate: Gate) -> AsyncIterator[None]:
 
     While the store is away, the last users that were known stay.
     """
-    revision = await _read(store, gate)
-    task = asyncio.create_task(_follow(store, gate, revision), name="users")
+    gate.apply(await stored_users(store) or ())
+    task = asyncio.create_task(_follow(store, gate), name="users")
     try:
         yield
     finally:
@@ -56,33 +55,8 @@ async def following_users(store: Store, gate: Gate) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def _read(store: Store, gate: Gate) -> int:
-    snapshot = await store.list(USERS)
-    value = next((entry.value for entry in snapshot.entries if entry.key == USERS), None)
-    _apply(gate, value)
-    return snapshot.revision
-
-
-def _apply(gate: Gate, value: bytes | None) -> None:
-    users = () if value is None else decode(UsersRecord, value).users
-    if {user.name: user for user in users} != gate.users:
-        gate.apply(users)
-
-
-async def _follow(store: Store, gate: Gate, revision: int) -> None:
-    gap = False  # whether changes were missed
-    while True:
-        try:
-            if gap:
-                revision, gap = await _read(store, gate), False
-            async with aclosing(store.watch(USERS, revision)) as watch:
-                async for events in watch:
-                    mine = [event for event in events if event.key == USERS]
-                    revision = events[-1].version
-                    if mine:
-                        _apply(gate, mine[-1].value)
-        except WatchLost:
-            gap = True
-        except StoreError as fault:
-            _log.warning("the users cannot be followed: %s", fault)
-        await asyncio.sleep(_RETRY_S)
+async def _follow(store: Store, gate: Gate) -> None:
+    async with aclosing(followed(store, UsersRecord, USERS)) as records:
+        async for record in records:
+            if {user.name: user for user in record.users} != gate.users:
+                gate.apply(record.users)

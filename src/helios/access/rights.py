@@ -10,7 +10,7 @@ from helios.model.users import Role, User
 from helios.placement.glob import globs_of
 from helios.resp.commands import TABLE, Command, How, find, find_subcommand, key_positions
 
-NOAUTH = "NOAUTH Authentication required."
+NOAUTH = "Authentication required."
 
 
 class Need(StrEnum):
@@ -151,13 +151,13 @@ class Nobody(Rights):
 
     def __init__(self, reason: str = NOAUTH) -> None:
         super().__init__(User("", Role.READ_ONLY))
-        self._reason = reason
+        self.reason = reason
         self._granted = frozenset((Need.LOGIN,))
 
     def refusal(self, argv: Sequence[bytes]) -> str | None:
         """The same for all commands but those that come before a login."""
         command = _named(argv)
-        return None if command is None or _NEEDS[command.name] is Need.LOGIN else self._reason
+        return None if command is None or _NEEDS[command.name] is Need.LOGIN else f"NOAUTH {self.reason}"
 
 
 def _named(argv: Sequence[bytes]) -> Command | None:

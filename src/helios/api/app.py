@@ -10,11 +10,13 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Red
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
+from helios.access.gate import Gate
 from helios.admin.service import AdminService
 from helios.api import docs_page, problems
 from helios.api.guard import BrowserGuard
 from helios.api.kv import kv_router
 from helios.api.kv_replies import KeyValue
+from helios.api.login import GuardedKeyValue, Login
 from helios.api.metrics import Metrics, RequestMeter
 from helios.api.shards import shards_router
 from helios.api.upkeep import upkeep_router
@@ -37,10 +39,13 @@ def create_app(
     *,
     max_value_bytes: int = 64 * 1024 * 1024,
     allowed_hosts: Collection[str] | None = None,
+    gate: Gate | None = None,
+    open_metrics: bool = False,
 ) -> FastAPI:
     """The application: /api/v1/shards, /api/v1/kv, /healthz, /metrics, /docs, /openapi.json.
 
     `allowed_hosts` are the host names that requests may be addressed to (None: any); see BrowserGuard.
+    Requests are let in as the users of `gate` (None: everybody); `open_metrics` exempts /metrics from that.
     Values are held in memory whole, so `max_value_bytes` bounds what one request can take.
     """
     app = FastAPI(
@@ -53,12 +58,13 @@ def create_app(
         redirect_slashes=False,
     )
     problems.install(app)
+    app.add_middleware(Login, gate=gate or Gate(), open_metrics=open_metrics)
     app.add_middleware(BrowserGuard, allowed_hosts=allowed_hosts)
     metrics = Metrics(admin)
     app.add_middleware(RequestMeter, metrics=metrics)
     app.include_router(shards_router(admin))
     app.include_router(upkeep_router(admin))
-    app.include_router(kv_router(kv, max_value_bytes))
+    app.include_router(kv_router(GuardedKeyValue(kv), max_value_bytes))
     _add_pages(app, health, metrics)
     return app
 

@@ -17,11 +17,14 @@ from helios.errors import (
     EngineError,
     HeliosError,
     InvalidInput,
+    NotAuthenticated,
     NotFound,
+    NotPermitted,
     OutcomeUnknown,
     Refused,
     StoreError,
     Unavailable,
+    WrongPassword,
 )
 
 
@@ -40,6 +43,9 @@ class Forbidden(HeliosError):
 # The first class that matches decides, so a class stands before its bases.
 _STATUS_OF_CLASS: tuple[tuple[type[HeliosError], int], ...] = (
     (InvalidInput, 400),
+    (NotAuthenticated, 401),
+    (WrongPassword, 401),
+    (NotPermitted, 403),
     (Forbidden, 403),
     (NotFound, 404),
     (Refused, 409),

@@ -78,7 +78,12 @@ class Removed(BaseModel):
 
 def errors(**statuses: str) -> dict[int | str, dict[str, Any]]:
     """The error responses of an endpoint for OpenAPI, written as s404="no such node"."""
-    described = {"s400": "the request cannot be understood", "s503": "a part that is needed does not answer"} | statuses
+    described = {
+        "s400": "the request cannot be understood",
+        "s401": "there are users, and the request comes from none of them",
+        "s403": "the user may not do that",
+        "s503": "a part that is needed does not answer",
+    } | statuses
     return {int(name[1:]): {"model": ErrorBody, "description": text} for name, text in sorted(described.items())}
 
 

@@ -30,9 +30,6 @@ Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Y
 DataDir = Annotated[
     str | None, typer.Option("--data-dir", metavar="DIR", help="Folder of all data [default: ./helios-data].")
 ]
-AllowRemote = Annotated[
-    bool, typer.Option("--allow-remote", help="Allow listening where other machines can connect, unauthenticated.")
-]
 Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Router processes of a node [default: 1].")]
 # A parent hands its resolved settings over in a file, and ends its children by closing their input.
 Handed = Annotated[Path | None, typer.Option("--settings", hidden=True)]
@@ -60,7 +57,6 @@ def up(
         str | None, typer.Option("--bind", metavar="ADDR", help="Host to listen on [default: 127.0.0.1].")
     ] = None,
     config: Config = None,
-    allow_remote: AllowRemote = False,
     workers: Workers = None,
     parent_pipe: ParentPipe = False,
     temporary: Annotated[bool, typer.Option("--temporary", hidden=True)] = False,
@@ -78,7 +74,6 @@ def up(
         flags: dict[str, object] = {
             "atlas.data_dir": data_dir,
             "network.bind": bind,
-            "network.allow_remote": allow_remote or None,
             "router.workers": workers,
         }
         options = UpOptions(
@@ -101,7 +96,6 @@ def node(
     data_dir: DataDir = None,
     zone: Annotated[str, typer.Option("--zone", metavar="ZONE", help="Where the node stands.")] = "",
     config: Config = None,
-    allow_remote: AllowRemote = False,
     workers: Workers = None,
     settings: Handed = None,
     parent_pipe: ParentPipe = False,
@@ -117,7 +111,6 @@ def node(
 
         flags: dict[str, object] = {
             "atlas.data_dir": data_dir,
-            "network.allow_remote": allow_remote or None,
             "router.workers": workers,
         }
         read, source = _settings(settings, config, flags)
@@ -134,7 +127,6 @@ def gateway(
     ] = None,
     data_dir: DataDir = None,
     config: Config = None,
-    allow_remote: AllowRemote = False,
     settings: Handed = None,
     parent_pipe: ParentPipe = False,
 ) -> None:
@@ -149,7 +141,6 @@ def gateway(
         flags: dict[str, object] = {
             "atlas.data_dir": data_dir,
             "gateway.listen": listen,
-            "network.allow_remote": allow_remote or None,
         }
         run_gateway(*_settings(settings, config, flags), child=parent_pipe)
 

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from helios.errors import InvalidInput
 from helios.model.ids import Address
+from helios.model.users import User, parse_users
 
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+\Z")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -76,3 +77,11 @@ def format_size(size_bytes: int) -> str:
         if size_bytes and size_bytes % size == 0:
             return f"{size_bytes // size}{unit}"
     return str(size_bytes)
+
+
+def parse_user_list(value: object) -> tuple[User, ...]:
+    """The users behind a mapping by name, or its JSON; raises ValueError."""
+    try:
+        return parse_users(value)
+    except InvalidInput as error:
+        raise ValueError(str(error)) from error

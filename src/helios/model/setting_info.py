@@ -20,6 +20,7 @@ from helios.model.notation import (
     parse_host,
     parse_listen,
     parse_size,
+    parse_user_list,
 )
 from helios.model.settings import ClusterSettings, Section, Settings
 
@@ -28,6 +29,7 @@ class Effect(StrEnum):
     """When a changed value of a setting holds."""
 
     NOW = "at once"  # in all processes of the cluster, through the store
+    APART = "at once, apart"  # in all processes, through the store, but not where other settings are seen
     RESTART = "restart"  # when the processes are started anew
     FIXED = "fixed"  # never, once the cluster has been founded
 
@@ -50,7 +52,7 @@ class SettingInfo:
     @property
     def shared(self) -> bool:
         """Whether all processes of a cluster have the same value, in the store."""
-        return self.effect is not Effect.RESTART
+        return self.effect in (Effect.NOW, Effect.FIXED)
 
 
 @cache
@@ -80,6 +82,12 @@ def format_value(name: str, value: object) -> str:
     return _write(sections()[section].model_fields[field], value)
 
 
+def is_structured(name: str) -> bool:
+    """Whether a setting is written as a section of its own, whose contents are nobody else's business."""
+    section, _, field = name.partition(".")
+    return _parser(sections()[section].model_fields[field]) is parse_user_list
+
+
 def _info(name: str, field: FieldInfo) -> SettingInfo:
     extra = field.json_schema_extra
     facts = {key: str(value) for key, value in extra.items()} if isinstance(extra, dict) else {}
@@ -87,6 +95,8 @@ def _info(name: str, field: FieldInfo) -> SettingInfo:
     effect, why = Effect.NOW, ""
     if "fixed" in facts:
         effect, why = Effect.FIXED, facts["fixed"]
+    elif is_structured(name):
+        effect = Effect.APART
     elif "restart" in facts or name.partition(".")[0] not in ClusterSettings.model_fields:
         effect, why = Effect.RESTART, facts.get("restart", "it is read when a process starts")
     default = _write(field, field.default)
@@ -103,6 +113,8 @@ def _write(field: FieldInfo, value: object) -> str:
     parser = _parser(field)
     if parser is parse_duration and isinstance(value, int | float):
         return format_duration(value)
+    if parser is parse_user_list:
+        return f"{len(value)} users" if isinstance(value, tuple) and value else "{}"
     if parser is parse_size and isinstance(value, int):
         return format_size(value)
     return str(value) or '""'
@@ -116,6 +128,8 @@ def _allowed(field: FieldInfo, unit: str) -> str:
         return f"a size {_range(field)} (written with kb, mb or gb; a plain number is bytes)"
     if parser is parse_listen:
         return "host:port, as in 127.0.0.1:8443, with a port from 1 to 65535"
+    if parser is parse_user_list:
+        return "users by name, each with role, password_hash and perhaps keys"
     if parser is parse_host:
         return "an IP address or a host name, without a port"
     if parser is parse_quiet_hours:

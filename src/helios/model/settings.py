@@ -24,7 +24,8 @@ from pydantic_core import PydanticCustomError
 
 from helios.model.balancing import Measure, Strategy, parse_quiet_hours
 from helios.model.ids import Address
-from helios.model.notation import parse_duration, parse_host, parse_listen, parse_size
+from helios.model.notation import parse_duration, parse_host, parse_listen, parse_size, parse_user_list
+from helios.model.users import User
 
 
 def is_loopback(host: str) -> bool:
@@ -39,6 +40,7 @@ Seconds = Annotated[float, BeforeValidator(parse_duration), Field(allow_inf_nan=
 Bytes = Annotated[int, BeforeValidator(parse_size)]
 Listen = Annotated[Address, BeforeValidator(parse_listen), PlainSerializer(str, return_type=str)]
 Host = Annotated[str, BeforeValidator(parse_host)]
+Users = Annotated[tuple[User, ...], BeforeValidator(parse_user_list)]
 Hours = Annotated[str, BeforeValidator(parse_quiet_hours)]
 
 
@@ -200,18 +202,41 @@ class AtlasSettings(Section):
 
 
 class NetworkSettings(Section):
-    """Who can reach Helios."""
+    """Where Helios can be reached."""
 
     bind: Host = Field(
         default="127.0.0.1",
-        description="Host on which `helios up` opens the nodes' ports",
+        description="Host on which `helios up` opens the nodes' ports; one that others reach needs security.users",
         json_schema_extra=_restart("the ports are open"),
     )
-    allow_remote: bool = Field(
-        default=False,
-        description="Allow listening where other machines can connect; there is no authentication yet",
-        json_schema_extra=_restart("the ports are open"),
+
+
+class SecuritySettings(Section):
+    """Who may do what, and TLS."""
+
+    users: Users = Field(default=(), description="Who may use the cluster; without users, everybody on this machine")
+    tls_cert_file: str = Field(
+        default="", description="PEM file with the certificate and its chain; with it, clients and REST speak TLS"
     )
+    tls_key_file: str = Field(default="", description="PEM file with the certificate's key, without a passphrase")
+    tls_client_ca_file: str = Field(
+        default="", description="PEM file with CAs; with it, clients must show a certificate that one of them signed"
+    )
+    tls_handshake_timeout: Seconds = Field(
+        default=10.0,
+        ge=0.1,
+        le=60,
+        description="How long a client may take to begin TLS",
+        json_schema_extra=_unit("duration"),
+    )
+    plain_port_offset: int = Field(
+        default=0,
+        ge=0,
+        le=50_000,
+        description="With TLS: nodes also listen without it, so many ports above their own; 0 means they do not",
+        json_schema_extra=_unit("ports"),
+    )
+    open_metrics: bool = Field(default=False, description="Let everybody read /metrics, without a login")
 
 
 class GatewaySettings(Section):
@@ -343,6 +368,7 @@ class Settings(Section):
     sharding: ShardingSettings = ShardingSettings()
     atlas: AtlasSettings = AtlasSettings()
     network: NetworkSettings = NetworkSettings()
+    security: SecuritySettings = SecuritySettings()
     gateway: GatewaySettings = GatewaySettings()
     router: RouterSettings = RouterSettings()
     coordinator: CoordinatorSettings = CoordinatorSettings()
@@ -382,7 +408,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        _refuse([*_exposed(self), *_shared_conflicts(self)])
+        _refuse([*_incomplete(self.security), *_shared_conflicts(self)])
         return self
 
 
@@ -396,16 +422,23 @@ def _refuse(conflicts: list[Conflict]) -> None:
         raise PydanticCustomError("conflict", "{text}", {"text": text, "conflicts": conflicts})
 
 
-def _exposed(settings: Settings) -> list[Conflict]:
-    return [
-        (
-            (name, "network.allow_remote"),
-            f"{name} is {host}, where other machines could connect without authentication: use 127.0.0.1, "
-            "or allow it by network.allow_remote: true (--allow-remote)",
+def _incomplete(security: SecuritySettings) -> list[Conflict]:
+    found: list[Conflict] = []
+    if bool(security.tls_cert_file) != bool(security.tls_key_file):
+        found.append(
+            (
+                ("security.tls_cert_file", "security.tls_key_file"),
+                "security.tls_cert_file and security.tls_key_file belong together: give both or neither",
+            )
         )
-        for name, host in (("network.bind", settings.network.bind), ("gateway.listen", settings.gateway.listen.host))
-        if not is_loopback(host) and not settings.network.allow_remote
-    ]
+    if security.tls_client_ca_file and not security.tls_cert_file:
+        found.append(
+            (
+                ("security.tls_client_ca_file",),
+                "security.tls_client_ca_file means something with TLS only: give security.tls_cert_file as well",
+            )
+        )
+    return found
 
 
 def _shared_conflicts(settings: Settings | ClusterSettings) -> list[Conflict]:

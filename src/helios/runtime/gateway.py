@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import ssl
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
@@ -16,12 +17,14 @@ from helios.admin.client import Admin
 from helios.api.app import create_app
 from helios.errors import StartError
 from helios.model.ids import Address
-from helios.model.settings import is_loopback
+from helios.model.settings import Settings, is_loopback
 from helios.node.agent import CHILD
 from helios.node.files import DataFolder
 from helios.node.locks import LockHeld, RunLock
 from helios.node.ports import resolve, taken
+from helios.node.process import ProcessId
 from helios.node.waiting import drop, together
+from helios.node.workers import READY
 from helios.ports.store import Store
 from helios.router.core import Router
 from helios.runtime.agreement import disagreements, shared_now
@@ -31,6 +34,7 @@ from helios.runtime.life import run, tell
 from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.reload import Reloader
 from helios.runtime.router import follow_settings, opened_router
+from helios.runtime.security import check_exposed, serving_tls
 from helios.runtime.settings import SettingsRead, SettingsSource, data_folder
 
 NODE = "gateway"  # by which its router goes
@@ -38,6 +42,7 @@ NODE = "gateway"  # by which its router goes
 _WHO = "helios gateway"
 _GRACE_S = 2
 _BACKLOG = 1024
+_READY_POLL_S = 0.05
 
 
 def run_gateway(read: SettingsRead, source: SettingsSource | None, *, child: bool = False) -> None:
@@ -47,6 +52,8 @@ def run_gateway(read: SettingsRead, source: SettingsSource | None, *, child: boo
     """
     settings = read.settings
     data = DataFolder(data_folder(settings))
+    if not data.store.exists():
+        check_exposed((), {"the REST interface": settings.gateway.listen.host})
     data.prepare()
     try:
         lock = RunLock.acquire(data.gateway_lock, {CHILD: "yes" if child else "no"})
@@ -56,48 +63,83 @@ def run_gateway(read: SettingsRead, source: SettingsSource | None, *, child: boo
     try:
         start_logging(settings.logging, data.log("gateway"))
         reload = asyncio.Event()
-        run(lambda stop: _serve(read, None if child else source, data, stop, reload), parent_pipe=child, reload=reload)
+        run(
+            lambda stop: _serve(read, None if child else source, data, lock, stop, reload),
+            parent_pipe=child,
+            reload=reload,
+        )
     finally:
         lock.release()
 
 
 async def _serve(
-    read: SettingsRead, source: SettingsSource | None, data: DataFolder, stop: asyncio.Event, reload: asyncio.Event
+    read: SettingsRead,
+    source: SettingsSource | None,
+    data: DataFolder,
+    lock: RunLock,
+    stop: asyncio.Event,
+    reload: asyncio.Event,
 ) -> None:
     listen = read.settings.gateway.listen
     sockets = _listening(listen)
     try:
-        async with opened_store(data) as store:
+        async with serving_tls(read.settings.security) as tls, opened_store(data) as store:
             settings = await shared_now(store, read.settings)
             adjust_logging(settings.logging)
-            async with opened_router(store, settings, node=NODE) as router:
+            async with opened_router(store, settings, node=NODE, host=listen.host) as router:
+                check_exposed(router.gate.users.values(), {"the REST interface": listen.host})
                 jobs = [follow_settings(store, settings, router, node=NODE)]
                 if source is not None:
                     for sentence in disagreements(settings.cluster, read):
                         tell(sentence)
                     jobs.append(Reloader(source, read, store, SystemClock(), who=_WHO, tell=tell).run(reload))
-                await _answer(_app(store, router, listen), sockets, stop, jobs)
+                server = _Server(_config(_app(store, router, settings), tls))
+                jobs.append(_name_when_ready(lock, server, router, child=source is None))
+                await _answer(server, sockets, stop, jobs)
     finally:
         for each in sockets:
             each.close()
 
 
-def _app(store: Store, router: Router, listen: Address) -> FastAPI:
+def _app(store: Store, router: Router, settings: Settings) -> FastAPI:
     async def health() -> list[str]:
         reason = router.reason()
         return [reason] if reason else []
 
-    admin = Admin(store, connector(store), SystemClock())
-    return create_app(admin, router, health, allowed_hosts=_names(listen))
+    return create_app(
+        Admin(store, connector(store), SystemClock()),
+        router,
+        health,
+        allowed_hosts=_names(settings.gateway.listen),
+        gate=router.gate,
+        open_metrics=settings.security.open_metrics,
+    )
+
+
+def _config(app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_S,
+        ws="none",
+        ssl_context_factory=(lambda _config, _default: tls) if tls is not None else None,
+    )
+
+
+async def _name_when_ready(lock: RunLock, server: uvicorn.Server, router: Router, *, child: bool) -> None:
+    """Tell who looks at the lock that requests are served now."""
+    while True:
+        if server.started and router.reason() is None:
+            lock.name(ProcessId.this(), {CHILD: "yes" if child else "no", READY: "yes"})
+            return
+        await asyncio.sleep(_READY_POLL_S)
 
 
 async def _answer(
-    app: FastAPI, sockets: list[socket.socket], stop: asyncio.Event, jobs: list[Coroutine[Any, Any, None]]
+    server: uvicorn.Server, sockets: list[socket.socket], stop: asyncio.Event, jobs: list[Coroutine[Any, Any, None]]
 ) -> None:
     """Answer requests, and do the jobs beside that, until `stop` is set."""
-    server = _Server(
-        uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=_GRACE_S, ws="none")
-    )
     serving = asyncio.create_task(server.serve(sockets=sockets))
     beside = [asyncio.create_task(stop.wait()), asyncio.create_task(together(jobs))]
     try:

@@ -10,12 +10,17 @@ from pathlib import Path
 from helios.errors import SettingsError
 from helios.model.settings import Settings
 from helios.node.files import write_private
+from helios.runtime.security import with_absolute_files
 from helios.runtime.settings import SettingsRead
 
 
 def hand_over(settings: Settings, path: Path, origins: Mapping[str, str] | None = None) -> None:
-    """Write the settings where a child will read them; what was set explicitly stays known as such, and from where."""
-    written = {"settings": settings.model_dump(mode="json", exclude_unset=True), "origins": dict(origins or {})}
+    """Write the settings where a child will read them; what was set explicitly stays known as such, and from where.
+
+    The users are not among them: they are in the store.
+    """
+    handed = with_absolute_files(settings)
+    written = {"settings": handed.model_dump(mode="json", exclude_unset=True), "origins": dict(origins or {})}
     write_private(path, json.dumps(written, indent=2) + "\n")
 
 

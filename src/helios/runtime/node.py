@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from helios.coordinator.service import Coordinator
-from helios.errors import StartError
 from helios.model.ids import Address
-from helios.model.settings import Settings, is_loopback
+from helios.model.settings import Settings
 from helios.model.topology import Topology
 from helios.node.agent import Agent, AgentSpec, lock_node
 from helios.node.files import DataFolder
@@ -26,6 +25,7 @@ from helios.runtime.handover import hand_over, likeness
 from helios.runtime.life import run, say, tell
 from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.reload import Reloader
+from helios.runtime.security import check_exposed, settle_users, with_absolute_files
 from helios.runtime.settings import SettingsRead, SettingsSource, data_folder
 from helios.stores.records import TOPOLOGY, read_record
 
@@ -46,12 +46,9 @@ def run_node(options: NodeOptions, read: SettingsRead, source: SettingsSource | 
     With a `source` of its own, and not as a child of `helios up`, it follows its settings file.
     """
     settings = read.settings
-    if not is_loopback(options.listen.host) and not settings.network.allow_remote:
-        raise StartError(
-            f"{options.listen} can be reached from other machines, and there is no authentication yet: "
-            "listen on localhost, or allow it by --allow-remote"
-        )
     data = DataFolder(data_folder(settings))
+    if not data.store.exists():
+        check_exposed(settings.security.users, {options.node_id: options.listen.host})
     data.prepare()
     lock = lock_node(data, options.node_id, child=options.child)
     try:
@@ -78,6 +75,8 @@ async def _serve(
     async with opened_store(data) as store:
         clock = SystemClock()
         cluster = await agree(store, clock, read, founding=read.settings)
+        users = await settle_users(store, read.settings, lead=False)
+        check_exposed(users, {options.node_id: options.listen.host})
         settings = read.settings.with_shared(cluster)
         adjust_logging(settings.logging)
         coordinator = Coordinator(
@@ -143,6 +142,7 @@ def _worker(options: NodeOptions, settings: Settings, data: DataFolder, number: 
     # What a router was started with, and does not follow by itself, decides whether the next agent keeps it.
     shared = settings.router.shared()
     own = {name: value for name, value in settings.router.model_dump(mode="json").items() if name not in shared}
-    like = likeness(version("helios"), *words, json.dumps(own))
+    secured = with_absolute_files(settings).security.model_dump_json()
+    like = likeness(version("helios"), *words, json.dumps(own), secured)
     argv = helios_command(*words, "--data-dir", str(data.root), "--settings", str(folder.settings), "--likeness", like)
     return WorkerSpec(argv, folder.router_lock(number), data.log(f"{options.node_id}-router-{number}"), like)

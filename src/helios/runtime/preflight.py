@@ -6,16 +6,20 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from helios.access.certificates import Certificates
+from helios.access.publishing import stored_users
 from helios.errors import InvalidInput, StartError
 from helios.model.ids import Address
 from helios.model.settings import ClusterSettings, Settings
 from helios.model.topology import NodeKind, Topology
+from helios.model.users import User
 from helios.node.agent import CHILD, last_listen
 from helios.node.files import DataFolder
 from helios.node.locks import Holder, LockHeld, RunLock, holder_of
 from helios.node.ports import taken
 from helios.runtime.agreement import check_agreement
 from helios.runtime.backends import opened_store
+from helios.runtime.security import check_exposed, tls_files
 from helios.stores.records import SETTINGS, TOPOLOGY, read_record
 
 DEFAULT_SHARDS = 3
@@ -75,24 +79,31 @@ async def look(data: DataFolder, settings: Settings, options: UpOptions) -> Plan
     """The plan, after all checks. Changes nothing. Raises StartError, InvalidInput or StoreError."""
     if options.shards is not None and not 1 <= options.shards <= MOST_SHARDS:
         raise InvalidInput(f"--shards is {options.shards} but must be from 1 to {MOST_SHARDS}")
-    topology = Topology(epoch=0)
+    topology, users = Topology(epoch=0), settings.security.users
     if data.store.exists():
-        topology = await _existing(data, settings)
+        topology, stored = await _existing(data, settings)
+        users = users if settings.is_set("security.users") else stored
     plan = plan_nodes(topology, _listens(data), options, settings.network.bind)
     foreign = await _foreign(data, plan)
     nodes = tuple(NodePlan(node.id, node.listen, node.zone, node.id in foreign) for node in plan.nodes)
     plan = Plan(nodes, plan.absent)
-    _check_ports(data, plan, settings.gateway.listen)
+    listens = {node.id: node.listen.host for node in nodes if not node.foreign}
+    check_exposed(users, {**listens, "the REST interface": settings.gateway.listen.host})
+    _check_ports(data, plan, settings)
+    files = tls_files(settings.security)
+    if files is not None:
+        Certificates(files)
     return plan
 
 
-async def _existing(data: DataFolder, settings: Settings) -> Topology:
+async def _existing(data: DataFolder, settings: Settings) -> tuple[Topology, tuple[User, ...]]:
     async with opened_store(data) as store:
         stored = await read_record(store, ClusterSettings, SETTINGS)
         if stored is not None:
             check_agreement(stored.value, settings)
         topology = await read_record(store, Topology, TOPOLOGY)
-        return Topology(epoch=0) if topology is None else topology.value
+        users = await stored_users(store) or ()
+        return Topology(epoch=0) if topology is None else topology.value, users
 
 
 def _listens(data: DataFolder) -> dict[str, tuple[Address, str]]:
@@ -165,9 +176,16 @@ def _is_child(holder: Holder) -> bool:
     return holder.note.get(CHILD) == "yes"
 
 
-def _check_ports(data: DataFolder, plan: Plan, gateway: Address) -> None:
+def _check_ports(data: DataFolder, plan: Plan, settings: Settings) -> None:
     ports = [(node.listen, node.id) for node in plan.nodes if not node.foreign and not _served(data, node.id)]
-    ports.append((gateway, "the REST interface"))
+    offset = settings.security.plain_port_offset if settings.security.tls_cert_file else 0
+    for listen, node_id in list(ports) if offset else ():
+        if listen.port + offset > 65535:
+            raise StartError(
+                f"{node_id} would listen on port {listen.port + offset} without TLS: choose a lower offset"
+            )
+        ports.append((Address(listen.host, listen.port + offset), f"{node_id} without TLS"))
+    ports.append((settings.gateway.listen, "the REST interface"))
     seen: dict[int, str] = {}
     problems = []
     for listen, who in ports:

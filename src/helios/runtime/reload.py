@@ -9,9 +9,10 @@ from pathlib import Path
 
 import watchfiles
 
+from helios.access.publishing import publish_users
 from helios.admin.settings import DEFAULT, SharedSettings, value_of
 from helios.errors import HeliosError, SettingsError
-from helios.model.setting_info import all_settings
+from helios.model.setting_info import Effect, all_settings
 from helios.model.settings import Settings
 from helios.node.waiting import together
 from helios.ports.clock import Clock
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 _DEBOUNCE_MS = 200
 _STILL_S = 0.1  # a file whose content has been the same for so long is taken to be written to its end
 
+USERS = "security.users"
 UNCHANGED = "the settings stay as they are"
 
 
@@ -110,6 +112,7 @@ class Reloader:
             values = self._edited(read)
             origins = {name: read.origins.get(name, DEFAULT) for name in values}
             altered = await self._shared.change(values, by=self._by, origins=origins)
+            users = await self._publish_users(read.settings)
         except SettingsError as error:
             self._tell(f"{UNCHANGED}, since there are mistakes:\n{error}")
             return True
@@ -117,11 +120,19 @@ class Reloader:
             self._tell(f"{UNCHANGED}: {error}")
             return True
         said = [f"{item.origin}: {item.name} was {item.old}, is {item.new} now" for item in altered]
-        said += [*self._waiting(read), *self._hidden(read)]
+        said += [*users, *self._waiting(read), *self._hidden(read)]
         self._last = read
         for sentence in said:
             self._tell(sentence)
         return bool(said)
+
+    async def _publish_users(self, settings: Settings) -> list[str]:
+        """What is to be said of the users after an edit; nobody's password or hash is."""
+        users = settings.security.users
+        if not settings.is_set(USERS) or users == self._last.settings.security.users:
+            return []
+        await publish_users(self._store, users)
+        return [f"{USERS}: there are {len(users)} users now" if users else f"{USERS}: there are no users any more"]
 
     def _edited(self, read: SettingsRead) -> dict[str, str]:
         """The shared settings that are another now than when they were last read."""
@@ -132,7 +143,7 @@ class Reloader:
     def _waiting(self, read: SettingsRead) -> Iterator[str]:
         for name, info in all_settings().items():
             running, wanted = value_of(self._started.settings, name), value_of(read.settings, name)
-            if not info.shared and wanted != running and wanted != value_of(self._last.settings, name):
+            if info.effect is Effect.RESTART and wanted != running and wanted != value_of(self._last.settings, name):
                 yield (
                     f"{read.origins.get(name, DEFAULT)}: {name} {wanted} waits for a restart, since {info.why}; "
                     f"until then it is {running}"

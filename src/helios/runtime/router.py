@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from helios.access.gate import Gate
+from helios.access.publishing import following_users
 from helios.admin.client import Admin
 from helios.errors import StartError
 from helios.model.ids import Address
-from helios.model.settings import RouterSettings, Settings
+from helios.model.settings import Settings, is_loopback
 from helios.node.files import DataFolder
 from helios.node.locks import LockHeld, RunLock
 from helios.node.process import ProcessId
@@ -26,6 +28,7 @@ from helios.runtime.backends import connector, opened_store
 from helios.runtime.clock import SystemClock
 from helios.runtime.life import run
 from helios.runtime.logs import adjust_logging, start_logging
+from helios.runtime.security import serving_tls
 from helios.runtime.settings import data_folder
 
 
@@ -39,27 +42,34 @@ class WorkerOptions:
     likeness: str
 
 
-def router_options(settings: RouterSettings, node: str) -> RouterOptions:
+def router_options(settings: Settings, node: str) -> RouterOptions:
     """The part of the settings that a router knows, in its own words."""
+    router = settings.router
     return RouterOptions(
         node=node,
         version=version("helios"),
-        session_ttl_s=settings.session_ttl,
-        hold_timeout_s=settings.hold_timeout,
-        limits=Limits(bulk_bytes=settings.max_frame, frame_bytes=2 * settings.max_frame),
+        session_ttl_s=router.session_ttl,
+        hold_timeout_s=router.hold_timeout,
+        handshake_timeout_s=settings.security.tls_handshake_timeout,
+        limits=Limits(bulk_bytes=router.max_frame, frame_bytes=2 * router.max_frame),
     )
 
 
 @asynccontextmanager
-async def opened_router(store: Store, settings: Settings, *, node: str) -> AsyncIterator[Router]:
-    """A router that has started, ended at the end. Raises StartError."""
+async def opened_router(store: Store, settings: Settings, *, node: str, host: str) -> AsyncIterator[Router]:
+    """A router that has started and lets in the users of the store, ended at the end. Raises StartError or StoreError.
+
+    `host` is where clients reach it: other machines' are let in as users alone.
+    """
     clock, engines = SystemClock(), connector(store)
-    router = Router(store, engines, Admin(store, engines, clock), clock, router_options(settings.router, node))
-    await router.start()
-    try:
-        yield router
-    finally:
-        await router.stop()
+    gate = Gate(exposed=not is_loopback(host))
+    router = Router(store, engines, Admin(store, engines, clock), clock, router_options(settings, node), gate)
+    async with following_users(store, gate):
+        await router.start()
+        try:
+            yield router
+        finally:
+            await router.stop()
 
 
 async def follow_settings(store: Store, settings: Settings, router: Router, *, node: str) -> None:
@@ -67,7 +77,7 @@ async def follow_settings(store: Store, settings: Settings, router: Router, *, n
     await follow(
         store,
         settings,
-        lambda now: router.configure(router_options(now.router, node)),
+        lambda now: router.configure(router_options(now, node)),
         lambda now: adjust_logging(now.logging),
     )
 
@@ -95,11 +105,14 @@ async def _serve(
     me = ProcessId.this()
 
     async def serve() -> None:
-        async with opened_store(data) as store:
+        host, port = options.listen.host, options.listen.port
+        async with serving_tls(settings.security) as tls, opened_store(data) as store:
             current = await shared_now(store, settings)
             adjust_logging(current.logging)
-            async with opened_router(store, current, node=options.node_id) as router:
-                await router.serve(options.listen.host, options.listen.port, reuse_port=True)
+            async with opened_router(store, current, node=options.node_id, host=host) as router:
+                await router.serve(host, port, reuse_port=True, tls=tls)
+                if tls is not None and settings.security.plain_port_offset:
+                    await router.serve(host, port + settings.security.plain_port_offset, reuse_port=True)
                 lock.name(me, {LIKENESS: options.likeness, READY: "yes"})
                 await follow_settings(store, current, router, node=options.node_id)
                 await asyncio.Event().wait()  # the store was closed, which the end of this process does

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from helios.errors import SettingsError
 from helios.model.ids import Address
-from helios.model.setting_info import all_settings, sections
+from helios.model.setting_info import all_settings, is_structured, sections
 from helios.model.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX = "HELIOS_"
 _NULL = "tag:yaml.org,2002:null"
+_DEEPEST = 6
 _SHOWN = 60  # characters of a wrong value that a message repeats
 
 
@@ -77,7 +78,7 @@ class SettingsSource:
         overrides = dict(self.overrides)
         if self.api_host is not None or self.api_port is not None:
             # Which half is not given by flag is only known once file and environment have been read.
-            listen = _read(self.path, self.environ, overrides | {"network.allow_remote": True}).settings.gateway.listen
+            listen = _read(self.path, self.environ, overrides).settings.gateway.listen
             overrides["gateway.listen"] = str(Address(self.api_host or listen.host, self.api_port or listen.port))
         return _read(self.path, self.environ, overrides)
 
@@ -101,7 +102,7 @@ def _read(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str,
                 problems.append(problem)
             elif isinstance(found, _Given):
                 if found.name in given:
-                    hidden[found.name] = (given[found.name].origin, str(given[found.name].value))
+                    hidden[found.name] = (given[found.name].origin, _text(given[found.name]))
                 given[found.name] = found
     if problems:
         raise SettingsError("\n".join(map(str, problems)))
@@ -114,6 +115,11 @@ def _read(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str,
     except ValidationError as error:
         raise SettingsError("\n".join(_conflicts(error, given))) from error
     return SettingsRead(settings, {name: _lasting(item.origin, path) for name, item in given.items()}, hidden)
+
+
+def _text(item: _Given) -> str:
+    """A value as it may be repeated."""
+    return "in the file" if is_structured(item.name) else str(item.value)
 
 
 def _lasting(origin: str, path: Path | None) -> str:
@@ -148,7 +154,9 @@ def _check(item: _Given) -> _Problem | None:
     section, _, name = item.name.partition(".")
     try:
         sections()[section].model_validate({name: item.value})
-    except ValidationError:
+    except ValidationError as error:
+        if is_structured(item.name):
+            return _Problem(item.origin, str(error.errors()[0]["ctx"]["error"]))
         return _Problem(item.origin, f"{item.name} is {_show(item.value)} but must be {info.allowed}")
     return None
 
@@ -261,6 +269,12 @@ def _settings_of(section: str, node: yaml.MappingNode, path: Path) -> Iterator[_
         info = all_settings().get(name)
         if info is None:
             yield _Problem(place, _unknown(name))
+        elif is_structured(name) and isinstance(value, yaml.MappingNode):
+            problems: list[_Problem] = []
+            written = _written(value, path, name, problems)
+            yield from problems
+            if not problems:
+                yield _Given(name, written, place)
         elif not isinstance(value, yaml.ScalarNode):
             what = "a list" if isinstance(value, yaml.SequenceNode) else "a section of its own"
             yield _Problem(place, f"{name} is {what} but must be {info.allowed}")
@@ -271,6 +285,26 @@ def _settings_of(section: str, node: yaml.MappingNode, path: Path) -> Iterator[_
         else:
             # The text as it stands, not what YAML makes of it: `no` is a word here, and 0755 is not octal.
             yield _Given(name, value.value, place)
+
+
+def _written(node: yaml.Node, path: Path, name: str, problems: list[_Problem]) -> object:
+    """What stands there, every scalar as its text; null stays null. What is given twice is among the problems then."""
+    import yaml
+
+    if name.count(".") > _DEEPEST:  # an alias may well contain itself
+        problems.append(_Problem(_place(path, node), "is nested too deeply"))
+        return None
+    if isinstance(node, yaml.SequenceNode):
+        return [_written(item, path, f"{name}.", problems) for item in node.value]
+    if not isinstance(node, yaml.MappingNode):
+        return None if node.tag == _NULL else node.value
+    found: dict[str, object] = {}
+    for field, _, value in _entries(node, path, f"{name}."):
+        if isinstance(field, _Problem):
+            problems.append(field)
+        else:
+            found[field] = _written(value, path, f"{name}.{field}", problems)
+    return found
 
 
 def _entries(node: yaml.MappingNode, path: Path, prefix: str) -> Iterator[tuple[str | _Problem, Any, Any]]:

@@ -16,5 +16,9 @@ def addresses(data: DataFolder, plan: Plan, settings: Settings) -> str:
         rows.append((node.id, str(node.listen), described(data.node(node.id)) + beside))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"{name:<{widths[0]}}  {listen:<{widths[1]}}  {server}" for name, listen, server in rows]
-    lines += ["", f"REST  http://{settings.gateway.listen}", f"data  {data.root}"]
+    lines += [
+        "",
+        f"REST  {'https' if settings.security.tls_cert_file else 'http'}://{settings.gateway.listen}",
+        f"data  {data.root}",
+    ]
     return "\n".join(lines)

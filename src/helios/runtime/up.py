@@ -27,8 +27,9 @@ from helios.runtime.handover import hand_over
 from helios.runtime.life import complain, run, say, tell
 from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.preflight import NodePlan, UpOptions, lock_folder, look
-from helios.runtime.readiness import agent_ready, answers_http, keys_of, serving
+from helios.runtime.readiness import agent_ready, gateway_ready, routing
 from helios.runtime.reload import Reloader
+from helios.runtime.security import settle_users
 from helios.runtime.settings import SettingsRead, SettingsSource, data_folder
 from helios.runtime.table import addresses
 
@@ -111,14 +112,14 @@ class Up:
         self._store = store = await stack.enter_async_context(opened_store(self._data))
         file = "" if self._source.path is None else str(self._source.path.absolute())
         shared = await agree(store, SystemClock(), self._read, founding=self._settings, lead=_WHO, file=file)
+        await settle_users(store, self._read.settings, lead=True)
         self._settings = self._settings.with_shared(shared)
         adjust_logging(self._settings.logging)
         nodes = [self._spawn(self._node_child(node, store)) for node in plan.nodes if not node.foreign]
         gateway = self._spawn(self._gateway_child())
         await together(child.ready() for child in nodes)
         await bring_in(store, Admin(store, connector(store), SystemClock()), plan.wanted)
-        keys = await keys_of(store, plan.wanted)
-        await together([gateway.ready(), *(serving(node.listen, keys) for node in plan.nodes)])
+        await together([gateway.ready(), *(routing(store, node.id) for node in plan.nodes)])
         for absent in plan.absent:
             say(f"{absent} is a node of this cluster, but its folder is not in {self._data.root}: it is not started")
         say(addresses(self._data, plan, self._settings))
@@ -151,12 +152,11 @@ class Up:
         )
 
     def _gateway_child(self) -> ChildSpec:
-        listen = self._settings.gateway.listen
         return ChildSpec(
             "the gateway",
-            helios_command("gateway", "--listen", str(listen), *self._common()),
+            helios_command("gateway", "--listen", str(self._settings.gateway.listen), *self._common()),
             self._data.log("gateway"),
-            lambda _pid: answers_http(listen),
+            lambda pid: gateway_ready(self._data, pid),
             _GATEWAY_STOP_S,
         )
 
