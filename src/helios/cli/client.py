@@ -16,12 +16,13 @@ import click
 
 from helios.cli import cluster_verbs, key_verbs, transfer_verbs, upkeep_verbs
 from helios.cli.session import Session
+from helios.client.entry import Entry
 from helios.errors import HeliosError
 
 BROKEN_PIPE_STATUS = 141  # what a shell shows for a program that SIGPIPE has ended
 INTERRUPTED_STATUS = 130
-_GLOBAL_FLAGS = ("--json",)
-_GLOBAL_OPTIONS = ("--host", "--port")
+_GLOBAL_FLAGS = ("--json", "--tls", "--insecure")
+_GLOBAL_OPTIONS = ("--host", "--port", "--user", "--cacert", "--cert", "--key")
 
 
 class VerbGroup(click.Group):
@@ -59,7 +60,7 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
 @click.group(
     cls=VerbGroup,
     context_settings={"max_content_width": 100, "show_default": True},
-    epilog="--host, --port and --json may also follow the verb; what stands behind -- is never an option. "
+    epilog="Options may also follow the verb; what stands behind -- is never an option. "
     "Exit status: 0 done; 1 refused, missing or out of reach; 2 wrong use.",
 )
 @click.option("--host", envvar="HELIOS_HOST", show_envvar=True, default="127.0.0.1", help="Any node of the cluster.")
@@ -73,11 +74,26 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     help="Its RESP port.",
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for programs.")
+@click.option("--user", envvar="HELIOS_USER", show_envvar=True, default="", help="Who you are; asks for a password.")
+@click.option("--tls", envvar="HELIOS_TLS", show_envvar=True, is_flag=True, help="Speak TLS.")
+@click.option("--cacert", envvar="HELIOS_CACERT", show_envvar=True, default="", help="PEM file: CAs to trust.")
+@click.option("--insecure", is_flag=True, help="Take any certificate.")
+@click.option("--cert", envvar="HELIOS_CERT", show_envvar=True, default="", help="PEM file: a certificate of your own.")
+@click.option("--key", envvar="HELIOS_KEY", show_envvar=True, default="", help="PEM file: its key.")
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Say which.")
 @click.pass_context
-def cli(ctx: click.Context, host: str, port: int, as_json: bool) -> None:
+def cli(ctx: click.Context, /, host: str, port: int, as_json: bool, user: str, **tls: Any) -> None:
     """Keys, nodes and migrations of a Helios cluster."""
-    ctx.obj = Session(host=host, port=port, as_json=as_json)
+    entry = Entry(user=user, password=_password(user), **{**tls, "tls": tls["tls"] or bool(tls["cacert"])})
+    ctx.obj = Session(host=host, port=port, as_json=as_json, entry=entry)
+
+
+def _password(user: str) -> str:
+    """From HELIOS_PASSWORD, or asked for; never from the command line, which others can see."""
+    given = os.environ.get("HELIOS_PASSWORD")
+    if given is None and user:
+        return str(click.prompt(f"Password of {user}", hide_input=True, err=True, default="", show_default=False))
+    return given or ""
 
 
 for verb in (*key_verbs.VERBS, *cluster_verbs.VERBS, *upkeep_verbs.VERBS, *transfer_verbs.VERBS):
@@ -85,7 +101,7 @@ for verb in (*key_verbs.VERBS, *cluster_verbs.VERBS, *upkeep_verbs.VERBS, *trans
 
 
 def hoist(argv: Sequence[str]) -> list[str]:
-    """The arguments with --host, --port and --json in front, wherever before a -- they stood."""
+    """The arguments with the options of `helios-cli` itself in front, wherever before a -- they stood."""
     front: list[str] = []
     rest: list[str] = []
     position = 0

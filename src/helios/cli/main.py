@@ -152,6 +152,31 @@ app.add_typer(config, name="config")
 app.command("doctor")(doctor)
 
 
+@app.command("hash-password")
+def hash_password() -> None:
+    """Print the hash of a password, for security.users of a settings file. Asks for it, or reads a line of stdin.
+
+    Example: helios hash-password
+    """
+
+    def start() -> None:
+        import secrets
+        import sys
+
+        from helios.errors import InvalidInput
+        from helios.model.passwords import SALT_BYTES, hashed
+
+        if sys.stdin.isatty():
+            password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        else:
+            password = sys.stdin.readline().rstrip("\r\n")
+        if not password:
+            raise InvalidInput("the password is empty")
+        typer.echo(hashed(password.encode(), secrets.token_bytes(SALT_BYTES)))
+
+    _carry_out(start)
+
+
 @app.command(hidden=True)
 def router(
     node_id: Annotated[str, typer.Option("--id")],

@@ -8,6 +8,9 @@ from typing import Any
 import click
 
 from helios.client.connection import REPLY_TIMEOUT_S, RespClient
+from helios.client.entry import Entry
+
+_AS_ANYBODY = Entry()
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +20,11 @@ class Session:
     host: str
     port: int
     as_json: bool
+    entry: Entry = _AS_ANYBODY
 
     def connect(self, reply_timeout_s: float = REPLY_TIMEOUT_S) -> RespClient:
         """A connection; close it after use."""
-        return RespClient(self.host, self.port, reply_timeout_s)
+        return RespClient(self.host, self.port, reply_timeout_s, self.entry)
 
 
 pass_session = click.make_pass_decorator(Session)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from typing import Any, NoReturn
 
 import hiredis
 
 from helios.client.connection import CONNECT_TIMEOUT_S, CommandRefused, broken, pack
+from helios.client.entry import Entry, not_secured, refused
 from helios.errors import Unavailable
 from helios.model.ids import Address
 
 _CHUNK_BYTES = 256 * 1024
 _NOTHING_YET = object()
+_AS_ANYBODY = Entry()
 
 
 class AsyncRespClient:
@@ -26,20 +29,26 @@ class AsyncRespClient:
         self._parser = hiredis.Reader(notEnoughData=_NOTHING_YET)
 
     @classmethod
-    async def open(cls, host: str, port: int) -> AsyncRespClient:
-        """A connection that has been greeted; raises Unavailable where nobody can be reached."""
+    async def open(cls, host: str, port: int, entry: Entry = _AS_ANYBODY) -> AsyncRespClient:
+        """A connection that has been greeted; raises Unavailable where nobody can be reached.
+
+        Raises NotAuthenticated or WrongPassword where one is not let in.
+        """
         address = str(Address(host, port))
+        context = entry.context()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                reader, writer = await asyncio.open_connection(host, port)
+                reader, writer = await asyncio.open_connection(host, port, ssl=context)
+        except ssl.SSLError as error:
+            raise not_secured(address, error) from error
         except (OSError, UnicodeError) as error:  # a TimeoutError is an OSError
             raise Unavailable(f"cannot connect to {address} ({error}); is it running?") from error
         client = cls(address, reader, writer)
         try:
-            await client.call(b"HELLO", b"3", timeout_s=CONNECT_TIMEOUT_S)
+            await client.call(*entry.greeting(), timeout_s=CONNECT_TIMEOUT_S)
         except CommandRefused as error:
             client.close()
-            raise Unavailable(f"{address} does not take part: {error}") from error
+            raise refused(address, str(error)) from error
         except BaseException:
             client.close()
             raise

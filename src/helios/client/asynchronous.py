@@ -25,12 +25,14 @@ from helios.client import verbs
 from helios.client.async_connection import AsyncRespClient
 from helios.client.blocking import addresses_of
 from helios.client.connection import REPLY_TIMEOUT_S, CommandRefused
+from helios.client.entry import Entry
 from helios.client.progress import Followed, Patience, Progress, change_id, outcome, seen
 from helios.client.replies import error_of
 from helios.client.verbs import Request
 from helios.errors import HeliosError, InvalidInput, OutcomeUnknown, Unavailable
 
 T = TypeVar("T")
+_AS_ANYBODY = Entry()
 
 
 class AsyncAdminClient:
@@ -40,11 +42,12 @@ class AsyncAdminClient:
     carried out. In another event loop it connects anew.
     """
 
-    def __init__(self, *addresses: str, timeout_s: float = REPLY_TIMEOUT_S) -> None:
+    def __init__(self, *addresses: str, timeout_s: float = REPLY_TIMEOUT_S, entry: Entry = _AS_ANYBODY) -> None:
         self._addresses = addresses_of(addresses)
         if not timeout_s > 0:
             raise InvalidInput(f"timeout_s is {timeout_s} but must be above 0")
         self._timeout_s = timeout_s
+        self._entry = entry
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
         self._connection: AsyncRespClient | None = None
@@ -263,7 +266,7 @@ class AsyncAdminClient:
         reasons = []
         for address in sorted(self._addresses, key=lambda one: str(one) in tried):
             try:
-                self._connection = await AsyncRespClient.open(address.host, address.port)
+                self._connection = await AsyncRespClient.open(address.host, address.port, self._entry)
             except Unavailable as error:
                 reasons.append(f"{address}: {error.__cause__ or error}")
             else:

@@ -23,6 +23,7 @@ from helios.admin.views import (
 )
 from helios.client import verbs
 from helios.client.connection import REPLY_TIMEOUT_S, CommandRefused, RespClient
+from helios.client.entry import Entry
 from helios.client.progress import Followed, Patience, Progress, change_id, outcome, seen
 from helios.client.replies import error_of
 from helios.client.verbs import Request
@@ -32,24 +33,26 @@ from helios.model.ids import Address
 T = TypeVar("T")
 
 DEFAULT_ADDRESS = "127.0.0.1:6379"
+_AS_ANYBODY = Entry()
 
 
 class AdminClient:
     """The verbs of helios-cli for a program, over a connection to any node.
 
     `addresses` are nodes of one cluster, as host:port; the first that answers is used, and another one when it is
-    gone. Every verb raises a HeliosError: InvalidInput, NotFound or Refused where nothing was changed, Unavailable
+    gone. `entry` says how to be let in, where the cluster has users or speaks TLS. Every verb raises a HeliosError: InvalidInput, NotFound or Refused where nothing was changed, Unavailable
     where no node or no coordinator answers, OutcomeUnknown where the connection broke, or nothing came for
     `timeout_s`, after something had been sent.
 
     It connects when it is first used. Threads may share it: their calls go one after the other.
     """
 
-    def __init__(self, *addresses: str, timeout_s: float = REPLY_TIMEOUT_S) -> None:
+    def __init__(self, *addresses: str, timeout_s: float = REPLY_TIMEOUT_S, entry: Entry = _AS_ANYBODY) -> None:
         self._addresses = addresses_of(addresses)
         if not timeout_s > 0:
             raise InvalidInput(f"timeout_s is {timeout_s} but must be above 0")
         self._timeout_s = timeout_s
+        self._entry = entry
         self._lock = threading.Lock()
         self._connection: RespClient | None = None
 
@@ -274,7 +277,7 @@ class AdminClient:
         reasons = []
         for address in sorted(self._addresses, key=lambda one: str(one) in tried):
             try:
-                self._connection = RespClient(address.host, address.port, self._timeout_s)
+                self._connection = RespClient(address.host, address.port, self._timeout_s, self._entry)
             except Unavailable as error:
                 reasons.append(f"{address}: {error.__cause__ or error}")
             else:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import select
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
+from helios.client.entry import Entry, not_secured, refused
 from helios.errors import HeliosError, OutcomeUnknown, Unavailable
+
+if TYPE_CHECKING:
+    from ssl import SSLContext, SSLSocket
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 60.0
 _CHUNK_BYTES = 256 * 1024
 
 _NOTHING_YET = object()
+_AS_ANYBODY = Entry()
 
 
 def pack(*argv: bytes) -> bytes:
@@ -40,10 +45,14 @@ class RespClient:
     connection breaks or stays silent for `reply_timeout_s` after that. Either leaves it unusable.
     """
 
-    def __init__(self, host: str, port: int, reply_timeout_s: float = REPLY_TIMEOUT_S) -> None:
+    def __init__(
+        self, host: str, port: int, reply_timeout_s: float = REPLY_TIMEOUT_S, entry: Entry = _AS_ANYBODY
+    ) -> None:
         self._reply_timeout_s = reply_timeout_s
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._reader = hiredis.Reader(notEnoughData=_NOTHING_YET)
+        context = entry.context()
+        self._again: tuple[type[OSError], ...] = (BlockingIOError,)
         try:
             self._socket = socket.create_connection((host.strip("[]"), port), timeout=CONNECT_TIMEOUT_S)
         except (OSError, UnicodeError) as error:
@@ -52,9 +61,22 @@ class RespClient:
                 "`helios up` starts a cluster, --host and --port name another one"
             ) from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if context is not None:
+            self._secure(context, host.strip("[]"))
         self._socket.setblocking(False)
         self._hello_awaited = True
-        self.send(pack(b"HELLO", b"3"))
+        self.send(pack(*entry.greeting()))
+
+    def _secure(self, context: SSLContext, host: str) -> None:
+        """Speak TLS from here on; raises Unavailable."""
+        import ssl
+
+        try:
+            self._socket = context.wrap_socket(self._socket, server_hostname=host)
+        except OSError as error:
+            self._socket.close()
+            raise not_secured(self.address, error) from error
+        self._again = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
     def close(self) -> None:
         """End the connection."""
@@ -99,7 +121,7 @@ class RespClient:
             if writable:
                 try:
                     view = view[self._socket.send(view[:_CHUNK_BYTES]) :]
-                except BlockingIOError:
+                except self._again:
                     continue
                 except OSError as error:
                     raise self._broken(str(error)) from error
@@ -110,7 +132,7 @@ class RespClient:
             self._hello_awaited = False
             greeting = self._next()
             if isinstance(greeting, hiredis.ReplyError):
-                raise Unavailable(f"{self.address} does not take part: {greeting}")
+                raise refused(self.address, str(greeting))
         return self._next()
 
     def _next(self) -> Any:
@@ -127,6 +149,9 @@ class RespClient:
 
     def _wait(self, *, write: bool) -> tuple[bool, bool]:
         """Whether the socket can be read and written, after waiting for either."""
+        # What TLS has decrypted already does not show in the socket.
+        if len(self._again) > 1 and cast("SSLSocket", self._socket).pending():
+            return True, False
         poll = select.poll()
         poll.register(self._socket, select.POLLIN | (select.POLLOUT if write else 0))
         ready = poll.poll(self._reply_timeout_s * 1000)
@@ -139,7 +164,7 @@ class RespClient:
     def _receive(self) -> None:
         try:
             data = self._socket.recv(_CHUNK_BYTES)
-        except BlockingIOError:
+        except self._again:
             return
         except OSError as error:
             raise self._broken(str(error)) from error
