@@ -40,9 +40,10 @@ class AdminClient:
     """The verbs of helios-cli for a program, over a connection to any node.
 
     `addresses` are nodes of one cluster, as host:port; the first that answers is used, and another one when it is
-    gone. `entry` says how to be let in, where the cluster has users or speaks TLS. Every verb raises a HeliosError: InvalidInput, NotFound or Refused where nothing was changed, Unavailable
-    where no node or no coordinator answers, OutcomeUnknown where the connection broke, or nothing came for
-    `timeout_s`, after something had been sent.
+    gone. `entry` says how to be let in where there are users or TLS. Every verb raises a HeliosError: InvalidInput,
+    NotFound or Refused where nothing was changed, Unavailable where no node or no coordinator answers,
+    NotAuthenticated, WrongPassword or NotPermitted where the cluster has users, OutcomeUnknown where the connection
+    broke, or nothing came for `timeout_s`, after something had been sent.
 
     It connects when it is first used. Threads may share it: their calls go one after the other.
     """
