@@ -96,6 +96,9 @@ class Cluster:
         self.resp_ports = list(range(first, first + shards))
         self.api_port = free_ports(1)
         self.up: HeliosProcess | None = None
+        # How `command` is let in: a user with its password, and so many ports above the nodes' own.
+        self.login: tuple[str, str] | None = None
+        self.command_offset = 0
 
     @property
     def api(self) -> str:
@@ -135,7 +138,9 @@ class Cluster:
 
     def command(self, *words: str | bytes, port: int | None = None, timeout_s: float = 10.0) -> object:
         """The reply to one command at a node (the first unless a port is given)."""
-        return ask(self.resp_ports[0] if port is None else port, *words, timeout_s=timeout_s)
+        if port is None:
+            port = self.resp_ports[0] + self.command_offset
+        return ask(port, *words, login=self.login, timeout_s=timeout_s)
 
     def agent(self, node_id: str) -> ProcessId | None:
         """The running agent of a node."""
@@ -160,7 +165,7 @@ class Cluster:
     def member_command(self, node_id: str, *words: str | bytes) -> object:
         """The reply of a node's data server itself, past every router."""
         state = json.loads(self.data.node(node_id).member_state.read_text())
-        return ask(int(state["port"]), *words, password=state["password"])
+        return ask(int(state["port"]), *words, login=("helios-admin", state["password"]))
 
     def leftovers(self) -> dict[int, str]:
         """The processes that belong to this data folder, by pid, found by their command lines."""
@@ -201,9 +206,9 @@ class Cluster:
         return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in paths)
 
 
-def ask(port: int, *words: str | bytes, password: str = "", timeout_s: float = 10.0) -> object:
+def ask(port: int, *words: str | bytes, login: tuple[str, str] | None = None, timeout_s: float = 10.0) -> object:
     """The reply to one command over a connection of its own; an error reply is a value. Raises OSError."""
-    commands = [("AUTH", "helios-admin", password)] if password else []
+    commands = [("AUTH", *login)] if login else []
     parser = hiredis.Reader()
     reply: object = False
     with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
