@@ -23,7 +23,12 @@ processes of the cluster, which take it up while they run: from an edited file, 
 that is **fixed** belongs to a cluster from its founding on.
 """
 
-_EFFECTS = {Effect.NOW: "at once", Effect.RESTART: "restart", Effect.FIXED: "fixed"}
+_EFFECTS = {
+    Effect.NOW: "at once",
+    Effect.APART: "at once, from an edited file",
+    Effect.RESTART: "restart",
+    Effect.FIXED: "fixed",
+}
 
 
 def reference() -> str:

@@ -166,6 +166,8 @@ def with_values(settings: ClusterSettings, values: Mapping[str, str]) -> Cluster
                 f"{name} cannot be changed while processes run ({info.why}): "
                 "give it to the next start, in the settings file, the environment or by its flag"
             )
+        if info is not None and info.effect is Effect.APART:
+            raise Refused(f"{name} is changed by an edit of the settings file, which a running cluster follows")
         if info is None:
             raise _unknown(name)
         section, _, field = name.partition(".")

@@ -174,7 +174,7 @@ def hash_password() -> None:
             raise InvalidInput("the password is empty")
         typer.echo(hashed(password.encode(), secrets.token_bytes(SALT_BYTES)))
 
-    _carry_out(start)
+    carry_out(start)
 
 
 @app.command(hidden=True)

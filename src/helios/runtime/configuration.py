@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _WHEN = {
     Effect.NOW: "at once",
+    Effect.APART: "at once",
     Effect.RESTART: "at the next start",
     Effect.FIXED: "when a cluster is founded",
 }
@@ -49,7 +50,9 @@ def settings_of(source: SettingsSource, *, planned: bool) -> list[SettingView]:
 
 def _all(read: SettingsRead) -> Iterator[tuple[str, SettingView]]:
     for name, info in all_settings().items():
-        value, origin = value_of(read.settings, name), read.origins.get(name, DEFAULT)
+        # Who may use the cluster is not among what processes hand on to each other, nor for everybody to see.
+        value = "not shown" if info.effect is Effect.APART else value_of(read.settings, name)
+        origin = read.origins.get(name, DEFAULT)
         yield (
             name,
             SettingView(name, value, origin, info.effect.value, info.unit, info.allowed, info.description),
