@@ -5,17 +5,18 @@ from __future__ import annotations
 import gzip
 import re
 import runpy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest.mock import Mock
 
+import click
 import pytest
 from tests.docs.console import ROOT, Block, blocks, difference
 from tests.docs.workplace import workplace
 
 from helios.api.app import create_app
 from helios.cli.client import cli
-from helios.model.setting_info import all_settings
+from helios.model.setting_info import all_settings, sections
 from helios.resp.commands import TABLE, How
 from helios.runtime.settings import variable
 
@@ -111,6 +112,29 @@ def test_the_reference_of_settings_is_what_the_code_says() -> None:
         entry = written[written.index(f"### {name}\n") :].partition("\n### ")[0]
         assert variable(name) in entry
         assert info.description in entry
+
+
+def test_options_settings_and_programs_that_are_named_exist() -> None:
+    everywhere = {"--help", "--json", "--host", "--port", "--version"}
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for verb, rest in re.findall(r"`helios-cli ([a-z]+)\b([^`]*)`", text):
+            command = cli.commands[verb]
+            known = {option for one in _with_subcommands(command) for param in one.params for option in param.opts}
+            named = set(re.findall(r"(?<= )--[a-z][a-z-]*", rest.partition(" -- ")[0]))
+            assert named <= known | everywhere, f"{document} names {named - known} of {verb}"
+        for name in re.findall(rf"`((?:{'|'.join(sections())})\.(?!log`)[a-z_]+)`", text):
+            assert name in all_settings(), f"{document} names the setting {name}"
+        for program in re.findall(r"python -m (benchmarks\.\w+)", text):
+            assert (ROOT / f"{program.replace('.', '/')}.py").exists(), f"{document} names {program}"
+        for path in re.findall(r"python ((?:benchmarks|examples)/[\w/]+\.py)", text):
+            assert (ROOT / path).exists(), f"{document} names {path}"
+
+
+def _with_subcommands(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    if isinstance(command, click.Group):
+        yield from command.commands.values()
 
 
 def test_every_path_of_rest_is_explained() -> None:
