@@ -22,8 +22,10 @@ help:
 $(STAMP): pyproject.toml constraints.txt $(wildcard setup.py) $(SOURCES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Helios needs Python 3.11 or newer")'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "setting up $(VENV): packages are fetched and the parts in Cython are compiled, which takes a minute or two"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
+	@echo "set up"
 
 up: $(STAMP)
 	@exec $(BIN)/helios up $(ARGS)

@@ -110,6 +110,8 @@ async def test_a_key_on_both_sides_stops_an_import_and_loses_nothing(tmp_path: P
         await eventually(moved, "the other key moves")
         await shards.settled()
         assert await _has(shards, "legacy") is False
+        ended = await shards.admin.migrations()
+        assert {(view.status, view.phase) for view in ended} == {("failed", "")}
         contents = await shards.contents()
         merged = contents["shard-1"] | contents["shard-2"]
         assert merged == {b"both": b"cluster's", b"only": b"there"}

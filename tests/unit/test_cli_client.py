@@ -210,12 +210,20 @@ def test_ttl_is_in_seconds(cluster: Cluster, left_ms: int, text: str) -> None:
     assert cluster.run("ttl", "k").stdout == text
 
 
-def test_a_refusal_is_shown_in_the_servers_words(cluster: Cluster) -> None:
-    cluster.error = b"-REFUSED shard-4 is being drained\r\n"
+@pytest.mark.parametrize(
+    ("reply", "shown"),
+    [
+        (b"-REFUSED shard-4 is being drained\r\n", "shard-4 is being drained (REFUSED)"),
+        (b"-it went wrong\r\n", "it went wrong"),
+        (b"-LOADING\r\n", "LOADING"),
+    ],
+)
+def test_a_refusal_is_shown_in_the_servers_words_its_code_last(cluster: Cluster, reply: bytes, shown: str) -> None:
+    cluster.error = reply
     result = cluster.run("removenode", "shard-4")
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr == "helios-cli: REFUSED shard-4 is being drained\n"
+    assert result.stderr == f"helios-cli: {shown}\n"
 
 
 @pytest.mark.parametrize(

@@ -139,8 +139,19 @@ def test_load_reports_every_write_that_failed(shell: Shell) -> None:
     shell.data.refused = {b"b"}
     result = shell.run("load", "-", "--format", "tsv", stdin=b"a\t1\nb\t2\nc\t3\n")
     assert result.exit_code == 1
-    assert "line 2: b was not written: UNKNOWN the connection to shard-1 broke" in result.stderr
+    assert "line 2: b was not written: the connection to shard-1 broke" in result.stderr
     assert result.stdout.startswith("2 loaded, 0 bad lines, 1 failed")
+
+
+def test_load_counts_what_fails_for_one_reason(shell: Shell) -> None:
+    keys = [b"k%d" % number for number in range(40)]
+    shell.data.refused = set(keys)
+    result = shell.run("load", "-", "--format", "tsv", stdin=b"".join(key + b"\t1\n" for key in [*keys, b"good"]))
+    assert result.exit_code == 1
+    *named, counted = result.stderr.splitlines()
+    assert [line.partition(" was not")[0] for line in named] == ["line 1: k0", "line 2: k1", "line 3: k2"]
+    assert counted.startswith("37 more were not written: the connection to shard-1 broke")
+    assert result.stdout.startswith("1 loaded, 0 bad lines, 40 failed")
 
 
 @pytest.mark.parametrize("content", [b"a\t1\nbad\nb\t2\n", b"a\t1\nrefused\t1\nb\t2\n"])

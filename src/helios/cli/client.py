@@ -16,6 +16,7 @@ import click
 
 from helios.cli import cluster_verbs, key_verbs, transfer_verbs, upkeep_verbs
 from helios.cli.session import Session
+from helios.client.connection import CommandRefused
 from helios.client.entry import Entry
 from helios.errors import HeliosError
 
@@ -36,7 +37,7 @@ class VerbGroup(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except HeliosError as error:
-            sys.stderr.write(f"helios-cli: {error}\n")
+            sys.stderr.write(f"helios-cli: {error.sentence if isinstance(error, CommandRefused) else error}\n")
             ctx.exit(1)
         except BrokenPipeError:
             _discard_stdout()

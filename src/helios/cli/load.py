@@ -13,12 +13,14 @@ import hiredis
 
 from helios.cli.output import clean, count, duration
 from helios.cli.records import BadLine, Record
-from helios.client.connection import RespClient, pack
+from helios.client.connection import CommandRefused, RespClient, pack
 
 BATCH_COMMANDS = 500
 BATCH_BYTES = 1024 * 1024
 BATCHES_AHEAD = 4
 _REPORTED_MAX = 1000
+_ALIKE_MAX = 3  # keys that are named of those that were refused with the same words
+_REASONS_MAX = 100  # words that are told apart
 
 
 class Stopped(Exception):  # not an error of Helios: the report says what happened
@@ -63,6 +65,7 @@ class Loader:
         self._progress = progress
         self._strict = strict
         self._told = 0
+        self._refusals: dict[str, int] = {}  # keys by the words with which they were refused
         self._batch: list[tuple[int, bytes]] = []
         self._packed: list[bytes] = []
         self._packed_bytes = 0
@@ -137,17 +140,29 @@ class Loader:
         """Wait for every reply that is due."""
         while self._due:
             self._collect()
+        for reason, number in self._refusals.items():
+            if number > _ALIKE_MAX:
+                self._tell(f"{count(number - _ALIKE_MAX)} more were not written: {reason}")
+        self._refusals.clear()
 
     def _collect(self) -> None:
         for number, key in self._due.popleft():
             reply: Any = self._client.read()
             if isinstance(reply, hiredis.ReplyError):
                 self.report.failed += 1
-                shown = clean(key.decode("utf-8", "backslashreplace"))
-                self._problem(f"line {number}: {shown} was not written: {reply}")
+                self._refused(number, key, CommandRefused(str(reply)).sentence)
             else:
                 self.report.loaded += 1
         self._progress()
+
+    def _refused(self, number: int, key: bytes, reason: str) -> None:
+        """Name the first keys that were refused for a reason, and count the others: of a dead cluster, all are."""
+        if reason in self._refusals or len(self._refusals) < _REASONS_MAX:
+            self._refusals[reason] = self._refusals.get(reason, 0) + 1
+            if self._refusals[reason] > _ALIKE_MAX:
+                return
+        shown = clean(key.decode("utf-8", "backslashreplace"))
+        self._problem(f"line {number}: {shown} was not written: {reason}")
 
     def _problem(self, text: str) -> None:
         self._told += 1

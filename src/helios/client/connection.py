@@ -37,6 +37,12 @@ class CommandRefused(HeliosError):
         super().__init__(text)
         self.code = text.partition(" ")[0]
 
+    @property
+    def sentence(self) -> str:
+        """The message for people: what it says first, its code for programs last."""
+        code, _, words = str(self).partition(" ")
+        return f"{words} ({code})" if words and code.isupper() else str(self)
+
 
 class RespClient:
     """Talks to any node of Helios, or to a plain server, as one client.

@@ -11,7 +11,7 @@ from helios.coordinator.access import Access
 from helios.coordinator.compatibility import check_readable
 from helios.coordinator.publisher import Publisher
 from helios.errors import Conflict, EngineError, InvalidInput, NotFound, Refused
-from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationStatus
+from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationPhase, MigrationStatus
 from helios.model.topology import Member, Node, NodeKind, NodeState, Topology
 from helios.placement.plan import pairs_between
 from helios.ports.clock import Clock
@@ -93,7 +93,9 @@ class Queue:
         operations = [put_record(CHANGES + change.id, replace(change, status=status, error=error))]
         for migration in await self.migrations_of(change.id):
             if not migration.status.ended:
-                ended = replace(migration, status=migration_status, error=error, end_time=now)
+                ended = replace(
+                    migration, status=migration_status, phase=MigrationPhase.NONE, error=error, end_time=now
+                )
                 operations.append(put_record(MIGRATIONS + migration.id, ended))
         if change.kind is ChangeKind.REMOVE_NODE:
             await self._publisher.publish(

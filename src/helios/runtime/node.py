@@ -22,6 +22,7 @@ from helios.runtime.children import helios_command
 from helios.runtime.clock import SystemClock
 from helios.runtime.failpoints import failpoints
 from helios.runtime.handover import hand_over, likeness
+from helios.runtime.leaving import tell_of_leaving
 from helios.runtime.life import run, say, tell
 from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.reload import Reloader
@@ -101,7 +102,8 @@ async def _serve(
                 settings,
                 lambda now: adjust_logging(now.logging),
                 lambda now: agent.retune(now.atlas.aof_fsync, now.atlas.maxmemory),
-            )
+            ),
+            tell_of_leaving(store, lambda left: _farewell(left, options, data)),
         ]
         if source is not None and not options.child:
             for sentence in disagreements(cluster, read):
@@ -118,6 +120,15 @@ async def _serve(
             say("ready")
 
         await agent.run(stop, ready, jobs)
+
+
+def _farewell(left: str, options: NodeOptions, data: DataFolder) -> None:
+    if left == options.node_id:
+        folder = data.node(left).root
+        tell(
+            f"node {left} has left the cluster and holds none of its keys any more: end it by Ctrl-C; "
+            f"then {folder} may be deleted. To take it in again: helios-cli addnode {left} {options.listen}"
+        )
 
 
 def _spec(options: NodeOptions, settings: Settings) -> AgentSpec:

@@ -23,6 +23,7 @@ from helios.runtime.settings import SettingsRead, SettingsSource
 log = logging.getLogger(__name__)
 
 _DEBOUNCE_MS = 200
+_LOOK_EVERY_MS = 1000  # where the file system does not tell, as over a network
 _STILL_S = 0.1  # a file whose content has been the same for so long is taken to be written to its end
 
 USERS = "security.users"
@@ -60,7 +61,7 @@ class Reloader:
         self._by = who if source.path is None else f"{who}, {source.path.absolute()}"
         self._tell = tell
         self._complete = complete
-        self._content = _content(source.path)
+        self._content: bytes | None = None  # as it was read last; what stood there when `read` was read is not known
 
     async def run(self, wanted: asyncio.Event) -> None:
         """For ever: reload when the file has changed, and whenever `wanted` is set."""
@@ -83,19 +84,24 @@ class Reloader:
         # The folders, not the file: editors put another file in its place, and links are turned elsewhere.
         folders = {path.absolute().parent, path.resolve().parent}
         try:
-            async for _ in watchfiles.awatch(*folders, watch_filter=None, recursive=False, debounce=_DEBOUNCE_MS):
+            async for _ in watchfiles.awatch(
+                *folders,
+                watch_filter=None,
+                recursive=False,
+                debounce=_DEBOUNCE_MS,
+                rust_timeout=_LOOK_EVERY_MS,
+                yield_on_timeout=True,
+            ):
                 await self._look(path)
         except (OSError, RuntimeError) as error:
             self._tell(f"{path} cannot be watched ({error}): send SIGHUP when it has changed")
         await asyncio.Event().wait()
 
     async def _look(self, path: Path) -> None:
-        content = _content(path)
-        while True:
+        content, before = _content(path), self._content
+        while content != before:
             await asyncio.sleep(_STILL_S)
             before, content = content, _content(path)
-            if content == before:
-                break
         # One that is missing is about to be written again, or was taken away by somebody who means the running state.
         if content is not None and content != self._content:
             await self.reload()

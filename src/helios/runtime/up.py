@@ -24,6 +24,7 @@ from helios.runtime.children import Child, ChildSpec, helios_command
 from helios.runtime.clock import SystemClock
 from helios.runtime.founding import bring_in
 from helios.runtime.handover import hand_over
+from helios.runtime.leaving import tell_of_leaving
 from helios.runtime.life import complain, run, say, tell
 from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.preflight import NodePlan, UpOptions, lock_folder, look
@@ -133,7 +134,12 @@ class Up:
             self._source, self._read, self._store, SystemClock(), who=_WHO, tell=tell, complete=_complete
         )
         followed = follow(self._store, self._settings, lambda now: adjust_logging(now.logging))
-        await together([followed, reloader.run(self.reload)])
+        left = tell_of_leaving(self._store, self._farewell)
+        await together([followed, left, reloader.run(self.reload)])
+
+    def _farewell(self, left: str) -> None:
+        if any(child.spec.name == left for child in self._children):
+            tell(f"{left} has left the cluster and holds no keys any more: its processes end with this one")
 
     def _spawn(self, spec: ChildSpec) -> Child:
         child = Child(spec)

@@ -1,0 +1,146 @@
+"""`helios doctor`: what is wrong with a machine is found, and what to do is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cluster import free_ports
+from typer.testing import CliRunner
+
+from helios.cli.main import app
+from helios.model.settings import Settings
+from helios.node.files import DataFolder, write_json
+from helios.node.locks import RunLock
+from helios.node.process import ProcessId
+from helios.runtime.doctor import Finding, Machine, Verdict, examine
+from helios.runtime.preflight import UpOptions
+
+
+def machine(folder: Path, **numbers: str) -> Machine:
+    """A machine in order, but for what is given (`vm__overcommit_memory="0"`)."""
+    facts = {"vm__overcommit_memory": "1", "net__core__somaxconn": "4096", "fs__inotify__max_user_instances": "128"}
+    for name, number in {**facts, **numbers}.items():
+        path = folder / "proc" / "sys" / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{number}\n")
+    memory = "MemTotal:       8388608 kB\nMemFree:  1 kB\nMemAvailable:   4194304 kB\n"
+    (folder / "proc" / "meminfo").write_text(memory)
+    pages = folder / "sys" / "kernel/mm/transparent_hugepage/enabled"
+    pages.parent.mkdir(parents=True, exist_ok=True)
+    pages.write_text("always [madvise] never\n")
+    return Machine(folder / "proc", folder / "sys")
+
+
+@pytest.fixture
+def port() -> int:
+    return free_ports(4)
+
+
+def examined(tmp_path: Path, port: int, found: Machine | None = None, **sections: object) -> dict[str, Finding]:
+    settings = Settings.model_validate({"gateway": {"listen": f"127.0.0.1:{port + 3}"}, **sections})
+    options = UpOptions(shards=2, port=port)
+    data = DataFolder(tmp_path / "data")
+    return {f.check: f for f in examine(data, settings, options, found or machine(tmp_path))}
+
+
+def test_a_machine_in_order(tmp_path: Path, port: int) -> None:
+    findings = examined(tmp_path, port)
+    assert {f.check for f in findings.values() if f.verdict is not Verdict.OK} <= {"open files", "disk space"}
+    assert f"shard-2 127.0.0.1:{port + 1}" in findings["ports"].found
+    assert findings["python"].found == ".".join(map(str, sys.version_info[:3]))
+    assert list(tmp_path.glob(".helios-doctor*")) == []
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "check", "todo"),
+    [
+        ("vm__overcommit_memory", "0", "overcommit memory", "sysctl vm.overcommit_memory=1"),
+        ("net__core__somaxconn", "128", "connection backlog", "sysctl net.core.somaxconn=1024"),
+        ("fs__inotify__max_user_instances", "10", "file watches", "sysctl fs.inotify.max_user_instances="),
+    ],
+)
+def test_limits_of_the_kernel(tmp_path: Path, port: int, name: str, value: str, check: str, todo: str) -> None:
+    finding = examined(tmp_path, port, machine(tmp_path, **{name: value}))[check]
+    assert finding.verdict is Verdict.WARN
+    assert finding.todo.startswith(todo)
+
+
+def test_memory_and_huge_pages(tmp_path: Path, port: int) -> None:
+    found = machine(tmp_path)
+    (found.sys / "kernel/mm/transparent_hugepage/enabled").write_text("[always] madvise never\n")
+    findings = examined(tmp_path, port, found, atlas={"maxmemory": "3gb"})
+    assert findings["huge pages"].verdict is Verdict.WARN
+    assert findings["atlas.maxmemory"].verdict is Verdict.WARN
+    assert findings["atlas.maxmemory"].found == "2 x 3gb of 8.0 GB"
+    assert "atlas.maxmemory" not in examined(tmp_path, port)
+
+
+def test_a_system_without_these_files_is_not_judged_by_them(tmp_path: Path, port: int) -> None:
+    findings = examined(tmp_path, port, Machine(tmp_path / "none", tmp_path / "none"))
+    assert not {"memory", "huge pages", "overcommit memory"} & findings.keys()
+
+
+def test_a_port_that_is_taken_and_a_server_that_is_missing(tmp_path: Path, port: int) -> None:
+    with socket.create_server(("127.0.0.1", port + 1)):
+        findings = examined(tmp_path, port, atlas={"server": "/nowhere"})
+    assert findings["ports"].verdict is Verdict.FAIL
+    assert f"port {port + 1} on 127.0.0.1 is taken" in findings["ports"].found
+    assert findings["data server"].verdict is Verdict.FAIL
+    assert "/nowhere" in findings["data server"].found
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, port: int) -> None:
+    (tmp_path / "data").write_text("a file")
+    finding = examined(tmp_path, port)["data folder"]
+    assert finding.verdict is Verdict.FAIL
+    assert "--data-dir" in finding.todo
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds the lock of a router of a node that has no agent."""
+    folder = DataFolder(tmp_path / "data").node("shard-1")
+    folder.root.mkdir(parents=True)
+    write_json(folder.agent, {"listen": "127.0.0.1:1"})
+    lock = RunLock.try_acquire(folder.router_lock(0))
+    assert lock is not None
+    process = subprocess.Popen(["sleep", "100"], pass_fds=[lock.descriptor])
+    identity = ProcessId.of(process.pid)
+    assert identity is not None
+    lock.name(identity)
+    lock.let_go()
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_what_an_earlier_run_has_left_is_named(tmp_path: Path, port: int, router: subprocess.Popen[bytes]) -> None:
+    finding = examined(tmp_path, port)["processes"]
+    assert finding.verdict is Verdict.WARN
+    assert finding.found == f"left by an earlier run: router of shard-1 (process {router.pid})"
+    os.kill(router.pid, signal.SIGSTOP)
+    os.waitpid(router.pid, os.WUNTRACED)
+    finding = examined(tmp_path, port)["processes"]
+    assert finding.verdict is Verdict.FAIL
+    assert finding.found == f"stopped by a signal: router of shard-1 (process {router.pid})"
+
+
+def test_the_command_tells_people_and_programs_and_its_exit_status(tmp_path: Path, port: int) -> None:
+    words = ["doctor", "--data-dir", str(tmp_path / "data"), "--shards", "2", "--port", str(port)]
+    words += ["--api-port", str(port + 3)]
+    shown = CliRunner().invoke(app, [*words, "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert {finding["verdict"] for finding in json.loads(shown.stdout)} <= {"ok", "warn"}
+    with socket.create_server(("127.0.0.1", port)):
+        failed = CliRunner().invoke(app, words)
+    assert failed.exit_code == 1
+    assert "ports: see what it says" in failed.stdout
