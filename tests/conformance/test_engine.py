@@ -510,3 +510,21 @@ async def test_persist_covers_what_anybody_wrote(lab: Lab) -> None:
     lab.crash()
     lab.restart()
     assert await (await lab.open()).exists([b"everysec", b"always"]) == [True, True]
+
+
+async def test_libraries_become_those_that_are_given(lab: Lab) -> None:
+    def library(name: str, function: str) -> bytes:
+        return f"#!lua name={name}\nredis.register_function('{function}', function() return 1 end)\n".encode()
+
+    engine = await lab.open()
+    assert await engine.libraries() == {}
+    first = {b"one": library("one", "f"), b"two": library("two", "g")}
+    await engine.replace_libraries(first)
+    assert await engine.libraries() == first
+    # A function goes from one library to another, and a library goes.
+    second = {b"one": library("one", "g"), b"three": library("three", "f")}
+    await engine.replace_libraries(second)
+    assert await engine.libraries() == second
+    await engine.replace_libraries(second)
+    await engine.replace_libraries({})
+    assert await engine.libraries() == {}

@@ -13,6 +13,7 @@ import click
 import pytest
 from tests.docs.console import ROOT, Block, blocks, difference
 from tests.docs.workplace import workplace
+from tools import command_table
 
 from helios.api.app import create_app
 from helios.cli.client import cli
@@ -159,6 +160,11 @@ def test_the_commands_that_do_not_work_are_listed(how: How, above: str) -> None:
     # A command that is treated so as a whole stands for all its subcommands.
     whole = {name for name in names if name.partition("|")[0] not in names - {name}}
     assert listed == {name.replace("|", " ").upper() for name in whole}
+
+
+def test_the_table_of_commands_is_current() -> None:
+    wanted = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")
+    assert wanted == command_table.document(), "write it anew: python tools/command_table.py"
 
 
 def test_the_example_data_is_what_its_program_writes() -> None:

@@ -13,6 +13,7 @@ from helios.control.transition import step
 from helios.coordinator.access import Access
 from helios.coordinator.copying import CopyLimits
 from helios.coordinator.fencing import Fencing
+from helios.coordinator.functions import bring_functions, is_new
 from helios.coordinator.ledger import Ledger
 from helios.coordinator.mover import SourceMover
 from helios.coordinator.publisher import Publisher
@@ -228,6 +229,9 @@ class Movement:
         await self._failpoints.reach(Point.FENCED)
         try:
             await self._fencing.settle(self._publisher.topology.epoch, self._access.leader(source))
+            if is_new(self._publisher.topology, target):
+                # Only now does every router know of the target, and bring there what it changes from now on.
+                await bring_functions(self._access, source, target)
         except (EngineError, NotFound) as error:
             self._report(course_of.FenceFailed(source, target, f"{source} cannot be fenced: {error}"))
         else:

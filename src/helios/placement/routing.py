@@ -41,6 +41,11 @@ class Routes:
         """The ring's points where they alone decide; None where there are rules or a transition."""
         return self._current.points if self._next is None else None
 
+    @property
+    def home(self) -> str:
+        """The shard for what has no key: the least on the ring, the same for all routers; empty where there is none."""
+        return min((name for name, _ in self.topology.placement.weights), default="")
+
     def owner(self, key: bytes) -> str:
         """The shard that owns `key` now. Raises IndexError where no shard is on the ring."""
         current = self._current.owner(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeAlias
@@ -133,6 +133,12 @@ class Engine(Protocol):
         which it keeps elements. Empty for a value that became another thing while it was read; one that changes
         meanwhile may give any digest. Reads whole values, in steps.
         """
+
+    async def libraries(self) -> dict[bytes, bytes]:
+        """The server's libraries of functions: code by name. Empty where it knows none."""
+
+    async def replace_libraries(self, libraries: Mapping[bytes, bytes]) -> None:
+        """Make these the server's libraries; while it works, some may be missing. Raises EngineError for bad code."""
 
     async def sample_payload(self) -> bytes:
         """What this server writes for some value, to be tried on another one. Leaves nothing behind."""

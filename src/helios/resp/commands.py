@@ -64,12 +64,19 @@ def _names(text: str) -> frozenset[str]:
 
 
 _SPLIT = frozenset(("mget", "mset", "del", "unlink", "exists", "touch"))
-_ANYWHERE = frozenset(("object|help", "xinfo|help", "xgroup|help"))
+_ANYWHERE = _names("command|getkeysandflags lolwut object|help xinfo|help xgroup|help")
 _ROUTER = _names("""ping echo hello auth quit reset select time info dbsize scan keys randomkey flushall flushdb
     acl|whoami
-    command command|count command|info command|docs command|list command|getkeys
+    command command|count command|info command|docs command|list command|getkeys command|help
     client|id client|setname client|getname client|setinfo client|info client|list client|no-evict client|no-touch
-    config|get config|resetstat multi exec discard watch unwatch""")
+    client|kill client|unblock client|reply client|tracking client|trackinginfo client|getredir client|caching
+    client|help config|help memory|doctor memory|malloc-stats memory|purge memory|help wait
+    config|get config|resetstat multi exec discard watch unwatch
+    script|load script|exists script|flush script|show script|kill
+    function|load function|delete function|flush function|restore function|list function|dump function|stats
+    function|kill function|help script|help pubsub|help
+    subscribe unsubscribe psubscribe punsubscribe ssubscribe sunsubscribe publish spublish
+    pubsub|channels pubsub|numsub pubsub|numpat pubsub|shardchannels pubsub|shardnumsub""")
 _BLOCKING = _names("blmove blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin xread xreadgroup")
 
 _DATABASES = "Helios has one database, number 0"
@@ -85,11 +92,13 @@ _REFUSED: dict[str, str] = {
     "bgsave": _OWN,
     "cluster": _CLUSTER,
     "clusterscan": _CLUSTER,
+    "commandlog": "SLOWLOG has the commands that took long; requests and replies of unusual size are not logged",
     "config|rewrite": _OWN,
     "config|set": "the servers' settings are the cluster's; they stand in its configuration file",
     "debug": _DEBUG,
     "failover": _OWN,
     "lastsave": _OWN,
+    "memory|stats": "its figures are those of one server; INFO and CLUSTERSTATS speak of the cluster",
     "module": _OWN,
     "monitor": "it would show every client's data and slow the servers down",
     "move": _DATABASES,
@@ -103,22 +112,19 @@ _REFUSED: dict[str, str] = {
     "restore-asking": _CLUSTER,
     "role": _OWN,
     "save": _OWN,
+    "script|debug": "it would stop a server that others are using",
     "shutdown": "stop the process that runs the cluster instead",
     "slaveof": _OWN,
     "swapdb": _DATABASES,
     "sync": _OWN,
+    "waitaof": "what a client writes goes over connections that others share; atlas.aof_fsync says when it is on disk",
     "client|capa": "Helios redirects no client",
     "client|import-source": _OWN,
     "client|pause": "it would stop every client of the server",
     "client|unpause": "it would start every client of the server",
 }
 
-_LATER = _names("""client|caching client|getredir client|help client|kill client|reply client|tracking
-    client|trackinginfo client|unblock command|getkeysandflags command|help commandlog config|help
-    eval eval_ro evalsha evalsha_ro fcall fcall_ro function latency lolwut
-    memory|doctor memory|help memory|malloc-stats memory|purge memory|stats
-    psubscribe publish pubsub punsubscribe script slowlog spublish ssubscribe subscribe sunsubscribe
-    unsubscribe wait waitaof""")
+_LATER = _names("latency slowlog")
 
 _VERBS: tuple[tuple[str, int], ...] = (
     ("addnode", -3),
@@ -199,6 +205,7 @@ def _build() -> dict[str, Command]:
 
 # Their cursors are a server's own: the router has to put the server into them, since keys move.
 ELEMENT_SCANS = frozenset(("hscan", "sscan", "zscan"))
+# A further look is needed at these, whatever key they have.
 _GUARDED = frozenset(("copy", "sort", "sort_ro"))
 
 TABLE: dict[str, Command] = _build()
@@ -234,17 +241,20 @@ def find_subcommand(container: Command, word: bytes) -> Command | None:
 
 def objection(command: Command, arguments: Sequence[bytes]) -> str | None:
     """Why these arguments cannot pass although the command can; None where nothing speaks against them."""
-    if command.name not in _GUARDED:
+    if command.name != "copy":
         return None
     words = [argument.upper() for argument in arguments]
-    if command.name == "copy":
-        elsewhere = any(words[i] == b"DB" and words[i + 1] != b"0" for i in range(3, len(words) - 1))
-        return f"'COPY ... DB' is refused: {_DATABASES}" if elsewhere else None
-    for i in range(2, len(words) - 1):
-        # `BY nosort` and `GET #` look at no other key.
-        if words[i] in (b"BY", b"GET") and b"*" in words[i + 1]:
-            return f"'{command.name.upper()} ... {words[i].decode()} pattern' is not supported by Helios yet"
-    return None
+    elsewhere = any(words[i] == b"DB" and words[i + 1] != b"0" for i in range(3, len(words) - 1))
+    return f"'COPY ... DB' is refused: {_DATABASES}" if elsewhere else None
+
+
+def looked_up(command: Command, arguments: Sequence[bytes]) -> list[bytes]:
+    """The patterns by which SORT looks at other keys than those it names: `BY weight_*`, `GET object_*->field`."""
+    if command.name not in ("sort", "sort_ro"):
+        return []
+    options = range(2, len(arguments) - 1)
+    # `BY nosort` and `GET #` look at no other key.
+    return [arguments[i + 1] for i in options if arguments[i].upper() in (b"BY", b"GET") and b"*" in arguments[i + 1]]
 
 
 def key_positions(command: Command, arguments: Sequence[bytes]) -> list[int]:

@@ -38,6 +38,7 @@ cdef class Sender:
     cdef public bytes last_word
     cdef public double last_at    # the loop's time when it was last flushed
     cdef public object transport  # where its replies go; None while there is none
+    cdef public int muted         # which of its replies it does not want; 0: it wants all
     cdef public bint ending       # `flushed` is to be called after each flush
     cdef readonly Fifo replies
     cdef readonly Outbox outbox

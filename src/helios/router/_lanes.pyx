@@ -29,16 +29,24 @@ cdef enum Reason:
     _UNREAD = 16
     _CLOSED = 32
 
+cdef enum Muted:
+    _NEXT_REPLY = 1
+    _EVERY_REPLY = 2
+
+# In which modes a caller is, as bits: in any of them its commands do not take the short way.
+IN_MULTI = 1
+IN_SUBSCRIPTION = 2
+
+# Which of its replies a caller does not want.
+NEXT_REPLY = _NEXT_REPLY
+EVERY_REPLY = _EVERY_REPLY
+
 # What the dispatcher says of a command.
 DONE = _DONE  # answered, or under way
 HOLD = _HOLD  # touched nothing; try it again when the topology has changed
 WAIT_REPLY = _WAIT_REPLY  # under way, and the next command must wait for its reply
 WAIT_ALL = _WAIT_ALL  # touched nothing; try it again when every earlier command has been answered
 SLOW = _SLOW  # touched nothing; try it again after `slow_s`
-
-# In which modes a caller is, as bits: in any of them its commands do not take the short way.
-IN_MULTI = 1
-IN_SUBSCRIPTION = 2
 
 # Why a caller does not go on, as bits.
 HELD = _HELD
@@ -128,6 +136,10 @@ cdef class Slot:
             caller.outbox.mark(caller)
         if caller.owed > caller.most_owed:
             caller.overflow()
+
+
+cdef class Push(Slot):
+    """A place for what no command of the caller's has asked for; CLIENT REPLY does not silence it."""
 
 
 cdef class LastSlot(Slot):
@@ -291,9 +303,13 @@ cdef class Sender:
             slot = replies.peek()
             if slot.reply is None:
                 break
-            ready.append(slot.reply)
             self.owed -= PyBytes_GET_SIZE(slot.reply)
             replies.shift()
+            if self.muted and type(slot) is not Push:
+                if self.muted == _NEXT_REPLY:
+                    self.muted = 0
+                continue
+            ready.append(slot.reply)
         if self.stops & (_FULL | _DRAINING):
             if replies.count * 2 <= self.most_commands:
                 self.stops &= ~_FULL

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 
 from helios.access.gate import Gate
 from helios.admin.service import AdminService
@@ -22,12 +22,14 @@ from helios.router.blocking import Blocked
 from helios.router.callers import Caller, LastSlot, OneCommand, Outbox, Waiter
 from helios.router.dispatch import Dispatcher
 from helios.router.holding import Holding
+from helios.router.hub import Hub
+from helios.router.library import Library
 from helios.router.member import Credentials
 from helios.router.options import RouterOptions
-from helios.router.pool import Mark, Pool
+from helios.router.pool import Pool
 from helios.router.refusals import ErrorReply
 from helios.router.server import ClientConnection
-from helios.router.session import Session, SessionKeeper
+from helios.router.session import Mark, Session, SessionKeeper
 from helios.router.transactions import Watch
 
 _log = logging.getLogger(__name__)
@@ -69,6 +71,8 @@ class Router:
         self.pool = Pool(self, options)
         self.blocked: set[Blocked] = set()
         self.watches: set[Watch] = set()
+        self.hub = Hub(self, options)
+        self.library = Library(store)
         self._fault = "it has not started yet"
         self._dispatcher = Dispatcher(self)
         self._keeper = SessionKeeper(lambda: Session(store, connector, clock, options, self), self)
@@ -88,9 +92,13 @@ class Router:
         """Open the first session; raises StartError if the store does not let it in `start_timeout_s`."""
         self._outbox = Outbox(asyncio.get_running_loop())
         self._keep()
+        following = asyncio.create_task(self.library.follow(), name="scripts")
+        self._tasks.add(following)
+        following.add_done_callback(self._tasks.discard)
         try:
             async with asyncio.timeout(self.options.start_timeout_s):
                 await self._opened.wait()
+                await self.library.ready.wait()
         except TimeoutError:
             fault = self._fault
             await self.stop()
@@ -192,7 +200,7 @@ class Router:
 
     # --- for the session ---
 
-    def apply(self, topology: Topology) -> list[Mark]:
+    def apply(self, topology: Topology) -> Sequence[Mark]:
         """Route by `topology` from now on; gives what must be answered before its epoch is acknowledged."""
         self.topology = topology
         self.routes = Routes(topology)
@@ -207,10 +215,11 @@ class Router:
             waiting.follow(self.routes)
         touched = {shard for pair in pairs for shard in (pair.source, pair.target)}
         self.unclean = frozenset(shard.id for shard in topology.shards if shard.id in topology.unclean | touched)
+        subscriptions = self.hub.apply(topology, self.routes)
         self.holding.release()
         self._applied.set()
         self._applied = asyncio.Event()
-        return marks
+        return [*marks, *subscriptions]
 
     async def unfenced(self) -> None:
         """Return when the topology has no fence. Raises Unavailable where it keeps one for as long as commands wait."""
@@ -231,6 +240,7 @@ class Router:
         self.deadline = 0.0
         self._fault = reason
         self.pool.close(f"this router's session is over: {reason}")
+        self.hub.close(f"this router's session is over: {reason}")
 
     # --- for the links ---
 
@@ -309,6 +319,7 @@ class Router:
     def leave(self, client: ClientConnection) -> None:
         """A connection has ended."""
         self.clients.pop(client.id, None)
+        self.hub.forget(client)
 
     def _users_changed(self) -> None:
         """Every connection goes on with the rights that it has now, or ends where it could do more before."""

@@ -10,11 +10,23 @@ from helios.placement.routing import Routes
 from helios.resp.blocking import timeout_of
 from helios.resp.commands import ELEMENT_SCANS, ONE_KEY, Command, How, find, key_positions, objection
 from helios.resp.encoding import error
-from helios.router import gather, keyspace, local, scan, transactions, verbs
+from helios.router import (
+    catalogue,
+    connections,
+    gather,
+    keyspace,
+    local,
+    memory,
+    pubsub,
+    scan,
+    scripts,
+    transactions,
+    verbs,
+)
 from helios.router._lanes import ShortWay
 from helios.router.blocking import block
-from helios.router.callers import DONE, HOLD, IN_MULTI, SLOW, Caller, Slot
-from helios.router.lookup import find_owners, must_slow, recognise
+from helios.router.callers import DONE, HOLD, IN_MULTI, IN_SUBSCRIPTION, SLOW, Caller, Slot
+from helios.router.lookup import find_owners, must_slow, recognise, strangers
 from helios.router.refusals import cross_shard
 from helios.router.server import ClientConnection
 
@@ -23,7 +35,17 @@ if TYPE_CHECKING:
 
 _ATTACKS = frozenset((b"POST", b"HOST:"))
 Handler = Callable[["Router", Caller, list[bytes]], int]
-HANDLERS: dict[str, Handler] = {**local.HANDLERS, **keyspace.HANDLERS, **transactions.HANDLERS, "scan": scan.scan}
+HANDLERS: dict[str, Handler] = {
+    **local.HANDLERS,
+    **keyspace.HANDLERS,
+    **transactions.HANDLERS,
+    **pubsub.HANDLERS,
+    **scripts.HANDLERS,
+    **catalogue.HANDLERS,
+    **connections.HANDLERS,
+    **memory.HANDLERS,
+    "scan": scan.scan,
+}
 
 
 class Dispatcher:
@@ -59,6 +81,9 @@ class Dispatcher:
         if caller.modes & IN_MULTI:
             return self._queue(caller, raw, argv)
         command = find(argv[0])
+        if caller.modes & IN_SUBSCRIPTION and (command is None or command.name not in pubsub.ALLOWED):
+            caller.answer(pubsub.not_now(argv[0]))
+            return DONE
         if command is None or not command.one_key or not command.fits(len(argv)):
             return self._other(caller, raw, argv)
         routes = router.routes
@@ -132,13 +157,20 @@ class Dispatcher:
         owners = find_owners(self._router, caller, keys, writes=command.writes)
         if isinstance(owners, int):
             return owners
+        assert self._router.routes is not None
+        strange = strangers(self._router.routes, command, argv)
+        if strange is not None:
+            caller.answer(error(f"ERR {strange}"))
+            return DONE
         if not owners:
             # Scripts and HELP texts need no key; where a key is missing, any server says so in its own words.
-            owners = [self._router.topology.shards[0].id]
+            owners = [self._router.routes.home]
         first = owners[0]
         if all(owner == first for owner in owners):
             if command.name in ELEMENT_SCANS:
                 scan.scan_elements(self._router, caller, argv, first)
+            elif command.name in scripts.CALLS:
+                scripts.call(self._router, caller, first, raw, argv)
             else:
                 self._send(caller, first, raw)
         elif command.how is How.SPLIT:

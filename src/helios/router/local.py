@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from helios.access.rights import Nobody
-from helios.errors import InvalidInput
 from helios.model.users import DEFAULT_USER
 from helios.placement.glob import compile_glob
-from helios.resp.commands import TABLE, Command, How, find, key_positions
-from helios.resp.encoding import NULL, OK, array, bulk, encode, error, integer
+from helios.resp.encoding import OK, array, bulk, encode, error, integer
 from helios.router import info
-from helios.router.callers import DONE, WAIT_ALL, WAIT_REPLY, Caller
+from helios.router.callers import DONE, IN_SUBSCRIPTION, WAIT_ALL, WAIT_REPLY, Caller
+from helios.router.connections import is_name
 from helios.router.server import ClientConnection
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ def _at_once(answer: Answer) -> Handler:
 def _ping(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     if len(argv) > 2:
         return error("ERR wrong number of arguments for 'ping' command")
+    if caller.modes & IN_SUBSCRIPTION:
+        return array([bulk(b"pong"), bulk(argv[1] if len(argv) > 1 else b"")])
     return b"+PONG\r\n" if len(argv) == 1 else bulk(argv[1])
 
 
@@ -63,6 +64,8 @@ def _reset(router: Router, caller: Caller, argv: list[bytes]) -> int:
     if caller.protocol != 2 and caller.replies:
         return WAIT_ALL
     caller.let_go()
+    if isinstance(caller, ClientConnection):
+        router.hub.forget(caller)
     caller.protocol = 2
     caller.name = b""
     caller.become(router.gate.newcomer())
@@ -84,7 +87,7 @@ def _hello(router: Router, caller: Caller, argv: list[bytes]) -> int:
     i = 2
     while i < len(argv):
         option = argv[i].upper()
-        if option == b"SETNAME" and i + 1 < len(argv) and _is_name(argv[i + 1]):
+        if option == b"SETNAME" and i + 1 < len(argv) and is_name(argv[i + 1]):
             name = argv[i + 1]
             i += 2
         elif option == b"AUTH" and i + 2 < len(argv):
@@ -108,6 +111,8 @@ def _hello(router: Router, caller: Caller, argv: list[bytes]) -> int:
 def _greeting(router: Router, caller: Caller, protocol: int, name: bytes) -> bytes:
     """Switch to the protocol and say who answers."""
     caller.protocol, caller.name = protocol, name
+    if isinstance(caller, ClientConnection):
+        router.hub.guard(caller)
     fields = {
         "server": "redis",
         "version": info.redis_version(router),
@@ -118,6 +123,13 @@ def _greeting(router: Router, caller: Caller, protocol: int, name: bytes) -> byt
         "modules": [],
     }
     return encode(fields, protocol)
+
+
+def _wait(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+    """How many replicas have what was written: shards have none, which is known without waiting."""
+    if not all(word.isdigit() and len(word) <= 18 for word in argv[1:]):
+        return error("ERR value is not an integer or out of range")
+    return integer(0)
 
 
 # --- users ------------------------------------------------------------------------------------------------------
@@ -139,142 +151,6 @@ async def _logged_in(router: Router, caller: Caller, name: bytes, password: byte
     source = caller.address.rpartition(":")[0] if isinstance(caller, ClientConnection) else ""
     caller.become(await router.gate.login(name.decode("utf-8", "replace"), password, source))
     return then()
-
-
-# --- CLIENT -----------------------------------------------------------------------------------------------------
-
-
-def _is_name(name: bytes) -> bool:
-    """Whether it can stand in CLIENT LIST: no spaces, no line breaks, nothing unprintable."""
-    return all(33 <= byte <= 126 for byte in name)
-
-
-def _set_name(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
-    if not _is_name(argv[2]):
-        return error("ERR Client names cannot contain spaces, newlines or special characters.")
-    caller.name = argv[2]
-    return OK
-
-
-def _get_name(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
-    return bulk(caller.name) if caller.name else NULL[caller.protocol]
-
-
-def _set_info(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
-    attribute = argv[2].lower()
-    if attribute not in (b"lib-name", b"lib-ver"):
-        return error(f"ERR Unrecognized option '{argv[2][:40].decode('utf-8', 'replace')}'")
-    if not _is_name(argv[3]):
-        return error(f"ERR {attribute.decode()} cannot contain spaces, newlines or special characters.")
-    caller.library[attribute] = argv[3]
-    return OK
-
-
-def _client_line(caller: Caller, now: float) -> bytes:
-    """What CLIENT LIST says of a connection."""
-    if not isinstance(caller, ClientConnection):
-        return b"id=%d name=%b" % (caller.id, caller.name)
-    fields: dict[str, object] = {
-        "id": caller.id,
-        "addr": caller.address,
-        "laddr": caller.local_address,
-        "fd": -1,
-        "name": caller.name.decode(),
-        "age": int(now - caller.since),
-        "idle": int(now - caller.last_at),
-        "flags": ("x" if caller.transaction else "") + ("b" if caller.call else "") or "N",
-        "db": 0,
-        "sub": 0,
-        "psub": 0,
-        "ssub": 0,
-        "multi": -1 if caller.transaction is None else len(caller.transaction.frames),
-        "watch": 0 if caller.watch is None else len(caller.watch.keys),
-        "qbuf": len(caller.waiting),
-        "omem": caller.owed,
-        "events": "r" if not caller.stops else "",
-        "cmd": caller.last_command,
-        "user": caller.identity.name,
-        "resp": caller.protocol,
-        "lib-name": caller.library[b"lib-name"].decode(),
-        "lib-ver": caller.library[b"lib-ver"].decode(),
-    }
-    return " ".join(f"{name}={value}" for name, value in fields.items()).encode()
-
-
-def _list_clients(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
-    chosen = list(router.clients.values())
-    if len(argv) > 2:
-        option = argv[2].upper()
-        if option == b"ID" and len(argv) > 3 and all(word.isdigit() for word in argv[3:]):
-            wanted = {int(word[:20]) for word in argv[3:]}
-            chosen = [client for client in chosen if client.id in wanted]
-        elif option == b"TYPE" and len(argv) == 4 and argv[3].lower() in (b"normal", b"pubsub", b"replica", b"master"):
-            chosen = chosen if argv[3].lower() == b"normal" else []
-        else:
-            return error("ERR syntax error")
-    now = caller.outbox.now()
-    return bulk(b"".join(_client_line(client, now) + b"\n" for client in chosen))
-
-
-def _switch(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
-    """CLIENT NO-EVICT and NO-TOUCH: accepted, since they ask for less than nothing of a router."""
-    return OK if argv[2].upper() in (b"ON", b"OFF") else error("ERR syntax error")
-
-
-# --- COMMAND ----------------------------------------------------------------------------------------------------
-
-
-def _offered() -> list[Command]:
-    """The commands that can be used, containers without their subcommands."""
-    return [
-        command for command in TABLE.values() if "|" not in command.name and command.how not in (How.REFUSED, How.LATER)
-    ]
-
-
-def _described(command: Command, protocol: int) -> bytes:
-    """One element of COMMAND's reply: name, arity, flags, first and last key and step; the rest is empty."""
-    fields: list[object] = [command.name, command.arity, sorted(command.flags), *command.key_range, [], [], [], []]
-    return encode(fields, protocol)
-
-
-def _command(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
-    return array([_described(command, caller.protocol) for command in _offered()])
-
-
-def _command_info(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
-    if len(argv) == 2:
-        return _command(router, caller, argv)
-    found = [TABLE.get(word.decode("latin-1").lower()) for word in argv[2:]]
-    null = b"*-1\r\n" if caller.protocol == 2 else NULL[3]
-    return array([null if command is None else _described(command, caller.protocol) for command in found])
-
-
-def _command_list(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
-    names = [command.name for command in _offered()]
-    if len(argv) == 5 and argv[2].upper() == b"FILTERBY" and argv[3].upper() == b"PATTERN":
-        glob = compile_glob(argv[4].decode("utf-8", "replace"))
-        names = [name for name in names if glob.match(name.encode())]
-    elif len(argv) > 2:
-        return error("ERR syntax error")
-    return encode(names, caller.protocol)
-
-
-def _command_keys(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
-    command = find(argv[2])
-    inner = argv[2:]
-    if command is not None and command.container and len(inner) > 1:
-        command = TABLE.get(f"{command.name}|{inner[1].decode('latin-1').lower()}")
-    if command is None:
-        return error("ERR Invalid command specified")
-    if not command.fits(len(inner)):
-        return error("ERR Invalid number of arguments specified for command")
-    try:
-        positions = key_positions(command, inner)
-    except InvalidInput as fault:
-        return error(f"ERR {fault}")
-    if not positions:
-        return error("ERR The command has no key arguments")
-    return encode([inner[position] for position in positions], caller.protocol)
 
 
 # --- CONFIG, INFO -----------------------------------------------------------------------------------------------
@@ -310,21 +186,7 @@ HANDLERS: dict[str, Handler] = {
     "reset": _reset,
     "hello": _hello,
     "info": _info,
-    "client|id": _at_once(lambda router, caller, argv: integer(caller.id)),
-    "client|setname": _at_once(_set_name),
-    "client|getname": _at_once(_get_name),
-    "client|setinfo": _at_once(_set_info),
-    "client|info": _at_once(lambda router, caller, argv: bulk(_client_line(caller, caller.outbox.now()) + b"\n")),
-    "client|list": _at_once(_list_clients),
-    "client|no-evict": _at_once(_switch),
-    "client|no-touch": _at_once(_switch),
-    "command": _at_once(_command),
-    "command|count": _at_once(lambda router, caller, argv: integer(len(_offered()))),
-    "command|info": _at_once(_command_info),
-    # Documentation is what the servers' own is; clients take none for an answer.
-    "command|docs": _at_once(lambda router, caller, argv: encode({}, caller.protocol)),
-    "command|list": _at_once(_command_list),
-    "command|getkeys": _at_once(_command_keys),
+    "wait": _at_once(_wait),
     "config|get": _at_once(_config_get),
     "config|resetstat": _at_once(_reset_statistics),
 }

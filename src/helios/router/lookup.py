@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from helios.resp.commands import Command, How, find, find_subcommand
+from helios.placement.ring import hash_tag
+from helios.placement.routing import Routes
+from helios.resp.commands import Command, How, find, find_subcommand, looked_up
 from helios.resp.encoding import error
 from helios.router.callers import DONE, HOLD, SLOW, Caller
 from helios.router.refusals import unknown_command, unknown_subcommand, wrong_number
@@ -39,6 +41,26 @@ def must_slow(caller: Caller, slow_s: float) -> bool:
         return False
     caller.slow_s = slow_s
     return True
+
+
+def strangers(routes: Routes, command: Command, argv: Sequence[bytes]) -> str | None:
+    """Why SORT cannot look at the keys that its patterns stand for; None where they share the shard of its key.
+
+    That is sure only where every such key has the hash tag of the key that is sorted, and no rule tells them apart.
+    """
+    patterns = looked_up(command, argv)
+    if not patterns:
+        return None
+    tag, transition = hash_tag(argv[1]), routes.topology.transition
+    beginnings = [pattern.partition(b"*")[0] for pattern in patterns]
+    tagged = all(hash_tag(beginning) == tag != beginning for beginning in beginnings)
+    if tagged and not routes.topology.placement.rules and not (transition and transition.next.rules):
+        return None
+    return (
+        f"'{shown(command)} ... BY or GET pattern' is refused: the keys that "
+        f"'{patterns[0].decode('utf-8', 'replace')}' stands for may live on other shards; it works where the key and "
+        "the pattern, before its '*', have the same {tag}, as long as no rule moves keys by pattern"
+    )
 
 
 def recognise(argv: Sequence[bytes]) -> Command | bytes:

@@ -9,7 +9,7 @@ from helios.errors import ProtocolError
 from helios.resp.encoding import error
 from helios.resp.wire import RequestParser
 from helios.router._lanes import ShortWay
-from helios.router.callers import CLOSED, UNREAD, Caller, Dispatch, Holder, Outbox
+from helios.router.callers import ANSWERING, CLOSED, UNREAD, Caller, Dispatch, Holder, LastSlot, Outbox, Push
 from helios.router.options import RouterOptions
 
 _WRITE_BUFFER_BYTES = 1024 * 1024
@@ -90,6 +90,18 @@ class ClientConnection(Caller, asyncio.Protocol):
         """It broke the protocol: it is told so and let go."""
         self.answer(error(f"ERR {fault}"))
         self.close_after_replies()
+
+    def push(self, frame: bytes) -> None:
+        """Send what no command asked for: behind everything answered so far, but not behind a command that blocks."""
+        if self.stops & CLOSED or self.transport is None:
+            return
+        if self.stops & ANSWERING and len(self.replies) == 1 and type(self.last_slot()) is LastSlot:
+            self.transport.write(frame)
+            self.unread()
+            return
+        slot = Push(self)
+        self.replies.append(slot)
+        slot.fill(frame)
 
     @property
     def last_command(self) -> str:

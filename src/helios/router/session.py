@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from helios.errors import Conflict, HeliosError, LeaseLost, StoreError, Unavailable, WatchLost
 from helios.model.codec import decode
@@ -17,7 +17,6 @@ from helios.ports.engine import Connector, UserRole
 from helios.ports.store import Compare, Store
 from helios.router.member import Credentials
 from helios.router.options import RouterOptions
-from helios.router.pool import Mark
 from helios.stores.records import SESSIONS, TOPOLOGY, SessionRecord, put_record, read_record
 
 _log = logging.getLogger(__name__)
@@ -25,10 +24,20 @@ _RETRY_S = 0.1
 USER_PREFIX = "helios-s-"
 
 
+class Settling(Protocol):
+    """A connection on which something has been asked for."""
+
+    async def settled(self, mark: int) -> None:
+        """Wait until what was asked for up to `mark` can change nothing any more."""
+
+
+Mark: TypeAlias = tuple[Settling, int]
+
+
 class SessionHost(Protocol):
     """The router as its session sees it. All of it is called from the event loop and does not wait."""
 
-    def apply(self, topology: Topology) -> list[Mark]:
+    def apply(self, topology: Topology) -> Sequence[Mark]:
         """Route by `topology` from now on; gives what must be answered before its epoch may be acknowledged."""
 
     def serve_until(self, deadline: float) -> None:
@@ -61,7 +70,7 @@ class Session:
         self._deadline = 0.0
         self._credentials: dict[str, Credentials] = {}
         self._making: dict[str, asyncio.Lock] = {}
-        self._marks: list[Mark] = []
+        self._marks: Sequence[Mark] = ()
         self._applied = asyncio.Event()
 
     async def live(self) -> None:
@@ -174,7 +183,7 @@ class Session:
                 continue  # A newer epoch has come; it is acknowledged instead.
             await self._write_acknowledgement(epoch)
 
-    async def _settled(self, marks: list[Mark]) -> bool:
+    async def _settled(self, marks: Sequence[Mark]) -> bool:
         """Whether all marks were reached before another epoch came."""
         settling = asyncio.gather(*(link.settled(mark) for link, mark in marks))
         newer = asyncio.ensure_future(self._applied.wait())

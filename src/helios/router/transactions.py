@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from helios.errors import InvalidInput
 from helios.placement.routing import Routes
-from helios.resp.commands import Command, How, key_positions, objection
+from helios.resp.commands import Command, How, key_positions, looked_up, objection
 from helios.resp.encoding import EMPTY_ARRAY, NULL_ARRAY, OK, error
 from helios.resp.wire import encode_command
+from helios.router import scripts
 from helios.router.callers import DONE, IN_MULTI, WAIT_ALL, WAIT_REPLY, Caller, LastSlot, Slot
 from helios.router.line import Line
 from helios.router.lookup import find_owners, recognise, shown
@@ -29,17 +30,18 @@ _EXECABORT = "EXECABORT Transaction discarded because of"
 # What is not queued but carried out at once.
 AT_ONCE = frozenset(("multi", "exec", "discard", "watch", "reset", "quit"))
 # Commands that the router answers outside of transactions, and any shard inside.
-_PASSING = frozenset(("ping", "echo", "time", "unwatch"))
+_PASSING = frozenset(("ping", "echo", "time", "unwatch", "publish", "spublish"))
 _SHARDS_OWN = frozenset((How.FORWARD, How.SPLIT, How.BLOCKING, How.ANYWHERE))
 
 
 class Transaction:
     """The commands that a client has queued since MULTI; none any more once one of them was refused."""
 
-    __slots__ = ("failed", "frames", "keys", "size", "writes")
+    __slots__ = ("calls", "failed", "frames", "keys", "size", "writes")
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
+        self.calls: list[list[bytes]] = []  # those of the commands that call scripts
         self.keys: list[bytes] = []
         self.size = 0
         self.writes = False
@@ -56,12 +58,14 @@ class Transaction:
     def fail(self) -> None:
         """EXEC will discard it: nothing of it is kept."""
         self.failed = True
-        self.frames, self.keys, self.size = [], [], 0
+        self.frames, self.calls, self.keys, self.size = [], [], [], 0
 
 
 def refusal(argv: Sequence[bytes], command: Command) -> str | None:
     """Why a command that can be carried out otherwise cannot be queued; None where it can."""
     if command.how in _SHARDS_OWN:
+        if looked_up(command, argv):
+            return f"'{shown(command)} ... BY or GET pattern' is refused inside a transaction"
         try:
             return objection(command, argv)
         except InvalidInput as fault:
@@ -99,6 +103,8 @@ def _queued(options: RouterOptions, transaction: Transaction, raw: bytes, argv: 
             error(f"OVERLOADED a transaction may have {most_commands} commands and {most_bytes} bytes; it is discarded")
         )
     transaction.add(raw, keys, writes=command.writes and bool(keys))
+    if command.name in scripts.CALLS:
+        transaction.calls.append(argv)
     return b"+QUEUED\r\n"
 
 
@@ -305,12 +311,15 @@ def execute(router: Router, caller: Caller, argv: list[bytes]) -> int:
     if watched is None:
         slot = Slot(caller)
         caller.replies.append(slot)
-        shard = owners[0] if owners else router.topology.shards[0].id
-        router.pool.link(shard, caller.protocol).send_together(frames, _ExecReply(len(frames), slot))
+        assert router.routes is not None
+        link = router.pool.link(owners[0] if owners else router.routes.home, caller.protocol)
+        scripts.prepare(router, link, transaction.calls)
+        link.send_together(frames, _ExecReply(len(frames), slot))
         return DONE
     line, caller.watch = watched.detach(), None
     slot = LastSlot(caller)
     caller.replies.append(slot)
+    scripts.prepare(router, line, transaction.calls)
     line.send_together(frames, _ExecReply(len(frames), slot, line))
     return WAIT_REPLY
 

@@ -27,6 +27,8 @@ SESSIONS = "/sessions/"  # + session id → SessionRecord, bound to the session'
 AGENTS = "/agents/"  # + node id → AgentRecord; a heartbeat, not bound to a lease
 IMPORTS = "/imports/"  # + change id → the batch being taken over: its keys (base64) and whether all are copied
 MEMBERS = "/members/"  # + member id → MemberRecord
+SCRIPTS = "/scripts/"  # + SHA1 → the body of a script (raw bytes) that SCRIPT LOAD was given
+SCRIPTS_FLUSHED = "/scripts-flushed"  # written anew by each SCRIPT FLUSH
 USERS = "/users"  # UsersRecord: who may use the cluster; there is none before users were ever configured
 
 

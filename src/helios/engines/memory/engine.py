@@ -139,6 +139,14 @@ class MemoryEngine:
         """For each key a digest of its value and end, None where it does not exist."""
         return await self.connection.call(partial(self._server.digests, keys))
 
+    async def libraries(self) -> dict[bytes, bytes]:
+        """The libraries of functions, which are only kept, never run: code by name."""
+        return await self.connection.call(lambda: dict(self._server.libraries))
+
+    async def replace_libraries(self, libraries: Mapping[bytes, bytes]) -> None:
+        """Make these the server's libraries."""
+        await self.connection.call(lambda: setattr(self._server, "libraries", dict(libraries)))
+
     async def sample_payload(self) -> bytes:
         """What this server writes for an empty value."""
         return await self.connection.call(self._server.sample_payload)

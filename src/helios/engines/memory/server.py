@@ -63,6 +63,7 @@ class MemoryServer:
         self.up = True
         self._wall = wall
         self._frozen = False
+        self.libraries: dict[bytes, bytes] = {}  # of functions, code by name; they are kept and never run
         self._entries: dict[bytes, _Entry] = {}
         self._unsynced: dict[bytes, _Entry | None] = {}  # what these keys were when the disk last had everything
         self._users = self._configured_users()

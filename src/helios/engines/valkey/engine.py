@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from helios.engines.valkey.changes import TrackingStream
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
@@ -178,6 +178,22 @@ class ValkeyEngine:
         if kind == b"none" or end == _NO_KEY:
             return None
         return await digest_of(self._connection, key, kind, end, self._timeout_s)
+
+    async def libraries(self) -> dict[bytes, bytes]:
+        """The server's libraries of functions: code by name."""
+        listed = await self._execute("FUNCTION", "LIST", "WITHCODE")
+        return {library[b"library_name"]: library[b"library_code"] for library in listed}
+
+    async def replace_libraries(self, libraries: Mapping[bytes, bytes]) -> None:
+        """Make these the server's libraries, one after the other. Raises EngineError for code that it refuses."""
+        present = await self.libraries()
+        # What goes or changes goes first: a function may have moved from one library to another.
+        gone = [name for name, code in present.items() if libraries.get(name) != code]
+        fresh = [name for name, code in libraries.items() if present.get(name) != code]
+        commands: list[Command] = [("FUNCTION", "DELETE", name) for name in gone]
+        commands += [("FUNCTION", "LOAD", libraries[name]) for name in fresh]
+        for reply, name in zip(await self._execute_many(commands), [*gone, *fresh], strict=True):
+            self._value(reply, "FUNCTION", name)
 
     async def sample_payload(self) -> bytes:
         """What this server writes for a small value, made and removed in one transaction."""

@@ -1,0 +1,176 @@
+"""CLIENT, COMMAND, MEMORY and others that are about connections and servers rather than keys."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+import redis
+from tests.routers import Client, RawClient, RouterLab, until
+from tests.servers import ADMIN_ONLY, Server, start_valkey
+
+from helios.model.topology import Rule
+from helios.resp.commands import TABLE, How
+
+pytestmark = pytest.mark.processes
+SHARDS = ("shard-1", "shard-2")
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    with ExitStack() as stack:
+        folder = tmp_path_factory.mktemp("servers")
+        config = {"appendonly": "no"}
+        yield {
+            shard: stack.enter_context(start_valkey(folder / shard, users=ADMIN_ONLY, config=config))
+            for shard in SHARDS
+        }
+
+
+@pytest.fixture
+async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
+    async with RouterLab(servers).running() as made:
+        yield made
+
+
+@pytest.fixture(params=[2, 3])
+async def client(lab: RouterLab, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    async with lab.client(request.param) as made:
+        yield made
+
+
+async def test_replies_are_left_out_as_asked(lab: RouterLab) -> None:
+    raw, other = await RawClient.connect(lab.port), await RawClient.connect(lab.port)
+    raw.send("CLIENT", "REPLY", "SKIP")
+    raw.send("SET", "k", "1")
+    raw.send("GET", "k")
+    raw.send("CLIENT", "REPLY", "OFF")
+    for _ in range(50):
+        raw.send("INCR", "k")
+        raw.send("MGET", "k", "l", "m")
+    raw.send("NOSUCH")
+    raw.send("CLIENT", "REPLY", "SKIP")
+    raw.send("GET", "k")
+    raw.send("CLIENT", "REPLY", "ON")
+    raw.send("GET", "k")
+    await raw.exactly(b"$1\r\n1\r\n+OK\r\n$2\r\n51\r\n")
+    raw.send("SUBSCRIBE", "c")
+    await raw.exactly(b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+    assert await other.ask("PUBLISH", "c", "m") == b":1\r\n"
+    await raw.exactly(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n")
+    raw.close()
+    other.send("HELLO", "3")
+    await other.reader.readuntil(b"modules\r\n*0\r\n")
+    other.send("SUBSCRIBE", "c")
+    other.send("CLIENT", "REPLY", "OFF")
+    other.send("PUBLISH", "c", "m")
+    await other.exactly(b">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n>3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n")
+    other.close()
+
+
+async def test_connections_are_listed_and_ended_by_what_they_are(lab: RouterLab, client: Client) -> None:
+    me = await client.client_id()
+    first, second = await RawClient.connect(lab.port), await RawClient.connect(lab.port)
+    assert await first.ask("CLIENT", "SETNAME", "first") == b"+OK\r\n"
+    second.send("PSUBSCRIBE", "a*", "b*")
+    await second.reader.readuntil(b":2\r\n")
+    ids = {entry["name"]: entry["id"] for entry in await client.client_list()}
+    (listed,) = await client.client_list(_type="pubsub")
+    assert (listed["psub"], listed["sub"], listed["flags"]) == ("2", "0", "P")
+    (named,) = await client.execute_command("CLIENT LIST", "NAME", "first")
+    assert named["id"] == ids["first"]
+    others = await client.execute_command("CLIENT LIST", "NOT-TYPE", "pubsub", "SKIPME", "yes")
+    assert [entry["name"] for entry in others] == ["first"]
+    for words in ("LIST NAME", "LIST NOSUCH x", "LIST ID x", "LIST TYPE x", "KILL NOSUCH x", "KILL SKIPME perhaps"):
+        with pytest.raises(redis.ResponseError, match=r"syntax error|Unknown client type"):
+            await client.execute_command("CLIENT", *words.split())
+    with pytest.raises(redis.ResponseError, match="No such client"):
+        await client.client_kill("127.0.0.1:1")
+    assert await client.client_kill_filter(_id=ids["first"]) == 1
+    assert await first.closed() == b""
+    assert await client.client_kill(listed["addr"])
+    assert await second.closed() == b""
+    assert await client.client_kill_filter(_type="normal") == 0
+    assert await client.execute_command("CLIENT", "KILL", "ID", me, "SKIPME", "no") == 1
+    await until(lambda: me not in lab.router.clients, "its own connection has ended")
+
+
+async def test_a_blocked_client_is_let_go(lab: RouterLab, client: Client) -> None:
+    raw = await RawClient.connect(lab.port)
+    number = int((await raw.ask("CLIENT", "ID"))[1:])
+    assert await client.client_unblock(number) in (0, False)
+    for how in (False, True):
+        raw.send("BLPOP", "nothing", "0")
+
+        async def unblocked(how: bool = how) -> bool:
+            return bool(await client.client_unblock(number, error=how))
+
+        await until(unblocked, "it was blocked")
+        assert (await raw.line()).startswith(b"-UNBLOCKED" if how else b"*-1")
+    with pytest.raises(redis.ResponseError, match="TIMEOUT or ERROR"):
+        await client.execute_command("CLIENT", "UNBLOCK", number, "x")
+    raw.close()
+
+
+async def test_tracking_is_refused_in_words_that_clients_know(client: Client) -> None:
+    with pytest.raises(redis.ResponseError, match="'CLIENT TRACKING ON' is refused: "):
+        await client.client_tracking_on()
+    assert await client.client_tracking_off()
+    assert await client.client_getredir() == -1
+    info = await client.client_trackinginfo()
+    assert b"off" in str(info).encode()
+    with pytest.raises(redis.ResponseError, match="CLIENT CACHING can be called only when"):
+        await client.execute_command("CLIENT", "CACHING", "YES")
+    assert await client.client_no_touch("ON")
+
+
+async def test_commands_document_themselves(client: Client) -> None:
+    docs = as_dict(await client.execute_command("COMMAND DOCS"))
+    offered = {name for name, command in TABLE.items() if "|" not in name and command.how is not How.REFUSED}
+    assert {name.decode() for name in docs} == offered
+    assert as_dict(docs[b"get"])[b"summary"] == b"Returns the string value of a key."
+    asked = await client.execute_command("COMMAND DOCS", "shutdown", "addnode", "nosuch")
+    assert as_dict(asked).keys() == {b"addnode"}
+    assert await client.execute_command("COMMAND DOCS", "nosuch") in ([], {})
+    flags = await client.execute_command("COMMAND GETKEYSANDFLAGS", "LMOVE", "a", "b", "LEFT", "LEFT")
+    assert [key for key, _ in flags] == [b"a", b"b"]
+    for container in ("CLIENT", "COMMAND", "CONFIG", "MEMORY", "PUBSUB", "SCRIPT", "FUNCTION", "OBJECT", "XINFO"):
+        lines = await client.execute_command(f"{container} HELP")
+        assert b"HELP" in [line.upper() for line in lines], container
+
+
+def as_dict(reply: object) -> dict[bytes, object]:
+    if isinstance(reply, dict):
+        return reply
+    assert isinstance(reply, list)
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+async def test_what_servers_say_of_their_memory(lab: RouterLab, client: Client) -> None:
+    said = await client.execute_command("MEMORY", "DOCTOR")
+    text = said if isinstance(said, str) else said.decode()
+    assert all(f"# {shard}\n" in text for shard in SHARDS)
+    assert await client.memory_purge()
+    assert await client.wait(0, 10) == 0
+    assert await client.wait(1, 0) == 0
+    assert await client.execute_command("LOLWUT")
+    for words in ("MEMORY STATS", "WAITAOF 1 0 0", "COMMANDLOG LEN slow", "SCRIPT DEBUG YES"):
+        with pytest.raises(redis.ResponseError, match=r"is refused: "):
+            await client.execute_command(*words.split())
+
+
+async def test_sorting_by_other_keys_needs_a_common_tag(lab: RouterLab, client: Client) -> None:
+    await client.flushall()
+    await client.rpush("{t}list", "1", "2", "3")
+    await client.mset({f"{{t}}w_{i}": str(-i) for i in (1, 2, 3)})
+    assert await client.sort("{t}list", by="{t}w_*", get="{t}w_*") == [b"-3", b"-2", b"-1"]
+    assert await client.sort("{t}list", by="nosort", get="#") == [b"1", b"2", b"3"]
+    for pattern in ("w_*", "*{t}", "{u}*", "{}*"):
+        with pytest.raises(redis.ResponseError, match="may live on other shards"):
+            await client.sort("{t}list", by=pattern)
+    rules = (Rule(lab.owner("{t}list"), "shard-1", ("{t}w_*",)),)
+    await lab.acknowledged(await lab.publish(placement=replace(lab.topology.placement, rules=rules)))
+    with pytest.raises(redis.ResponseError, match="no rule moves keys by pattern"):
+        await client.sort("{t}list", by="{t}w_*")

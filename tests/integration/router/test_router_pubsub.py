@@ -1,0 +1,272 @@
+"""Publish and subscribe through routers: what clients see at rest, on failures, and while channels move."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+
+import hiredis
+import pytest
+import redis
+from tests.routers import Client, RawClient, RouterLab, until
+from tests.servers import ADMIN_ONLY, Server, start_valkey
+from tests.shards import Shards, running_shards
+
+from helios.model.topology import PairPhase
+from helios.router.core import Router
+from helios.router.options import RouterOptions
+
+pytestmark = pytest.mark.processes
+SHARDS = ("shard-1", "shard-2")
+OPTIONS = RouterOptions(node="shard-1", hold_timeout_s=20, member_timeout_s=0.5, connect_timeout_s=0.5)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    with ExitStack() as stack:
+        folder = tmp_path_factory.mktemp("servers")
+        config = {"appendonly": "no"}
+        yield {
+            shard: stack.enter_context(start_valkey(folder / shard, users=ADMIN_ONLY, config=config))
+            for shard in SHARDS
+        }
+
+
+@pytest.fixture
+async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
+    async with RouterLab(servers, options=OPTIONS).running() as made:
+        yield made
+
+
+@pytest.fixture(params=[2, 3])
+async def client(lab: RouterLab, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    async with lab.client(request.param) as made:
+        yield made
+
+
+async def message(subscriber: Client) -> dict[str, object]:
+    """The next message or confirmation."""
+    async with asyncio.timeout(20):
+        while True:
+            found: dict[str, object] | None = await subscriber.get_message(timeout=20)
+            if found is not None:
+                return found
+
+
+async def test_channels_patterns_and_shard_channels(lab: RouterLab, client: Client) -> None:
+    names = [f"news:{i}" for i in range(10)]
+    async with client.pubsub() as subscriber, client.pubsub() as matcher:
+        await subscriber.subscribe(*names)
+        assert [(await message(subscriber))["data"] for _ in names] == list(range(1, 11))
+        await matcher.psubscribe("news:[0-4]", "other")
+        assert [(await message(matcher))["type"] for _ in range(2)] == ["psubscribe"] * 2
+        for i, name in enumerate(names):
+            assert await client.publish(name, f"m{i}") == (2 if i < 5 else 1)
+        assert await client.publish("nobody", "x") == 0
+        for i, name in enumerate(names):
+            found = await message(subscriber)
+            assert (found["type"], found["channel"], found["data"]) == ("message", name.encode(), f"m{i}".encode())
+        found_names = {(await message(matcher))["channel"] for _ in range(5)}
+        assert found_names == {name.encode() for name in names[:5]}
+        assert await client.pubsub_channels("news:*") == sorted(name.encode() for name in names)
+        assert await client.pubsub_numsub("news:1", "nobody") == [(b"news:1", 1), (b"nobody", 0)]
+        assert await client.pubsub_numpat() == 2
+        await subscriber.unsubscribe()
+        assert [(await message(subscriber))["data"] for _ in names] == list(range(9, -1, -1))
+        assert await client.publish("news:7", "x") == 0
+        assert len(lab.router.hub.topics) == 2
+    await until(lambda: not lab.router.hub.topics, "the router wants nothing any more")
+
+    raw = await RawClient.connect(lab.port)
+    raw.send("HELLO", "3")
+    await until(lambda: bool(raw.reader._buffer), "it is greeted")  # type: ignore[attr-defined]
+    await raw.reader.readuntil(b"modules\r\n*0\r\n")
+    raw.send("SSUBSCRIBE", "a", "b", "a")
+    for channel, count in (b"a", 1), (b"b", 2), (b"a", 2):
+        await raw.exactly(b">3\r\n$10\r\nssubscribe\r\n$1\r\n%b\r\n:%d\r\n" % (channel, count))
+    assert await client.execute_command("SPUBLISH", "b", "hello") == 1
+    assert await client.publish("b", "elsewhere") == 0
+    await raw.exactly(b">3\r\n$8\r\nsmessage\r\n$1\r\nb\r\n$5\r\nhello\r\n")
+    assert await client.execute_command("PUBSUB", "SHARDCHANNELS") == [b"a", b"b"]
+    raw.send("SET", "{x}k", "v")
+    await raw.exactly(b"+OK\r\n")
+    raw.send("SUNSUBSCRIBE")
+    for channel, count in (b"a", 1), (b"b", 0):
+        await raw.exactly(b">3\r\n$12\r\nsunsubscribe\r\n$1\r\n%b\r\n:%d\r\n" % (channel, count))
+    raw.send("UNSUBSCRIBE")
+    await raw.exactly(b">3\r\n$11\r\nunsubscribe\r\n_\r\n:0\r\n")
+    raw.close()
+
+
+async def test_a_subscribed_client_with_resp2_may_do_little(lab: RouterLab) -> None:
+    raw = await RawClient.connect(lab.port)
+    for word in ("SUBSCRIBE", "GET", "PING", "NOSUCH"):
+        raw.send(word, "c")
+    await raw.exactly(b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+    assert (await raw.line()).startswith(b"-ERR Can't execute 'get': only (P|S)SUBSCRIBE")
+    await raw.exactly(b"*2\r\n$4\r\npong\r\n$1\r\nc\r\n")
+    assert (await raw.line()).startswith(b"-ERR Can't execute 'nosuch': only (P|S)SUBSCRIBE")
+    raw.send("RESET")
+    await raw.exactly(b"+RESET\r\n")
+    raw.send("SET", "k", "v")
+    raw.send("GET", "k")
+    await raw.exactly(b"+OK\r\n$1\r\nv\r\n")
+    assert not lab.router.hub.topics
+    raw.close()
+
+
+async def test_what_follows_a_subscription_comes_after_it(lab: RouterLab) -> None:
+    raw = await RawClient.connect(lab.port)
+    raw.send("HELLO", "3")
+    await raw.reader.readuntil(b"modules\r\n*0\r\n")
+    for i in range(200):
+        raw.send("SUBSCRIBE", f"c{i}")
+        raw.send("PUBLISH", f"c{i}", "m")
+    parser = hiredis.Reader()
+    found: list[object] = []
+    async with asyncio.timeout(20):
+        while len(found) < 600:
+            parser.feed(await raw.reader.read(65536))
+            while (frame := parser.gets()) is not False:
+                found.append(frame)
+    for i in range(200):
+        confirmed = found.index([b"subscribe", b"c%d" % i, i + 1])
+        assert found.index([b"message", b"c%d" % i, b"m"]) > confirmed
+    assert found.count(1) == 200
+    raw.close()
+
+
+async def test_one_who_does_not_read_is_let_go(servers: dict[str, Server]) -> None:
+    options = RouterOptions(node="shard-1", client_reply_bytes=4_000_000)
+    async with RouterLab(servers, options=options).running() as lab, lab.client() as publisher:
+        raw = await RawClient.connect(lab.port)
+        raw.send("SUBSCRIBE", "c")
+        await raw.exactly(b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+        raw.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        payload = "x" * 1_000_000
+        while lab.router.slow_readers == 0:
+            assert await publisher.publish("c", payload) <= 1
+        await until(lambda: not lab.router.hub.topics, "nothing is subscribed for it any more")
+        assert await publisher.publish("c", "x") == 0
+        raw.close()
+
+
+async def test_a_dead_shard_takes_only_its_own_channels(servers: dict[str, Server]) -> None:
+    async with RouterLab(servers, options=OPTIONS).running() as lab, lab.client() as client:
+        here, there = lab.key_of("shard-1", "c"), lab.key_of("shard-2", "c")
+        async with client.pubsub() as subscriber:
+            await subscriber.subscribe(here, there)
+            assert [(await message(subscriber))["type"] for _ in range(2)] == ["subscribe"] * 2
+            servers["shard-2"].kill()
+            with pytest.raises(redis.ResponseError, match="shard-2"):
+                for _ in range(100):
+                    await client.publish(there, "lost")
+            assert await client.publish(here, "goes on") == 1
+            assert (await message(subscriber))["data"] == b"goes on"
+            async with lab.client(3) as other, other.pubsub() as late:
+                await late.subscribe(here)
+                assert (await message(late))["type"] == "subscribe"
+                await late.subscribe(lab.key_of("shard-2", "d"))
+                with pytest.raises(redis.ResponseError, match=r"shard-2 does not answer .* nothing was subscribed"):
+                    await message(late)
+            servers["shard-2"].start()
+
+            async def reached() -> bool:
+                try:
+                    return bool(await client.publish(there, "again") == 1)
+                except redis.ResponseError:
+                    return False
+
+            await until(reached, "the channel is subscribed again")
+            assert (await message(subscriber))["data"] == b"again"
+
+
+async def test_a_fence_is_acknowledged_when_its_target_has_the_subscriptions(servers: dict[str, Server]) -> None:
+    options = RouterOptions(node="shard-1", hold_timeout_s=20)
+    async with RouterLab(servers, options=options).running() as lab, lab.client() as client:
+        moving = lab.key_of("shard-1", "m")
+        async with client.pubsub() as subscriber:
+            await subscriber.subscribe(lab.key_of("shard-1", "s"))
+            await message(subscriber)
+            await until(lambda: all(link.has for link in lab.router.hub._links.values()), "both are connected")
+            servers["shard-2"].stop()
+            try:
+                await subscriber.subscribe(moving)
+                assert (await message(subscriber))["type"] == "subscribe"
+                epoch = await lab.publish_move(PairPhase.FENCED, "shard-1", "shard-2")
+                await until(lambda: lab.router.topology.epoch == epoch, "the epoch is applied")
+                for _ in range(50):
+                    await client.get(lab.key_of("shard-1", "s"))
+                assert [session.acked_epoch for session in await lab.sessions()] == [epoch - 1]
+            finally:
+                servers["shard-2"].cont()
+            await lab.acknowledged(epoch)
+            held = asyncio.create_task(client.publish(moving, "held"))
+            await until(lambda: len(lab.router.holding) == 1, "it is held")
+            await lab.publish(transition=None)
+            assert await held == 1
+            assert (await message(subscriber))["data"] == b"held"
+
+
+# --- real moves -------------------------------------------------------------------------------------------------
+
+
+async def router_over(shards: Shards, node: str, stack: AsyncExitStack) -> int:
+    """A router of its own over the cluster; its port."""
+    options = RouterOptions(node=node, hold_timeout_s=20)
+    router = Router(shards.store, shards.connector, shards.admin, shards.clock, options)
+    await router.start()
+    stack.push_async_callback(router.stop)
+    return await router.serve("127.0.0.1", 0)
+
+
+async def test_every_message_comes_once_and_in_order_while_its_channel_moves(tmp_path: Path) -> None:
+    channels = [f"channel:{i}" for i in range(24)]
+    async with running_shards(tmp_path, 2, fsync="no") as shards, AsyncExitStack() as stack:
+        ports = [await router_over(shards, f"shard-{i}", stack) for i in (1, 2)]
+        clients: list[Client] = [
+            await stack.enter_async_context(redis.asyncio.Redis(port=port, protocol=3 - i, legacy_responses=True))
+            for i, port in enumerate(ports)
+        ]
+        got: list[dict[bytes, list[bytes]]] = []
+        readers: list[asyncio.Task[None]] = []
+        for pattern in (False, True):
+            for client in clients:
+                subscriber = await stack.enter_async_context(client.pubsub())
+                await (subscriber.psubscribe("channel:*") if pattern else subscriber.subscribe(*channels))
+                for _ in range(1 if pattern else len(channels)):
+                    await message(subscriber)
+                got.append({})
+                readers.append(asyncio.create_task(collect(subscriber, got[-1])))
+        moving = True
+        sent: dict[bytes, int] = {}
+
+        async def publish(client: Client, channel: str) -> None:
+            number = 0
+            while moving:
+                assert await client.publish(channel, str(number)) >= 2
+                number += 1
+            sent[channel.encode()] = number
+
+        publishers = [asyncio.create_task(publish(clients[i % 2], name)) for i, name in enumerate(channels)]
+        node = await shards.server("shard-3")
+        await shards.admin.add_node(node.id, str(node.address))
+        await shards.settled()
+        assert len((await shards.topology()).placement.weights) == 3
+        await shards.admin.remove_node("shard-3")
+        await shards.settled()
+        moving = False
+        await asyncio.gather(*publishers)
+        for found in got:
+            await until(lambda found=found: sum(map(len, found.values())) >= sum(sent.values()), "all has come")  # type: ignore[misc]
+            assert found == {name: [str(i).encode() for i in range(count)] for name, count in sent.items()}
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+
+
+async def collect(subscriber: Client, found: dict[bytes, list[bytes]]) -> None:
+    async for each in subscriber.listen():
+        found.setdefault(each["channel"], []).append(each["data"])

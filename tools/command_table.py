@@ -1,0 +1,71 @@
+"""Writes docs/COMMANDS.md: every command that a server or Helios has, and how Helios treats it.
+
+Use: python tools/command_table.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from helios.resp.commands import TABLE, Command, How
+
+PATH = Path(__file__).resolve().parent.parent / "docs" / "COMMANDS.md"
+_HEAD = """# Commands
+
+How Helios treats each command. Written by `tools/command_table.py` from the table that the routers go by. What there is
+to know beside it stands in [the guide](SHARDING.md#commands).
+
+| treated | means |
+|---|---|
+| as it is | goes to the node that owns its key, as it came |
+| within a node | has several keys, which must be owned by one node: `CROSSSHARD` otherwise |
+| across nodes | split by owner, and the replies put together; not atomic |
+| any node | has no key, and any node can answer |
+| by the router | answered by the router, which may ask the nodes |
+| verb | administers the cluster |
+| refused | answered with an error that gives the reason |
+
+"""
+
+
+def treated(command: Command) -> str:
+    """The word for how a command is treated."""
+    if command.how in (How.FORWARD, How.BLOCKING):
+        return "as it is" if command.notation.isdigit() else "within a node"
+    words = {
+        How.SPLIT: "across nodes",
+        How.ANYWHERE: "any node",
+        How.ROUTER: "by the router",
+        How.VERB: "verb",
+        How.REFUSED: "refused",
+        How.LATER: "not yet",
+    }
+    return words[command.how]
+
+
+def _remark(command: Command) -> str:
+    if command.how is How.REFUSED:
+        return command.reason.partition("is refused: ")[2] or command.reason
+    if command.how is How.BLOCKING:
+        return "may wait; it follows its keys"
+    return ""
+
+
+def _rows() -> Iterator[str]:
+    for name, command in sorted(TABLE.items()):
+        container = name.partition("|")[0]
+        if container != name and command.how is TABLE[container].how is How.REFUSED:
+            continue  # Its container's row says it.
+        if command.container and command.how is How.ROUTER and name != "command":
+            continue  # Its subcommands say it.
+        yield f"| `{name.replace('|', ' ').upper()}` | {treated(command)} | {_remark(command)} |"
+
+
+def document() -> str:
+    """The whole document."""
+    return _HEAD + "| command | treated | |\n|---|---|---|\n" + "\n".join(_rows()) + "\n"
+
+
+if __name__ == "__main__":
+    PATH.write_text(document(), encoding="utf-8")
