@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from helios.errors import InvalidInput
-from helios.resp.commands import TABLE, How, find, key_positions, objection
+from helios.resp.commands import TABLE, How, find, key_positions, looked_up, objection
 from helios.resp.keys import compile_keys, key_range
 
 
@@ -68,15 +68,28 @@ def test_arguments_that_cannot_be_right(line: str) -> None:
     [
         ("copy a b db 0 replace", None),
         ("copy a b db 0 db 1", "'COPY ... DB' is refused: Helios has one database, number 0"),
-        ("sort a by w_* get #", "'SORT ... BY pattern' is not supported by Helios yet"),
-        ("sort a get d_*", "'SORT ... GET pattern' is not supported by Helios yet"),
-        ("sort a by nosort get # limit 0 1", None),
+        ("sort a get d_*", None),
     ],
 )
 def test_objections(line: str, reason: str | None) -> None:
     command = find(split(line)[0])
     assert command is not None
     assert objection(command, split(line)) == reason
+
+
+@pytest.mark.parametrize(
+    ("line", "patterns"),
+    [
+        ("sort a by w_* get #", [b"w_*"]),
+        ("sort_ro a get d_*->f get # get {a}*", [b"d_*->f", b"{a}*"]),
+        ("sort a by nosort get # limit 0 1", []),
+        ("get a", []),
+    ],
+)
+def test_sort_looks_up_what_its_patterns_stand_for(line: str, patterns: list[bytes]) -> None:
+    command = find(split(line)[0])
+    assert command is not None
+    assert looked_up(command, split(line)) == patterns
 
 
 def test_what_must_not_pass_is_refused_with_a_reason() -> None:
