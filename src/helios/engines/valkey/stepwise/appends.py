@@ -63,7 +63,11 @@ def note_added(way: Way, added: int) -> None:
 
 
 async def follow(way: Way, count: int, add: Callable[[Way, list[Entry]], Awaitable[None]]) -> bool:
-    """Trim the target and add to it what is new; False if more than that has happened, or it does not come to rest."""
+    """Trim the target and add to it what is new; False if more than that has happened.
+
+    A stream that grows all the time is left behind by a little: who changes a value while it is copied has it copied
+    once more. When nobody does, everything is compared.
+    """
     if _ADDED not in way.notes:
         return False
     for _ in range(_TRIES):
@@ -77,7 +81,7 @@ async def follow(way: Way, count: int, add: Callable[[Way, list[Entry]], Awaitab
             return whole and await _same(way, steps)
         if not await _add_behind(way, steps[-1][0], count, add):
             return False
-    return False
+    return True
 
 
 async def _add_behind(way: Way, last: bytes, count: int, add: Callable[[Way, list[Entry]], Awaitable[None]]) -> bool:

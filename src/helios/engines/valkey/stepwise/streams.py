@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from helios.engines.valkey.connection import Command, Connection, ErrorReply
+from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
 from helios.engines.valkey.stepwise.appends import Entry, entries_of, follow, note_added, note_of, number, steps_of
 from helios.engines.valkey.stepwise.way import MAX_ELEMENTS, ChangedMeanwhile, NotInSteps, StartAfresh, Way, ahead
 
@@ -31,6 +31,14 @@ async def copy_stream(way: Way, *, patch: bool) -> None:
     if not (patch and await follow(way, count, _add)):
         await _entries(way, count, patch=patch)
     about = await way.read("XINFO", "STREAM", way.key)
+    if about[b"last-entry"] is None or about[b"last-entry"][0] in way.notes:
+        await _counters(way, about, patch=patch)
+    # Else there are new entries already, which come with the next copy: the target must still take their ids.
+    await _groups(way, count)
+
+
+async def _counters(way: Way, about: dict[bytes, Reply], *, patch: bool) -> None:
+    """What the source says of the stream as a whole."""
     if patch and about[b"max-deleted-entry-id"] == _NOTHING:
         there = await way.write("XINFO", "STREAM", way.key)
         if there[b"max-deleted-entry-id"] != _NOTHING:
@@ -44,7 +52,6 @@ async def copy_stream(way: Way, *, patch: bool) -> None:
         if "specified in XSETID" not in str(reply):
             raise way.target.failure(reply, f"XSETID of {way.key[:100]!r}")
         raise ChangedMeanwhile(str(reply))  # what the source says of itself does not fit the entries that it gave
-    await _groups(way, count)
 
 
 async def _entries(way: Way, count: int, *, patch: bool) -> None:
