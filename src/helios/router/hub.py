@@ -116,10 +116,12 @@ class Hub:
 
     def leave(self, client: ClientConnection, topics: Iterable[Topic]) -> None:
         """End subscriptions of a client; those that it does not have do not matter."""
-        for topic in topics:
-            if self.topics.remove(client, topic):
-                for link in self._links.values():
-                    link.unsubscribe(topic)
+        over = [topic for topic in topics if self.topics.remove(client, topic)]
+        if over:
+            for shard, link in self._links.items():
+                link.unsubscribe(over)
+                for topic in over:
+                    self._joining.pop((shard, topic), None)  # of clients that have gone meanwhile
         self.guard(client)
 
     def guard(self, client: ClientConnection) -> None:
@@ -140,9 +142,9 @@ class Hub:
 
     def _fail(self, joining: _Joining, link: SubscriberLink) -> None:
         for place in joining.missing:
-            self._joining[place] = [other for other in self._joining.get(place, []) if other is not joining]
-            if not self._joining[place]:
-                del self._joining[place]
+            others = [other for other in self._joining.pop(place, []) if other is not joining]
+            if others:
+                self._joining[place] = others
         joining.missing = set()
         self.leave(joining.client, joining.topics)
         joining.slot.fill(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Protocol
 
@@ -67,19 +67,17 @@ class SubscriberLink:
         """Ask for topics that are wanted now; without a connection they are asked for with all others."""
         if self.state is not LinkState.READY:
             return
-        for kind, of_kind in groupby(topics, key=lambda topic: topic[0]):
-            listed = list(of_kind)
-            for start in range(0, len(listed), _NAMES_AT_ONCE):
-                part = listed[start : start + _NAMES_AT_ONCE]
-                for topic in part:
-                    self._unconfirmed[topic] = self._unconfirmed.get(topic, 0) + 1
-                self._asked += len(part)
-                self._write(encode_command([kind.subscribe, *(name for _, name in part)]))
+        for kind, names in _in_parts(topics):
+            for name in names:
+                self._unconfirmed[kind, name] = self._unconfirmed.get((kind, name), 0) + 1
+            self._asked += len(names)
+            self._write(encode_command([kind.subscribe, *names]))
 
-    def unsubscribe(self, topic: Topic) -> None:
-        """Nobody wants it any more."""
+    def unsubscribe(self, topics: Iterable[Topic]) -> None:
+        """Nobody wants these any more."""
         if self.state is LinkState.READY:
-            self._write(encode_command([topic[0].unsubscribe, topic[1]]))
+            for kind, names in _in_parts(topics):
+                self._write(encode_command([kind.unsubscribe, *names]))
 
     def has(self, topic: Topic) -> bool:
         """Whether the server has confirmed a topic that is wanted."""
@@ -214,6 +212,14 @@ class SubscriberLink:
             elif self._unconfirmed.pop(topic, 0):
                 self._host.established(self, topic)
             self._tell()
+
+
+def _in_parts(topics: Iterable[Topic]) -> Iterator[tuple[Kind, list[bytes]]]:
+    """Topics as the commands that name them, none of them too long."""
+    for kind, of_kind in groupby(topics, key=lambda topic: topic[0]):
+        names = [name for _, name in of_kind]
+        for start in range(0, len(names), _NAMES_AT_ONCE):
+            yield kind, names[start : start + _NAMES_AT_ONCE]
 
 
 def _bulk(element: bytes) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
 from enum import Enum
 from typing import Generic, TypeAlias, TypeVar
@@ -33,11 +35,13 @@ Topic: TypeAlias = tuple[Kind, bytes]
 
 
 class Topics(Generic[Subscriber]):
-    """The subscriptions of all clients of a router. Adding and removing cost the same however many there are."""
+    """The subscriptions of all clients of a router. To add, remove or count costs the same however many there are."""
 
     def __init__(self) -> None:
         self._audiences: dict[Topic, dict[Subscriber, None]] = {}
         self._wishes: dict[Subscriber, dict[Topic, None]] = {}
+        self._sharded: Counter[Subscriber] = Counter()  # how many of the wishes are for shard channels
+        self._patterns: dict[Topic, re.Pattern[bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._audiences)
@@ -47,10 +51,20 @@ class Topics(Generic[Subscriber]):
 
     def add(self, subscriber: Subscriber, topic: Topic) -> bool:
         """Subscribe; whether nobody was subscribed to it before."""
+        wishes = self._wishes.setdefault(subscriber, {})
+        if topic in wishes:
+            return False
+        wishes[topic] = None
+        kind, name = topic
+        if kind is Kind.SHARD:
+            self._sharded[subscriber] += 1
         audience = self._audiences.setdefault(topic, {})
         audience[subscriber] = None
-        self._wishes.setdefault(subscriber, {})[topic] = None
-        return len(audience) == 1
+        if len(audience) > 1:
+            return False
+        if kind is Kind.PATTERN:
+            self._patterns[topic] = compile_glob(name.decode("utf-8", "replace"))
+        return True
 
     def remove(self, subscriber: Subscriber, topic: Topic) -> bool:
         """End a subscription, if there is one; whether nobody is left who is subscribed to it."""
@@ -58,13 +72,17 @@ class Topics(Generic[Subscriber]):
         if topic not in wishes:
             return False
         del wishes[topic]
+        if topic[0] is Kind.SHARD:
+            self._sharded[subscriber] -= 1
         if not wishes:
             del self._wishes[subscriber]
+            del self._sharded[subscriber]
         audience = self._audiences[topic]
         del audience[subscriber]
         if audience:
             return False
         del self._audiences[topic]
+        self._patterns.pop(topic, None)
         return True
 
     def of(self, subscriber: Subscriber) -> Collection[Topic]:
@@ -73,8 +91,8 @@ class Topics(Generic[Subscriber]):
 
     def count(self, subscriber: Subscriber, kind: Kind) -> int:
         """The number that goes with a confirmation: shard channels are counted by themselves, as servers do."""
-        shard = kind is Kind.SHARD
-        return sum((each is Kind.SHARD) is shard for each, _ in self.of(subscriber))
+        sharded = self._sharded[subscriber]
+        return sharded if kind is Kind.SHARD else len(self.of(subscriber)) - sharded
 
     def wanted(self) -> Iterable[Topic]:
         """Everything that somebody is subscribed to."""
@@ -89,10 +107,5 @@ class Topics(Generic[Subscriber]):
         kind, name = channel
         found = [channel] if channel in self._audiences else []
         if kind is Kind.CHANNEL:
-            patterns = (topic for topic in self._audiences if topic[0] is Kind.PATTERN)
-            found += [topic for topic in patterns if _matches(topic[1], name)]
+            found += [topic for topic, glob in self._patterns.items() if glob.match(name)]
         return found
-
-
-def _matches(pattern: bytes, name: bytes) -> bool:
-    return compile_glob(pattern.decode("utf-8", "replace")).match(name) is not None
