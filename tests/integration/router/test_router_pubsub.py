@@ -15,8 +15,10 @@ from tests.servers import ADMIN_ONLY, Server, start_valkey
 from tests.shards import Shards, running_shards
 
 from helios.model.topology import PairPhase
+from helios.ports.store import Delete
 from helios.router.core import Router
 from helios.router.options import RouterOptions
+from helios.stores.records import SESSIONS
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
@@ -208,6 +210,25 @@ async def test_a_fence_is_acknowledged_when_its_target_has_the_subscriptions(ser
             await lab.publish(transition=None)
             assert await held == 1
             assert (await message(subscriber))["data"] == b"held"
+
+
+async def test_subscriptions_outlive_the_session_of_their_router(lab: RouterLab, client: Client) -> None:
+    async with client.pubsub() as subscriber:
+        await subscriber.subscribe("c")
+        await subscriber.psubscribe("c*")
+        assert [(await message(subscriber))["type"] for _ in range(2)] == ["subscribe", "psubscribe"]
+        (session,) = await lab.sessions()
+        await lab.store.commit([Delete(SESSIONS + session.id)])
+        await until(lambda: lab.router.sessions == 2 and lab.router.alive(), "the router has a new session")
+
+        async def reached() -> bool:
+            return bool(await client.publish("c", "m") == 2)
+
+        await until(reached, "both are subscribed again")
+        kinds: set[object] = set()
+        while len(kinds) < 2:
+            kinds.add((await message(subscriber))["type"])
+        assert kinds == {"message", "pmessage"}
 
 
 # --- real moves -------------------------------------------------------------------------------------------------
