@@ -29,6 +29,7 @@ from helios.resp.wire import encode_command
 
 pytestmark = pytest.mark.processes
 ROLES = {"alice": "admin", "monitor": "operator", "app": "read-write", "viewer": "read-only"}
+PLAIN = 200
 Client = Any
 
 
@@ -52,15 +53,24 @@ class Place:
         beside.write_text(f"security:\n{self.tls}  users: {json.dumps(self.users)}\n")
         beside.replace(self.config)
 
-    def client(self, user: str | None, password: str | None = None, port: int | None = None) -> Client:
+    def client(self, user: str, password: str | None = None, port: int | None = None) -> Client:
         return redis.Redis(
             port=port or self.cluster.resp_ports[0],
             username=user,
-            password=(password or user) if user else None,
-            protocol=3 if user else 2,  # in which a client begins with HELLO, which comes after a login here
-            driver_info=None,  # which a client would tell before it has logged in
+            password=password or user,
             ssl=True,
             ssl_ca_certs=str(self.authority.path),
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
+            single_connection_client=True,
+        )
+
+    def stranger(self) -> Client:
+        """Somebody who tells nothing of itself before it is told to."""
+        return redis.Redis(
+            port=self.cluster.resp_ports[0] + PLAIN,
+            protocol=2,
+            driver_info=None,
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
             single_connection_client=True,
@@ -107,13 +117,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     authority = Authority(folder)
     cert, key = authority.issue()
     config = folder / "helios.yaml"
-    tls = f"  tls_cert_file: {cert}\n  tls_key_file: {key}\n  plain_port_offset: 200\n"
+    tls = f"  tls_cert_file: {cert}\n  tls_key_file: {key}\n  plain_port_offset: {PLAIN}\n"
     made = Place(Cluster(folder, 2, None, ()), authority, config, tls)
     made.users = {name: {"role": role, "password_hash": hash_of(name)} for name, role in ROLES.items()}
     made.users["shop"] = {"role": "read-write", "password_hash": hash_of("shop"), "keys": ["shop:*"]}
     made.write()
     with running_cluster(folder, 2, flags=["--config", str(config)]) as made.cluster:
-        made.cluster.login, made.cluster.command_offset = ("alice", "alice"), 200
+        made.cluster.login, made.cluster.command_offset = ("alice", "alice"), PLAIN
         yield made
 
 
@@ -139,7 +149,7 @@ def test_clients_log_in_by_every_way(place: Place) -> None:
     for password in ("wrong", "app"):
         with pytest.raises(redis.AuthenticationError, match="invalid username"):
             place.client("alice", password)
-    with place.client(None) as client:
+    with place.stranger() as client:
         assert "Authentication required" in refused(client, "GET", "all:1")
         assert "HELLO comes after a login" in refused(client, "HELLO", "3")
         assert refused(client, "AUTH", "app", "wrong").startswith("invalid username-password pair")
@@ -166,6 +176,21 @@ def test_a_login_keeps_its_place_in_a_pipeline(place: Place) -> None:
         while len(got) < len(expected):
             got += secured.recv(1000)
         assert got == expected
+
+
+def test_who_has_not_logged_in_cannot_send_much(place: Place) -> None:
+    port = place.cluster.resp_ports[0] + PLAIN
+    for frame in (b"*100\r\n", b"*2\r\n$3\r\nGET\r\n$500000000\r\n"):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(frame)
+            assert connection.recv(1000).startswith(b"-ERR Protocol error")
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        value = b"v" * 200_000
+        connection.sendall(encode_command([b"AUTH", b"app", b"app"]) + encode_command([b"SET", b"much:1", value]))
+        got = b""
+        while len(got) < 10:
+            got += connection.recv(1000)
+        assert got == b"+OK\r\n+OK\r\n"
 
 
 def test_roles_of_real_users(place: Place) -> None:
@@ -236,7 +261,7 @@ def test_the_command_line_logs_in(place: Place) -> None:
 
 
 def test_plain_ports_beside_have_the_same_users(place: Place) -> None:
-    port = place.cluster.resp_ports[1] + 200
+    port = place.cluster.resp_ports[1] + PLAIN
     with redis.Redis(port=port, username="viewer", password="viewer") as client:
         assert client.ping()
     assert str(ask(port, "PING")).startswith("NOAUTH")

@@ -135,8 +135,8 @@ class RespClient:
     def read(self) -> Any:
         """The next reply of those that are due; an error reply is returned as hiredis.ReplyError."""
         if self._hello_awaited:
-            self._hello_awaited = False
             greeting = self._next()
+            self._hello_awaited = False
             if isinstance(greeting, hiredis.ReplyError):
                 raise refused(self.address, str(greeting))
         return self._next()
@@ -175,7 +175,8 @@ class RespClient:
         except OSError as error:
             raise self._broken(str(error)) from error
         if not data:
-            raise self._broken("closed by the server")
+            hint = ", before its first answer: does it speak TLS, or ask for a certificate?" * self._hello_awaited
+            raise self._broken(f"closed by the server{hint}")
         self._reader.feed(data)
 
     def _broken(self, why: str) -> OutcomeUnknown:

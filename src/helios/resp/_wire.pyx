@@ -141,13 +141,16 @@ cdef class RequestParser(Stream):
     """Cuts what a client sends into frames. Holds at most one frame and one chunk."""
 
     def __init__(self, limits=None):
-        limits = limits or Limits()
-        self.most_arguments = limits.arguments
-        self.most_bulk = limits.bulk_bytes
-        self.most_frame = limits.frame_bytes
+        self.bound(limits or Limits())
 
     def __dealloc__(self):
         free(self.spans)
+
+    def bound(self, limits not None):
+        """Accept no more than this from now on."""
+        self.most_arguments = limits.arguments
+        self.most_bulk = limits.bulk_bytes
+        self.most_frame = limits.frame_bytes
 
     @property
     def buffered(self):

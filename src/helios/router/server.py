@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, cast
 
+from helios.access.gate import Identity
+from helios.access.rights import Nobody
 from helios.errors import ProtocolError
 from helios.resp.encoding import error
-from helios.resp.wire import RequestParser
+from helios.resp.wire import Limits, RequestParser
 from helios.router._lanes import ShortWay
 from helios.router.callers import ANSWERING, CLOSED, UNREAD, Caller, Dispatch, Holder, LastSlot, Outbox, Push
 from helios.router.options import RouterOptions
 
 _WRITE_BUFFER_BYTES = 1024 * 1024
+_BEFORE_LOGIN = Limits(arguments=16, bulk_bytes=16 * 1024, frame_bytes=64 * 1024)
 # A client whose command waits at a server is read on, so that its leaving is noticed, up to so many bytes.
 _READ_AHEAD_BYTES = 64 * 1024
 
@@ -35,6 +38,7 @@ class ClientConnection(Caller, asyncio.Protocol):
 
     def __init__(self, clients: Clients, dispatch: Dispatch, outbox: Outbox, holder: Holder, way: ShortWay) -> None:
         options = clients.options
+        self._limits = options.limits
         super().__init__(dispatch, outbox, holder, RequestParser(options.limits), way)
         self.most_commands = options.client_commands
         self.most_owed = options.client_reply_bytes
@@ -44,6 +48,12 @@ class ClientConnection(Caller, asyncio.Protocol):
         self.local_address = ""
         self.since = 0.0
         self.encrypted = False
+
+    def become(self, identity: Identity) -> None:
+        """Give commands as this user; who has not logged in has no need of big ones."""
+        super().become(identity)
+        if self.parser is not None:
+            self.parser.bound(_BEFORE_LOGIN if isinstance(identity.rights, Nobody) else self._limits)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
