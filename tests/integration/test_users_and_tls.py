@@ -178,6 +178,17 @@ def test_a_login_keeps_its_place_in_a_pipeline(place: Place) -> None:
         assert got == expected
 
 
+def test_a_reset_holds_from_the_next_command_on(place: Place) -> None:
+    commands = [("AUTH", "app", "app"), ("SET", "r:1", "v"), ("RESET",), ("GET", "r:1"), ("SET", "r:1", "w")]
+    with socket.create_connection(("127.0.0.1", place.cluster.resp_ports[0] + PLAIN), timeout=10) as connection:
+        connection.sendall(b"".join(encode_command([word.encode() for word in command]) for command in commands))
+        expected = b"+OK\r\n+OK\r\n+RESET\r\n" + 2 * b"-NOAUTH Authentication required.\r\n"
+        got = b""
+        while len(got) < len(expected):
+            got += connection.recv(1000)
+        assert got == expected
+
+
 def test_who_has_not_logged_in_cannot_send_much(place: Place) -> None:
     port = place.cluster.resp_ports[0] + PLAIN
     for frame in (b"*100\r\n", b"*2\r\n$3\r\nGET\r\n$500000000\r\n"):

@@ -16,7 +16,7 @@ from helios.placement.routing import Routes
 from helios.resp.commands import ONE_KEY
 from helios.resp.wire import RequestParser, encode_command
 from helios.router._lanes import CommandQueue, Fifo, LastSlot, Outbox, ShortWay, Slot
-from helios.router.callers import ANSWERING, DONE, FULL, WAIT_REPLY, Caller
+from helios.router.callers import ANSWERING, DONE, FULL, WAIT_REPLY, Caller, Dispatch
 
 SHARDS = ("shard-1", "shard-2", "shard-3")
 POINTS = {shard: points_of(shard, 1.0, 150) for shard in SHARDS}
@@ -83,9 +83,12 @@ class Client(Caller):
         super().__init__(self.slow_way, outbox, Holder(), RequestParser(), way)
         self.received: list[bytes] = []
         self.others: list[list[bytes]] = []
+        self.closing: Dispatch | None = None
 
     def slow_way(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
         """Stands for the dispatcher: answers at once, or (WAIT) later."""
+        if self.closing is not None:
+            return self.closing(caller, raw, argv)
         self.others.append(argv)
         assert raw == encode_command(argv)
         if argv[0] == b"WAIT":
@@ -247,3 +250,19 @@ def test_a_fifo_is_a_deque(steps: list[str]) -> None:
         elif model:
             assert getattr(fifo, step)() == getattr(model, step)()
         assert len(fifo) == len(model)
+
+
+def test_a_way_that_a_command_closes_is_closed_for_the_next() -> None:
+    loop, servers, client = laid_out()
+
+    def close(caller: Caller, raw: bytes, argv: list[bytes]) -> int:
+        caller.way = None
+        client.others.append(argv)
+        caller.answer(b"+closed\r\n")
+        return DONE
+
+    client.closing = close
+    client.data_received(b"".join(map(encode_command, ([b"GET", b"a"], [b"PING"], [b"GET", b"a"]))))
+    loop.turn()
+    assert sum(len(server.out) for server in servers.values()) == 1
+    assert client.others == [[b"PING"], [b"GET", b"a"]]

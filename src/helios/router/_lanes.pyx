@@ -231,6 +231,7 @@ cdef class Sender:
                 frame = (parser.raw(), parser.arguments())
             self.last_word = frame[1][0]
             verdict = self.dispatch(self, frame[0], frame[1])
+            way = self.way  # a command such as RESET can close it
             self.stop(verdict, frame)
         self.stalled()
 
