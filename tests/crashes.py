@@ -23,6 +23,7 @@ from helios.model.migration import Migration
 from helios.model.topology import PairPhase
 from helios.node.locks import holder_of
 from helios.node.process import ProcessId
+from helios.node.standstill import writers
 from helios.placement.routing import Routes
 from helios.ports.failpoints import Point
 from helios.ports.store import Store
@@ -72,18 +73,6 @@ def crash_cluster(folder: Path, shards: int = 3) -> Iterator[tuple[Cluster, File
     points.folder.mkdir()
     with running_cluster(folder, shards, {**SETTINGS, VARIABLE: str(points.folder)}) as cluster:
         yield cluster, points
-
-
-def writers(store: Path) -> set[int]:
-    """The processes that are in the middle of a commit to the store file, by pid."""
-    # SQLite's lock for writing is byte 120 of the file that its processes share.
-    inode = store.with_name(store.name + "-shm").stat().st_ino
-    fields = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    return {
-        int(pid)
-        for _, _, _, kind, pid, place, first, last, *_ in (line for line in fields if line[1] != "->")
-        if kind == "WRITE" and place.endswith(f":{inode}") and int(first) <= 120 <= int(last)
-    }
 
 
 def process_stopped(pid: int) -> None:

@@ -75,9 +75,9 @@ class ProcessId:
         return ProcessId.of(self.pid) == self
 
     def stopped(self) -> bool:
-        """Whether this very process stands still, as by SIGSTOP or under a debugger."""
+        """Whether this very process stands still, as by SIGSTOP (not: under a debugger)."""
         found = _start_of(self.pid)
-        return found is not None and found[0][:1] in ("T", "t") and found[1] == self.started and self.alive()
+        return found is not None and found[0].startswith("T") and found[1] == self.started and self.alive()
 
     def send(self, number: signal.Signals) -> bool:
         """Send a signal to this very process, never to a later one of the same pid; False if it is gone."""

@@ -17,6 +17,7 @@ class Point(StrEnum):
     AFTER_SWITCH = "after-switch"  # the switch is in the store; the coordinator has done nothing since
     SWEEPING = "sweeping"  # a part of what has moved is deleted from the source
     IMPORTING = "importing"  # a batch of a joining server is at its owners, and not yet deleted from that server
+    COMMITTING = "committing"  # any process is inside a commit to the store, and holds the lock for it
 
 
 class Failpoints(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,14 +10,15 @@ from helios.engines.valkey.connector import Credentials, ValkeyConnector
 from helios.model.topology import Member
 from helios.node.files import DataFolder
 from helios.ports.store import Store
+from helios.runtime.failpoints import committing
 from helios.stores.records import MEMBERS, MemberRecord, read_record
 from helios.stores.sqlite import SqliteStore
 
 
 @asynccontextmanager
-async def opened_store(data: DataFolder) -> AsyncIterator[Store]:
-    """The store of a data folder, closed at the end."""
-    store = await SqliteStore.open(data.store)
+async def opened_store(data: DataFolder, *, expires: bool = True) -> AsyncIterator[Store]:
+    """The store of a data folder, closed at the end. Without `expires` it writes only what it is told to."""
+    store = await SqliteStore.open(data.store, expires=expires, before_commit=committing(os.environ))
     try:
         yield store
     finally:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from helios.ports.failpoints import OFF, Failpoints, Point
@@ -23,6 +24,12 @@ def failpoints(environ: Mapping[str, str]) -> Failpoints:
     """The failpoints that the environment asks for."""
     folder = environ.get(VARIABLE, "")
     return FileFailpoints(Path(folder)) if folder else OFF
+
+
+def committing(environ: Mapping[str, str]) -> Callable[[], None] | None:
+    """What happens inside each commit to the store, if the environment asks for failpoints."""
+    folder = environ.get(VARIABLE, "")
+    return partial(FileFailpoints(Path(folder)).pass_by, Point.COMMITTING) if folder else None
 
 
 class FileFailpoints:
@@ -49,18 +56,28 @@ class FileFailpoints:
 
     async def reach(self, point: Point) -> None:
         """Do what the point is armed with, if it is."""
-        try:
-            # Of several processes one succeeds.
-            self._armed(point).rename(self._taken(point))
-        except FileNotFoundError:
-            return
-        action = self._taken(point).read_text()
-        if action in (KILL, STOP):
-            os.kill(os.getpid(), signal.SIGKILL if action == KILL else signal.SIGSTOP)
+        action = self._meet(point)
         while True:
             if action != WAIT or not self._taken(point).exists():
                 return
             await asyncio.sleep(_LOOK_S)
+
+    def pass_by(self, point: Point) -> None:
+        """The same for a thread, which is killed or frozen with its process, but cannot wait."""
+        self._meet(point)
+
+    def _meet(self, point: Point) -> str:
+        """Be killed or frozen, if that is what to do; else the action to do, empty where there is none."""
+        try:
+            # Of several processes one succeeds.
+            self._armed(point).rename(self._taken(point))
+        except FileNotFoundError:
+            return ""
+        action = self._taken(point).read_text()
+        if action in (KILL, STOP):
+            # To this very thread: sent to the process, another one might take it, and this one go on for a moment.
+            signal.pthread_kill(threading.get_ident(), signal.SIGKILL if action == KILL else signal.SIGSTOP)
+        return action
 
     def _armed(self, point: Point) -> Path:
         return self.folder / point.value

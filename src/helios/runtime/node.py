@@ -15,6 +15,7 @@ from helios.model.topology import Topology
 from helios.node.agent import Agent, AgentSpec, lock_node
 from helios.node.files import DataFolder
 from helios.node.ports import is_wildcard, outward_host
+from helios.node.standstill import Standstill
 from helios.node.workers import WorkerSpec
 from helios.runtime.agreement import agree, disagreements, follow
 from helios.runtime.backends import connector, opened_store
@@ -103,6 +104,7 @@ async def _serve(
                 lambda now: adjust_logging(now.logging),
                 lambda now: agent.retune(now.atlas.aof_fsync, now.atlas.maxmemory),
             ),
+            Standstill(data).watch(),
             tell_of_leaving(store, lambda left: _farewell(left, options, data)),
         ]
         if source is not None and not options.child:

@@ -16,6 +16,7 @@ from helios.node.locks import holder_of
 from helios.node.member import member_of
 from helios.node.ports import Reservation
 from helios.node.process import Process
+from helios.node.standstill import Standstill
 from helios.node.waiting import together, unless
 from helios.ports.store import Store
 from helios.runtime.agreement import agree, follow
@@ -110,7 +111,8 @@ class Up:
         names = [node.id for node in plan.nodes if not node.foreign]
         say(f"starting {', '.join(names) or 'the gateway'} in {self._data.root}")
         hand_over(self._settings, self._data.settings, self._read.origins)
-        self._store = store = await stack.enter_async_context(opened_store(self._data))
+        # Nobody could end this process if it stood still in a commit: it makes none that others can make.
+        self._store = store = await stack.enter_async_context(opened_store(self._data, expires=False))
         file = "" if self._source.path is None else str(self._source.path.absolute())
         shared = await agree(store, SystemClock(), self._read, founding=self._settings, lead=_WHO, file=file)
         await settle_users(store, self._read.settings, lead=True)
@@ -135,7 +137,7 @@ class Up:
         )
         followed = follow(self._store, self._settings, lambda now: adjust_logging(now.logging))
         left = tell_of_leaving(self._store, self._farewell)
-        await together([followed, left, reloader.run(self.reload)])
+        await together([followed, left, reloader.run(self.reload), Standstill(self._data).watch()])
 
     def _farewell(self, left: str) -> None:
         if any(child.spec.name == left for child in self._children):

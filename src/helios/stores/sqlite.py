@@ -33,7 +33,9 @@ class SqliteStore:
     noticed at once (at the latest after 50 ms, or 5 ms where there is no inotify), expired leases within 0.25 s.
     """
 
-    def __init__(self, file: SqliteFile, eye: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, file: SqliteFile, eye: sqlite3.Connection, thread: ThreadPoolExecutor, *, expires: bool = True
+    ) -> None:
         self._file = file
         self._eye = eye  # The loop's own connection; it looks at a number in shared memory and never waits.
         self._bell = _listen(file.path)
@@ -44,24 +46,40 @@ class SqliteStore:
         self._signal = Signal()
         self._seen_version: int | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._expires = expires
         self._expire_at = 0.0
         self._expiring: asyncio.Future[None] | None = None
         self._closing: asyncio.Future[None] | None = None
 
     @classmethod
     async def open(
-        cls, path: Path, *, clock: Clock | None = None, keep_commits: int = 2_000, busy_timeout_s: float = 5.0
+        cls,
+        path: Path,
+        *,
+        clock: Clock | None = None,
+        keep_commits: int = 2_000,
+        busy_timeout_s: float = 5.0,
+        expires: bool = True,
+        before_commit: Callable[[], None] | None = None,
     ) -> SqliteStore:
         """Open the file, making it (mode 0600) where it does not exist; its folder must.
 
         Watches can begin up to `keep_commits` commits back. A commit that does not get the write lock in
-        `busy_timeout_s` fails. `clock` is for tests: all processes must see the same time.
+        `busy_timeout_s` fails. Without `expires` this handle leaves it to others to end expired leases, and so writes
+        only what it is told to. For tests: `clock`, as all processes must see the same time; `before_commit` is called
+        inside each transaction that writes, when everything but its end is done.
         """
         monotonic = time.monotonic if clock is None else clock.monotonic
         thread = ThreadPoolExecutor(1, thread_name_prefix="store")
 
         def opened() -> tuple[SqliteFile, sqlite3.Connection]:
-            file = SqliteFile(path, monotonic=monotonic, keep_commits=keep_commits, busy_timeout_s=busy_timeout_s)
+            file = SqliteFile(
+                path,
+                monotonic=monotonic,
+                keep_commits=keep_commits,
+                busy_timeout_s=busy_timeout_s,
+                before_commit=before_commit,
+            )
             try:
                 return file, file.watcher()
             except BaseException:
@@ -75,7 +93,7 @@ class SqliteStore:
             thread.submit(_close_unwanted, opening)
             thread.shutdown(wait=False)
             raise
-        return cls(file, eye, thread)
+        return cls(file, eye, thread, expires=expires)
 
     async def get(self, key: str) -> Entry | None:
         """The entry of `key`, or None."""
@@ -172,7 +190,7 @@ class SqliteStore:
         if version is None or version != self._seen_version:
             self._seen_version = version
             self._signal.fire()
-        if self._loop.time() >= self._expire_at and self._expiring is None:
+        if self._expires and self._loop.time() >= self._expire_at and self._expiring is None:
             self._expire_at = self._loop.time() + _EXPIRE_EVERY_S
             self._expiring = asyncio.wrap_future(self._thread.submit(self._file.expire))
             self._expiring.add_done_callback(self._expired)

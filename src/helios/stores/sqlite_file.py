@@ -43,8 +43,17 @@ _creating = threading.Lock()
 class SqliteFile:
     """One connection that reads and writes. Every method raises StoreError naming the file where SQLite fails."""
 
-    def __init__(self, path: Path, *, monotonic: Callable[[], float], keep_commits: int, busy_timeout_s: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        monotonic: Callable[[], float],
+        keep_commits: int,
+        busy_timeout_s: float,
+        before_commit: Callable[[], None] | None = None,
+    ) -> None:
         self.path = path
+        self._before_commit = before_commit
         self._monotonic = monotonic
         self._keep_commits = keep_commits
         self._busy_timeout_s = busy_timeout_s
@@ -238,6 +247,8 @@ class SqliteFile:
             self._changed = False
             with self._transaction("BEGIN IMMEDIATE"):
                 yield
+                if self._before_commit is not None:
+                    self._before_commit()
             # The commit is done: what fails from here on must not make it look as if it were not. Listeners also
             # look by themselves, and if the log cannot be written back now, a later commit sees to it.
             with suppress(sqlite3.Error, OSError):
