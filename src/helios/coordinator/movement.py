@@ -163,9 +163,10 @@ class Movement:
         if isinstance(mutation, Switch):
             await self._failpoints.reach(Point.AFTER_SWITCH)
         self._adopt(topology)
-        if isinstance(mutation, Switch):
-            await self._after_switch(topology, mutation)
         self._report(course_of.Published(topology.transition))
+        if isinstance(mutation, Switch):
+            # The mover's word that it has ended, which follows its release, means something only behind the switch.
+            await self._after_switch(topology, mutation)
 
     async def _after_switch(self, topology: Topology, switch: Switch) -> None:
         mover = self._movers.get(switch.source)
