@@ -30,13 +30,15 @@ def put(made: Path, name: str, folder: Path, parts: str = "cert key") -> TlsFile
     return TlsFiles(folder / "cert.pem", folder / "key.pem")
 
 
-def shown(context: ssl.SSLContext, authority: Path) -> bytes:
+def shown(context: ssl.SSLContext, authority: Path, own: tuple[Path, Path] | None = None) -> bytes:
     """The certificate that a handshake over memory alone is shown."""
     client = ssl.create_default_context(cafile=str(authority))
+    if own is not None:
+        client.load_cert_chain(*own)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     server_side = context.wrap_bio(to_server, to_client, server_side=True)
     client_side = client.wrap_bio(to_client, to_server, server_hostname="localhost")
-    for side in (client_side, server_side, client_side):
+    for side in (client_side, server_side, client_side, server_side):
         try:
             side.do_handshake()
         except ssl.SSLWantReadError:
@@ -84,6 +86,15 @@ def test_what_is_wrong_leaves_the_old_pair_and_is_told_once(
     put(made, "b", tmp_path)
     assert certificates.look()
     assert shown(certificates.context, made / "ca.pem") == der(made / "b.cert.pem")
+
+
+def test_clients_can_be_asked_for_a_certificate(made: Path, tmp_path: Path) -> None:
+    files = put(made, "a", tmp_path)
+    asking = Certificates(TlsFiles(files.cert, files.key, made / "ca.pem"))
+    with pytest.raises(ssl.SSLError, match="CERTIFICATE"):
+        shown(asking.context, made / "ca.pem")
+    own = (made / "b.cert.pem", made / "b.key.pem")
+    assert shown(asking.context, made / "ca.pem", own) == der(made / "a.cert.pem")
 
 
 def test_files_of_no_use_stop_a_start(made: Path, tmp_path: Path) -> None:

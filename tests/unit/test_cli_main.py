@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from helios.cli.main import app
+from helios.model.passwords import matches
 
 runner = CliRunner()
 
@@ -49,6 +50,17 @@ def test_wrong_use_is_named_without_a_traceback(
     assert ended.stderr.startswith("helios: ")
     assert complaint in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_password_becomes_a_hash() -> None:
+    made = runner.invoke(app, ["hash-password"], input="secret\n")
+    assert made.exit_code == 0
+    assert matches(b"secret", made.stdout.rstrip("\n"))
+    assert "secret" not in made.output
+    assert runner.invoke(app, ["hash-password"], input="secret\n").stdout != made.stdout
+    empty = runner.invoke(app, ["hash-password"], input="")
+    assert (empty.exit_code, empty.stdout) == (2, "")
+    assert "the password is empty" in empty.stderr
 
 
 @pytest.mark.parametrize("words", [["up", "--nonsense"], ["nonsense"], ["node"]])
