@@ -13,6 +13,7 @@ _HOMES = {
     "helios.client.blocking": ("AdminClient",),
     "helios.client.asynchronous": ("AsyncAdminClient",),
     "helios.client.progress": ("Progress",),
+    "helios.client.entry": ("Entry",),
     "helios.local": ("LocalCluster",),
     "helios.admin.views": (
         "AlteredView",
@@ -31,12 +32,15 @@ _HOMES = {
         "ChangeFailed",
         "HeliosError",
         "InvalidInput",
+        "NotAuthenticated",
         "NotFound",
+        "NotPermitted",
         "OutcomeUnknown",
         "Refused",
         "StartError",
         "Unavailable",
         "WaitTimeout",
+        "WrongPassword",
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -16,6 +16,7 @@ from typing import Self
 from helios.client.asynchronous import AsyncAdminClient
 from helios.client.blocking import AdminClient
 from helios.client.connection import RespClient
+from helios.client.entry import Entry
 from helios.client.progress import Progress
 from helios.errors import InvalidInput, NotFound, Refused, StartError
 from helios.node.files import DataFolder
@@ -32,6 +33,7 @@ _START_S = 60.0
 _STOP_S = 30.0
 _LOOK_S = 0.02
 _MOST_SHARDS = 64
+_AS_ANYBODY = Entry()
 
 # What is kept for minutes need not reach the disk, and a test should not wait for keys to trickle.
 _DEFAULTS = {"atlas.aof_fsync": "no", "sharding.migration_rate": "0"}
@@ -48,16 +50,20 @@ class LocalCluster:
     and ends, folder included, with the block, and also when this process is killed. To start takes a few seconds.
     """
 
-    def __init__(self, shards: int = 3, *, settings: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, shards: int = 3, *, settings: Mapping[str, object] | None = None, entry: Entry = _AS_ANYBODY
+    ) -> None:
         """A cluster of nodes shard-1 to shard-N that is not started yet.
 
         `settings` are those of configs/default.yaml by their full names, such as {"router.workers": 2}. Beside the
         usual defaults, moves are not slowed down (`sharding.migration_rate` 0) and nothing waits for the disk. Those
-        that the environment has for other clusters (HELIOS_...) do not count.
+        that the environment has for other clusters (HELIOS_...) do not count. Where they name users or TLS, `entry`
+        says as whom the clients of this object come in.
         """
         if not 1 <= shards <= _MOST_SHARDS:
             raise InvalidInput(f"shards is {shards} but must be from 1 to {_MOST_SHARDS}")
         self.shards = shards
+        self._entry = entry
         self._settings = {**_DEFAULTS, **{name: _written(value) for name, value in (settings or {}).items()}}
         self._data: DataFolder | None = None
         self._up: _Program | None = None
@@ -140,14 +146,14 @@ class LocalCluster:
 
     @property
     def url(self) -> str:
-        """Its first node as client libraries take it: redis://127.0.0.1:PORT/0."""
-        return f"redis://{_HOST}:{self.port}/0"
+        """Its first node as client libraries take it: redis://127.0.0.1:PORT/0, or rediss:// with TLS; without user."""
+        return f"{'rediss' if self._entry.tls else 'redis'}://{_HOST}:{self.port}/0"
 
     @property
     def rest(self) -> str:
-        """The base of its REST interface: http://127.0.0.1:PORT."""
+        """The base of its REST interface: http://127.0.0.1:PORT, or https:// with TLS."""
         self._running()
-        return f"http://{_HOST}:{self._api_port}"
+        return f"{'https' if self._entry.tls else 'http'}://{_HOST}:{self._api_port}"
 
     @property
     def folder(self) -> Path:
@@ -158,21 +164,21 @@ class LocalCluster:
     def admin(self) -> AdminClient:
         """The verbs of administration."""
         if self._admin is None:
-            self._admin = AdminClient(*self.addresses.values())
+            self._admin = AdminClient(*self.addresses.values(), entry=self._entry)
         return self._admin
 
     @property
     def async_admin(self) -> AsyncAdminClient:
         """The verbs of administration, to be awaited."""
         if self._async_admin is None:
-            self._async_admin = AsyncAdminClient(*self.addresses.values())
+            self._async_admin = AsyncAdminClient(*self.addresses.values(), entry=self._entry)
         return self._async_admin
 
     # What can be done to it
 
     def flush(self) -> None:
         """Delete every key. Waits for the end of a switch that is under way."""
-        with RespClient(_HOST, self.port) as client:
+        with RespClient(_HOST, self.port, entry=self._entry) as client:
             client.call(b"FLUSHALL")
 
     def start_node(self, node_id: str = "", *, zone: str = "") -> str:

@@ -83,6 +83,12 @@ def test_every_decision_is_numbered_and_listed() -> None:
         assert f"| [{name[:3]}]({name}) | {title[5:]} |" in (folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_list_of_documents_is_whole() -> None:
+    text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "docs").glob("*.md"):
+        assert path.name == "README.md" or f"({path.name})" in text, f"{path.name} is missing"
+
+
 def test_make_has_what_the_documents_name() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     named = {word for document in DOCUMENTS for word in re.findall(r"`make (\w+)", (ROOT / document).read_text())}
