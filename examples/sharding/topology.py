@@ -49,7 +49,7 @@ def run(cluster: helios.LocalCluster) -> None:
     """Grow, shrink, and count what is there."""
     admin = cluster.admin
     with Writer(cluster.url) as writer:
-        while len(writer.acknowledged) < 1000:
+        while len(writer.acknowledged) < 500:
             time.sleep(0.01)
 
         # A node is started first and taken in then. What it would get can be asked before.

@@ -22,7 +22,7 @@ from helios.resp.commands import TABLE, How
 from helios.runtime.settings import variable
 
 RUN = ("README.md", "docs/SHARDING.md", "docs/SHARDING_QUICK_REFERENCE.md")
-EXAMPLES = "examples/sharding/README.md"  # run by test_examples.py
+EXAMPLES = "examples/sharding/README.md"  # run by test_python_api.py
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT)) for path in [ROOT / "README.md", ROOT / EXAMPLES, *(ROOT / "docs").rglob("*.md")]
 )
