@@ -56,6 +56,10 @@ class LinkState(Enum):
     CLOSED = "closed"
 
 
+class _NotLetIn(ConnectionError):
+    """The server does not know this router's user, or no longer."""
+
+
 class _Wire(asyncio.Protocol):
     """One TCP connection. During the greeting it collects replies; then it hands them to the link."""
 
@@ -304,19 +308,27 @@ class MemberLink(CommandQueue):
         """A connection that has been greeted, and behind which no former one can act any more."""
         try:
             async with asyncio.timeout(self._options.connect_timeout_s):
-                credentials = await self._host.credentials(self.member)
-                address = self.member.address
-                _, wire = await self._loop.create_connection(lambda: _Wire(self), address.host, address.port)
                 try:
-                    await self._greet(wire, credentials)
-                except BaseException:
-                    wire.abort()
-                    raise
+                    wire = await self._enter()
+                except _NotLetIn:
+                    # The server has been started anew, and the user is made again; nobody is told of that.
+                    wire = await self._enter()
         except TimeoutError:
             raise ConnectionError(f"no answer within {self._options.connect_timeout_s:g} s") from None
         wire.greeting = None
         self.run = int.from_bytes(md5(wire.run_id, usedforsecurity=False).digest()[:2], "big")
         self._wire = wire
+        return wire
+
+    async def _enter(self) -> _Wire:
+        credentials = await self._host.credentials(self.member)
+        address = self.member.address
+        _, wire = await self._loop.create_connection(lambda: _Wire(self), address.host, address.port)
+        try:
+            await self._greet(wire, credentials)
+        except BaseException:
+            wire.abort()
+            raise
         return wire
 
     async def _greet(self, wire: _Wire, credentials: Credentials | None) -> None:
@@ -328,6 +340,7 @@ class MemberLink(CommandQueue):
             if isinstance(reply, hiredis.ReplyError):
                 if str(reply).startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
                     self._host.forget_credentials(self.member)
+                    raise _NotLetIn(f"it refused the connection: {reply}")
                 raise ConnectionError(f"it refused the connection: {reply}")
         fields = greeting if isinstance(greeting, dict) else dict(zip(greeting[::2], greeting[1::2], strict=True))
         wire.client_id = int(fields[b"id"])

@@ -146,6 +146,9 @@ class Session:
 
     def _apply(self, topology: Topology) -> None:
         self.topology = topology
+        # A member that has left may come back as another server, which knows no user of before.
+        members = {member.id for shard in topology.shards for member in shard.members}
+        self._credentials = {name: made for name, made in self._credentials.items() if name in members}
         self._marks = self._host.apply(topology)
         self._applied.set()
 
