@@ -156,13 +156,10 @@ class Hub:
 
     # --- how many are reached ---
 
-    def receivers(self, channel: Topic) -> int:
-        """How many messages this router's clients get of one that is published to the channel."""
-        return sum(len(self.topics.audience(topic)) for topic in self.topics.reached_by(channel))
-
-    def counted(self, shard: str, channel: Topic) -> int:
-        """How many receivers of a message to the channel the shard's server sees in this router."""
-        return sum(self.subscribed(shard, topic) for topic in self.topics.reached_by(channel))
+    def reached(self, shard: str, channel: Topic) -> tuple[int, int]:
+        """Of a message that the shard's server publishes: how many receivers it sees here, and how many clients get."""
+        there = [topic for topic in self.topics.reached_by(channel) if self.subscribed(shard, topic)]
+        return len(there), sum(len(self.topics.audience(topic)) for topic in there)
 
     def subscribed(self, shard: str, topic: Topic) -> bool:
         """Whether this router is subscribed to a topic at the shard's server."""

@@ -106,7 +106,8 @@ def clients_reached(router: Router, shard: str, channel: Topic, connections: int
 
     This router's clients are counted each; of another router it is known only that it has some.
     """
-    return max(0, connections - router.hub.counted(shard, channel)) + router.hub.receivers(channel)
+    seen, clients = router.hub.reached(shard, channel)
+    return max(0, connections - seen) + clients
 
 
 def _publisher(kind: Kind) -> Handler:
@@ -171,8 +172,9 @@ def _counter(kind: Kind) -> Handler:
         flat: list[bytes] = []
         for owner, name, reply in zip(owners, names, await asyncio.gather(*asked), strict=True):
             topic = kind, name
-            others = max(0, int(decoded(reply)[1]) - router.hub.subscribed(owner, topic))
-            flat += [bulk(name), integer(others + len(router.hub.topics.audience(topic)))]
+            here = router.hub.subscribed(owner, topic)
+            mine = len(router.hub.topics.audience(topic)) if here else 0
+            flat += [bulk(name), integer(max(0, int(decoded(reply)[1]) - here) + mine)]
         return array(flat)
 
     return _asking(count)
