@@ -140,6 +140,41 @@ async def test_what_follows_a_subscription_comes_after_it(lab: RouterLab) -> Non
     raw.close()
 
 
+async def test_messages_pass_a_command_that_blocks(lab: RouterLab, client: Client) -> None:
+    raw = await RawClient.connect(lab.port)
+    raw.send("HELLO", "3")
+    await raw.reader.readuntil(b"modules\r\n*0\r\n")
+    raw.send("SUBSCRIBE", "c")
+    await raw.exactly(b">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+    raw.send("BLPOP", "list", "0")
+    await until(lambda: bool(lab.router.blocked), "it blocks")
+    assert await client.publish("c", "m") == 1
+    await raw.exactly(b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n")
+    assert await client.rpush("list", "x") == 1
+    await raw.exactly(b"*2\r\n$4\r\nlist\r\n$1\r\nx\r\n")
+    raw.close()
+
+
+async def test_scripts_and_transactions_publish_from_any_shard(lab: RouterLab, client: Client) -> None:
+    async with client.pubsub() as subscriber:
+        channels = [lab.key_of(shard, "c") for shard in SHARDS]
+        await subscriber.subscribe(*channels)
+        for _ in channels:
+            await message(subscriber)
+        for key in (lab.key_of(shard, "k") for shard in SHARDS):
+            async with client.pipeline() as pipe:
+                pipe.set(key, "v")
+                for channel in channels:
+                    pipe.publish(channel, "from a transaction")
+                assert await pipe.execute() == [True, 1, 1]
+            for channel in channels:
+                assert await client.eval("return redis.call('PUBLISH', ARGV[1], 'from a script')", 1, key, channel) == 1
+            found = [await message(subscriber) for _ in range(4)]
+            for channel in channels:
+                texts = [each["data"] for each in found if each["channel"] == channel.encode()]
+                assert texts == [b"from a transaction", b"from a script"]
+
+
 async def test_one_who_does_not_read_is_let_go(servers: dict[str, Server]) -> None:
     options = RouterOptions(node="shard-1", client_reply_bytes=4_000_000)
     async with RouterLab(servers, options=options).running() as lab, lab.client() as publisher:
