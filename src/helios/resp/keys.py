@@ -116,7 +116,9 @@ def stream_options(arguments: Arguments) -> tuple[int, int]:
 def _streams(arguments: Arguments) -> list[int]:
     at, _ = stream_options(arguments)
     names_and_ids = len(arguments) - at - 1
-    if names_and_ids == 0 or names_and_ids % 2:
+    if not names_and_ids:
+        raise InvalidInput("syntax error")
+    if names_and_ids % 2:
         raise InvalidInput(
             f"Unbalanced '{arguments[0].decode('ascii', 'replace').lower()}' list of streams: "
             "for each stream key an ID, '+', '>', or '$' must be specified."
