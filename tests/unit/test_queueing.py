@@ -84,5 +84,6 @@ def test_only_what_one_shard_can_do_is_queued() -> None:
         argv = [b"x"] * 5 if command.name not in ("xread", "xreadgroup") else [b"x", b"streams", b"a", b"0"]
         taken = refusal(argv, command) is None
         own = command.how in (How.FORWARD, How.SPLIT, How.BLOCKING, How.ANYWHERE)
+        own = own and command.name not in ("hscan", "sscan", "zscan")  # whose cursors name a server
         assert taken == (own or command.name in ("ping", "echo", "time", "unwatch")), command.name
     assert all(find(name.encode()) for name in AT_ONCE)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from helios.errors import InvalidInput
 from helios.placement.routing import Routes
-from helios.resp.commands import Command, How, key_positions, looked_up, objection
+from helios.resp.commands import ELEMENT_SCANS, Command, How, key_positions, looked_up, objection
 from helios.resp.encoding import EMPTY_ARRAY, NULL_ARRAY, OK, error
 from helios.resp.wire import encode_command
 from helios.router import scripts
@@ -63,6 +63,8 @@ class Transaction:
 
 def refusal(argv: Sequence[bytes], command: Command) -> str | None:
     """Why a command that can be carried out otherwise cannot be queued; None where it can."""
+    if command.name in ELEMENT_SCANS:
+        return f"'{shown(command)}' is refused inside a transaction: its cursors are the router's"
     if command.how in _SHARDS_OWN:
         if looked_up(command, argv):
             return f"'{shown(command)} ... BY or GET pattern' is refused inside a transaction"
