@@ -85,5 +85,7 @@ def test_only_what_one_shard_can_do_is_queued() -> None:
         taken = refusal(argv, command) is None
         own = command.how in (How.FORWARD, How.SPLIT, How.BLOCKING, How.ANYWHERE)
         own = own and command.name not in ("hscan", "sscan", "zscan")  # whose cursors name a server
-        assert taken == (own or command.name in ("ping", "echo", "time", "unwatch", "publish", "spublish")), command.name
+        assert taken == (own or command.name in ("ping", "echo", "time", "unwatch", "publish", "spublish")), (
+            command.name
+        )
     assert all(find(name.encode()) for name in AT_ONCE)
