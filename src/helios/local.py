@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -309,5 +310,7 @@ def _environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _written(value: object) -> str:
-    """A value as a settings file would have it."""
+    """A value as a settings file would have it; a mapping, such as `security.users`, as JSON."""
+    if isinstance(value, Mapping):
+        return json.dumps(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
