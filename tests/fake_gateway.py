@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
 
 from helios.admin.views import (
     AlteredView,
+    BalanceView,
     ChangeView,
     CheckView,
     Finding,
+    HistoryView,
+    KeyFigureView,
     KeyView,
     MigrationView,
+    NodeLoadView,
     NodeView,
     PreviewView,
     RuleView,
@@ -37,6 +42,27 @@ NODE = NodeView(
     leader="shard-1.0",
     leader_address="127.0.0.1:7001",
     last_seen=1_700_000_000.0,
+    status_since=1_600_000_000.0,
+    status_reason="",
+    bytes=2048,
+    ops=12.5,
+    deviation=0.25,
+)
+LOAD = NodeLoadView(
+    id="shard-1",
+    status="online",
+    weight=1.0,
+    fair_share=0.5,
+    keys=3,
+    bytes=2048,
+    ops=12.5,
+    deviation=0.25,
+    measured_at=1_700_000_000.0,
+    sampled=3,
+    big_keys=(KeyFigureView("films", 300_000, 0),),
+    hot_keys=(),
+    hits_known=False,
+    error="",
 )
 MIGRATION = MigrationView(
     id="m-1",
@@ -65,6 +91,34 @@ SETTING = SettingView(
 ALTERED = AlteredView("sharding.migration_rate", "1000", "5", "set at run time")
 SETTING_CHANGE = SettingChangeView(1, 1_700_000_000.0, "somebody", (ALTERED,))
 PREVIEW = PreviewView("shard-1", "shard-2", 1200, 90_000, 500)
+BALANCE = BalanceView(
+    by="keys",
+    strategy="uniform",
+    threshold=0.3,
+    band=0.02,
+    auto_rebalance=True,
+    collected_at=1_700_000_000.0,
+    nodes=(LOAD, replace(LOAD, id="shard-2", keys=1, deviation=-0.5, big_keys=())),
+    worst="shard-2",
+    worst_deviation=-0.5,
+    proposal="shard-2 carries 50.0% less keys than its share",
+    moved=1200,
+    least=1190,
+    worst_after=0.01,
+    moves=(PREVIEW,),
+)
+HISTORY = HistoryView(
+    change="c-1",
+    kind="rebalance",
+    what="rebalance --by keys --strategy uniform",
+    origin="automatic",
+    status="done",
+    reason="shard-2 carries 50.0% less keys than its share",
+    message="done",
+    requested_at=1_700_000_000.0,
+    ended_at=1_700_000_005.0,
+    keys_moved=1200,
+)
 FINDING = Finding("double", "shard-2", 2, "keys that their owners have too: 'a', 'b'")
 FOUND = CheckView(clean=False, findings=(FINDING,), repaired="")
 CHANGE = ChangeView(change="c-1", kind="add_node", status="running", message="", migrations=("m-1",))
@@ -133,9 +187,41 @@ class FakeAdmin:
         self._note("preview_migrate", source, target, pattern)
         return [PREVIEW]
 
-    async def preview_rebalance(self) -> list[PreviewView]:
-        self._note("preview_rebalance")
+    async def preview_rebalance(self, *, strategy: str = "", by: str = "") -> list[PreviewView]:
+        self._note("preview_rebalance", strategy, by)
         return []
+
+    async def preview_reweight(self, node_id: str, weight: float) -> list[PreviewView]:
+        self._note("preview_reweight", node_id, weight)
+        return [PREVIEW]
+
+    async def preview_drain(self, node_id: str) -> list[PreviewView]:
+        self._note("preview_drain", node_id)
+        return [PREVIEW]
+
+    async def preview_undrain(self, node_id: str) -> list[PreviewView]:
+        self._note("preview_undrain", node_id)
+        return [PREVIEW]
+
+    async def reweight(self, node_id: str, weight: float) -> ChangeView:
+        self._note("reweight", node_id, weight)
+        return self.change_view
+
+    async def drain(self, node_id: str) -> ChangeView:
+        self._note("drain", node_id)
+        return self.change_view
+
+    async def undrain(self, node_id: str) -> ChangeView:
+        self._note("undrain", node_id)
+        return self.change_view
+
+    async def balance(self, *, strategy: str = "", by: str = "") -> BalanceView:
+        self._note("balance", strategy, by)
+        return BALANCE
+
+    async def history(self, count: int = 20) -> list[HistoryView]:
+        self._note("history", count)
+        return [HISTORY]
 
     async def check(self, *, repair: bool = False) -> CheckView:
         self._note("check", repair)
@@ -191,8 +277,8 @@ class FakeAdmin:
         self._note("cleanup_migrations")
         return 7
 
-    async def rebalance(self) -> ChangeView:
-        self._note("rebalance")
+    async def rebalance(self, *, strategy: str = "", by: str = "") -> ChangeView:
+        self._note("rebalance", strategy, by)
         return self.change_view
 
     async def stats(self, *, exact: bool = True) -> StatsView:

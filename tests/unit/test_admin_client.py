@@ -11,7 +11,19 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
-from tests.fake_gateway import ALTERED, CHANGE, FOUND, MIGRATION, NODE, PREVIEW, RULE, SETTING, SETTING_CHANGE
+from tests.fake_gateway import (
+    ALTERED,
+    BALANCE,
+    CHANGE,
+    FOUND,
+    HISTORY,
+    MIGRATION,
+    NODE,
+    PREVIEW,
+    RULE,
+    SETTING,
+    SETTING_CHANGE,
+)
 from tests.fake_resp import FakeServer, resp3, serving
 from tests.waiting import until
 
@@ -50,6 +62,11 @@ REPLIES: dict[bytes, Any] = {
     b"SETTINGHISTORY": [asdict(SETTING_CHANGE)],
     b"SETTINGROLLBACK": [asdict(ALTERED)],
     b"PREVIEW": [asdict(PREVIEW)],
+    b"BALANCE": asdict(BALANCE),
+    b"HISTORY": [asdict(HISTORY)],
+    b"REWEIGHT": asdict(CHANGE),
+    b"DRAIN": asdict(CHANGE),
+    b"UNDRAIN": asdict(CHANGE),
 }
 
 # Method, arguments, words sent, result.
@@ -69,7 +86,16 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, object]] = [
     ("preview_add_node", ("n", "h:1"), {"weight": 0.5}, "PREVIEW ADDNODE n h:1 WEIGHT 0.5", [PREVIEW]),
     ("preview_remove_node", ("n",), {}, "PREVIEW REMOVENODE n", [PREVIEW]),
     ("preview_migrate", ("a", "b"), {}, "PREVIEW MIGRATE a b *", [PREVIEW]),
-    ("preview_rebalance", (), {}, "PREVIEW REBALANCE", [PREVIEW]),
+    ("preview_rebalance", (), {"by": "ops"}, "PREVIEW REBALANCE BY ops", [PREVIEW]),
+    ("preview_reweight", ("n", 2), {}, "PREVIEW REWEIGHT n 2.0", [PREVIEW]),
+    ("preview_drain", ("n",), {}, "PREVIEW DRAIN n", [PREVIEW]),
+    ("preview_undrain", ("n",), {}, "PREVIEW UNDRAIN n", [PREVIEW]),
+    ("rebalance", (), {"strategy": "uniform", "by": "bytes"}, "REBALANCE STRATEGY uniform BY bytes", CHANGE),
+    ("reweight", ("n", 0.5), {}, "REWEIGHT n 0.5", CHANGE),
+    ("drain", ("n",), {}, "DRAIN n", CHANGE),
+    ("undrain", ("n",), {}, "UNDRAIN n", CHANGE),
+    ("balance", (), {"by": "ops"}, "BALANCE BY ops", BALANCE),
+    ("history", (5,), {}, "HISTORY 5", [HISTORY]),
     ("node_for_key", ("straße",), {}, "NODEFORKEY straße", KEY),
     ("node_for_key", (b"k",), {}, "NODEFORKEY k", KEY),
     ("rules", (), {}, "LISTRULES", [RULE]),

@@ -8,10 +8,20 @@ from math import inf
 import pytest
 from tests.topologies import cluster, member, node
 
-from helios.control.admission import Admission, Policy, admit, check_migrate, desired_weights, placement_after, refusal
+from helios.control.admission import (
+    Admission,
+    Policy,
+    admit,
+    altered_node,
+    check_migrate,
+    desired_weights,
+    placement_after,
+    refusal,
+)
+from helios.control.mutations import Reverse, Switch, begin
 from helios.errors import HeliosError, InvalidInput, NotFound, Refused
 from helios.model.migration import Change, ChangeKind
-from helios.model.topology import Node, NodeState, Placement, Rule, Topology
+from helios.model.topology import Node, NodeState, Pair, Placement, Rule, Topology
 from helios.placement.routing import Routes
 
 EMPTY = Topology(3)
@@ -31,6 +41,28 @@ def remove(node_id: str) -> Change:
 
 def migrate(source: str, target: str, pattern: str = "*") -> Change:
     return Change("c", ChangeKind.MIGRATE, source=source, target=target, pattern=pattern)
+
+
+def about(node_id: str, kind: ChangeKind) -> Change:
+    return Change("c", kind, node=node_id)
+
+
+def weigh(node_id: str, weight: float) -> Change:
+    return Change("c", ChangeKind.REWEIGHT, node=node_id, weight=weight)
+
+
+def drained(*node_ids: str) -> Topology:
+    """A cluster whose last node has been drained."""
+    topology = cluster(*node_ids)
+    return performed(topology, about(node_ids[-1], ChangeKind.DRAIN))
+
+
+def performed(topology: Topology, change: Change) -> Topology:
+    """The topology after the change's transition has ended."""
+    following = placement_after(topology, change)
+    begun = begin(topology, "c", following, (), altered=altered_node(topology, change))
+    assert begun.transition is None
+    return begun
 
 
 def draining(topology: Topology, *node_ids: str) -> Topology:
@@ -57,6 +89,14 @@ def granted(admission: Admission) -> Topology:
         (EMPTY, found(node("a"), node("a")), Refused, "a is a node already"),
         (cluster("a"), add(node("b", weight=0.001)), InvalidInput, "weight 0.001 of b gives it no point on the ring"),
         (cluster("a"), add(node("b", weight=-1.0)), InvalidInput, "weight -1.0 of b gives it no point on the ring"),
+        (cluster("a"), weigh("b", 2.0), NotFound, "there is no node 'b'; the nodes are a"),
+        (cluster("a"), weigh("a", 0.001), InvalidInput, "weight 0.001 of a gives it no point on the ring"),
+        (cluster("a"), about("a", ChangeKind.DRAIN), Refused, "a is the last node: its keys would have nowhere to go"),
+        (cluster("a", "b"), about("a", ChangeKind.UNDRAIN), Refused, "a is not drained"),
+        (drained("a", "b"), about("b", ChangeKind.DRAIN), Refused, "b is drained already"),
+        (drained("a", "b"), about("a", ChangeKind.DRAIN), Refused, "a is the last node"),
+        (drained("a", "b"), migrate("a", "b"), Refused, "b is drained: bring it back with `undrain`"),
+        (draining(cluster("a", "b"), "b"), weigh("b", 2.0), Refused, "b is being removed"),
         (cluster("a"), remove("b"), NotFound, "there is no node 'b'; the nodes are a"),
         (EMPTY, remove("b"), NotFound, "there is no node 'b'; the nodes are none yet"),
         (draining(cluster("a", "b"), "a"), remove("a"), Refused, "a is being removed already"),
@@ -205,3 +245,52 @@ def test_rebalancing_gives_every_node_that_stays_its_weight() -> None:
 def test_founding_changes_no_placement_later() -> None:
     topology = cluster("a", "b")
     assert placement_after(topology, found(node("a"))) == topology.placement
+
+
+def test_a_new_weight_changes_the_share_of_that_node_alone() -> None:
+    before = cluster("a", "b", "c")
+    after = performed(before, weigh("b", 2.0))
+    assert dict(after.placement.weights) == {"a": 1.0, "b": 2.0, "c": 1.0}
+    assert [n.weight for n in after.nodes] == [1.0, 2.0, 1.0]
+    assert desired_weights(after) == dict(after.placement.weights)
+
+
+def test_a_weight_of_a_node_without_a_share_is_noted_and_moves_nothing() -> None:
+    waiting = replace(cluster("a", "b"), placement=cluster("a").placement)
+    after = performed(waiting, weigh("b", 3.0))
+    assert after.placement == waiting.placement
+    assert desired_weights(after) == {"a": 1.0, "b": 3.0}
+
+
+def test_a_drained_node_stays_owns_nothing_and_comes_back() -> None:
+    before = cluster("a", "b", "c")
+    moved_there = replace(before, placement=placement_after(before, migrate("a", "b", "x*")))
+    away = performed(moved_there, about("b", ChangeKind.DRAIN))
+    assert [n.id for n in away.nodes] == ["a", "b", "c"]
+    assert dict(away.placement.weights) == {"a": 1.0, "c": 1.0}
+    assert away.placement.rules == ()
+    assert desired_weights(away) == dict(away.placement.weights), "no rebalance brings it back unasked"
+    assert performed(away, about("b", ChangeKind.UNDRAIN)).placement == before.placement
+    heavier = performed(away, weigh("b", 2.0))
+    assert dict(heavier.placement.weights) == {"a": 1.0, "b": 2.0, "c": 1.0}
+    assert heavier.nodes[1].state is NodeState.ACTIVE
+
+
+def test_without_sharding_a_drained_first_node_hands_over_to_the_next() -> None:
+    alone = replace(cluster("a", "b"), placement=cluster("a").placement, sharding_enabled=False)
+    away = performed(alone, about("a", ChangeKind.DRAIN))
+    assert dict(away.placement.weights) == {"b": 1.0}
+    assert performed(away, about("a", ChangeKind.UNDRAIN)).placement == alone.placement
+
+
+@pytest.mark.parametrize("change", [weigh("b", 4.0), about("b", ChangeKind.DRAIN)])
+def test_a_change_that_is_taken_back_leaves_the_node_as_it_was(change: Change) -> None:
+    before = cluster("a", "b", "c")
+    pairs = (Pair("a", "b", "m-1"), Pair("b", "c", "m-2"))
+    begun = begin(before, "c", placement_after(before, change), pairs, altered=altered_node(before, change))
+    assert begun.nodes != before.nodes
+    switched = Switch("a", "b").apply(begun)
+    back = Reverse({("a", "b"): "back-1", ("b", "c"): "back-2"}).apply(switched)
+    assert back.nodes == before.nodes
+    assert back.transition is not None
+    assert back.transition.next == before.placement

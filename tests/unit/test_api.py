@@ -191,7 +191,10 @@ async def test_what_rules_checks_and_settings_look_like(gateway: Gateway) -> Non
         ("POST", "nodes", {"node_id": "n", "address": "h:1", "weight": 2}, ("preview_add_node", "n", "h:1", 2.0), 1),
         ("DELETE", "nodes", {"node_id": "n"}, ("preview_remove_node", "n"), 1),
         ("POST", "migrate", {"source_node": "a", "target_node": "b"}, ("preview_migrate", "a", "b", "*"), 1),
-        ("POST", "rebalance", {}, ("preview_rebalance",), 0),
+        ("POST", "rebalance", {"strategy": "uniform"}, ("preview_rebalance", "uniform", ""), 0),
+        ("PUT", "nodes/n/weight", {"weight": 2}, ("preview_reweight", "n", 2.0), 1),
+        ("POST", "nodes/n/drain", {}, ("preview_drain", "n"), 1),
+        ("POST", "nodes/n/undrain", {}, ("preview_undrain", "n"), 1),
     ],
 )
 async def test_a_dry_run_changes_nothing(
@@ -215,6 +218,47 @@ async def test_a_dry_run_changes_nothing(
 @pytest.mark.parametrize("query", ["dryrun=true", "dry_run=yes", "dry_run=", "dry_run=true&dry_run=true"])
 async def test_a_dry_run_that_is_not_understood_changes_nothing(gateway: Gateway, query: str) -> None:
     response = await gateway.http.post(f"/api/v1/shards/rebalance?{query}")
+    assert response.status_code == 400
+    assert gateway.admin.calls == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "call"),
+    [
+        ("POST", "rebalance", {"strategy": "uniform", "by": "ops"}, ("rebalance", "uniform", "ops")),
+        ("PUT", "nodes/n/weight", {"weight": 0.5}, ("reweight", "n", 0.5)),
+        ("POST", "nodes/n/drain", None, ("drain", "n")),
+        ("POST", "nodes/n/undrain", None, ("undrain", "n")),
+    ],
+)
+async def test_shares_are_changed(
+    gateway: Gateway, method: str, path: str, body: object, call: tuple[object, ...]
+) -> None:
+    response = await gateway.http.request(method, f"/api/v1/shards/{path}", json=body)
+    assert response.status_code == 202
+    assert response.json()["change"] == "c-1"
+    assert gateway.admin.calls == [call]
+
+
+async def test_balance_and_history(gateway: Gateway) -> None:
+    balance = (await gateway.http.get("/api/v1/shards/balance?by=bytes")).json()
+    assert balance["nodes"][0]["big_keys"] == [{"key": "films", "bytes": 300_000, "hits": 0}]
+    assert balance["worst"] == "shard-2"
+    history = (await gateway.http.get("/api/v1/shards/history?count=3")).json()
+    assert history["history"][0]["origin"] == "automatic"
+    assert gateway.admin.calls == [("balance", "", "bytes"), ("history", 3)]
+
+
+@pytest.mark.parametrize("path", ["history?count=0", "history?count=some", "balance?with=care"])
+async def test_questions_about_balance_that_are_not_understood(gateway: Gateway, path: str) -> None:
+    response = await gateway.http.get(f"/api/v1/shards/{path}")
+    assert response.status_code == 400
+    assert gateway.admin.calls == []
+
+
+@pytest.mark.parametrize("weight", [0, -1, "heavy", None])
+async def test_a_weight_that_is_none_is_refused(gateway: Gateway, weight: object) -> None:
+    response = await gateway.http.put("/api/v1/shards/nodes/n/weight", json={"weight": weight})
     assert response.status_code == 400
     assert gateway.admin.calls == []
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.fake_gateway import CHANGE, FOUND, MIGRATION, NODE, PREVIEW, RULE, SETTING
+from tests.fake_gateway import BALANCE, CHANGE, FOUND, HISTORY, MIGRATION, NODE, PREVIEW, RULE, SETTING
 from tests.fake_resp import FakeServer, resp3, serving
 
 from helios.admin.views import KeyView, StatsView
@@ -27,7 +27,7 @@ KEY = KeyView("user:alice", "shard-1", "localhost:6379", "rule", "user:*")
 VERBS = [
     "set get del expire ttl addnode removenode listnodes nodeforkey migrate migrationstatus clusterstats rebalance",
     "activemigrations allmigrations cancelmigration pausemigration resumemigration cleanupmigrations load dump",
-    "listrules check config",
+    "listrules check config balance reweight drain undrain history",
 ]
 
 
@@ -60,6 +60,11 @@ class Cluster:
             b"SETTINGS": [asdict(SETTING)],
             b"SETTING": asdict(SETTING),
             b"PREVIEW": [asdict(PREVIEW)],
+            b"BALANCE": asdict(BALANCE),
+            b"HISTORY": [asdict(HISTORY)],
+            b"REWEIGHT": asdict(CHANGE),
+            b"DRAIN": asdict(CHANGE),
+            b"UNDRAIN": asdict(CHANGE),
         }
         self.error: bytes | None = None
         self.server: FakeServer
@@ -122,7 +127,16 @@ def cluster() -> Iterator[Cluster]:
         (["migrate", "a", "b", "--verify"], [b"MIGRATE", b"a", b"b", b"*", b"VERIFY"]),
         (["migrate", "a", "b", "p", "--verify"], [b"MIGRATE", b"a", b"b", b"p", b"VERIFY"]),
         (["migrate", "a", "b", "p", "--dry-run"], [b"PREVIEW", b"MIGRATE", b"a", b"b", b"p"]),
-        (["rebalance", "--dry-run"], [b"PREVIEW", b"REBALANCE"]),
+        (["rebalance", "--dry-run"], [b"BALANCE"]),
+        (["rebalance", "--strategy", "uniform"], [b"REBALANCE", b"STRATEGY", b"uniform"]),
+        (["rebalance", "--by", "ops", "--dry-run"], [b"BALANCE", b"BY", b"ops"]),
+        (["balance", "--by", "bytes"], [b"BALANCE", b"BY", b"bytes"]),
+        (["history"], [b"HISTORY", b"20"]),
+        (["reweight", "n", "2"], [b"REWEIGHT", b"n", b"2.0"]),
+        (["reweight", "n", "2", "--dry-run"], [b"PREVIEW", b"REWEIGHT", b"n", b"2.0"]),
+        (["drain", "n"], [b"DRAIN", b"n"]),
+        (["drain", "n", "--dry-run"], [b"PREVIEW", b"DRAIN", b"n"]),
+        (["undrain", "n"], [b"UNDRAIN", b"n"]),
         (["removenode", "n", "--dry-run"], [b"PREVIEW", b"REMOVENODE", b"n"]),
         (
             ["addnode", "n", "h:1", "--weight", "2", "--zone", "z", "--dry-run"],
@@ -241,6 +255,10 @@ def test_a_refusal_is_shown_in_the_servers_words_its_code_last(cluster: Cluster,
         ["addnode", "n", "h:1", "--colour", "red"],
         ["addnode", "n", "h:1", "--dry-run", "--import"],
         ["rebalance", "--dry-run", "--wait"],
+        ["rebalance", "--by", "colour"],
+        ["drain", "n", "--dry-run", "--wait"],
+        ["reweight", "n", "heavy"],
+        ["history", "--count", "0"],
         ["config"],
         ["config", "set", "a"],
         ["check", "--mend"],

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import pytest
-from tests.fake_gateway import CHANGE, MIGRATION, NODE, PREVIEW, RULE, SETTING
+from tests.fake_gateway import BALANCE, CHANGE, HISTORY, LOAD, MIGRATION, NODE, PREVIEW, RULE, SETTING
 
-from helios.cli import cluster_output, output
+from helios.admin.views import KeyFigureView
+from helios.cli import balance_output, cluster_output, output
 
 NOW = 1_700_000_010.0
 
@@ -65,6 +66,52 @@ def test_zone_and_weight_show_where_they_are_set() -> None:
     text = cluster_output.nodes([asdict(replace(NODE, zone="eu", weight=2.5))], NOW)
     assert text.splitlines()[0].endswith("ZONE  WEIGHT")
     assert text.endswith("eu       2.5")
+
+
+def test_loads_show_where_the_cluster_is_looked_at_and_silence_has_a_reason() -> None:
+    heading, row = cluster_output.nodes([asdict(NODE)], NOW, loads=True).splitlines()
+    assert heading.endswith("BYTES  OPS/S      OFF")
+    assert " ".join(row.split()).endswith("10 s ago 2.0 KB 12 +25.0 %")
+    away = replace(NODE, status="offline", status_reason="its agent sends no heartbeat", bytes=None, ops=None)
+    text = cluster_output.nodes([asdict(away)], NOW)
+    assert text.splitlines()[-1].startswith("shard-1 is offline since ")
+    assert text.endswith(": its agent sends no heartbeat")
+
+
+def test_balance_has_bars_and_says_what_would_be_done() -> None:
+    text = balance_output.balance(asdict(BALANCE), NOW)
+    lines = text.splitlines()
+    assert lines[0].split() == ["NODE", "STATUS", "KEYS", "BYTES", "OPS/S", "SHARE", "OFF", "BY", "KEYS"]
+    assert lines[1].endswith("+25.0 %          │████")
+    assert lines[2].endswith("-50.0 %  ████████│")
+    assert "worst      shard-2, 50.0% less keys than its share" in lines
+    assert "big keys   films on shard-1 (293.0 KB)" in lines
+    assert "hot keys   not known: servers count accesses only with an lfu maxmemory-policy" in lines
+    assert "collected  10 s ago" in lines
+    assert "rebalance (uniform, by keys): shard-2 carries 50.0% less keys than its share" in lines
+    assert "shard-1  shard-2  1,200  87.9 KB" in text
+    assert "no nodes yet" in balance_output.balance(asdict(replace(BALANCE, nodes=())), NOW)
+
+
+def test_hot_keys_and_nodes_that_could_not_be_looked_at() -> None:
+    hot = replace(LOAD, hits_known=True, hot_keys=(KeyFigureView("k", 10, 5000),), error="gone", deviation=None)
+    text = balance_output.balance(asdict(replace(BALANCE, nodes=(hot,), worst="", moves=())), NOW)
+    assert "hot keys   k on shard-1 (about 5,000 accesses)" in text
+    assert "shard-1    not collected: gone" in text
+    calm = replace(hot, hot_keys=(), big_keys=(), error="")
+    text = balance_output.balance(asdict(replace(BALANCE, nodes=(calm,))), NOW)
+    assert text.count("none met so far") == 2
+
+
+def test_history_says_who_and_why() -> None:
+    assert balance_output.history([]) == "nothing was done yet"
+    failed = replace(HISTORY, origin="user", status="failed", message="shard-2 went away", ended_at=None)
+    heading, first, why, second, failure = balance_output.history([asdict(HISTORY), asdict(failed)]).splitlines()
+    assert heading.split() == ["REQUESTED", "BY", "WHAT", "STATUS", "KEYS", "MOVED", "ENDED"]
+    assert "automatic  rebalance --by keys --strategy uniform  done" in first
+    assert why == "    shard-2 carries 50.0% less keys than its share"
+    assert second.endswith("-")
+    assert failure == "    shard-2 went away"
 
 
 def test_one_migration() -> None:

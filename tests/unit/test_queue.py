@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helios.control.admission import Policy
+from helios.control.rebalance import Rebalancing
 from helios.coordinator.access import Access
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.queue import Queue
@@ -20,12 +21,17 @@ from helios.stores.records import CHANGES, TERM, TOPOLOGY, Record, put_record, r
 KEY = CHANGES + "request"
 
 
+async def nothing_to_do(_change: Change) -> Rebalancing | None:
+    """The plan of a cluster that is balanced."""
+    return None
+
+
 async def queue_over(store: MemoryStore) -> Queue:
     """A queue in its first term."""
     term_version = await store.commit([Put(TERM, b"1")])
     publisher = await Publisher.open(store, 1, term_version)
     access = Access(MemoryConnector({}), publisher)
-    return Queue(publisher, access, SystemClock(), lambda: Policy(2), lambda: "id")
+    return Queue(publisher, access, SystemClock(), lambda: Policy(2), lambda: "id", nothing_to_do)
 
 
 async def submitted(store: MemoryStore) -> Record[Change]:

@@ -150,6 +150,14 @@ def test_what_is_on_its_way_counts() -> None:
     assert not {"shard-1", "shard-2"} & {shard for pair in behind.plan.flows for shard in pair}
 
 
+def test_where_chance_alone_makes_loads_uneven_nothing_is_done_unasked() -> None:
+    few = load_of(shard_1=60, shard_2=20, shard_3=10)
+    assert looked(THREE, few) is None
+    assert propose(THREE, few, DEFAULT) is not None, "who asks for it gets it"
+    grown = cluster("shard-1", "shard-2", on_ring=("shard-1",))
+    assert looked(grown, load_of(shard_1=10)) is not None, "a node without a share gets one"
+
+
 def test_disabled_sharding_and_no_ring_mean_no_balancing() -> None:
     for topology in (replace(THREE, sharding_enabled=False), Topology(1)):
         assert looked(topology, SKEWED) is None

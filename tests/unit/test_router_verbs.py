@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import hiredis
@@ -35,7 +36,15 @@ MIGRATION = MigrationView(
     error=None,
 )
 CHANGE = ChangeView("c1", "add_node", "queued", "it waits", ("m1", "m2"))
-NODE = NodeView("shard-1", "h:1", "external", "online", "active", 1.0, "", None, 0.25, "shard-1.0", "h:1", None)
+NODE = replace(
+    tests.fake_gateway.NODE,
+    address="h:1",
+    kind="external",
+    keys=None,
+    ring_share=0.25,
+    leader_address="h:1",
+    last_seen=None,
+)
 STATS = StatsView(1, 1, 7, True, 1, 150, 0, 0, 3, "shard-1", False, 0, 2, (NODE,))
 
 
@@ -79,7 +88,8 @@ class FakeAdmin(tests.fake_gateway.FakeAdmin):
     async def cleanup_migrations(self) -> int:
         return 3
 
-    async def rebalance(self) -> ChangeView:
+    async def rebalance(self, *, strategy: str = "", by: str = "") -> ChangeView:
+        self.asked.append((strategy, by))
         return CHANGE
 
     async def stats(self, *, exact: bool = True) -> StatsView:
@@ -160,7 +170,18 @@ async def test_every_verb_answers(lab: RouterLab, admin: FakeAdmin) -> None:
         ("PREVIEW REMOVENODE n", ("preview_remove_node", "n")),
         ("PREVIEW MIGRATE a b", ("preview_migrate", "a", "b", "*")),
         ("PREVIEW MIGRATE a b user:*", ("preview_migrate", "a", "b", "user:*")),
-        ("PREVIEW REBALANCE", ("preview_rebalance",)),
+        ("PREVIEW REBALANCE", ("preview_rebalance", "", "")),
+        ("PREVIEW REBALANCE STRATEGY uniform BY ops", ("preview_rebalance", "uniform", "ops")),
+        ("PREVIEW REWEIGHT n 2", ("preview_reweight", "n", 2.0)),
+        ("PREVIEW DRAIN n", ("preview_drain", "n")),
+        ("PREVIEW UNDRAIN n", ("preview_undrain", "n")),
+        ("BALANCE", ("balance", "", "")),
+        ("BALANCE by bytes", ("balance", "", "bytes")),
+        ("HISTORY", ("history", 20)),
+        ("HISTORY 5", ("history", 5)),
+        ("REWEIGHT n 0.5", ("reweight", "n", 0.5)),
+        ("DRAIN n", ("drain", "n")),
+        ("UNDRAIN n", ("undrain", "n")),
     ],
 )
 async def test_verbs_that_look_and_steer(lab: RouterLab, admin: FakeAdmin, line: str, call: tuple[object, ...]) -> None:
@@ -199,7 +220,10 @@ async def test_the_options_of_addnode(lab: RouterLab, admin: FakeAdmin) -> None:
         (("SETTING", "a", "b", "c"), "INVALID write SETTING NAME to read"),
         (("SETTINGROLLBACK", "far"), "INVALID what follows SETTINGROLLBACK is the number"),
         (("PREVIEW", "FLUSHALL"), "INVALID write PREVIEW ADDNODE"),
-        (("PREVIEW", "REBALANCE", "now"), "INVALID write PREVIEW ADDNODE"),
+        (("PREVIEW", "REBALANCE", "now"), "INVALID write PREVIEW REBALANCE [STRATEGY"),
+        (("REBALANCE", "BY"), "INVALID write REBALANCE [STRATEGY"),
+        (("REWEIGHT", "n", "much"), "INVALID 'much' is not a weight: use a number such as 1 or 0.5"),
+        (("HISTORY", "all"), "INVALID what follows HISTORY is a number"),
         (("PREVIEW", "ADDNODE", "n", "h:1", "FLUSH"), "INVALID PREVIEW ADDNODE takes WEIGHT alone"),
         (("MIGRATIONSTATUS", b"\xff"), "INVALID the arguments of MIGRATIONSTATUS must be UTF-8: "),
         (("CLUSTERSTATS", "now"), "ERR wrong number of arguments for 'clusterstats' command"),

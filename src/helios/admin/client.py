@@ -8,14 +8,19 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from helios.admin import reports
+from helios.admin.balance import balance_view, moves_of, proposed, read_standing, way_of
 from helios.admin.check import findings
+from helios.admin.history import history
 from helios.admin.joining import identify
 from helios.admin.preview import preview
+from helios.admin.requests import Requests
 from helios.admin.settings import SharedSettings
 from helios.admin.views import (
     AlteredView,
+    BalanceView,
     ChangeView,
     CheckView,
+    HistoryView,
     KeyView,
     MigrationView,
     NodeView,
@@ -27,18 +32,15 @@ from helios.admin.views import (
 )
 from helios.control.admission import Policy, admit, check_migrate
 from helios.errors import (
-    Conflict,
-    HeliosError,
     InvalidInput,
     NotFound,
-    OutcomeUnknown,
     Refused,
     StoreError,
     Unavailable,
 )
 from helios.model.codec import decode
 from helios.model.ids import Address, check_id
-from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration
+from helios.model.migration import Change, ChangeKind, Migration
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, Topology
 from helios.placement.routing import Routes
@@ -46,7 +48,7 @@ from helios.placement.table import table_of
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
 from helios.ports.ids import new_id
-from helios.ports.store import Compare, Delete, Put, Store
+from helios.ports.store import Delete, Put, Store
 from helios.stores.records import (
     CANCELS,
     CHANGES,
@@ -56,14 +58,12 @@ from helios.stores.records import (
     TOPOLOGY,
     CoordinatorRecord,
     list_records,
-    put_record,
     read_record,
 )
 
 _ANSWER_TIMEOUT_S = 8.0
-_REPAIR_TIMEOUT_S = 300.0
 _WEIGHT_MAX = 1000.0
-_REFUSALS: dict[str, type[HeliosError]] = {error.code: error for error in (InvalidInput, NotFound, Refused)}
+HISTORY_SHOWN = 20
 
 
 class Admin:
@@ -74,6 +74,7 @@ class Admin:
         self._connector = connector
         self._clock = clock
         self._shared = SharedSettings(store, clock)
+        self._requests = Requests(store, clock)
 
     async def found(self, nodes: Sequence[Node]) -> ChangeView:
         """Make a new cluster of these nodes, each with its share at once. Refused where there is one."""
@@ -103,9 +104,34 @@ class Admin:
         """Drain a node and let it go when it is empty; returns when draining has been accepted."""
         return await self._submit(Change(self._id(), ChangeKind.REMOVE_NODE, node=node_id))
 
-    async def rebalance(self) -> ChangeView:
-        """Give every node its share of the ring by its weight."""
-        return await self._submit(Change(self._id(), ChangeKind.REBALANCE))
+    async def rebalance(self, *, strategy: str = "", by: str = "") -> ChangeView:
+        """Even out what the nodes carry, by their weights; the settings decide how unless it is said."""
+        chosen, measure = way_of(strategy, by, await self._settings())
+        return await self._submit(Change(self._id(), ChangeKind.REBALANCE, strategy=chosen, by=measure))
+
+    async def reweight(self, node_id: str, weight: float) -> ChangeView:
+        """Give a node another weight and the share that goes with it; a drained one comes back by it."""
+        _check_node(node_id, weight)
+        return await self._submit(Change(self._id(), ChangeKind.REWEIGHT, node=node_id, weight=weight))
+
+    async def drain(self, node_id: str) -> ChangeView:
+        """Move all keys of a node away; it stays in the cluster and gets none until it is brought back."""
+        return await self._submit(Change(self._id(), ChangeKind.DRAIN, node=node_id))
+
+    async def undrain(self, node_id: str) -> ChangeView:
+        """Give a drained node its share again."""
+        return await self._submit(Change(self._id(), ChangeKind.UNDRAIN, node=node_id))
+
+    async def balance(self, *, strategy: str = "", by: str = "") -> BalanceView:
+        """What every node carries, how far it is from its share, and what a rebalance would do about it."""
+        topology, settings = await self._topology(), await self._settings()
+        return await balance_view(topology, self._store, self._connector, self._clock, settings, (strategy, by))
+
+    async def history(self, count: int = HISTORY_SHOWN) -> list[HistoryView]:
+        """The last changes, the oldest first: what was done, when, by whom, why, and what came of it."""
+        if count < 1:
+            raise InvalidInput(f"{count} entries of history: use a number above 0")
+        return await history(self._store, count)
 
     async def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
         """What would move if the node were added and given its share."""
@@ -128,9 +154,30 @@ class Admin:
         change = Change("", ChangeKind.MIGRATE, source=source, target=target, pattern=pattern)
         return await preview(await self._topology(), change, self._connector)
 
-    async def preview_rebalance(self) -> list[PreviewView]:
-        """What would move if every node were given its share."""
-        return await preview(await self._topology(), Change("", ChangeKind.REBALANCE), self._connector)
+    async def preview_rebalance(self, *, strategy: str = "", by: str = "") -> list[PreviewView]:
+        """What a rebalance would move. Raises Unavailable while keys move, or where a server does not answer."""
+        topology, settings = await self._topology(), await self._settings()
+        if not topology.sharding_enabled:
+            return await preview(topology, Change("", ChangeKind.REBALANCE), self._connector)
+        standing = await read_standing(topology, self._store, self._clock, settings)
+        way = way_of(strategy, by, settings)
+        made, load = await proposed(topology, standing, self._connector, self._clock, settings, way)
+        return [] if made is None else list(moves_of(topology, made, load))
+
+    async def preview_reweight(self, node_id: str, weight: float) -> list[PreviewView]:
+        """What would move if the node had another weight."""
+        return await self._preview(Change("", ChangeKind.REWEIGHT, node=node_id, weight=weight))
+
+    async def preview_drain(self, node_id: str) -> list[PreviewView]:
+        """What would move if the node were drained."""
+        return await self._preview(Change("", ChangeKind.DRAIN, node=node_id))
+
+    async def preview_undrain(self, node_id: str) -> list[PreviewView]:
+        """What would move if the drained node were brought back."""
+        return await self._preview(Change("", ChangeKind.UNDRAIN, node=node_id))
+
+    async def _preview(self, change: Change) -> list[PreviewView]:
+        return await preview(await self._topology(), change, self._connector)
 
     async def rules(self) -> list[RuleView]:
         """The placement rules in the order in which they are tried."""
@@ -145,7 +192,7 @@ class Admin:
         repaired = ""
         if repair:
             submitted = await self._submit(Change(self._id(), ChangeKind.REPAIR))
-            repaired = await self._outcome(submitted.change)
+            repaired = await self._requests.outcome(submitted.change)
         found = await findings(
             await self._topology(), self._store, self._connector, self._clock, await self._settings()
         )
@@ -308,71 +355,10 @@ class Admin:
     # Requests
 
     async def _submit(self, change: Change) -> ChangeView:
-        """Hand a request to the coordinator and wait until it has been admitted or refused."""
-        change = replace(change, requested_at=self._clock.wall())
-        key = CHANGES + change.id
-        revision = await self._store.commit([put_record(key, change)], compares=[Compare(key, 0)])
-        try:
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                answered = await self._answered(key, revision)
-        except TimeoutError:
-            answered = await self._withdraw(key, revision)
-        if answered.status is ChangeStatus.REFUSED:
-            code, _, sentence = (answered.error or "").partition(" ")
-            raise _REFUSALS.get(code, Refused)(sentence)
-        ids = [m.id for m in await self._migrations() if m.change == change.id]
+        """Hand a request to the coordinator; what has become of it when it has been admitted."""
+        answered = await self._requests.submit(replace(change, id=change.id or self._id()))
+        ids = [m.id for m in await self._migrations() if m.change == answered.id]
         return reports.change_view(answered, ids)
-
-    async def _answered(self, key: str, revision: int) -> Change:
-        async with aclosing(self._store.watch(key, revision)) as watch:
-            async for events in watch:
-                for event in events:
-                    if event.key == key and event.value is not None:
-                        change = decode(Change, event.value)
-                        if change.status is not ChangeStatus.SUBMITTED:
-                            return change
-        raise StoreError("the store was closed while a request was waiting for its answer")
-
-    async def _withdraw(self, key: str, version: int) -> Change:
-        """Take an unanswered request back, unless it is being answered just now."""
-        try:
-            await self._store.commit([Delete(key)], compares=[Compare(key, version)])
-        except Conflict:
-            record = await read_record(self._store, Change, key)
-            if record is None:
-                raise Unavailable("the request was lost") from None
-            if record.value.status is ChangeStatus.SUBMITTED:
-                raise OutcomeUnknown(
-                    f"the request {record.value.id} is being carried out and has no answer yet: changestatus tells "
-                    "what becomes of it"
-                ) from None
-            return record.value
-        raise Unavailable(
-            "no coordinator answered: the request was withdrawn and nothing was changed; "
-            "see whether the nodes' agents run, then try again"
-        )
-
-    async def _outcome(self, change_id: str) -> str:
-        """What a change has done, when it has ended."""
-        snapshot = await self._store.list(CHANGES + change_id)
-        try:
-            async with asyncio.timeout(_REPAIR_TIMEOUT_S):
-                for entry in snapshot.entries:
-                    change = decode(Change, entry.value)
-                    if change.id == change_id and not change.status.ended:
-                        change = await self._change_ended(change_id, snapshot.revision)
-                    return change.error or change.outcome
-        except TimeoutError:
-            raise Unavailable(f"the repair waits for {_REPAIR_TIMEOUT_S:g} s already; it will still be done") from None
-        raise NotFound(f"the request {change_id} is gone")
-
-    async def _change_ended(self, change_id: str, revision: int) -> Change:
-        async with aclosing(self._store.watch(CHANGES + change_id, revision)) as watch:
-            async for events in watch:
-                for event in events:
-                    if event.value is not None and decode(Change, event.value).status.ended:
-                        return decode(Change, event.value)
-        raise StoreError("the store was closed while a request was waiting for its end")
 
     async def _ended(self, migration_id: str, revision: int) -> Migration:
         migration = await self._migration(migration_id)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from helios.admin.balance import Standing, read_standing
 from helios.admin.counting import count_owned, may_hold_others
-from helios.admin.joining import HEARD_RECENTLY_S
 from helios.admin.views import ChangeView, MigrationView, NodeView, StatsView
 from helios.errors import EngineError
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationPhase, MigrationStatus
@@ -16,7 +16,7 @@ from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
 from helios.ports.store import Store
-from helios.stores.records import AGENTS, AgentRecord, CoordinatorRecord, list_records
+from helios.stores.records import CoordinatorRecord
 
 _COUNT_TIMEOUT_S = 5.0
 
@@ -34,20 +34,13 @@ async def node_views(
 
     Without `exact` neither does one that may hold keys of others, which would have to be looked at one by one.
     """
-    agents = {record.value.node: record.value for record in await list_records(store, AgentRecord, AGENTS)}
+    standing = await read_standing(topology, store, clock, settings)
+    deviations = standing.deviations(topology, settings.sharding.rebalance_by)
     routes = Routes(topology)
     counts = await asyncio.gather(*(_count(connector, routes, shard, exact) for shard in topology.shards))
     keys = {shard.id: count for shard, count in zip(topology.shards, counts, strict=True)}
     return [
-        _node_view(
-            node,
-            topology,
-            routes,
-            agents.get(node.id),
-            keys.get(node.id),
-            clock.wall(),
-            settings.coordinator.health_timeout,
-        )
+        _node_view(node, topology, routes, standing, keys.get(node.id), deviations.get(node.id))
         for node in topology.nodes
     ]
 
@@ -73,17 +66,19 @@ def _node_view(
     node: Node,
     topology: Topology,
     routes: Routes,
-    agent: AgentRecord | None,
+    standing: Standing,
     keys: int | None,
-    now: float,
-    health_timeout_s: float,
+    deviation: float | None,
 ) -> NodeView:
     shard = topology.shard(node.id)
+    health = standing.health[node.id]
+    figures = standing.figures.get(node.id)
+    known = figures is not None and figures.measured_at is not None
     return NodeView(
         id=node.id,
         address=str(node.address),
         kind=str(node.kind),
-        status=_status(agent, now, health_timeout_s),
+        status=str(health.status),
         state=_state(node, topology),
         weight=node.weight,
         zone=node.zone,
@@ -91,18 +86,19 @@ def _node_view(
         ring_share=round(routes.share(node.id), 6),
         leader="" if shard is None else shard.leader,
         leader_address="" if shard is None else str(shard.leading.address),
-        last_seen=None if agent is None else agent.seen_at,
+        last_seen=health.last_seen,
+        status_since=health.since,
+        status_reason=health.reason,
+        bytes=figures.bytes if figures is not None and known else None,
+        ops=figures.ops if figures is not None and known else None,
+        deviation=deviation if known else None,
     )
 
 
-def _status(agent: AgentRecord | None, now: float, health_timeout_s: float) -> str:
-    if agent is None or now - agent.seen_at >= health_timeout_s:
-        return "offline"
-    return "online" if now - agent.seen_at < min(HEARD_RECENTLY_S, health_timeout_s) else "suspect"
-
-
 def _state(node: Node, topology: Topology) -> str:
-    if node.state is NodeState.DRAINING:
+    if node.state is NodeState.DRAINED and node.id not in dict(topology.placement.weights):
+        return "drained"
+    if node.state is not NodeState.ACTIVE:
         return "draining"
     arriving = topology.transition is not None and any(
         pair.target == node.id and pair.phase is not PairPhase.SWITCHED for pair in topology.transition.pairs
@@ -149,6 +145,9 @@ _DONE = {
     ChangeKind.REMOVE_NODE: "removed",
     ChangeKind.MIGRATE: "done",
     ChangeKind.REBALANCE: "done",
+    ChangeKind.REWEIGHT: "its weight is changed, and its share with it",
+    ChangeKind.DRAIN: "drained: it owns nothing until `undrain` or `reweight` brings it back",
+    ChangeKind.UNDRAIN: "it has its share again",
     ChangeKind.REPAIR: "done",
 }
 _UNDER_WAY = {
@@ -157,6 +156,9 @@ _UNDER_WAY = {
     ChangeKind.REMOVE_NODE: "draining; it goes when it is empty",
     ChangeKind.MIGRATE: "accepted",
     ChangeKind.REBALANCE: "accepted",
+    ChangeKind.REWEIGHT: "accepted",
+    ChangeKind.DRAIN: "draining; it stays in the cluster",
+    ChangeKind.UNDRAIN: "accepted",
     ChangeKind.REPAIR: "accepted",
 }
 
@@ -169,6 +171,8 @@ def change_view(change: Change, migrations: Sequence[str]) -> ChangeView:
         message = "added; it has its share of the keys"
     else:
         message = (_DONE if change.status is ChangeStatus.DONE else _UNDER_WAY)[change.kind]
+        if change.kind is ChangeKind.REBALANCE:
+            message = change.outcome or (f"{message}: {change.reason}" if change.reason else message)
     return ChangeView(change.id, str(change.kind), str(change.status), change.error or message, tuple(migrations))
 
 

@@ -6,8 +6,10 @@ from typing import Protocol
 
 from helios.admin.views import (
     AlteredView,
+    BalanceView,
     ChangeView,
     CheckView,
+    HistoryView,
     KeyView,
     MigrationView,
     NodeView,
@@ -58,8 +60,17 @@ class AdminService(Protocol):
     async def preview_migrate(self, source: str, target: str, pattern: str = "*") -> list[PreviewView]:
         """What would move by this migration; nothing is changed."""
 
-    async def preview_rebalance(self) -> list[PreviewView]:
-        """What would move if every node were given its share; nothing is changed."""
+    async def preview_rebalance(self, *, strategy: str = "", by: str = "") -> list[PreviewView]:
+        """What a rebalance would move; nothing is changed."""
+
+    async def preview_reweight(self, node_id: str, weight: float) -> list[PreviewView]:
+        """What would move if the node had another weight; nothing is changed."""
+
+    async def preview_drain(self, node_id: str) -> list[PreviewView]:
+        """What would move if the node were drained; nothing is changed."""
+
+    async def preview_undrain(self, node_id: str) -> list[PreviewView]:
+        """What would move if the drained node were brought back; nothing is changed."""
 
     async def migrate(self, source: str, target: str, pattern: str = "*", *, verify: bool = False) -> MigrationView:
         """Move the keys of `source` that match `pattern` to `target`; returns the accepted migration.
@@ -88,8 +99,30 @@ class AdminService(Protocol):
     async def cleanup_migrations(self) -> int:
         """Forget migrations that have ended; how many there were."""
 
-    async def rebalance(self) -> ChangeView:
-        """Give every node its share of the ring by its weight."""
+    async def rebalance(self, *, strategy: str = "", by: str = "") -> ChangeView:
+        """Even out what the nodes carry, by their weights; the settings decide how unless it is said.
+
+        Strategies are minimize_movement and uniform; what is balanced by is keys, bytes or ops. Done at once, with
+        a message that says so, where nothing is worth moving.
+        """
+
+    async def reweight(self, node_id: str, weight: float) -> ChangeView:
+        """Give a node another weight and the share that goes with it; a drained one comes back by it."""
+
+    async def drain(self, node_id: str) -> ChangeView:
+        """Move all keys of a node away; it stays in the cluster and gets none until it is brought back."""
+
+    async def undrain(self, node_id: str) -> ChangeView:
+        """Give a drained node its share again."""
+
+    async def balance(self, *, strategy: str = "", by: str = "") -> BalanceView:
+        """What every node carries, how far it is from its share, and what a rebalance would do about it.
+
+        Looks at some thousand keys of every node.
+        """
+
+    async def history(self, count: int = 20) -> list[HistoryView]:
+        """The last changes, the oldest first: what was done, when, by whom, why, and what came of it."""
 
     async def stats(self, *, exact: bool = True) -> StatsView:
         """The cluster in numbers.

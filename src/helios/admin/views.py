@@ -9,8 +9,11 @@ from dataclasses import dataclass
 class NodeView:
     """A node with its share. `status` is online, suspect or offline; `keys` is None where it does not answer.
 
-    `state` is active, joining (keys are on their way to it) or draining. `ring_share` is between 0 and 1.
+    `state` is active, joining (keys are on their way to it), draining or drained. `ring_share` is between 0 and 1.
     `leader` is the id of the member that takes the shard's commands, `leader_address` where it listens.
+    `status_since` (Unix seconds) is when the status began, `status_reason` what is missing unless it is online.
+    `bytes`, `ops` (operations a second) and `deviation` (from its share by what is balanced: 0.3 is 30 % more) are
+    as last collected, None where nothing is known yet.
     """
 
     id: str
@@ -25,6 +28,101 @@ class NodeView:
     leader: str
     leader_address: str
     last_seen: float | None
+    status_since: float | None
+    status_reason: str
+    bytes: int | None
+    ops: float | None
+    deviation: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFigureView:
+    """A key that stands out. `hits` is about how often it was accessed lately, 0 where that is not known."""
+
+    key: str
+    bytes: int
+    hits: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLoadView:
+    """What a node carries, as last collected at `measured_at` (Unix seconds); None where nothing is known yet.
+
+    `fair_share` is its part of everything by weight, between 0 and 1, and `deviation` how far it is from it: 0.3 is
+    30 % more. Big and hot keys are those that were found in samples of `sampled` keys so far; hot ones can be found
+    only where the server counts accesses (`hits_known`). `error` says why a node could not be looked at last.
+    """
+
+    id: str
+    status: str
+    weight: float
+    fair_share: float
+    keys: int | None
+    bytes: int | None
+    ops: float | None
+    deviation: float | None
+    measured_at: float | None
+    sampled: int
+    big_keys: tuple[KeyFigureView, ...]
+    hot_keys: tuple[KeyFigureView, ...]
+    hits_known: bool
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewView:
+    """What a change would move from one node to another, estimated from a sample of `sampled` keys."""
+
+    source_node: str
+    target_node: str
+    keys: int
+    bytes: int
+    sampled: int
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceView:
+    """How evenly the load lies and what a rebalance would do.
+
+    `by` is keys, bytes or ops. `threshold` is the deviation beyond which is evened out, `band` what the strategy
+    leaves. `worst` names the node that is farthest from its share. `proposal` says in a sentence what a rebalance
+    would do and why; `moved` is how much that moves, `least` the least that any way of moving needs (in keys, bytes or
+    operations a second), `worst_after` the worst deviation then; None where nothing would be done.
+    """
+
+    by: str
+    strategy: str
+    threshold: float
+    band: float
+    auto_rebalance: bool
+    collected_at: float | None
+    nodes: tuple[NodeLoadView, ...]
+    worst: str
+    worst_deviation: float
+    proposal: str
+    moved: float
+    least: float
+    worst_after: float | None
+    moves: tuple[PreviewView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryView:
+    """A change that was admitted. `what` is what was asked for, `origin` user or automatic, `reason` why.
+
+    `status` and `message` are as for a change; times are Unix seconds, `ended_at` None while it is under way.
+    """
+
+    change: str
+    kind: str
+    what: str
+    origin: str
+    status: str
+    reason: str
+    message: str
+    requested_at: float
+    ended_at: float | None
+    keys_moved: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +222,6 @@ class SettingChangeView:
     at: float
     by: str
     altered: tuple[AlteredView, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PreviewView:
-    """What a change would move from one node to another, estimated from a sample of `sampled` keys."""
-
-    source_node: str
-    target_node: str
-    keys: int
-    bytes: int
-    sampled: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from helios.access.gate import Gate
 from helios.admin.service import AdminService
 from helios.api import docs_page, problems
+from helios.api.balance import balance_router
 from helios.api.guard import BrowserGuard
 from helios.api.kv import kv_router
 from helios.api.kv_replies import KeyValue
@@ -63,6 +64,7 @@ def create_app(
     metrics = Metrics(admin)
     app.add_middleware(RequestMeter, metrics=metrics)
     app.include_router(shards_router(admin))
+    app.include_router(balance_router(admin))
     app.include_router(upkeep_router(admin))
     app.include_router(kv_router(GuardedKeyValue(kv), max_value_bytes))
     _add_pages(app, health, metrics)

@@ -125,12 +125,22 @@ class _Now(Collector):
         )
         online = GaugeMetricFamily("helios_node_online", "Whether a node was heard of just now", labels=["node"])
         share = GaugeMetricFamily("helios_node_ring_share", "A node's part of the ring, 0 to 1", labels=["node"])
+        carried = {
+            "bytes": GaugeMetricFamily("helios_node_bytes", "What a node's keys occupy, estimated", labels=["node"]),
+            "ops": GaugeMetricFamily("helios_node_ops", "Operations a second of a node", labels=["node"]),
+            "deviation": GaugeMetricFamily(
+                "helios_node_deviation", "How far a node is from its share: 0.3 is 30 % more", labels=["node"]
+            ),
+        }
         for node in stats.nodes:
+            for field, family in carried.items():
+                if (value := getattr(node, field)) is not None:
+                    family.add_metric([node.id], value)
             if node.keys is not None:
                 keys.add_metric([node.id], node.keys)
             online.add_metric([node.id], float(node.status == "online"))
             share.add_metric([node.id], node.ring_share)
-        yield from (keys, online, share)
+        yield from (keys, online, share, *carried.values())
         yield from self._under_way()
 
     def _under_way(self) -> Iterable[Metric]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
@@ -53,6 +54,26 @@ class Migrate(BaseModel):
     target_node: str = Field(examples=["shard-2"])
     key_pattern: str = "*"
     verify: bool = False
+
+
+class Rebalance(BaseModel):
+    """How to even out, and what; the settings decide what is left out.
+
+    `strategy` is minimize_movement or uniform, `by` keys, bytes or ops.
+    """
+
+    model_config = _STRICT
+
+    strategy: Literal["", "minimize_movement", "uniform"] = ""
+    by: Literal["", "keys", "bytes", "ops"] = ""
+
+
+class Reweight(BaseModel):
+    """The node's new weight: its share relative to the others'."""
+
+    model_config = _STRICT
+
+    weight: float = Field(gt=0, allow_inf_nan=False, examples=[2.0])
 
 
 class Check(BaseModel):
@@ -164,6 +185,16 @@ def flag(parameters: dict[str, bytes], name: str) -> bool:
     return value == b"true"
 
 
+def choice(parameters: dict[str, bytes], name: str, choices: Iterable[str]) -> str:
+    """One of the choices, or empty where the parameter is left out; raises InvalidInput for anything else."""
+    if name not in parameters:
+        return ""
+    value = as_text(name, parameters[name])
+    if value not in list(choices):
+        raise InvalidInput(f"the parameter {name!r} must be one of {', '.join(choices)}")
+    return value
+
+
 def as_text(name: str, value: bytes) -> str:
     """The parameter as text; raises InvalidInput where it is not UTF-8."""
     try:
@@ -179,12 +210,22 @@ def documented_body(kind: type[BaseModel], *, required: bool = True) -> dict[str
 
 
 def documented_parameter(
-    name: str, description: str, *, where: str = "query", required: bool = True, kind: str = "string"
+    name: str,
+    description: str,
+    *,
+    where: str = "query",
+    required: bool = True,
+    kind: str = "string",
+    choices: Iterable[str] = (),
 ) -> dict[str, Any]:
     """The OpenAPI entry of a parameter that the handler reads by itself."""
     schema: dict[str, Any] = {"type": kind}
-    if kind == "string":
+    if choices:
+        schema["enum"] = list(choices)
+    elif kind == "string":
         schema["minLength"] = 1
+    elif kind == "integer":
+        schema["minimum"] = 1
     elif kind == "number":
         schema |= {"minimum": TTL_MIN_S, "maximum": TTL_MAX_S}
     return {"name": name, "in": where, "required": required, "description": description, "schema": schema}

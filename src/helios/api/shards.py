@@ -32,7 +32,7 @@ from helios.model.migration import ChangeStatus, MigrationStatus
 BODY_LIMIT_BYTES = 64 * 1024
 
 
-_DRY_RUN = {
+DRY_RUN = {
     "parameters": [
         documented_parameter("dry_run", "true: say what would move, and change nothing", required=False, kind="boolean")
     ]
@@ -93,13 +93,14 @@ async def body_of(request: Request, kind: type[Body]) -> Body:
     return parse(kind, await read_body(request, BODY_LIMIT_BYTES))
 
 
-async def _body_and_dry_run(request: Request, kind: type[Body]) -> tuple[Body, bool]:
+async def body_and_dry_run(request: Request, kind: type[Body]) -> tuple[Body, bool]:
     """The request's body, and whether what it asks for is only to be foreseen."""
     dry_run = flag(query(request, "dry_run"), "dry_run")
     return parse(kind, await read_body(request, BODY_LIMIT_BYTES)), dry_run
 
 
-def _foreseen(previews: list[PreviewView]) -> JSONResponse:
+def foreseen(previews: list[PreviewView]) -> JSONResponse:
+    """What a change would move, as the answer to a dry run."""
     return JSONResponse(Previews(previews=previews).model_dump())
 
 
@@ -122,17 +123,17 @@ def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
         status_code=202,
         response_description="accepted, and under way",
         response_model=ChangeView,
-        responses=_accepted(s409="the node cannot be added as things are", s413="the body is too large"),
+        responses=accepted(s409="the node cannot be added as things are", s413="the body is too large"),
         summary="Add a node",
         description="202 while keys are still to move, 200 where there was nothing to move.",
-        openapi_extra=_DRY_RUN | documented_body(AddNode),
+        openapi_extra=DRY_RUN | documented_body(AddNode),
     )
     async def add_node(request: Request, response: Response) -> ChangeView | JSONResponse:
-        body, dry_run = await _body_and_dry_run(request, AddNode)
+        body, dry_run = await body_and_dry_run(request, AddNode)
         if dry_run:
             if body.import_keys or body.flush:
                 raise Refused("a dry run foresees what the ring moves, not what import or flush would do")
-            return _foreseen(await admin.preview_add_node(body.node_id, body.address, weight=body.weight))
+            return foreseen(await admin.preview_add_node(body.node_id, body.address, weight=body.weight))
         change = await admin.add_node(
             body.node_id,
             body.address,
@@ -141,23 +142,23 @@ def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
             import_keys=body.import_keys,
             flush=body.flush,
         )
-        return _accept(change, response)
+        return accept(change, response)
 
     @router.delete(
         "/nodes",
         status_code=202,
         response_description="accepted, and under way",
         response_model=ChangeView,
-        responses=_accepted(s404="no such node", s409="the node cannot go", s413="the body is too large"),
+        responses=accepted(s404="no such node", s409="the node cannot go", s413="the body is too large"),
         summary="Drain a node and let it go",
         description="202 as soon as draining has been accepted; the node leaves when it is empty.",
-        openapi_extra=_DRY_RUN | documented_body(RemoveNode),
+        openapi_extra=DRY_RUN | documented_body(RemoveNode),
     )
     async def remove_node(request: Request, response: Response) -> ChangeView | JSONResponse:
-        body, dry_run = await _body_and_dry_run(request, RemoveNode)
+        body, dry_run = await body_and_dry_run(request, RemoveNode)
         if dry_run:
-            return _foreseen(await admin.preview_remove_node(body.node_id))
-        return _accept(await admin.remove_node(body.node_id), response)
+            return foreseen(await admin.preview_remove_node(body.node_id))
+        return accept(await admin.remove_node(body.node_id), response)
 
     @router.get(
         "/node",
@@ -185,21 +186,6 @@ def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
         query(request)
         return await admin.stats()
 
-    @router.post(
-        "/rebalance",
-        status_code=202,
-        response_description="accepted, and under way",
-        response_model=ChangeView,
-        responses=_accepted(s409="the cluster cannot be rebalanced now", s413="the body is too large"),
-        summary="Give every node its share by weight",
-        openapi_extra=_DRY_RUN | documented_body(Nothing, required=False),
-    )
-    async def rebalance(request: Request, response: Response) -> ChangeView | JSONResponse:
-        _, dry_run = await _body_and_dry_run(request, Nothing)
-        if dry_run:
-            return _foreseen(await admin.preview_rebalance())
-        return _accept(await admin.rebalance(), response)
-
 
 def _add_migration_routes(router: APIRouter, admin: AdminService) -> None:
     @router.post(
@@ -211,12 +197,12 @@ def _add_migration_routes(router: APIRouter, admin: AdminService) -> None:
         | {200: {"model": MigrationView | Previews, "description": "ended already, or what would move"}},
         summary="Move keys from one node to another",
         description="202 with the accepted migration; ask /migration?task_id=… with its id how it fares.",
-        openapi_extra=_DRY_RUN | documented_body(Migrate),
+        openapi_extra=DRY_RUN | documented_body(Migrate),
     )
     async def migrate(request: Request, response: Response) -> MigrationView | JSONResponse:
-        body, dry_run = await _body_and_dry_run(request, Migrate)
+        body, dry_run = await body_and_dry_run(request, Migrate)
         if dry_run:
-            return _foreseen(await admin.preview_migrate(body.source_node, body.target_node, body.key_pattern))
+            return foreseen(await admin.preview_migrate(body.source_node, body.target_node, body.key_pattern))
         view = await admin.migrate(body.source_node, body.target_node, body.key_pattern, verify=body.verify)
         if MigrationStatus(view.status).ended:
             response.status_code = 200
@@ -291,14 +277,14 @@ def _add_steering(
         return await act(request.path_params["id"])
 
 
-def _accepted(**statuses: str) -> dict[int | str, dict[str, Any]]:
+def accepted(**statuses: str) -> dict[int | str, dict[str, Any]]:
     """The responses of an endpoint that answers 202, or 200 where nothing is left to be done."""
     return errors(**statuses) | {
         200: {"model": ChangeView | Previews, "description": "carried out already, or what would move"}
     }
 
 
-def _accept(change: ChangeView, response: Response) -> ChangeView:
+def accept(change: ChangeView, response: Response) -> ChangeView:
     """The change itself, with 200 instead of 202 where it has ended; raises Refused where nothing came of it."""
     status = ChangeStatus(change.status)
     if status in (ChangeStatus.REFUSED, ChangeStatus.FAILED):

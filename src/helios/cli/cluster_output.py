@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helios.cli.output import ago, clock, count, duration, facts, share, size, table
+from helios.cli.output import ago, clean, clock, count, duration, facts, off, ops, share, size, table
 
 Fields = Mapping[str, Any]
 
 
-def nodes(views: Sequence[Fields], now: float) -> str:
-    """One line a node; weight and zone only where some node has set them."""
+def nodes(views: Sequence[Fields], now: float, *, loads: bool = False) -> str:
+    """One line a node; weight and zone only where some node has set them, what it carries with `loads`."""
     if not views:
         return "no nodes yet; `helios-cli addnode ID ADDRESS` adds one"
     zones = any(view.get("zone") for view in views)
     weights = any(view.get("weight", 1.0) != 1.0 for view in views)
     headings = ["ID", "ADDRESS", "STATUS", "STATE", ">KEYS", ">SHARE", "LEADER", "LAST SEEN"]
+    headings += [">BYTES", ">OPS/S", ">OFF"] * loads
     headings += ["ZONE"] * zones + [">WEIGHT"] * weights
     rows = []
     for view in views:
@@ -30,8 +31,16 @@ def nodes(views: Sequence[Fields], now: float) -> str:
             _text(view, "leader"),
             ago(view.get("last_seen"), now),
         ]
+        if loads:
+            carried = "?" if view.get("bytes") is None else size(view["bytes"])
+            row += [carried, ops(view.get("ops")), off(view.get("deviation"))]
         rows.append(row + [_text(view, "zone")] * zones + [f"{view.get('weight', 1.0):g}"] * weights)
-    return table(headings, rows)
+    silent = [
+        clean(f"{view['id']} is {view['status']} since {clock(view.get('status_since'))}: {view['status_reason']}")
+        for view in views
+        if view.get("status_reason")
+    ]
+    return "\n".join([table(headings, rows), *silent])
 
 
 def key(view: Fields) -> str:
@@ -126,8 +135,11 @@ def check(view: Fields) -> str:
 def preview(views: Sequence[Fields]) -> str:
     """What would move, a line a pair of nodes."""
     moving = [view for view in views if view["keys"]]
-    if not moving:
-        return "nothing would move"
+    return moves(moving) if moving else "nothing would move"
+
+
+def moves(moving: Sequence[Fields]) -> str:
+    """What would move from where to where, a line a pair of nodes, and their sum."""
     rows = [[view["source_node"], view["target_node"], count(view["keys"]), size(view["bytes"])] for view in moving]
     if len(rows) > 1:
         keys, volume = (sum(view[name] for view in moving) for name in ("keys", "bytes"))
@@ -192,7 +204,7 @@ def stats(view: Fields, now: float) -> str:
         ("coordinator", str(view.get("coordinator") or "none")),
     ]
     text = facts(rows)
-    return f"{text}\n\n{nodes(view['nodes'], now)}" if view.get("nodes") else text
+    return f"{text}\n\n{nodes(view['nodes'], now, loads=True)}" if view.get("nodes") else text
 
 
 def _text(view: Fields, name: str) -> str:

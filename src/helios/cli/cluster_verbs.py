@@ -14,8 +14,8 @@ from helios.cli.session import Session, described, pass_session
 from helios.client.connection import REPLY_TIMEOUT_S
 
 _ENDED = ("done", "refused", "failed", "cancelled", "completed")
-_DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would move from where to where.")
-_WAIT = click.option("--wait", is_flag=True, help="Wait for the keys to arrive, and show how far they are.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would move from where to where.")
+WAIT = click.option("--wait", is_flag=True, help="Wait for the keys to arrive, and show how far they are.")
 
 
 @click.command("addnode", **described("helios-cli addnode shard-4 localhost:6382"))
@@ -27,8 +27,8 @@ _WAIT = click.option("--wait", is_flag=True, help="Wait for the keys to arrive, 
 )
 @click.option("--import", "import_keys", is_flag=True, help="Take a plain server's keys in: each moves to its owner.")
 @click.option("--flush", is_flag=True, help="Discard the keys that a plain server holds.")
-@_DRY_RUN
-@_WAIT
+@DRY_RUN
+@WAIT
 @pass_session
 def add_node(
     session: Session,
@@ -59,17 +59,17 @@ def add_node(
     if zone:
         argv += ["ZONE", zone]
     argv += ["IMPORT"] * import_keys + ["FLUSH"] * flush
-    _change(session, wait, *argv)
+    change(session, wait, *argv)
 
 
 @click.command("removenode", **described("helios-cli removenode shard-4 --wait"))
 @click.argument("node_id", metavar="ID")
-@_DRY_RUN
-@_WAIT
+@DRY_RUN
+@WAIT
 @pass_session
 def remove_node(session: Session, node_id: str, dry_run: bool, wait: bool) -> None:
     """Move a node's keys away, then let it go."""
-    _preview_or_change(session, dry_run, wait, "REMOVENODE", node_id)
+    preview_or_change(session, dry_run, wait, "REMOVENODE", node_id)
 
 
 @click.command("listnodes", **described("helios-cli listnodes"))
@@ -106,22 +106,13 @@ def cluster_stats(session: Session) -> None:
     show(session, view, lambda: cluster_output.stats(view, time.time()))
 
 
-@click.command("rebalance", **described("helios-cli rebalance --dry-run"))
-@_DRY_RUN
-@_WAIT
-@pass_session
-def rebalance(session: Session, dry_run: bool, wait: bool) -> None:
-    """Give every node its share by its weight."""
-    _preview_or_change(session, dry_run, wait, "REBALANCE")
-
-
 @click.command("migrate", **described("helios-cli migrate shard-1 shard-4 'user:*' --wait"))
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @click.argument("pattern", required=False)
 @click.option("--verify", is_flag=True, help="Compare each copy with its source before the node is switched to.")
-@_DRY_RUN
-@_WAIT
+@DRY_RUN
+@WAIT
 @pass_session
 def migrate(
     session: Session, source: str, target: str, pattern: str | None, verify: bool, dry_run: bool, wait: bool
@@ -210,7 +201,6 @@ VERBS = (
     list_nodes,
     node_for_key,
     cluster_stats,
-    rebalance,
     migrate,
     migration_status,
     active_migrations,
@@ -222,11 +212,12 @@ VERBS = (
 )
 
 
-def _preview_or_change(session: Session, dry_run: bool, wait: bool, *argv: str) -> None:
+def preview_or_change(session: Session, dry_run: bool, wait: bool, *argv: str) -> None:
+    """Ask for a change, or only for what it would move."""
     if dry_run:
         _preview(session, wait, *argv)
     else:
-        _change(session, wait, *argv)
+        change(session, wait, *argv)
 
 
 def _preview(session: Session, wait: bool, *argv: str) -> None:
@@ -238,7 +229,8 @@ def _preview(session: Session, wait: bool, *argv: str) -> None:
     show(session, views, lambda: cluster_output.preview(views))
 
 
-def _change(session: Session, wait: bool, *argv: str) -> None:
+def change(session: Session, wait: bool, *argv: str) -> None:
+    """Ask for a change, show what came of it, and with `wait` follow it to its end."""
     from helios.cli import cluster_output
 
     view = ask(session, *argv)

@@ -102,6 +102,16 @@ def share(part: float) -> str:
     return f"{part * 100:.1f} %"
 
 
+def off(deviation: float | None) -> str:
+    """How far something is from its share, with its sign."""
+    return "?" if deviation is None else f"{deviation * 100:+.1f} %"
+
+
+def ops(number: float | None) -> str:
+    """Operations a second."""
+    return "?" if number is None else f"{number:,.0f}"
+
+
 def size(number: int) -> str:
     """Bytes in the largest unit that leaves at least one of it."""
     amount = float(number)

@@ -10,8 +10,10 @@ from typing import Self, TypeVar
 
 from helios.admin.views import (
     AlteredView,
+    BalanceView,
     ChangeView,
     CheckView,
+    HistoryView,
     KeyView,
     MigrationView,
     NodeView,
@@ -87,9 +89,29 @@ class AsyncAdminClient:
         """Drain a node and let it go when it is empty; returns when draining has been accepted."""
         return await self._ask(verbs.remove_node(node_id))
 
-    async def rebalance(self) -> ChangeView:
-        """Give every node its share of the ring by its weight."""
-        return await self._ask(verbs.rebalance())
+    async def rebalance(self, *, strategy: str = "", by: str = "") -> ChangeView:
+        """Even out what the nodes carry; the settings decide how unless it is said."""
+        return await self._ask(verbs.rebalance(strategy, by))
+
+    async def reweight(self, node_id: str, weight: float) -> ChangeView:
+        """Give a node another weight and the share that goes with it; a drained one comes back by it."""
+        return await self._ask(verbs.reweight(node_id, weight))
+
+    async def drain(self, node_id: str) -> ChangeView:
+        """Move all keys of a node away; it stays in the cluster and gets none until it is brought back."""
+        return await self._ask(verbs.drain(node_id))
+
+    async def undrain(self, node_id: str) -> ChangeView:
+        """Give a drained node its share again."""
+        return await self._ask(verbs.undrain(node_id))
+
+    async def balance(self, *, strategy: str = "", by: str = "") -> BalanceView:
+        """What every node carries, and what a rebalance would do about it."""
+        return await self._ask(verbs.balance(strategy, by))
+
+    async def history(self, count: int = 20) -> list[HistoryView]:
+        """The last changes, the oldest first: what was done, when, by whom and why."""
+        return await self._ask(verbs.history(count))
 
     async def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
         """What would move if the node were added and given its share; nothing is changed."""
@@ -99,11 +121,21 @@ class AsyncAdminClient:
         """What would move if the node were removed; nothing is changed."""
         return await self._ask(verbs.preview_remove_node(node_id))
 
-    async def preview_rebalance(self) -> list[PreviewView]:
-        """What would move if every node were given its share; nothing is changed."""
-        return await self._ask(verbs.preview_rebalance())
+    async def preview_rebalance(self, *, strategy: str = "", by: str = "") -> list[PreviewView]:
+        """What a rebalance would move; nothing is changed."""
+        return await self._ask(verbs.preview_rebalance(strategy, by))
 
-    # Keys and rules
+    async def preview_reweight(self, node_id: str, weight: float) -> list[PreviewView]:
+        """What would move if the node had another weight; nothing is changed."""
+        return await self._ask(verbs.preview_reweight(node_id, weight))
+
+    async def preview_drain(self, node_id: str) -> list[PreviewView]:
+        """What would move if the node were drained; nothing is changed."""
+        return await self._ask(verbs.preview_drain(node_id))
+
+    async def preview_undrain(self, node_id: str) -> list[PreviewView]:
+        """What would move if the drained node were brought back; nothing is changed."""
+        return await self._ask(verbs.preview_undrain(node_id))
 
     async def node_for_key(self, key: str | bytes) -> KeyView:
         """Where a key lives now, and whether the ring or a rule decides that."""

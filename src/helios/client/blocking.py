@@ -10,8 +10,10 @@ from typing import Self, TypeVar
 
 from helios.admin.views import (
     AlteredView,
+    BalanceView,
     ChangeView,
     CheckView,
+    HistoryView,
     KeyView,
     MigrationView,
     NodeView,
@@ -96,9 +98,29 @@ class AdminClient:
         """Drain a node and let it go when it is empty; returns when draining has been accepted."""
         return self._ask(verbs.remove_node(node_id))
 
-    def rebalance(self) -> ChangeView:
-        """Give every node its share of the ring by its weight."""
-        return self._ask(verbs.rebalance())
+    def rebalance(self, *, strategy: str = "", by: str = "") -> ChangeView:
+        """Even out what the nodes carry; the settings decide how unless it is said."""
+        return self._ask(verbs.rebalance(strategy, by))
+
+    def reweight(self, node_id: str, weight: float) -> ChangeView:
+        """Give a node another weight and the share that goes with it; a drained one comes back by it."""
+        return self._ask(verbs.reweight(node_id, weight))
+
+    def drain(self, node_id: str) -> ChangeView:
+        """Move all keys of a node away; it stays in the cluster and gets none until it is brought back."""
+        return self._ask(verbs.drain(node_id))
+
+    def undrain(self, node_id: str) -> ChangeView:
+        """Give a drained node its share again."""
+        return self._ask(verbs.undrain(node_id))
+
+    def balance(self, *, strategy: str = "", by: str = "") -> BalanceView:
+        """What every node carries, and what a rebalance would do about it."""
+        return self._ask(verbs.balance(strategy, by))
+
+    def history(self, count: int = 20) -> list[HistoryView]:
+        """The last changes, the oldest first: what was done, when, by whom and why."""
+        return self._ask(verbs.history(count))
 
     def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
         """What would move if the node were added and given its share; nothing is changed."""
@@ -108,11 +130,21 @@ class AdminClient:
         """What would move if the node were removed; nothing is changed."""
         return self._ask(verbs.preview_remove_node(node_id))
 
-    def preview_rebalance(self) -> list[PreviewView]:
-        """What would move if every node were given its share; nothing is changed."""
-        return self._ask(verbs.preview_rebalance())
+    def preview_rebalance(self, *, strategy: str = "", by: str = "") -> list[PreviewView]:
+        """What a rebalance would move; nothing is changed."""
+        return self._ask(verbs.preview_rebalance(strategy, by))
 
-    # Keys and rules
+    def preview_reweight(self, node_id: str, weight: float) -> list[PreviewView]:
+        """What would move if the node had another weight; nothing is changed."""
+        return self._ask(verbs.preview_reweight(node_id, weight))
+
+    def preview_drain(self, node_id: str) -> list[PreviewView]:
+        """What would move if the node were drained; nothing is changed."""
+        return self._ask(verbs.preview_drain(node_id))
+
+    def preview_undrain(self, node_id: str) -> list[PreviewView]:
+        """What would move if the drained node were brought back; nothing is changed."""
+        return self._ask(verbs.preview_undrain(node_id))
 
     def node_for_key(self, key: str | bytes) -> KeyView:
         """Where a key lives now, and whether the ring or a rule decides that."""

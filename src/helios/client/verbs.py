@@ -13,8 +13,10 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 from helios.admin.views import (
     AlteredView,
+    BalanceView,
     ChangeView,
     CheckView,
+    HistoryView,
     KeyView,
     MigrationView,
     NodeView,
@@ -76,9 +78,34 @@ def remove_node(node_id: str) -> Request[ChangeView]:
     return _request(_view(ChangeView), "REMOVENODE", node_id)
 
 
-def rebalance() -> Request[ChangeView]:
+def rebalance(strategy: str, by: str) -> Request[ChangeView]:
     """REBALANCE."""
-    return _request(_view(ChangeView), "REBALANCE")
+    return _request(_view(ChangeView), "REBALANCE", *_way(strategy, by))
+
+
+def reweight(node_id: str, weight: float) -> Request[ChangeView]:
+    """REWEIGHT."""
+    return _request(_view(ChangeView), "REWEIGHT", node_id, repr(float(weight)))
+
+
+def drain(node_id: str) -> Request[ChangeView]:
+    """DRAIN."""
+    return _request(_view(ChangeView), "DRAIN", node_id)
+
+
+def undrain(node_id: str) -> Request[ChangeView]:
+    """UNDRAIN."""
+    return _request(_view(ChangeView), "UNDRAIN", node_id)
+
+
+def balance(strategy: str, by: str) -> Request[BalanceView]:
+    """BALANCE."""
+    return _asking(_view(BalanceView), "BALANCE", *_way(strategy, by))
+
+
+def history(count: int) -> Request[list[HistoryView]]:
+    """HISTORY."""
+    return _asking(_views(HistoryView), "HISTORY", str(count))
 
 
 def migrate(source: str, target: str, pattern: str, verify: bool) -> Request[MigrationView]:
@@ -101,9 +128,24 @@ def preview_migrate(source: str, target: str, pattern: str) -> Request[list[Prev
     return _asking(_views(PreviewView), "PREVIEW", "MIGRATE", source, target, pattern)
 
 
-def preview_rebalance() -> Request[list[PreviewView]]:
+def preview_rebalance(strategy: str, by: str) -> Request[list[PreviewView]]:
     """PREVIEW REBALANCE."""
-    return _asking(_views(PreviewView), "PREVIEW", "REBALANCE")
+    return _asking(_views(PreviewView), "PREVIEW", "REBALANCE", *_way(strategy, by))
+
+
+def preview_reweight(node_id: str, weight: float) -> Request[list[PreviewView]]:
+    """PREVIEW REWEIGHT."""
+    return _asking(_views(PreviewView), "PREVIEW", "REWEIGHT", node_id, repr(float(weight)))
+
+
+def preview_drain(node_id: str) -> Request[list[PreviewView]]:
+    """PREVIEW DRAIN."""
+    return _asking(_views(PreviewView), "PREVIEW", "DRAIN", node_id)
+
+
+def preview_undrain(node_id: str) -> Request[list[PreviewView]]:
+    """PREVIEW UNDRAIN."""
+    return _asking(_views(PreviewView), "PREVIEW", "UNDRAIN", node_id)
 
 
 def list_nodes() -> Request[list[NodeView]]:
@@ -194,6 +236,10 @@ def setting_history() -> Request[list[SettingChangeView]]:
 def roll_back_settings(number: int | None) -> Request[list[AlteredView]]:
     """SETTINGROLLBACK."""
     return _request(_views(AlteredView), "SETTINGROLLBACK", *([] if number is None else [str(number)]))
+
+
+def _way(strategy: str, by: str) -> list[str]:
+    return [*(["STRATEGY", strategy] if strategy else []), *(["BY", by] if by else [])]
 
 
 def _weight(weight: float) -> list[str]:

@@ -50,20 +50,35 @@ def decide(
 
     It begins only when some shard that can be helped is beyond the threshold, whichever strategy then
     says how far to go: so `uniform` does not run after every key. Nothing is begun while a transition
-    runs, in quiet hours, or on a snapshot that is old or lacks a shard. `now_s` is on the clock of the
+    runs, in quiet hours, on a snapshot that is old or lacks a shard, or where there is so little load that chance
+    alone makes it uneven. `now_s` is on the clock of the
     snapshot's `measured_at_s`; `rested` tells for shards that have moved how many seconds ago that was.
     """
     if topology.transition is not None or not topology.sharding_enabled:
         return None
     if now_s - load.measured_at_s > policy.stale_s or any(quiet.covers(minute_of_day) for quiet in policy.quiet):
         return None
-    if not load.shards.keys() >= dict(topology.placement.weights).keys():
+    weights = dict(topology.placement.weights)
+    if not load.shards.keys() >= weights.keys():
+        return None
+    if weights == desired_weights(topology) and not _is_more_than_chance(load, policy, len(weights)):
         return None
     resting = {shard for shard, since_s in rested.items() if since_s < policy.rest_s}
     due = _planned(topology, load, policy, Strategy.MINIMIZE_MOVEMENT, resting)
     if due is None or policy.strategy is Strategy.MINIMIZE_MOVEMENT:
         return due
     return _planned(topology, load, policy, policy.strategy, resting)
+
+
+def _is_more_than_chance(load: Load, policy: RebalancePolicy, shards: int) -> bool:
+    """Whether there is so much load that chance alone rarely takes a shard beyond the threshold.
+
+    Keys come to a shard, and operations in a second, as hashing and clients will have it: n of them scatter by the
+    root of n, and three times that is what is called rare here. Moving a few keys about would mend nothing.
+    """
+    measure = Measure.OPS if policy.by is Measure.OPS else Measure.KEYS
+    total = sum(one.by(measure) for one in load.shards.values())
+    return total >= shards * (3 / policy.threshold) ** 2
 
 
 def propose(topology: Topology, load: Load, policy: RebalancePolicy) -> Rebalancing | None:

@@ -1,52 +1,114 @@
-"""Background care for servers: heartbeats of external nodes, and users that nobody uses any more."""
+"""Background care for servers: whether nodes are there, and users that nobody uses any more."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
+from helios.control.health import Signs, judge
 from helios.coordinator.access import SESSION_PREFIX, Access
 from helios.coordinator.publisher import Publisher
 from helios.errors import EngineError
+from helios.model.health import NodeHealth, NodeStatus
+from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, NodeKind, Shard
 from helios.ports.clock import Clock
 from helios.ports.engine import Engine
-from helios.stores.records import AGENTS, SESSIONS, AgentRecord, put_record
+from helios.stores.records import (
+    AGENTS,
+    HEALTH,
+    SESSIONS,
+    AgentRecord,
+    HealthRecord,
+    list_records,
+    put_record,
+    read_record,
+)
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 2.0
 
 
-async def watch_nodes(publisher: Publisher, access: Access, clock: Clock) -> None:
-    """Look at every member now and then, for ever. Raises StoreError."""
-    while True:
-        topology = publisher.topology
-        looks = [
-            _look(publisher, access, clock, node, shard)
-            for shard in topology.shards
-            for node in topology.nodes
-            if node.id == shard.leading.node
-        ]
-        await asyncio.gather(*looks)
-        await asyncio.sleep(_LOOK_EVERY_S)
+class Watch:
+    """Looks at every server every two seconds, and writes down how the nodes are whenever that changes.
 
+    A look that takes long keeps none of the others waiting. Between two looks at a server that answers, its
+    users that belong to nobody any more are ended.
+    """
 
-async def _look(publisher: Publisher, access: Access, clock: Clock, node: Node, shard: Shard) -> None:
-    try:
-        engine = await access.administer(shard.leading)
+    def __init__(
+        self, publisher: Publisher, access: Access, clock: Clock, settings: Callable[[], ClusterSettings]
+    ) -> None:
+        self._publisher = publisher
+        self._access = access
+        self._clock = clock
+        self._settings = settings
+        self._known: dict[str, NodeHealth] = {}
+        self._answered: dict[str, float] = {}
+        self._trouble: dict[str, str] = {}
+
+    async def run(self) -> None:
+        """Watch for ever. Raises StoreError."""
+        record = await read_record(self._publisher.store, HealthRecord, HEALTH)
+        if record is not None:
+            self._known = {health.node: health for health in record.value.nodes}
+        began = self._clock.wall()
+        for health in self._known.values():
+            # Nobody looked between two coordinators: a silence of that time proves nothing.
+            online = health.status is NodeStatus.ONLINE
+            self._answered[health.node] = began if online else (health.answered_at or began)
+        looks: dict[str, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                topology = self._publisher.topology
+                for shard in topology.shards:
+                    node = topology.node(shard.leading.node)
+                    if node is not None and (shard.id not in looks or looks[shard.id].done()):
+                        looks[shard.id] = tasks.create_task(self._look(node, shard))
+                await self._judge(began)
+                await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _look(self, node: Node, shard: Shard) -> None:
         try:
-            if node.kind is NodeKind.EXTERNAL:
+            engine = await self._access.administer(shard.leading)
+            try:
                 await engine.count()
-                seen = AgentRecord(node.id, node.address, node.kind, clock.wall())
-                await publisher.write([put_record(AGENTS + node.id, seen)])
-            else:
-                await access.end_users(engine)
-                await _end_sessions(publisher, engine)
-        finally:
-            await engine.close()
-    except EngineError as error:
-        log.debug("no answer: node=%s error=%s", node.id, error)
+                self._answered[node.id] = self._clock.wall()
+                self._trouble.pop(node.id, None)
+                if node.kind is NodeKind.EXTERNAL:
+                    seen = AgentRecord(node.id, node.address, node.kind, self._clock.wall())
+                    await self._publisher.write([put_record(AGENTS + node.id, seen)])
+                else:
+                    await self._access.end_users(engine)
+                    await _end_sessions(self._publisher, engine)
+            finally:
+                await engine.close()
+        except EngineError as error:
+            self._trouble[node.id] = str(error)
+            log.debug("no answer: node=%s error=%s", node.id, error)
+
+    async def _judge(self, began: float) -> None:
+        records = await list_records(self._publisher.store, AgentRecord, AGENTS)
+        heartbeats = {record.value.node: record.value.seen_at for record in records}
+        now, timeout_s = self._clock.wall(), self._settings().coordinator.health_timeout
+        judged: dict[str, NodeHealth] = {}
+        for node in self._publisher.topology.nodes:
+            answered_at = self._answered.setdefault(node.id, max(began, now - _LOOK_EVERY_S))
+            heartbeat_at = answered_at if node.kind is NodeKind.EXTERNAL else heartbeats.get(node.id)
+            signs = Signs(heartbeat_at, answered_at, self._trouble.get(node.id, ""))
+            health = judged[node.id] = judge(node.id, signs, self._known.get(node.id), now, timeout_s)
+            before = self._known.get(node.id)
+            if before is not None and before.status is not health.status:
+                log.warning(
+                    "node %s: node=%s before=%s reason=%s", health.status, node.id, before.status, health.reason
+                )
+        changed = {n: h.status for n, h in judged.items()} != {n: h.status for n, h in self._known.items()}
+        self._known = judged
+        if changed:
+            record = HealthRecord(tuple(judged[node] for node in sorted(judged)))
+            await self._publisher.write([put_record(HEALTH, record)])
 
 
 async def _end_sessions(publisher: Publisher, engine: Engine) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from helios.control.admission import Admission, Policy, admit, placement_after, refusal, with_state
+from helios.control.rebalance import Rebalancing
 from helios.coordinator.access import Access
 from helios.coordinator.compatibility import check_readable
 from helios.coordinator.publisher import Publisher
-from helios.errors import Conflict, EngineError, InvalidInput, NotFound, Refused
+from helios.errors import Conflict, EngineError, InvalidInput, NotFound, Refused, Unavailable
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationPhase, MigrationStatus
 from helios.model.topology import Member, Node, NodeKind, NodeState, Topology
 from helios.placement.plan import pairs_between
@@ -28,6 +29,8 @@ from helios.stores.records import (
 )
 
 log = logging.getLogger(__name__)
+
+NOTHING_TO_MOVE = "balanced, nothing to move"
 
 
 def founding_member(node: Node, address_record: MemberRecord | None) -> Member | None:
@@ -48,12 +51,14 @@ class Queue:
         clock: Clock,
         policy: Callable[[], Policy],
         new_id: Callable[[], str],
+        plan: Callable[[Change], Awaitable[Rebalancing | None]],
     ) -> None:
         self._publisher = publisher
         self._access = access
         self._clock = clock
         self._policy = policy
         self._new_id = new_id
+        self._plan = plan
         self._known: set[str] = set()
         self._waiting: list[Change] = []
 
@@ -112,6 +117,7 @@ class Queue:
     async def _admit(self, request: Record[Change]) -> bool:
         """Admit or refuse; raises Conflict, with nothing changed, if the request has been withdrawn meanwhile."""
         change, asked = request.value, Compare(request.key, request.version)
+        planned: Rebalancing | None = None
         try:
             members = await self._members(change)
             if await self._inspect(change, members):
@@ -124,7 +130,14 @@ class Queue:
                 if importing
                 else admit(self._publisher.topology, change, members, self._policy())
             )
-        except (InvalidInput, NotFound, Refused, EngineError) as error:
+            if self._plans_now(change):
+                planned = await self._plan(change)
+                if planned is None:
+                    admission = Admission(None, queued=False)
+                    change = replace(change, outcome=NOTHING_TO_MOVE)
+                else:
+                    change = replace(change, reason=planned.reason)
+        except (InvalidInput, NotFound, Refused, Unavailable, EngineError) as error:
             refused = replace(change, status=ChangeStatus.REFUSED, error=refusal(error))
             await self._publisher.write([put_record(CHANGES + change.id, refused)], [asked])
             return False
@@ -132,7 +145,7 @@ class Queue:
         admitted = replace(change, status=status)
         operations = [put_record(CHANGES + change.id, admitted)]
         if admission.queued and not importing:
-            operations += self._expected(admission.topology or self._publisher.topology, admitted)
+            operations += self._expected(admission.topology or self._publisher.topology, admitted, planned)
         if admission.topology is not None:
             await self._publisher.publish(
                 lambda topology: admit(topology, change, members, self._policy()).topology or topology,
@@ -145,12 +158,22 @@ class Queue:
             self._waiting.append(admitted)
         return True
 
-    def _expected(self, topology: Topology, change: Change) -> list[Put]:
+    def _plans_now(self, change: Change) -> bool:
+        """Whether a rebalance can be planned as it comes: nothing is on its way that it would have to wait for."""
+        topology = self._publisher.topology
+        idle = topology.transition is None and not self._waiting
+        return change.kind is ChangeKind.REBALANCE and topology.sharding_enabled and idle
+
+    def _expected(self, topology: Topology, change: Change, planned: Rebalancing | None) -> list[Put]:
         """Pending migrations, as far as they can be foreseen: what runs before may still change them."""
         ahead = topology if topology.transition is None else replace(topology, placement=topology.transition.next)
         now = self._clock.wall()
         if change.kind is ChangeKind.MIGRATE:
             pairs: tuple[tuple[str, str], ...] = ((change.source, change.target),)
+        elif planned is not None:
+            pairs = pairs_between(topology.placement, planned.placement)
+        elif change.kind is ChangeKind.REBALANCE and topology.sharding_enabled:
+            pairs = ()  # By the time that its turn comes loads will have changed.
         else:
             pairs = pairs_between(ahead.placement, placement_after(ahead, change))
         return [

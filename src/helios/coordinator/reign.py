@@ -8,21 +8,24 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 
-from helios.control.admission import Policy, desired_weights, placement_after
+from helios.control.admission import Policy, altered_node, placement_after
 from helios.control.mutations import begin
 from helios.coordinator.access import Access
+from helios.coordinator.balancer import Balancer
+from helios.coordinator.collector import Collector
 from helios.coordinator.compatibility import check_readable, unreadable
 from helios.coordinator.copying import CopyLimits
 from helios.coordinator.fencing import Fencing
+from helios.coordinator.history import History
 from helios.coordinator.imports import Import
 from helios.coordinator.ledger import Ledger
 from helios.coordinator.movement import Movement
 from helios.coordinator.publisher import Publisher
-from helios.coordinator.queue import Queue, foreseen, founding_member
+from helios.coordinator.queue import NOTHING_TO_MOVE, Queue, foreseen, founding_member
 from helios.coordinator.rate import RateLimit
 from helios.coordinator.repair import repair
 from helios.coordinator.sweep import clear
-from helios.errors import EngineError, NotFound, Refused
+from helios.errors import EngineError, NotFound, Refused, Unavailable
 from helios.model.codec import decode
 from helios.model.ids import Address
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration
@@ -49,6 +52,7 @@ from helios.stores.records import (
 log = logging.getLogger(__name__)
 
 _CLEAN_AGAIN_S = 5.0
+_ALTERING = (ChangeKind.REWEIGHT, ChangeKind.DRAIN, ChangeKind.UNDRAIN)
 
 
 class Reign:
@@ -72,12 +76,20 @@ class Reign:
         self._new_id = new_id
         self._failpoints = failpoints
         self.access = Access(connector, publisher)
-        self._queue = Queue(publisher, self.access, clock, self._policy, new_id)
+        self._history = History(publisher, clock)
+        self._collector = Collector(publisher, self.access, clock, lambda: self._settings)
+        self._balancer = Balancer(publisher, self._collector, self._history, clock, lambda: self._settings)
+        self._queue = Queue(publisher, self.access, clock, self._policy, new_id, self._balancer.plan)
         self._rate = RateLimit(clock, lambda: self._settings.sharding.migration_rate)
         self._bandwidth = RateLimit(clock, lambda: self._settings.sharding.migration_bandwidth)
         self._movement: Movement | None = None
         self._importing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+
+    @property
+    def settings(self) -> ClusterSettings:
+        """The cluster's settings as they are."""
+        return self._settings
 
     def _policy(self) -> Policy:
         sharding = self._settings.sharding
@@ -91,7 +103,8 @@ class Reign:
             tasks.create_task(self._follow_settings())
             tasks.create_task(self._follow_members())
             tasks.create_task(self._perform())
-            tasks.create_task(self._rebalance_now_and_then())
+            tasks.create_task(self._collector.run())
+            tasks.create_task(self._balancer.run(self._submit))
 
     # What comes in
 
@@ -106,6 +119,7 @@ class Reign:
                         await self._take(Record(event.key, decode(Change, event.value), event.version))
 
     async def _take(self, request: Record[Change]) -> None:
+        await self._history.note(request.value)
         if await self._queue.take(request):
             self._wake.set()
 
@@ -143,7 +157,11 @@ class Reign:
         topology = self._publisher.topology
         if topology.nodes and topology.sharding_enabled != enabled:
             await self._publisher.publish(lambda topology: replace(topology, sharding_enabled=enabled))
-            await self._submit(ChangeKind.REBALANCE)
+            await self._submit(self._rebalance_as_set())
+
+    def _rebalance_as_set(self) -> Change:
+        sharding = self._settings.sharding
+        return Change("", ChangeKind.REBALANCE, strategy=sharding.rebalance_strategy, by=sharding.rebalance_by)
 
     async def _follow_members(self) -> None:
         """A server that was restarted elsewhere (its port was taken) is routed to where it is now."""
@@ -163,16 +181,9 @@ class Reign:
         if current(self._publisher.topology) != self._publisher.topology:
             await self._publisher.publish(current)
 
-    async def _rebalance_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.sharding.rebalance_interval)
-            topology = self._publisher.topology
-            uneven = desired_weights(topology) != dict(topology.placement.weights)
-            if self._settings.sharding.auto_rebalance and uneven and topology.transition is None:
-                await self._submit(ChangeKind.REBALANCE)
-
-    async def _submit(self, kind: ChangeKind) -> None:
-        change = Change(self._new_id(), kind, requested_at=self._clock.wall())
+    async def _submit(self, change: Change) -> None:
+        """Ask for something that no user has asked for."""
+        change = replace(change, id=self._new_id(), requested_at=self._clock.wall())
         await self._publisher.write([put_record(CHANGES + change.id, change)])
 
     # What is done
@@ -237,13 +248,20 @@ class Reign:
                 await self._repair(change)
                 return
             await self._begin_transition(change)
-        except (EngineError, NotFound, Refused) as error:
+        except (EngineError, NotFound, Refused, Unavailable) as error:
             log.warning("request failed: change=%s error=%s", change.id, error)
             await self._queue.end(change, ChangeStatus.FAILED, str(error))
 
     async def _begin_transition(self, change: Change) -> None:
         topology = self._publisher.topology
         following = placement_after(topology, change)
+        if change.kind is ChangeKind.REBALANCE and topology.sharding_enabled:
+            planned = await self._balancer.plan(change)
+            change = (
+                replace(change, outcome=NOTHING_TO_MOVE) if planned is None else replace(change, reason=planned.reason)
+            )
+            following = topology.placement if planned is None else planned.placement
+        altered = altered_node(topology, change) if change.kind in _ALTERING else None
         migrations: list[Migration] = await self._queue.migrations_of(change.id)
         leader = self.access.leader
         moves = pairs_between(topology.placement, following)
@@ -263,7 +281,7 @@ class Reign:
         if not pairs:
             records = ledger.finished(reversing=False)
         leaving = change.node if change.kind is ChangeKind.REMOVE_NODE else ""
-        await self._publisher.publish(lambda now: begin(now, change.id, following, pairs, leaving), records)
+        await self._publisher.publish(lambda now: begin(now, change.id, following, pairs, leaving, altered), records)
 
     async def _import(self, change: Change) -> None:
         node = change.nodes[0]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from helios.coordinator.election import Mandate, campaign, keep
-from helios.coordinator.health import watch_nodes
+from helios.coordinator.health import Watch
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.reign import Reign
 from helios.errors import StoreError
@@ -69,7 +69,7 @@ class Coordinator:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(keep(self._store, mandate, settings.coordinator.lease_ttl))
                 tasks.create_task(reign.run())
-                tasks.create_task(watch_nodes(publisher, reign.access, self._clock))
+                tasks.create_task(Watch(publisher, reign.access, self._clock, lambda: reign.settings).run())
         finally:
             # Whoever comes next need not wait for the lease to run out.
             try:

@@ -22,6 +22,9 @@ class EngineInfo:
     aof_enabled: bool
     aof_fsync: str  # the server's appendfsync: "always", "everysec" or "no"
     helios_node: str | None = None  # set where the address is answered by a router of Helios, not by a data server
+    dataset_bytes: int = 0  # what keys and values occupy, as far as the server says
+    operations: int = 0  # commands since its start, without those of administration and copying
+    counts_accesses: bool = False  # whether `frequencies` can be asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,12 @@ class Engine(Protocol):
         """For each key roughly how many bytes its value occupies, 0 where it does not exist.
 
         From a sample of a few elements, so that it costs about as little as an `exists`.
+        """
+
+    async def frequencies(self, keys: Sequence[bytes]) -> list[int]:
+        """For each key about how often it has been accessed lately, by the server's own decaying count; 0 if unknown.
+
+        Only for servers that count accesses; the numbers are good for comparing keys of one server.
         """
 
     async def copy_in_steps(

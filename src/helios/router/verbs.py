@@ -86,6 +86,23 @@ def _number(text: str) -> float:
         raise InvalidInput(f"{text!r} is not a weight: use a number such as 1 or 0.5") from None
 
 
+def _way(rest: Words, verb: str) -> dict[str, str]:
+    """What stands behind REBALANCE and BALANCE."""
+    options: dict[str, str] = {}
+    while rest:
+        option, *rest = rest
+        if option.upper() not in ("STRATEGY", "BY") or not rest:
+            raise InvalidInput(f"write {verb} [STRATEGY minimize_movement|uniform] [BY keys|bytes|ops]")
+        options[option.lower()], *rest = rest
+    return options
+
+
+async def _history(admin: AdminService, words: Words) -> object:
+    if len(words) > 1 or not all(word.isdecimal() for word in words):
+        raise InvalidInput("what follows HISTORY is a number of entries or nothing")
+    return await admin.history(*map(int, words))
+
+
 async def _migrate(admin: AdminService, words: Words) -> object:
     source, target, *rest = words
     return await admin.migrate(source, target, *rest[:1], verify=len(rest) > 1)
@@ -121,11 +138,17 @@ async def _preview(admin: AdminService, words: Words) -> object:
             return await admin.preview_remove_node(rest[0])
         case "MIGRATE", 2 | 3:
             return await admin.preview_migrate(*rest)
-        case "REBALANCE", 0:
-            return await admin.preview_rebalance()
+        case "REBALANCE", _:
+            return await admin.preview_rebalance(**_way(rest, "PREVIEW REBALANCE"))
+        case "REWEIGHT", 2:
+            return await admin.preview_reweight(rest[0], _number(rest[1]))
+        case "DRAIN", 1:
+            return await admin.preview_drain(rest[0])
+        case "UNDRAIN", 1:
+            return await admin.preview_undrain(rest[0])
     raise InvalidInput(
-        "write PREVIEW ADDNODE ID ADDRESS [WEIGHT w], PREVIEW REMOVENODE ID, PREVIEW MIGRATE SOURCE TARGET [PATTERN] "
-        "or PREVIEW REBALANCE"
+        "write PREVIEW ADDNODE ID ADDRESS [WEIGHT w], PREVIEW REMOVENODE ID, PREVIEW MIGRATE SOURCE TARGET [PATTERN], "
+        "PREVIEW REBALANCE [STRATEGY s] [BY b], PREVIEW REWEIGHT ID WEIGHT, PREVIEW DRAIN ID or PREVIEW UNDRAIN ID"
     )
 
 
@@ -136,7 +159,12 @@ _VERBS: dict[str, Callable[[AdminService, Words], Awaitable[object]]] = {
     "migrate": _migrate,
     "migrationstatus": lambda admin, words: admin.migration(words[0]),
     "clusterstats": lambda admin, words: admin.stats(),
-    "rebalance": lambda admin, words: admin.rebalance(),
+    "rebalance": lambda admin, words: admin.rebalance(**_way(words, "REBALANCE")),
+    "balance": lambda admin, words: admin.balance(**_way(words, "BALANCE")),
+    "history": _history,
+    "reweight": lambda admin, words: admin.reweight(words[0], _number(words[1])),
+    "drain": lambda admin, words: admin.drain(words[0]),
+    "undrain": lambda admin, words: admin.undrain(words[0]),
     "activemigrations": lambda admin, words: admin.active_migrations(),
     "allmigrations": lambda admin, words: admin.migrations(),
     "cancelmigration": lambda admin, words: admin.cancel_migration(words[0]),

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from helios.model.codec import decode, encode
+from helios.model.health import NodeHealth
 from helios.model.ids import Address
+from helios.model.migration import Change
 from helios.model.topology import NodeKind
 from helios.model.users import User
 from helios.ports.store import Put, Store
@@ -30,6 +32,9 @@ MEMBERS = "/members/"  # + member id → MemberRecord
 SCRIPTS = "/scripts/"  # + SHA1 → the body of a script (raw bytes) that SCRIPT LOAD was given
 SCRIPTS_FLUSHED = "/scripts-flushed"  # written anew by each SCRIPT FLUSH
 USERS = "/users"  # UsersRecord: who may use the cluster; there is none before users were ever configured
+LOAD = "/load"  # LoadRecord: what the coordinator has last found on all shards
+HEALTH = "/health"  # HealthRecord: how the nodes are, written when that changes
+HISTORY = "/history/"  # + change id → HistoryRecord: the last changes that have ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,60 @@ class SettingChange:
     at: float
     by: str
     altered: tuple[AlteredSetting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFigure:
+    """A key that stands out: its name as people read it, its bytes, and accesses lately (0: unknown)."""
+
+    key: str
+    bytes: int
+    hits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFigures:
+    """What a shard carries: its own keys, their bytes, operations a second, and what stood out in a sample.
+
+    Figures of a shard that does not answer are those of its last answer; `error` says what is wrong then.
+    `hits_known` tells whether its server counts accesses, so that hot keys could be found.
+    """
+
+    shard: str
+    measured_at: float | None = None
+    keys: int = 0
+    bytes: int = 0
+    ops: float = 0.0
+    sampled: int = 0
+    big_keys: tuple[KeyFigure, ...] = ()
+    hot_keys: tuple[KeyFigure, ...] = ()
+    hits_known: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRecord:
+    """The figures of all shards as collected last (Unix seconds)."""
+
+    collected_at: float
+    shards: tuple[ShardFigures, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRecord:
+    """How the nodes are, as the coordinator saw it when it last changed."""
+
+    nodes: tuple[NodeHealth, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRecord:
+    """A change that has ended (Unix seconds), how many keys it moved, and the shards that gave or took any."""
+
+    change: Change
+    ended_at: float
+    keys_moved: int = 0
+    shards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

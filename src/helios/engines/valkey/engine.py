@@ -11,6 +11,7 @@ from helios.engines.valkey.digests import digest_of
 from helios.engines.valkey.durability import fsync_policy, persist
 from helios.engines.valkey.payloads import accepts, is_payload_error, sample_payload
 from helios.engines.valkey.rights import setuser
+from helios.engines.valkey.statistics import hits_behind, operations_in
 from helios.engines.valkey.stepwise import ChangedMeanwhile, NotInSteps, Way, copy_value
 from helios.errors import EngineDenied, EngineError, EngineUnreachable, PayloadRefused
 from helios.ports.engine import ChangeStream, Dumped, Engine, EngineInfo, Notes, Pace, StepCopy, UserRole, at_once
@@ -42,7 +43,7 @@ class ValkeyEngine:
 
         Where the server does not tell how often it syncs its log, that is given as "no": nothing is promised.
         """
-        text, config = await self._execute_many([("INFO",), ("CONFIG", "GET", "appendfsync")])
+        text, config = await self._execute_many([("INFO", "default", "commandstats"), ("CONFIG", "GET", "appendfsync")])
         text = self._value(text, "INFO").decode(errors="replace")
         fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         valkey = fields.get("valkey_version")
@@ -56,6 +57,9 @@ class ValkeyEngine:
                 aof_enabled=fields.get("aof_enabled") == "1",
                 aof_fsync=fsync_policy(config),
                 helios_node=fields.get("helios_node"),
+                dataset_bytes=int(fields.get("used_memory_dataset", 0)),
+                operations=operations_in(fields),
+                counts_accesses=fields.get("maxmemory_policy", "").endswith("lfu"),
             )
         except KeyError as missing:
             raise EngineError(f"{self._connection.endpoint} does not say its {missing} in INFO") from None
@@ -119,6 +123,11 @@ class ValkeyEngine:
         """For each key about how many bytes its value occupies, by five of its elements; 0 where it does not exist."""
         replies = await self._execute_many([("MEMORY", "USAGE", key) for key in keys])
         return [int(self._value(reply, "MEMORY USAGE", key) or 0) for key, reply in zip(keys, replies, strict=True)]
+
+    async def frequencies(self, keys: Sequence[bytes]) -> list[int]:
+        """For each key about how often it has been accessed lately; 0 where it is gone or the server does not count."""
+        replies = await self._execute_many([("OBJECT", "FREQ", key) for key in keys])
+        return [hits_behind(reply) if isinstance(reply, int) else 0 for reply in replies]
 
     async def copy_in_steps(
         self,

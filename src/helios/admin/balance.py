@@ -1,0 +1,198 @@
+"""How evenly the load lies, what would even it out, and what has been done about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from helios.admin.measuring import snapshot
+from helios.admin.views import BalanceView, KeyFigureView, NodeLoadView, PreviewView
+from helios.control.admission import desired_weights
+from helios.control.health import seen_by_reader
+from helios.control.rebalance import RebalancePolicy, Rebalancing, propose
+from helios.errors import InvalidInput, Unavailable
+from helios.model.balancing import Measure, Strategy
+from helios.model.health import NodeHealth
+from helios.model.settings import ClusterSettings
+from helios.model.topology import Topology
+from helios.placement.balance import band_of
+from helios.placement.load import Load, spread
+from helios.placement.table import table_of
+from helios.ports.clock import Clock
+from helios.ports.engine import Connector
+from helios.ports.store import Store
+from helios.stores.records import (
+    AGENTS,
+    HEALTH,
+    LOAD,
+    AgentRecord,
+    HealthRecord,
+    KeyFigure,
+    LoadRecord,
+    ShardFigures,
+    list_records,
+    read_record,
+)
+
+BALANCED = "balanced, nothing to move"
+
+
+def way_of(strategy: str, by: str, settings: ClusterSettings) -> tuple[Strategy, Measure]:
+    """The strategy and measure of these names; what is set where a name is empty. Raises InvalidInput."""
+    sharding = settings.sharding
+    try:
+        chosen = Strategy(strategy.lower().replace("-", "_")) if strategy else sharding.rebalance_strategy
+    except ValueError:
+        raise InvalidInput(f"{strategy!r} is no strategy: use {' or '.join(Strategy)}") from None
+    try:
+        measure = Measure(by.lower()) if by else sharding.rebalance_by
+    except ValueError:
+        raise InvalidInput(f"{by!r} cannot be balanced by: use {', '.join(Measure)}") from None
+    return chosen, measure
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the coordinator has written down of every node: its load and its health."""
+
+    collected_at: float | None
+    figures: Mapping[str, ShardFigures]
+    health: Mapping[str, NodeHealth]
+
+    def load(self, shard: str, by: Measure) -> float:
+        """What a shard carries; 0 where nothing is known."""
+        figures = self.figures.get(shard)
+        if figures is None:
+            return 0.0
+        return {Measure.KEYS: figures.keys, Measure.BYTES: figures.bytes, Measure.OPS: figures.ops}[by]
+
+    def deviations(self, topology: Topology, by: Measure) -> dict[str, float]:
+        """For each node that should have a share how far it is from it: 0.3 is 30 % more."""
+        weights = desired_weights(topology)
+        if not weights:
+            return {}
+        everywhere = {shard.id: self.load(shard.id, by) for shard in topology.shards}
+        return spread(everywhere, weights).deviations
+
+
+async def read_standing(topology: Topology, store: Store, clock: Clock, settings: ClusterSettings) -> Standing:
+    """Read what there is; costs three reads of the store."""
+    load = await read_record(store, LoadRecord, LOAD)
+    judged = await read_record(store, HealthRecord, HEALTH)
+    agents = {record.value.node: record.value.seen_at for record in await list_records(store, AgentRecord, AGENTS)}
+    known = {} if judged is None else {health.node: health for health in judged.value.nodes}
+    now, timeout_s = clock.wall(), settings.coordinator.health_timeout
+    return Standing(
+        None if load is None else load.value.collected_at,
+        {} if load is None else {figures.shard: figures for figures in load.value.shards},
+        {
+            node.id: seen_by_reader(node.id, known.get(node.id), agents.get(node.id), now, timeout_s)
+            for node in topology.nodes
+        },
+    )
+
+
+async def proposed(
+    topology: Topology,
+    standing: Standing,
+    connector: Connector,
+    clock: Clock,
+    settings: ClusterSettings,
+    way: tuple[Strategy, Measure],
+) -> tuple[Rebalancing | None, Load]:
+    """What a rebalance would do now, by a sample taken for it; nothing is changed. Raises Unavailable."""
+    if topology.transition is not None:
+        raise Unavailable("keys are moving: what would be left to even out is known when they have arrived")
+    ops = {shard: figures.ops for shard, figures in standing.figures.items()}
+    load = await snapshot(topology, connector.open, ops, clock.monotonic())
+    strategy, by = way
+    policy = RebalancePolicy(strategy=strategy, by=by, threshold=settings.sharding.rebalance_threshold)
+    return propose(topology, load, policy), load
+
+
+def moves_of(topology: Topology, made: Rebalancing, load: Load) -> tuple[PreviewView, ...]:
+    """What a plan would move from where to where, estimated from the sample behind it."""
+    before, after = table_of(topology.placement).ring, table_of(made.placement).ring
+    sampled = Counter(key.shard for key in load.sample)
+    keys: Counter[tuple[str, str]] = Counter()
+    volume: Counter[tuple[str, str]] = Counter()
+    for key in load.sample:
+        # What a rule has brought to its shard stays there.
+        target = after.at(key.position)
+        if target != key.shard and before.at(key.position) == key.shard:
+            keys[key.shard, target] += 1
+            volume[key.shard, target] += round(key.bytes)
+    views = []
+    for (source, target), count in sorted(keys.items()):
+        scale = load.shards[source].keys / sampled[source]
+        size = round(volume[source, target] * scale)
+        views.append(PreviewView(source, target, round(count * scale), size, sampled[source]))
+    return tuple(views)
+
+
+async def balance_view(
+    topology: Topology,
+    store: Store,
+    connector: Connector,
+    clock: Clock,
+    settings: ClusterSettings,
+    way: tuple[str, str],
+) -> BalanceView:
+    """The load of every node as last collected, and what a rebalance would do about it."""
+    strategy, by = way_of(*way, settings)
+    standing = await read_standing(topology, store, clock, settings)
+    deviations = standing.deviations(topology, by)
+    worst = max(deviations, key=lambda node: (abs(deviations[node]), node), default="")
+    made: Rebalancing | None = None
+    moves: tuple[PreviewView, ...] = ()
+    reason = BALANCED
+    try:
+        made, load = await proposed(topology, standing, connector, clock, settings, (strategy, by))
+    except Unavailable as error:
+        reason = str(error)
+    else:
+        if made is not None:
+            reason, moves = made.reason, moves_of(topology, made, load)
+    return BalanceView(
+        by=str(by),
+        strategy=str(strategy),
+        threshold=settings.sharding.rebalance_threshold,
+        band=band_of(strategy, settings.sharding.rebalance_threshold),
+        auto_rebalance=settings.sharding.auto_rebalance,
+        collected_at=standing.collected_at,
+        nodes=tuple(_node_load(topology, standing, node, deviations.get(node)) for node in sorted(standing.health)),
+        worst=worst,
+        worst_deviation=deviations.get(worst, 0.0),
+        proposal=reason,
+        moved=0.0 if made is None else made.plan.moved,
+        least=0.0 if made is None else made.plan.least,
+        worst_after=None if made is None else made.plan.after.worst,
+        moves=moves,
+    )
+
+
+def _node_load(topology: Topology, standing: Standing, node_id: str, deviation: float | None) -> NodeLoadView:
+    figures = standing.figures.get(node_id, ShardFigures(node_id))
+    weights = desired_weights(topology)
+    known = figures.measured_at is not None
+    return NodeLoadView(
+        id=node_id,
+        status=str(standing.health[node_id].status),
+        weight=weights.get(node_id, 0.0),
+        fair_share=weights.get(node_id, 0.0) / sum(weights.values()) if weights else 0.0,
+        keys=figures.keys if known else None,
+        bytes=figures.bytes if known else None,
+        ops=figures.ops if known else None,
+        deviation=deviation if known else None,
+        measured_at=figures.measured_at,
+        sampled=figures.sampled,
+        big_keys=_key_views(figures.big_keys),
+        hot_keys=_key_views(figures.hot_keys),
+        hits_known=figures.hits_known,
+        error=figures.error,
+    )
+
+
+def _key_views(keys: tuple[KeyFigure, ...]) -> tuple[KeyFigureView, ...]:
+    return tuple(KeyFigureView(one.key, one.bytes, one.hits) for one in keys)

@@ -1,0 +1,64 @@
+"""What was done to the cluster: the changes that have ended and those that are under way, in words."""
+
+from __future__ import annotations
+
+from helios.admin.reports import change_view
+from helios.admin.views import HistoryView
+from helios.model.migration import Change, ChangeKind, ChangeStatus
+from helios.ports.store import Store
+from helios.stores.records import CHANGES, HISTORY, HistoryRecord, list_records
+
+
+async def history(store: Store, count: int) -> list[HistoryView]:
+    """The last `count` changes that were admitted, the oldest first."""
+    ended = {record.value.change.id: record.value for record in await list_records(store, HistoryRecord, HISTORY)}
+    for record in await list_records(store, Change, CHANGES):
+        change = record.value
+        if change.id not in ended and change.status not in (ChangeStatus.REFUSED, ChangeStatus.SUBMITTED):
+            ended[change.id] = HistoryRecord(change, 0.0)
+    return [_view(ended[change_id]) for change_id in sorted(ended)[-count:]]
+
+
+def _view(record: HistoryRecord) -> HistoryView:
+    change = record.change
+    return HistoryView(
+        change=change.id,
+        kind=str(change.kind),
+        what=_what(change),
+        origin=str(change.origin),
+        status=str(change.status),
+        reason=change.reason,
+        message=change_view(change, ()).message,
+        requested_at=change.requested_at,
+        ended_at=record.ended_at or None,
+        keys_moved=record.keys_moved,
+    )
+
+
+def _what(change: Change) -> str:
+    """What was asked for, as one would type it."""
+    match change.kind:
+        case ChangeKind.FOUND:
+            return f"founded with {', '.join(node.id for node in change.nodes)}"
+        case ChangeKind.ADD_NODE:
+            (node,) = change.nodes
+            words = [
+                "addnode",
+                node.id,
+                str(node.address),
+                *([] if node.weight == 1 else [f"--weight {node.weight:g}"]),
+            ]
+            return " ".join([*words, *["--import"] * change.import_keys, *["--flush"] * change.flush])
+        case ChangeKind.REMOVE_NODE:
+            return f"removenode {change.node}"
+        case ChangeKind.MIGRATE:
+            pattern = "" if change.pattern == "*" else f" {change.pattern}"
+            return f"migrate {change.source} {change.target}{pattern}"
+        case ChangeKind.REBALANCE:
+            return f"rebalance --by {change.by} --strategy {change.strategy}"
+        case ChangeKind.REWEIGHT:
+            return f"reweight {change.node} {change.weight:g}"
+        case ChangeKind.DRAIN | ChangeKind.UNDRAIN:
+            return f"{change.kind} {change.node}"
+        case ChangeKind.REPAIR:
+            return "check --repair"

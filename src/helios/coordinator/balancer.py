@@ -1,0 +1,94 @@
+"""Making plans to even the cluster out: when somebody asks for it, and unasked."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from helios.control.rebalance import RebalancePolicy, Rebalancing, decide, propose
+from helios.coordinator.collector import Collector, nap
+from helios.coordinator.history import History
+from helios.coordinator.publisher import Publisher
+from helios.errors import Unavailable
+from helios.model.balancing import quiet_hours_of
+from helios.model.migration import Change, ChangeKind, Origin
+from helios.model.settings import ClusterSettings
+from helios.placement.load import Load
+from helios.ports.clock import Clock
+
+log = logging.getLogger(__name__)
+
+
+class Balancer:
+    """Plans by the load as it is measured at that moment, under the settings as they are."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        collector: Collector,
+        history: History,
+        clock: Clock,
+        settings: Callable[[], ClusterSettings],
+    ) -> None:
+        self._publisher = publisher
+        self._collector = collector
+        self._history = history
+        self._clock = clock
+        self._settings = settings
+
+    async def plan(self, change: Change) -> Rebalancing | None:
+        """What a rebalance is to do now, None where nothing is worth it. Raises Unavailable where loads are unknown.
+
+        One that nobody has asked for keeps to quiet hours and rest.
+        """
+        load = await self._collector.snapshot()
+        policy = self._policy(change)
+        if change.origin is Origin.USER:
+            return propose(self._publisher.topology, load, policy)
+        return await self._decide(load, policy)
+
+    async def run(self, submit: Callable[[Change], Awaitable[None]]) -> None:
+        """Look each `rebalance_interval`, for ever, and submit a rebalance where one is due. Raises StoreError."""
+        while True:
+            await nap(lambda: self._settings().sharding.rebalance_interval, self._clock)
+            sharding = self._settings().sharding
+            topology = self._publisher.topology
+            if not sharding.auto_rebalance or not topology.sharding_enabled or topology.transition is not None:
+                continue
+            wish = Change(
+                "",
+                ChangeKind.REBALANCE,
+                strategy=sharding.rebalance_strategy,
+                by=sharding.rebalance_by,
+                origin=Origin.AUTOMATIC,
+            )
+            try:
+                due = await self.plan(wish)
+            except Unavailable as error:
+                log.warning("automatic rebalance not decided: %s", error)
+                continue
+            if due is not None:
+                log.info("automatic rebalance: %s", due.reason)
+                await submit(wish)
+
+    async def _decide(self, load: Load, policy: RebalancePolicy) -> Rebalancing | None:
+        local = time.localtime(self._clock.wall())
+        return decide(
+            self._publisher.topology,
+            load,
+            policy,
+            now_s=self._clock.monotonic(),
+            minute_of_day=local.tm_hour * 60 + local.tm_min,
+            rested=await self._history.rested_s(),
+        )
+
+    def _policy(self, change: Change) -> RebalancePolicy:
+        sharding = self._settings().sharding
+        return RebalancePolicy(
+            strategy=change.strategy,
+            by=change.by,
+            threshold=sharding.rebalance_threshold,
+            rest_s=sharding.rebalance_rest,
+            quiet=quiet_hours_of(sharding.quiet_hours),
+        )

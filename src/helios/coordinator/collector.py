@@ -1,0 +1,159 @@
+"""Looking at what every shard carries, now and then, and keeping it for all to read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from math import exp
+
+from helios.admin.measuring import FoundKey, Measured, measure, measure_all, snapshot
+from helios.coordinator.access import Access
+from helios.coordinator.copying import BIG_VALUE_BYTES
+from helios.coordinator.publisher import Publisher
+from helios.errors import EngineError
+from helios.model.settings import ClusterSettings
+from helios.model.topology import Placement, Shard
+from helios.placement.load import Load
+from helios.placement.routing import Routes
+from helios.ports.clock import Clock
+from helios.ports.engine import Engine
+from helios.stores.records import LOAD, KeyFigure, LoadRecord, ShardFigures, put_record, read_record
+
+log = logging.getLogger(__name__)
+
+_SAMPLE_KEYS = 1000
+_NAMED_KEYS = 5
+_HOT_HITS = 100  # fewer accesses lately are no sign of anything
+# A snapshot to plan by is used again for the same placement: a request is looked at when it comes and when it begins.
+_FRESH_S = 20.0
+# Operations are averaged, so that a moment's burst moves no keys.
+_OPS_MEMORY_S = 60.0
+_LONGEST_NAP_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Counter:
+    """A server's count of operations at a moment; `run_id` differs after a restart, which begins it anew."""
+
+    run_id: str
+    operations: int
+    at_s: float
+
+
+class Collector:
+    """Samples every shard each `coordinator.collect_interval`, and the whole cluster when a plan is to be made.
+
+    Each sample goes on where the one before ended, so that every key is looked at in time; the biggest and hottest
+    found so far are looked at again each time. A shard that does not answer keeps its last figures, with the error.
+    """
+
+    def __init__(
+        self, publisher: Publisher, access: Access, clock: Clock, settings: Callable[[], ClusterSettings]
+    ) -> None:
+        self._publisher = publisher
+        self._access = access
+        self._clock = clock
+        self._settings = settings
+        self._figures: dict[str, ShardFigures] = {}
+        self._cursors: dict[str, int] = {}
+        self._noted: dict[str, tuple[bytes, ...]] = {}
+        self._counters: dict[str, _Counter] = {}
+        self._averages: dict[str, float] = {}
+        self._planned: tuple[Placement, float, Load] | None = None
+
+    async def run(self) -> None:
+        """Collect for ever. Raises StoreError."""
+        record = await read_record(self._publisher.store, LoadRecord, LOAD)
+        if record is not None:
+            self._figures = {figures.shard: figures for figures in record.value.shards}
+        while True:
+            await self.collect()
+            await nap(lambda: self._settings().coordinator.collect_interval, self._clock)
+
+    async def collect(self) -> None:
+        """Look at every shard once and write down what was found, in one commit."""
+        topology = self._publisher.topology
+        if not topology.shards:
+            return
+        routes = Routes(topology)
+
+        async def look(engine: Engine, shard: Shard) -> Measured:
+            cursor, noted = self._cursors.get(shard.id, 0), self._noted.get(shard.id, ())
+            return await measure(engine, routes, shard.id, _SAMPLE_KEYS, cursor, noted)
+
+        results = await measure_all(topology, self._access.administer, look)
+        now = self._clock.wall()
+        self._figures = {
+            shard: self._failed(shard, result) if isinstance(result, EngineError) else self._taken(shard, result, now)
+            for shard, result in results.items()
+        }
+        record = LoadRecord(now, tuple(self._figures[shard] for shard in sorted(self._figures)))
+        await self._publisher.write([put_record(LOAD, record)])
+
+    async def snapshot(self) -> Load:
+        """The load by a larger sample, to plan by. Raises Unavailable naming shards that do not answer."""
+        topology = self._publisher.topology
+        now_s = self._clock.monotonic()
+        if self._planned is not None:
+            placement, at_s, load = self._planned
+            if placement == topology.placement and now_s - at_s < _FRESH_S:
+                return load
+        load = await snapshot(topology, self._access.administer, self._averages, now_s)
+        self._planned = (topology.placement, now_s, load)
+        return load
+
+    def _failed(self, shard: str, error: EngineError) -> ShardFigures:
+        known = self._figures.get(shard, ShardFigures(shard))
+        if not known.error:
+            log.warning("load not collected: shard=%s error=%s", shard, error)
+        self._counters.pop(shard, None)
+        return replace(known, error=str(error))
+
+    def _taken(self, shard: str, found: Measured, now: float) -> ShardFigures:
+        self._cursors[shard] = found.cursor
+        biggest = _top((one for one in found.sample if one.bytes >= BIG_VALUE_BYTES), lambda one: one.bytes)
+        hottest = _top((one for one in found.sample if one.hits >= _HOT_HITS), lambda one: one.hits)
+        self._noted[shard] = tuple(one.key for one in (*biggest, *hottest))
+        return ShardFigures(
+            shard,
+            now,
+            round(found.keys),
+            round(found.bytes),
+            round(self._rate(shard, found), 1),
+            len(found.sample),
+            tuple(map(_named, biggest)),
+            tuple(map(_named, hottest)),
+            found.info.counts_accesses,
+        )
+
+    def _rate(self, shard: str, found: Measured) -> float:
+        """Operations a second since the look before; 0 at the first one."""
+        now = _Counter(found.info.run_id, found.info.operations, self._clock.monotonic())
+        before, self._counters[shard] = self._counters.get(shard), now
+        if before is None or before.run_id != now.run_id or before.operations > now.operations:
+            return 0.0
+        passed_s = max(now.at_s - before.at_s, 0.001)
+        rate = (now.operations - before.operations) / passed_s
+        average = self._averages.get(shard, rate)
+        self._averages[shard] = average + (rate - average) * (1 - exp(-passed_s / _OPS_MEMORY_S))
+        return rate
+
+
+async def nap(duration_s: Callable[[], float], clock: Clock) -> None:
+    """Sleep for as long as a setting says, also if it is changed meanwhile."""
+    began_s = clock.monotonic()
+    while True:
+        left_s = began_s + duration_s() - clock.monotonic()
+        if left_s <= 0:
+            return
+        await asyncio.sleep(min(left_s, _LONGEST_NAP_S))
+
+
+def _top(found: Iterable[FoundKey], weight: Callable[[FoundKey], int]) -> list[FoundKey]:
+    return sorted(found, key=lambda one: (-weight(one), one.key))[:_NAMED_KEYS]
+
+
+def _named(found: FoundKey) -> KeyFigure:
+    return KeyFigure(found.key.decode(errors="backslashreplace")[:200], found.bytes, found.hits)

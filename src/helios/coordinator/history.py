@@ -1,0 +1,71 @@
+"""What was done to the cluster, by whom and why: the last changes that have ended."""
+
+from __future__ import annotations
+
+import logging
+
+from helios.coordinator.publisher import Publisher
+from helios.model.migration import Change, ChangeStatus, Migration, MigrationStatus
+from helios.ports.clock import Clock
+from helios.ports.store import Delete, Put
+from helios.stores.records import HISTORY, MIGRATIONS, HistoryRecord, list_records, put_record
+
+log = logging.getLogger(__name__)
+
+KEPT = 200
+
+
+class History:
+    """Keeps a record of every change that was admitted, when it has ended; the oldest beyond `KEPT` go."""
+
+    def __init__(self, publisher: Publisher, clock: Clock) -> None:
+        self._publisher = publisher
+        self._clock = clock
+        self._records: dict[str, HistoryRecord] | None = None
+
+    async def note(self, change: Change) -> None:
+        """Take a change down, once, if it has ended and was not refused. Raises StoreError."""
+        if not change.status.ended or change.status is ChangeStatus.REFUSED:
+            return
+        records = await self._known()
+        if change.id in records or (len(records) >= KEPT and change.id < min(records)):
+            return
+        listed = await list_records(self._publisher.store, Migration, MIGRATIONS)
+        moves = [record.value for record in listed if record.value.change == change.id]
+        ends = [move.end_time for move in moves if move.end_time is not None]
+        moved = [move for move in moves if move.status is MigrationStatus.COMPLETED and move.keys_moved]
+        records[change.id] = HistoryRecord(
+            change,
+            max(ends, default=self._clock.wall()),
+            sum(move.keys_moved for move in moved),
+            tuple(sorted({shard for move in moved for shard in (move.source, move.target)})),
+        )
+        operations: list[Put | Delete] = [put_record(HISTORY + change.id, records[change.id])]
+        for old in sorted(records)[:-KEPT]:
+            del records[old]
+            operations.append(Delete(HISTORY + old))
+        await self._publisher.write(operations)
+        log.info(
+            "change ended: change=%s kind=%s by=%s status=%s keys=%d reason=%s",
+            change.id,
+            change.kind,
+            change.origin,
+            change.status,
+            records[change.id].keys_moved,
+            change.reason or change.error or "-",
+        )
+
+    async def rested_s(self) -> dict[str, float]:
+        """For each shard that has given or taken keys how many seconds ago that ended."""
+        now = self._clock.wall()
+        rested: dict[str, float] = {}
+        for record in (await self._known()).values():
+            for shard in record.shards:
+                rested[shard] = min(rested.get(shard, now), max(0.0, now - record.ended_at))
+        return rested
+
+    async def _known(self) -> dict[str, HistoryRecord]:
+        if self._records is None:
+            listed = await list_records(self._publisher.store, HistoryRecord, HISTORY)
+            self._records = {record.value.change.id: record.value for record in listed}
+        return self._records

@@ -1,0 +1,49 @@
+"""What a server's own counters say of its load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# Commands of administration, of Helios itself and of copying: not what clients load a server with.
+_NOT_COUNTED = frozenset(
+    (
+        *("acl", "auth", "bgrewriteaof", "bgsave", "client", "cluster", "command", "commandlog", "config", "dbsize"),
+        *("debug", "dump", "echo", "failover", "function", "hello", "info", "lastsave", "latency", "memory", "module"),
+        *(
+            "object",
+            "pexpiretime",
+            "ping",
+            "psync",
+            "quit",
+            "replconf",
+            "replicaof",
+            "reset",
+            "restore",
+            "role",
+            "save",
+        ),
+        *("scan", "script", "select", "shutdown", "slowlog", "sync", "time", "wait", "waitaof"),
+    )
+)
+# The counter of an access frequency begins here, and with the default lfu-log-factor of 10 each step upwards takes
+# ten more accesses than the one before.
+_FREQUENCY_OF_NEW_KEYS = 5
+_ACCESSES_A_STEP = 10
+
+
+def operations_in(info: Mapping[str, str]) -> int:
+    """The commands since the server's start that INFO's commandstats count, without administration and copying."""
+    total = 0
+    for name, value in info.items():
+        command = name.removeprefix("cmdstat_")
+        if command == name or command.partition("|")[0] in _NOT_COUNTED:
+            continue
+        calls = value.partition(",")[0].removeprefix("calls=")
+        total += int(calls) if calls.isdigit() else 0
+    return total
+
+
+def hits_behind(frequency: int) -> int:
+    """About how many accesses lately are behind what OBJECT FREQ says, which grows as their root does."""
+    steps = max(0, frequency - _FREQUENCY_OF_NEW_KEYS)
+    return _ACCESSES_A_STEP * steps * steps // 2 + steps

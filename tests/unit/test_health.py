@@ -1,0 +1,64 @@
+"""Whether a node is online, suspect or offline, since when and why."""
+
+from __future__ import annotations
+
+import pytest
+
+from helios.control.health import Signs, judge, seen_by_reader, suspect_after_s
+from helios.model.health import NodeHealth, NodeStatus
+
+TIMEOUT_S = 30.0
+ONLINE = NodeHealth("n", NodeStatus.ONLINE, 500.0, "", 999.0, 999.0)
+
+
+def status(heartbeat_at: float | None, answered_at: float | None, now: float = 1000.0) -> NodeStatus:
+    return judge("n", Signs(heartbeat_at, answered_at), None, now, TIMEOUT_S).status
+
+
+@pytest.mark.parametrize(
+    ("heartbeat_at", "answered_at", "expected"),
+    [
+        (999.0, 998.0, NodeStatus.ONLINE),
+        (990.1, 990.1, NodeStatus.ONLINE),
+        (990.0, 999.0, NodeStatus.SUSPECT),
+        (999.0, 975.0, NodeStatus.SUSPECT),
+        (999.0, 970.0, NodeStatus.OFFLINE),
+        (960.0, 999.0, NodeStatus.OFFLINE),
+        (None, 999.0, NodeStatus.OFFLINE),
+        (999.0, None, NodeStatus.OFFLINE),
+    ],
+)
+def test_a_node_is_as_well_as_the_worse_of_its_parts(
+    heartbeat_at: float | None, answered_at: float | None, expected: NodeStatus
+) -> None:
+    assert status(heartbeat_at, answered_at) is expected
+
+
+def test_silence_begins_when_it_was_last_heard_and_names_what_is_silent() -> None:
+    suspect = judge("n", Signs(999.0, 985.0, "no route"), ONLINE, 1000.0, TIMEOUT_S)
+    assert (suspect.status, suspect.since) == (NodeStatus.SUSPECT, 985.0)
+    assert suspect.reason == "its data server does not answer: no route"
+    later = judge("n", Signs(1001.0, 985.0, "another word"), suspect, 1002.0, TIMEOUT_S)
+    assert (later.since, later.reason) == (suspect.since, suspect.reason), "nothing to write down again"
+    offline = judge("n", Signs(1019.0, 985.0, "no route"), later, 1020.0, TIMEOUT_S)
+    assert (offline.status, offline.since, offline.last_seen) == (NodeStatus.OFFLINE, 985.0, 985.0)
+    back = judge("n", Signs(1029.0, 1029.5), offline, 1030.0, TIMEOUT_S)
+    assert (back.status, back.since, back.reason) == (NodeStatus.ONLINE, 1030.0, "")
+    agent = judge("n", Signs(960.0, 999.0), ONLINE, 1000.0, TIMEOUT_S)
+    assert agent.reason == "its agent (helios node) sends no heartbeat"
+
+
+def test_suspicion_comes_before_the_end_of_patience() -> None:
+    assert suspect_after_s(30.0) == 10.0
+    assert suspect_after_s(6.0) == 3.0
+    assert suspect_after_s(1.0) == 1.0
+
+
+def test_a_reader_believes_the_coordinator_and_heartbeats_that_have_stopped_since() -> None:
+    silent = NodeHealth("n", NodeStatus.SUSPECT, 985.0, "its data server does not answer: x", 985.0, 985.0)
+    assert seen_by_reader("n", silent, 999.0, 1000.0, TIMEOUT_S) == silent
+    assert seen_by_reader("n", ONLINE, 999.5, 1000.0, TIMEOUT_S).last_seen == 999.5
+    assert seen_by_reader("n", ONLINE, 900.0, 1000.0, TIMEOUT_S).status is NodeStatus.OFFLINE
+    assert seen_by_reader("n", silent, 900.0, 1000.0, TIMEOUT_S).status is NodeStatus.OFFLINE
+    assert seen_by_reader("n", None, 999.0, 1000.0, TIMEOUT_S).status is NodeStatus.ONLINE
+    assert seen_by_reader("n", None, None, 1000.0, TIMEOUT_S).status is NodeStatus.OFFLINE
