@@ -155,6 +155,7 @@ def test_clients_log_in_by_every_way(place: Place) -> None:
         assert refused(client, "AUTH", "app", "wrong").startswith("invalid username-password pair")
         assert "Authentication required" in refused(client, "GET", "all:1")
         assert client.execute_command("AUTH", "app", "app")
+        assert client.info("stats")["acl_access_denied_auth"] >= 1
         assert client.get("all:1") == "v"
         assert client.execute_command("RESET")
         assert "Authentication required" in refused(client, "PING")

@@ -226,7 +226,7 @@ class SecuritySettings(Section):
         default=10.0,
         ge=0.1,
         le=60,
-        description="How long a client may take to begin TLS",
+        description="How long a client of a node may take to begin TLS; REST gives a minute",
         json_schema_extra=_unit("duration"),
     )
     plain_port_offset: int = Field(

@@ -75,6 +75,7 @@ def _stats(router: Router) -> Fields:
         "total_connections_received": router.clients_total,
         "total_commands_processed": router.commands,
         "rejected_connections": router.clients_refused,
+        "acl_access_denied_auth": router.gate.logins.failed,
         "client_output_buffer_limit_disconnections": router.slow_readers,
     }
 
