@@ -58,7 +58,9 @@ def test_a_reader_believes_the_coordinator_and_heartbeats_that_have_stopped_sinc
     silent = NodeHealth("n", NodeStatus.SUSPECT, 985.0, "its data server does not answer: x", 985.0, 985.0)
     assert seen_by_reader("n", silent, 999.0, 1000.0, TIMEOUT_S) == silent
     assert seen_by_reader("n", ONLINE, 999.5, 1000.0, TIMEOUT_S).last_seen == 999.5
-    assert seen_by_reader("n", ONLINE, 900.0, 1000.0, TIMEOUT_S).status is NodeStatus.OFFLINE
+    gone = seen_by_reader("n", ONLINE, 900.0, 1000.0, TIMEOUT_S)
+    assert (gone.status, gone.since) == (NodeStatus.OFFLINE, 900.0)
+    assert gone.reason == "its agent (helios node) sends no heartbeat"
     assert seen_by_reader("n", silent, 900.0, 1000.0, TIMEOUT_S).status is NodeStatus.OFFLINE
     assert seen_by_reader("n", None, 999.0, 1000.0, TIMEOUT_S).status is NodeStatus.ONLINE
     assert seen_by_reader("n", None, None, 1000.0, TIMEOUT_S).status is NodeStatus.OFFLINE

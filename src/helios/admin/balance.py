@@ -10,7 +10,7 @@ from helios.admin.measuring import snapshot
 from helios.admin.views import BalanceView, KeyFigureView, NodeLoadView, PreviewView
 from helios.control.admission import desired_weights
 from helios.control.health import seen_by_reader
-from helios.control.rebalance import RebalancePolicy, Rebalancing, propose
+from helios.control.rebalance import NOTHING_TO_MOVE, RebalancePolicy, Rebalancing, propose
 from helios.errors import InvalidInput, Unavailable
 from helios.model.balancing import Measure, Strategy
 from helios.model.health import NodeHealth
@@ -34,8 +34,6 @@ from helios.stores.records import (
     list_records,
     read_record,
 )
-
-BALANCED = "balanced, nothing to move"
 
 
 def way_of(strategy: str, by: str, settings: ClusterSettings) -> tuple[Strategy, Measure]:
@@ -146,7 +144,7 @@ async def balance_view(
     worst = max(deviations, key=lambda node: (abs(deviations[node]), node), default="")
     made: Rebalancing | None = None
     moves: tuple[PreviewView, ...] = ()
-    reason = BALANCED
+    reason = NOTHING_TO_MOVE
     try:
         made, load = await proposed(topology, standing, connector, clock, settings, (strategy, by))
     except Unavailable as error:

@@ -55,7 +55,7 @@ def seen_by_reader(
     A heartbeat that has stopped since counts against the node; what the coordinator has not judged yet is taken
     for well.
     """
-    by_heartbeat = judge(node, Signs(heartbeat_at, heartbeat_at), None, now, health_timeout_s)
+    by_heartbeat = judge(node, Signs(heartbeat_at, now), None, now, health_timeout_s)
     if known is None:
         return by_heartbeat
     if known.status is NodeStatus.ONLINE:

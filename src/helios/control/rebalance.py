@@ -12,6 +12,8 @@ from helios.placement.balance import THRESHOLD, BalancePlan, plan
 from helios.placement.change import with_weights
 from helios.placement.load import Load, estimate
 
+NOTHING_TO_MOVE = "balanced, nothing to move"
+
 
 @dataclass(frozen=True, slots=True)
 class RebalancePolicy:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from helios.control.admission import Admission, Policy, admit, placement_after, refusal, with_state
-from helios.control.rebalance import Rebalancing
+from helios.control.rebalance import NOTHING_TO_MOVE, Rebalancing
 from helios.coordinator.access import Access
 from helios.coordinator.compatibility import check_readable
 from helios.coordinator.publisher import Publisher
@@ -29,8 +29,6 @@ from helios.stores.records import (
 )
 
 log = logging.getLogger(__name__)
-
-NOTHING_TO_MOVE = "balanced, nothing to move"
 
 
 def founding_member(node: Node, address_record: MemberRecord | None) -> Member | None:

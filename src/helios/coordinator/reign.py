@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from helios.control.admission import Policy, altered_node, placement_after
 from helios.control.mutations import begin
+from helios.control.rebalance import NOTHING_TO_MOVE
 from helios.coordinator.access import Access
 from helios.coordinator.balancer import Balancer
 from helios.coordinator.collector import Collector
@@ -21,7 +22,7 @@ from helios.coordinator.imports import Import
 from helios.coordinator.ledger import Ledger
 from helios.coordinator.movement import Movement
 from helios.coordinator.publisher import Publisher
-from helios.coordinator.queue import NOTHING_TO_MOVE, Queue, foreseen, founding_member
+from helios.coordinator.queue import Queue, foreseen, founding_member
 from helios.coordinator.rate import RateLimit
 from helios.coordinator.repair import repair
 from helios.coordinator.sweep import clear
