@@ -47,7 +47,6 @@ class Hub:
 
     def __init__(self, host: Identities, options: RouterOptions) -> None:
         self.topics: Topics[ClientConnection] = Topics()
-        self.messages = 0  # handed to clients since the start
         self._host = host
         self._options = options
         self._topology = Topology(epoch=0)
@@ -233,4 +232,3 @@ class Hub:
                     client.push(plain)
                 else:
                     client.push(frame)
-            self.messages += len(self.topics.audience(topic))
