@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from helios.cli import output
+from helios.cli import completing, output
 from helios.cli.session import Session, described, pass_session
 from helios.client.connection import REPLY_TIMEOUT_S
 
@@ -63,7 +63,7 @@ def add_node(
 
 
 @click.command("removenode", **described("helios-cli removenode shard-4 --wait"))
-@click.argument("node_id", metavar="ID")
+@click.argument("node_id", metavar="ID", shell_complete=completing.node_ids)
 @DRY_RUN
 @WAIT
 @pass_session
@@ -107,8 +107,8 @@ def cluster_stats(session: Session) -> None:
 
 
 @click.command("migrate", **described("helios-cli migrate shard-1 shard-4 'user:*' --wait"))
-@click.argument("source", metavar="SRC")
-@click.argument("target", metavar="DST")
+@click.argument("source", metavar="SRC", shell_complete=completing.node_ids)
+@click.argument("target", metavar="DST", shell_complete=completing.node_ids)
 @click.argument("pattern", required=False)
 @click.option("--verify", is_flag=True, help="Compare each copy with its source before the node is switched to.")
 @DRY_RUN
@@ -135,7 +135,7 @@ def migrate(
 
 
 @click.command("migrationstatus", **described("helios-cli migrationstatus ID"))
-@click.argument("migration_id", metavar="ID")
+@click.argument("migration_id", metavar="ID", shell_complete=completing.migration_ids)
 @pass_session
 def migration_status(session: Session, migration_id: str) -> None:
     """How a migration fares."""
@@ -157,7 +157,7 @@ def all_migrations(session: Session) -> None:
 
 
 @click.command("cancelmigration", **described("helios-cli cancelmigration ID"))
-@click.argument("migration_id", metavar="ID")
+@click.argument("migration_id", metavar="ID", shell_complete=completing.active_ids)
 @pass_session
 def cancel_migration(session: Session, migration_id: str) -> None:
     """Cancel a migration.
@@ -168,7 +168,7 @@ def cancel_migration(session: Session, migration_id: str) -> None:
 
 
 @click.command("pausemigration", **described("helios-cli pausemigration ID"))
-@click.argument("migration_id", metavar="ID")
+@click.argument("migration_id", metavar="ID", shell_complete=completing.active_ids)
 @pass_session
 def pause_migration(session: Session, migration_id: str) -> None:
     """Let a migration wait.
@@ -179,7 +179,7 @@ def pause_migration(session: Session, migration_id: str) -> None:
 
 
 @click.command("resumemigration", **described("helios-cli resumemigration ID"))
-@click.argument("migration_id", metavar="ID")
+@click.argument("migration_id", metavar="ID", shell_complete=completing.active_ids)
 @pass_session
 def resume_migration(session: Session, migration_id: str) -> None:
     """Let a paused migration go on."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 config = typer.Typer(
     help="Show, check and change settings, and take changes back.",
+    epilog="Example: helios config show --origin",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

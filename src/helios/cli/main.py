@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from helios.cli.completion import VARIABLE, completion
 from helios.cli.config_verbs import config
 from helios.cli.doctor import doctor
 from helios.cli.outcome import NOT_IN_ORDER, carry_out
@@ -150,6 +151,7 @@ def gateway(
 app.command("simulate")(simulate)
 app.add_typer(config, name="config")
 app.command("doctor")(doctor)
+app.command("completion")(completion)
 
 
 @app.command("hash-password")
@@ -222,6 +224,10 @@ def _settings(
 
 def main() -> None:
     """The entry point of `helios`."""
+    if VARIABLE in os.environ:
+        from typer.completion import completion_init  # type: ignore[attr-defined]  # not named in an __all__
+
+        completion_init()
     app()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from helios.cli import output
+from helios.cli import completing, output
 from helios.cli.cluster_verbs import ask, show
 from helios.cli.session import Session, described, pass_session
 
@@ -47,7 +47,7 @@ def config() -> None:
 
 
 @click.command("show", **described("helios-cli config show sharding.migration_rate"))
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completing.setting_names)
 @click.option("--origin", is_flag=True, help="Say where each value comes from, not what it means.")
 @pass_session
 def show_settings(session: Session, name: str | None, origin: bool) -> None:
@@ -63,7 +63,7 @@ def show_settings(session: Session, name: str | None, origin: bool) -> None:
 
 
 @click.command("set", **described("helios-cli config set sharding.migration_rate 5000", takes_anything=True))
-@click.argument("name")
+@click.argument("name", shell_complete=completing.setting_names)
 @click.argument("value")
 @pass_session
 def set_setting(session: Session, name: str, value: str) -> None:
