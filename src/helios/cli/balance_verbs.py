@@ -56,7 +56,7 @@ def rebalance(session: Session, strategy: str | None, by: str | None, dry_run: b
 
 
 @click.command("reweight", **described("helios-cli reweight shard-4 2 --wait", takes_anything=True))
-@click.argument("node_id", metavar="ID")
+@click.argument("node_id", metavar="ID", shell_complete=completing.node_ids)
 @click.argument("weight", type=float)
 @DRY_RUN
 @WAIT
@@ -70,7 +70,7 @@ def reweight(session: Session, node_id: str, weight: float, dry_run: bool, wait:
 
 
 @click.command("drain", **described("helios-cli drain shard-4 --wait"))
-@click.argument("node_id", metavar="ID")
+@click.argument("node_id", metavar="ID", shell_complete=completing.node_ids)
 @DRY_RUN
 @WAIT
 @pass_session
@@ -83,7 +83,7 @@ def drain(session: Session, node_id: str, dry_run: bool, wait: bool) -> None:
 
 
 @click.command("undrain", **described("helios-cli undrain shard-4 --wait"))
-@click.argument("node_id", metavar="ID")
+@click.argument("node_id", metavar="ID", shell_complete=completing.node_ids)
 @DRY_RUN
 @WAIT
 @pass_session
