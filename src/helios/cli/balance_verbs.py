@@ -6,6 +6,7 @@ import time
 
 import click
 
+from helios.cli import completing
 from helios.cli.cluster_verbs import DRY_RUN, WAIT, ask, change, preview_or_change, show
 from helios.cli.session import Session, described, pass_session
 
