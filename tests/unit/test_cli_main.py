@@ -63,6 +63,14 @@ def test_a_password_becomes_a_hash() -> None:
     assert "the password is empty" in empty.stderr
 
 
+def test_a_port_beside_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "h.yaml").write_text("security: {plain_port_offset: 50000, tls_cert_file: c, tls_key_file: k}\n")
+    ended = runner.invoke(app, ["node", "--id", "a", "--listen", "127.0.0.1:30000", "--config", "h.yaml"])
+    assert ended.exit_code == 2
+    assert "a would listen above port 65535 without TLS" in ended.stderr
+
+
 @pytest.mark.parametrize("words", [["up", "--nonsense"], ["nonsense"], ["node"]])
 def test_unknown_words_are_wrong_use(words: list[str]) -> None:
     assert runner.invoke(app, words).exit_code == 2

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from helios.coordinator.service import Coordinator
+from helios.errors import StartError
 from helios.model.ids import Address
 from helios.model.settings import Settings
 from helios.model.topology import Topology
@@ -49,6 +50,8 @@ def run_node(options: NodeOptions, read: SettingsRead, source: SettingsSource | 
     """
     settings = read.settings
     data = DataFolder(data_folder(settings))
+    if options.listen.port + settings.security.plain_port_offset > 65535:
+        raise StartError(f"{options.node_id} would listen above port 65535 without TLS: choose a lower port or offset")
     if not data.store.exists():
         check_exposed(settings.security.users, {options.node_id: options.listen.host})
     data.prepare()
