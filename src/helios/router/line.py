@@ -136,10 +136,11 @@ class Line(MemberLink):
 
     def _look(self, answered_then: int) -> None:
         """A command that waits is no sign that the server is dead; it is asked for one."""
-        if self.keys is None or self._wire is None:
+        if self.keys is None:
             super()._look(answered_then)
-        elif self.answered < self.issued:
-            self._watchdog = None
+            return
+        self._watchdog = None
+        if self.answered < self.issued:
             pong = FutureReply()
             pong.add_done_callback(self._heard)
             self._lines.shared(self.shard).send(_PING, pong)
