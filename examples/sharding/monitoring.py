@@ -35,6 +35,11 @@ async def run_async(cluster: helios.LocalCluster) -> None:
             print(f"{one.source_node} → {one.target_node}: {one.status}, {one.keys_moved:,} keys")
     await admin.wait(await admin.migrate("shard-2", "shard-1", "user:1*"))
 
+    # What nodes carry is collected every few seconds; what a rebalance would do about it is told beforehand.
+    balance = await admin.balance()
+    print(f"balance by {balance.by}, {balance.strategy} beyond {balance.threshold:.0%}: {balance.proposal}")
+    for past in await admin.history(2):
+        print(f"{past.kind} asked for by {past.origin}: {past.status}, {past.keys_moved:,} keys")
     print("every key is where it belongs, and nowhere else" if check.clean else f"found: {check.findings}")
 
 

@@ -46,7 +46,7 @@ class Writer:
 
 
 def run(cluster: helios.LocalCluster) -> None:
-    """Grow, shrink, and count what is there."""
+    """Grow, drain, shrink, and count what is there."""
     admin = cluster.admin
     with Writer(cluster.url) as writer:
         while len(writer.acknowledged) < 500:
@@ -59,7 +59,12 @@ def run(cluster: helios.LocalCluster) -> None:
         added = admin.wait(admin.add_node("shard-4", address), progress=show)
         print(f"shard-4 is in; commands for moving keys were held for {added.pause_ms:.0f} ms at most")
 
-        # It goes by the same way backwards: drained first, and let go when it is empty.
+        # Drained, it gives all its keys away and stays, until it is brought back (`undrain`) or removed.
+        admin.wait(admin.drain("shard-4"))
+        (drained,) = (node for node in admin.list_nodes() if node.id == "shard-4")
+        print(f"shard-4 is {drained.state}, and a node still: {drained.keys} keys")
+
+        # Removed, it is drained first where that has not been done, and let go when it is empty.
         cluster.remove_node("shard-4")
         print("shard-4 is out again:", ", ".join(node.id for node in admin.list_nodes()))
 

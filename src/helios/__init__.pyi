@@ -1,8 +1,13 @@
 from helios.admin.views import AlteredView as AlteredView
+from helios.admin.views import BalanceView as BalanceView
 from helios.admin.views import ChangeView as ChangeView
 from helios.admin.views import CheckView as CheckView
+from helios.admin.views import Finding as Finding
+from helios.admin.views import HistoryView as HistoryView
+from helios.admin.views import KeyFigureView as KeyFigureView
 from helios.admin.views import KeyView as KeyView
 from helios.admin.views import MigrationView as MigrationView
+from helios.admin.views import NodeLoadView as NodeLoadView
 from helios.admin.views import NodeView as NodeView
 from helios.admin.views import PreviewView as PreviewView
 from helios.admin.views import RuleView as RuleView

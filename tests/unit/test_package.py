@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import helios
+from helios.admin import views
 
 HEAVY = ("asyncio", "pydantic", "hiredis", "fastapi", "typer", "rich", "uvloop", "helios.local", "helios.client")
 
@@ -50,6 +51,13 @@ def test_type_checkers_are_told_of_every_name() -> None:
         for alias in node.names
     }
     assert told == {name: (home, name) for home, names in helios._HOMES.items() for name in names}  # type: ignore[attr-defined]
+
+
+def test_every_kind_of_result_has_a_name() -> None:
+    kinds = {
+        name for name, value in vars(views).items() if inspect.isclass(value) and value.__module__ == views.__name__
+    }
+    assert kinds <= set(helios.__all__)
 
 
 def test_public_methods_are_documented() -> None:
