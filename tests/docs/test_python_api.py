@@ -36,7 +36,8 @@ CERTAIN = {
     ],
     "monitoring": [
         "3 of 3 nodes online, 3,000 keys",
-        "  move done, 100%\nshard-1 → shard-2: completed, 315 keys\nevery key is where it belongs",
+        "  move done, 100%\nshard-1 → shard-2: completed, 315 keys\nbalance by keys, ",
+        "\nevery key is where it belongs, and nowhere else\n",
         'helios_node_keys{node="shard-1"} 917.0',
         "migrate asked for by user: done, 315 keys\n",
     ],
