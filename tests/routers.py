@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, cast
 
 import redis.asyncio
+import uvloop
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from tests.servers import ADMIN_PASSWORD, ADMIN_USER, Server
@@ -226,3 +228,20 @@ class RawClient:
 
     def close(self) -> None:
         self.writer.close()
+
+
+@contextmanager
+def served_aside(lab: RouterLab) -> Iterator[RouterLab]:
+    """The lab's router on a loop in a thread of its own, for clients that block."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        running = lab.running()
+        runner.run(running.__aenter__())
+        loop = runner.get_loop()
+        thread = threading.Thread(target=loop.run_forever, name="router")
+        thread.start()
+        try:
+            yield lab
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            runner.run(running.__aexit__(None, None, None))

@@ -54,7 +54,7 @@ def test_commands_are_queued_with_their_keys(caller: Caller) -> None:
 @pytest.mark.parametrize(
     ("line", "reply"),
     [
-        ("nosuch a", b"-ERR unknown command 'nosuch', with args beginning with: 'a'\r\n"),
+        ("nosuch a", b"-ERR unknown command 'nosuch', with args beginning with: 'a' \r\n"),
         ("get", b"-ERR wrong number of arguments for 'get' command\r\n"),
         ("object nosuch a", b"-ERR unknown subcommand 'nosuch'. Try OBJECT HELP.\r\n"),
         ("copy a b db 1", b"-ERR 'COPY ... DB' is refused: Helios has one database, number 0\r\n"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from helios.errors import InvalidInput
 from helios.placement.glob import compile_glob
 from helios.resp.commands import TABLE, Command, How, find, key_positions
-from helios.resp.encoding import NULL, array, bulk, encode, error, integer, simple
+from helios.resp.encoding import EMPTY_ARRAY, NULL, array, bulk, encode, error, integer, simple
 from helios.router.callers import DONE, WAIT_REPLY, Caller
 
 if TYPE_CHECKING:
@@ -35,8 +35,12 @@ def _offered() -> list[Command]:
 
 def _described(command: Command, protocol: int) -> bytes:
     """One element of COMMAND's reply: name, arity, flags, first and last key and step; the rest is empty."""
-    fields: list[object] = [command.name, command.arity, sorted(command.flags), *command.key_range, [], [], [], []]
-    return encode(fields, protocol)
+    kind = b"~" if protocol == 3 else b"*"
+    flags = b"%b%d\r\n" % (kind, len(command.flags)) + b"".join(map(simple, sorted(command.flags)))
+    numbers = map(integer, command.key_range)
+    nothing = kind + b"0\r\n"
+    rest = [nothing, nothing, nothing, EMPTY_ARRAY]  # categories, tips, where the keys are; subcommands
+    return array([bulk(command.name.encode()), integer(command.arity), flags, *numbers, *rest])
 
 
 def _command(router: Router, caller: Caller, argv: list[bytes]) -> bytes:

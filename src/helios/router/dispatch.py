@@ -131,6 +131,8 @@ class Dispatcher:
             if argv[0].upper() in _ATTACKS and isinstance(caller, ClientConnection):
                 # A web page can make a browser send these to a server that should not be reached from it.
                 caller.abort()
+            elif argv[0].upper() == b"EXEC":
+                transactions.abort(caller, command)
             else:
                 caller.answer(command)
             return DONE

@@ -44,7 +44,7 @@ def _select(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     if argv[1] == b"0":
         return OK
     if not argv[1].lstrip(b"-").isdigit():
-        return error("ERR invalid DB index")
+        return error("ERR value is not an integer or out of range")
     return error(f"ERR 'SELECT {argv[1][:20].decode()}' is refused: Helios has one database, number 0")
 
 
@@ -127,8 +127,9 @@ def _greeting(router: Router, caller: Caller, protocol: int, name: bytes) -> byt
 
 def _wait(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     """How many replicas have what was written: shards have none, which is known without waiting."""
-    if not all(word.isdigit() and len(word) <= 18 for word in argv[1:]):
-        return error("ERR value is not an integer or out of range")
+    for word, what in zip(argv[1:], ("value", "timeout"), strict=True):
+        if not word.isdigit() or len(word) > 18:
+            return error(f"ERR {what} is not an integer or out of range")
     return integer(0)
 
 

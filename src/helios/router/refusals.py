@@ -26,7 +26,7 @@ def cross_shard(owners: Iterable[str], what: str) -> bytes:
 
 def unknown_command(argv: Sequence[bytes]) -> bytes:
     """No command has this name."""
-    shown = " ".join(f"'{argument[:128].decode('utf-8', 'replace')}'" for argument in argv[1:20])
+    shown = "".join(f"'{argument[:128].decode('utf-8', 'replace')}' " for argument in argv[1:20])
     name = argv[0][:128].decode("utf-8", "replace")
     return error(f"ERR unknown command '{name}', with args beginning with: {shown[:256]}")
 

@@ -189,7 +189,7 @@ async def test_what_connections_ask_for(client: Client) -> None:
         ("COPY {a}1 {a}2 DB 3", "'COPY ... DB' is refused: "),
         ("AUTH secret", "'AUTH' is refused: no users are configured"),
         ("CLUSTER SLOTS", "This instance has cluster support disabled"),
-        ("NOSUCH a b", "unknown command 'NOSUCH', with args beginning with: 'a' 'b'"),
+        ("NOSUCH a b", "unknown command 'NOSUCH', with args beginning with: 'a' 'b' "),
         ("CLIENT NOSUCH", "unknown subcommand 'NOSUCH'. Try CLIENT HELP."),
         ("GET", "wrong number of arguments for 'get' command"),
         ("GET a b", "wrong number of arguments for 'get' command"),
