@@ -73,7 +73,11 @@ def history(views: Sequence[Fields]) -> str:
     shown = lines[:1]
     for line, view in zip(lines[1:], views, strict=True):
         shown.append(line)
-        why = view["reason"] if view["status"] in ("done", "running", "queued") else view["message"]
+        as_wished = view["status"] in ("done", "running", "queued")
+        # A rebalance that had nothing to do says so; of the others their name says what was done.
+        why = (
+            view["reason"] or (view["message"] if view["kind"] == "rebalance" else "") if as_wished else view["message"]
+        )
         if why:
             shown.append(f"    {why}")
     return "\n".join(shown)
