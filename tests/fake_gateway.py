@@ -17,10 +17,13 @@ from helios.admin.views import (
     HistoryView,
     KeyFigureView,
     KeyView,
+    LatencyView,
     MigrationView,
     NodeLoadView,
     NodeView,
     PreviewView,
+    RouterShardView,
+    RouterView,
     RuleView,
     SettingChangeView,
     SettingView,
@@ -124,6 +127,29 @@ FOUND = CheckView(clean=False, findings=(FINDING,), repaired="")
 CHANGE = ChangeView(change="c-1", kind="add_node", status="running", message="", migrations=("m-1",))
 
 
+LATENCY = LatencyView(3, 0.004, ((0.0002, 2), (0.0035, 1)))
+ROUTER = RouterView(
+    session="5e55",
+    node="shard-1",
+    worker=0,
+    answers=True,
+    error=None,
+    pid=4242,
+    epoch=9,
+    lease_left_s=2.5,
+    clients=2,
+    clients_max=100,
+    refused={"max_clients": 3},
+    disconnected={"idle": 1},
+    commands=40,
+    errors={"CROSSSHARD": 2},
+    held=1,
+    latency=LATENCY,
+    shards=(RouterShardView("shard-1", "ready", 4, 90, 1, 2, 1, 0, LATENCY),),
+)
+SILENT_ROUTER = RouterView("5e56", "shard-2", 1, answers=False, error="it does not answer at 127.0.0.1:7: time-out")
+
+
 class FakeAdmin:
     """Records what it was asked and answers `change`, or raises `error`."""
 
@@ -222,6 +248,10 @@ class FakeAdmin:
     async def history(self, count: int = 20) -> list[HistoryView]:
         self._note("history", count)
         return [HISTORY]
+
+    async def routers(self) -> list[RouterView]:
+        self._note("routers")
+        return [ROUTER, SILENT_ROUTER]
 
     async def check(self, *, repair: bool = False) -> CheckView:
         self._note("check", repair)

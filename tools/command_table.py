@@ -39,7 +39,6 @@ def treated(command: Command) -> str:
         How.ROUTER: "by the router",
         How.VERB: "verb",
         How.REFUSED: "refused",
-        How.LATER: "not yet",
     }
     return words[command.how]
 

@@ -20,9 +20,11 @@ from tests.fake_gateway import (
     MIGRATION,
     NODE,
     PREVIEW,
+    ROUTER,
     RULE,
     SETTING,
     SETTING_CHANGE,
+    SILENT_ROUTER,
 )
 from tests.fake_resp import FakeServer, resp3, serving
 from tests.waiting import until
@@ -56,6 +58,7 @@ REPLIES: dict[bytes, Any] = {
     b"CLEANUPMIGRATIONS": 7,
     b"CHANGESTATUS": asdict(DONE),
     b"LISTRULES": [asdict(RULE)],
+    b"ROUTERS": [asdict(ROUTER), asdict(SILENT_ROUTER)],
     b"CHECK": asdict(FOUND),
     b"SETTINGS": [asdict(SETTING)],
     b"SETTING": asdict(SETTING),
@@ -110,6 +113,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, object]] = [
     ("cleanup_migrations", (), {}, "CLEANUPMIGRATIONS", 7),
     ("change", ("c",), {}, "CHANGESTATUS c", DONE),
     ("stats", (), {}, "CLUSTERSTATS", STATS),
+    ("routers", (), {}, "ROUTERS", [ROUTER, SILENT_ROUTER]),
     ("check", (), {}, "CHECK", FOUND),
     ("check", (), {"repair": True}, "CHECK REPAIR", FOUND),
     ("settings", (), {}, "SETTINGS", [SETTING]),

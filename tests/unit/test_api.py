@@ -175,6 +175,15 @@ async def test_looking_and_steering(
     assert gateway.admin.calls == [call]
 
 
+async def test_the_routers(gateway: Gateway) -> None:
+    answering, silent = (await gateway.http.get("/api/v1/routers")).json()["routers"]
+    assert (answering["node"], answering["answers"], answering["clients"]) == ("shard-1", True, 2)
+    assert answering["errors"] == {"CROSSSHARD": 2}
+    assert answering["shards"][0]["latency"]["buckets"] == [[0.0002, 2], [0.0035, 1]]
+    assert silent["answers"] is False
+    assert silent["error"].startswith("it does not answer")
+
+
 async def test_what_rules_checks_and_settings_look_like(gateway: Gateway) -> None:
     rules = (await gateway.http.get("/api/v1/shards/rules")).json()
     assert rules == {"rules": [{"source": "shard-1", "target": "shard-4", "patterns": ["user:*", "*:1"]}]}

@@ -27,7 +27,7 @@ KEY = KeyView("user:alice", "shard-1", "localhost:6379", "rule", "user:*")
 VERBS = [
     "set get del expire ttl addnode removenode listnodes nodeforkey migrate migrationstatus clusterstats rebalance",
     "activemigrations allmigrations cancelmigration pausemigration resumemigration cleanupmigrations load dump",
-    "listrules check config balance reweight drain undrain history",
+    "listrules check config balance reweight drain undrain history top",
 ]
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from tests.fake_gateway import MIGRATION, Gateway
 
 from helios.errors import Unavailable
 
+ROOT = Path(__file__).parents[2]
 PAIR = {"source": "shard-1", "target": "shard-2"}
 
 
@@ -120,3 +124,45 @@ async def test_a_cluster_that_does_not_answer_is_a_figure_too(scraper: Scraper) 
     samples = await scraper.read()
     assert samples["helios_cluster_up", frozenset()] == 0
     assert not any(name == "helios_epoch" for name, _ in samples)
+
+
+async def test_the_routers_in_figures(scraper: Scraper) -> None:
+    samples = await scraper.read()
+    router = frozenset({("node", "shard-1"), ("worker", "0")})
+    assert samples["helios_router_up", router] == 1
+    assert samples["helios_router_up", frozenset({("node", "shard-2"), ("worker", "1")})] == 0
+    assert samples["helios_router_commands_total", router] == 40
+    assert samples["helios_router_clients", router] == 2
+    assert samples["helios_router_lease_left_seconds", router] == 2.5
+    assert samples["helios_router_errors_total", router | {("error", "CROSSSHARD")}] == 2
+    assert samples["helios_router_clients_disconnected_total", router | {("reason", "idle")}] == 1
+    shard = router | {("shard", "shard-1")}
+    assert samples["helios_router_requests_total", shard | {("class", "read")}] == 2
+    assert samples["helios_router_request_seconds_bucket", shard | {("le", "0.00025")}] == 2
+    assert samples["helios_router_request_seconds_bucket", shard | {("le", "0.005")}] == 3
+    assert samples["helios_router_request_seconds_bucket", shard | {("le", "+Inf")}] == 3
+    assert samples["helios_router_request_seconds_sum", shard] == 0.004
+    assert samples["helios_router_link", shard | {("state", "ready")}] == 1
+    assert samples["helios_router_link", shard | {("state", "down")}] == 0
+    assert samples["helios_router_shard_held_commands", shard] == 1
+    assert not any(("node", "shard-2") in labels for name, labels in samples if name == "helios_router_clients")
+
+
+async def test_the_documents_and_the_rules_name_the_figures_that_there_are(scraper: Scraper) -> None:
+    admin = scraper.gateway.admin
+    admin.view = replace(MIGRATION, pause_ms=4.0)
+    there = {name for name, _ in await scraper.read()}
+    admin.view = replace(admin.view, id="m-2", status="failed", end_time=1.0)
+    there |= {name for name, _ in await scraper.read()}
+    suffixes = ("_bucket", "_count", "_sum", "_total")
+    families = {name.removesuffix(next((end for end in suffixes if name.endswith(end)), "")) for name in there}
+    explained = (ROOT / "docs" / "MONITORING.md").read_text(encoding="utf-8")
+    rules = (ROOT / "examples" / "monitoring" / "alerts.yml").read_text(encoding="utf-8")
+    for text in (explained, rules):
+        for name in set(re.findall(r"helios_[a-z_]*[a-z]", text)):
+            assert name in there | families, name
+    for family in families:
+        assert f"{family}" in explained, f"{family} is not explained"
+    expressions = [rule["expr"] for group in yaml.safe_load(rules)["groups"] for rule in group["rules"]]
+    assert len(expressions) > 5
+    assert "127.0.0.1:8443" in (ROOT / "examples" / "monitoring" / "prometheus.yml").read_text(encoding="utf-8")

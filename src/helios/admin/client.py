@@ -14,6 +14,7 @@ from helios.admin.history import history
 from helios.admin.joining import identify
 from helios.admin.preview import preview
 from helios.admin.requests import Requests
+from helios.admin.routers import router_views
 from helios.admin.settings import SharedSettings
 from helios.admin.views import (
     AlteredView,
@@ -25,6 +26,7 @@ from helios.admin.views import (
     MigrationView,
     NodeView,
     PreviewView,
+    RouterView,
     RuleView,
     SettingChangeView,
     SettingView,
@@ -183,6 +185,10 @@ class Admin:
         """The placement rules in the order in which they are tried."""
         rules = (await self._topology()).placement.rules
         return [RuleView(rule.source, rule.target, rule.patterns) for rule in rules]
+
+    async def routers(self) -> list[RouterView]:
+        """How every router process fares; takes a second where one does not answer."""
+        return await router_views(self._store)
 
     async def check(self, *, repair: bool = False) -> CheckView:
         """Look at every server for what should not be there; `repair` mends what is safe to mend, then looks again.

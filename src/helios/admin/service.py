@@ -14,6 +14,7 @@ from helios.admin.views import (
     MigrationView,
     NodeView,
     PreviewView,
+    RouterView,
     RuleView,
     SettingChangeView,
     SettingView,
@@ -130,6 +131,9 @@ class AdminService(Protocol):
         During moves each key of the servers concerned has to be looked at to count those that are owned. Without
         `exact` that is left out, and such a node's `keys` is None.
         """
+
+    async def routers(self) -> list[RouterView]:
+        """How every router process fares; takes a second where one does not answer."""
 
     async def check(self, *, repair: bool = False) -> CheckView:
         """Look at every server for what should not be there; `repair` first mends what is safe to mend.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,3 +263,81 @@ class StatsView:
     migration_rate: int
     rules: int
     nodes: tuple[NodeView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyView:
+    """How long commands took, from their arrival at a router to the reply.
+
+    `buckets` has for each span of time in which there were any the longest time and how many commands.
+    """
+
+    count: int
+    total_s: float
+    buckets: tuple[tuple[float, int], ...]
+
+    def at(self, part: float) -> float | None:
+        """The time in seconds within which this part of the commands (0.99, say) was answered; None without any."""
+        wanted, seen = part * self.count, 0
+        for longest_s, count in self.buckets:
+            seen += count
+            if seen >= wanted:
+                return longest_s
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class RouterShardView:
+    """One shard as a router sees it. `state` is of its connection: ready, connecting, down, closed or idle.
+
+    `unanswered` commands have been sent to it, `held` ones wait for its keys to be handed over.
+    """
+
+    shard: str
+    state: str
+    unanswered: int
+    queued_bytes: int
+    held: int
+    reads: int
+    writes: int
+    others: int
+    latency: LatencyView
+
+
+@dataclass(frozen=True, slots=True)
+class RouterView:
+    """One router process: what it does and has done since its start.
+
+    One that has a session and does not answer has `answers` false, an `error` that says so, and only zeros. `error` of
+    one that answers says why it serves no keys at the moment.
+    """
+
+    session: str
+    node: str
+    worker: int
+    answers: bool
+    error: str | None
+    pid: int = 0
+    version: str = ""
+    epoch: int = 0
+    lease_left_s: float = 0.0
+    uptime_s: float = 0.0
+    sessions: int = 0
+    clients: int = 0
+    clients_max: int = 0
+    clients_total: int = 0
+    clients_bytes: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)
+    disconnected: Mapping[str, int] = field(default_factory=dict)
+    commands: int = 0
+    commands_per_s: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    held: int = 0
+    held_total: int = 0
+    slowed_total: int = 0
+    errors: Mapping[str, int] = field(default_factory=dict)
+    unanswered: int = 0
+    slow_commands: int = 0
+    latency: LatencyView = LatencyView(0, 0.0, ())
+    shards: tuple[RouterShardView, ...] = ()

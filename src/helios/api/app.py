@@ -19,6 +19,7 @@ from helios.api.kv import kv_router
 from helios.api.kv_replies import KeyValue
 from helios.api.login import GuardedKeyValue, Login
 from helios.api.metrics import Metrics, RequestMeter
+from helios.api.routers import routers_router
 from helios.api.shards import shards_router
 from helios.api.upkeep import upkeep_router
 
@@ -43,7 +44,7 @@ def create_app(
     gate: Gate | None = None,
     open_metrics: bool = False,
 ) -> FastAPI:
-    """The application: /api/v1/shards, /api/v1/kv, /healthz, /metrics, /docs, /openapi.json.
+    """The application: /api/v1/shards, /api/v1/routers, /api/v1/kv, /healthz, /metrics, /docs, /openapi.json.
 
     `allowed_hosts` are the host names that requests may be addressed to (None: any); see BrowserGuard.
     Requests are let in as the users of `gate` (None: everybody); `open_metrics` exempts /metrics from that.
@@ -66,6 +67,7 @@ def create_app(
     app.include_router(shards_router(admin))
     app.include_router(balance_router(admin))
     app.include_router(upkeep_router(admin))
+    app.include_router(routers_router(admin))
     app.include_router(kv_router(GuardedKeyValue(kv), max_value_bytes))
     _add_pages(app, health, metrics)
     return app

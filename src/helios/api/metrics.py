@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from helios.admin.service import AdminService
 from helios.admin.views import MigrationView, StatsView
+from helios.api.router_metrics import RouterFigures
 from helios.errors import HeliosError
 
 # They would add a series to each counter, with the moment of its making.
@@ -70,12 +71,14 @@ class Metrics:
         try:
             stats: StatsView | None = await self._admin.stats(exact=False)
             migrations = await self._admin.migrations()
+            routers = await self._admin.routers()
         except HeliosError:
-            stats, migrations = None, []
+            stats, migrations, routers = None, [], []
         else:
             self._follow(migrations)
         now = CollectorRegistry()
         now.register(_Now(stats, migrations))
+        now.register(RouterFigures(routers))
         return generate_latest(now) + generate_latest(self._registry)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from helios.cli import balance_verbs, cluster_verbs, key_verbs, transfer_verbs, upkeep_verbs
+from helios.cli import balance_verbs, cluster_verbs, key_verbs, top, transfer_verbs, upkeep_verbs
 from helios.cli.session import Session
 from helios.client.connection import CommandRefused
 from helios.client.entry import Entry
@@ -97,7 +97,14 @@ def _password(user: str) -> str:
     return given or ""
 
 
-for verb in (*key_verbs.VERBS, *cluster_verbs.VERBS, *balance_verbs.VERBS, *upkeep_verbs.VERBS, *transfer_verbs.VERBS):
+for verb in (
+    *key_verbs.VERBS,
+    *cluster_verbs.VERBS,
+    *balance_verbs.VERBS,
+    *upkeep_verbs.VERBS,
+    top.top,
+    *transfer_verbs.VERBS,
+):
     cli.add_command(verb)
 
 

@@ -18,6 +18,7 @@ from helios.admin.views import (
     MigrationView,
     NodeView,
     PreviewView,
+    RouterView,
     RuleView,
     SettingChangeView,
     SettingView,
@@ -192,6 +193,10 @@ class AsyncAdminClient:
     async def stats(self) -> StatsView:
         """The cluster in numbers."""
         return await self._ask(verbs.stats())
+
+    async def routers(self) -> list[RouterView]:
+        """How every router process fares; takes a second where one does not answer."""
+        return await self._ask(verbs.routers())
 
     async def check(self, *, repair: bool = False) -> CheckView:
         """Look at every server for what should not be there; see AdminClient.check."""

@@ -18,6 +18,7 @@ from helios.admin.views import (
     MigrationView,
     NodeView,
     PreviewView,
+    RouterView,
     RuleView,
     SettingChangeView,
     SettingView,
@@ -204,6 +205,10 @@ class AdminClient:
     def stats(self) -> StatsView:
         """The cluster in numbers."""
         return self._ask(verbs.stats())
+
+    def routers(self) -> list[RouterView]:
+        """How every router process fares; takes a second where one does not answer."""
+        return self._ask(verbs.routers())
 
     def check(self, *, repair: bool = False) -> CheckView:
         """Look at every server for what should not be there; `repair` first mends what is safe to mend.

@@ -21,6 +21,7 @@ from helios.admin.views import (
     MigrationView,
     NodeView,
     PreviewView,
+    RouterView,
     RuleView,
     SettingChangeView,
     SettingView,
@@ -208,6 +209,11 @@ def cleanup_migrations() -> Request[int]:
     return _request(int, "CLEANUPMIGRATIONS")
 
 
+def routers() -> Request[list[RouterView]]:
+    """How every router process fares."""
+    return _asking(_views(RouterView), "ROUTERS")
+
+
 def check(repair: bool) -> Request[CheckView]:
     """CHECK."""
     return _request(_view(CheckView), "CHECK", *["REPAIR"] * repair, repeatable=not repair, timeout_s=_LONG_S)
@@ -278,7 +284,9 @@ def _readers(kind: Any) -> dict[str, Callable[[Any], Any]]:
 
 
 def _reader(hint: Any) -> Callable[[Any], Any]:
-    """How a field of that type is read: tuples of views and of texts, views, and plain values."""
+    """How a field of that type is read: tuples of views and of texts, maps of texts, views, and plain values."""
+    if isinstance(hint, GenericAlias) and hint.__origin__ is Mapping:
+        return lambda entries: {_text(name): _text(value) for name, value in entries.items()}
     if isinstance(hint, GenericAlias) and hint.__origin__ is tuple:
         inner = _reader(get_args(hint)[0])
         return lambda parts: tuple(inner(part) for part in parts)

@@ -280,6 +280,69 @@ class RouterSettings(Section):
         description="Largest command or argument that is accepted of a client; holds for connections made from then on",
         json_schema_extra=_unit("size"),
     )
+    max_arguments: int = Field(
+        default=1 << 20,
+        ge=1024,
+        le=16 << 20,
+        description="Arguments that one command of a client may have",
+        json_schema_extra=_unit("arguments"),
+    )
+    max_clients: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Connections of clients that a router process takes; file limits of the system may allow fewer",
+        json_schema_extra=_unit("clients"),
+    )
+    client_memory: Bytes = Field(
+        default=1 << 30,
+        ge=1 << 20,
+        le=64 << 30,
+        description="What one client may be owed and have sent that is not carried out; with more it is disconnected",
+        json_schema_extra=_unit("size"),
+    )
+    clients_memory: Bytes = Field(
+        default=2 << 30,
+        ge=1 << 20,
+        le=1 << 40,
+        description="The same for all clients of a router process; beyond it those with the most are disconnected",
+        json_schema_extra=_unit("size"),
+    )
+    client_idle_timeout: Seconds = Field(
+        default=0.0,
+        ge=0,
+        le=30 * 86400,
+        description="How long a client may send nothing before it is disconnected; 0 means for ever",
+        json_schema_extra=_unit("duration"),
+    )
+    client_command_timeout: Seconds = Field(
+        default=300.0,
+        ge=0,
+        le=86400,
+        description="How long nothing may come of a command that has begun, or of a first one; 0 means for ever",
+        json_schema_extra=_unit("duration"),
+    )
+    tcp_keepalive: Seconds = Field(
+        default=300.0,
+        ge=0,
+        le=86400,
+        description="How long a connection is silent before the system asks whether its client is there; 0 means never",
+        json_schema_extra=_unit("duration"),
+    )
+    slowlog_threshold: Seconds = Field(
+        default=0.01,
+        ge=0,
+        le=3600,
+        description="Commands that take so long or longer stand in the slow log; 0 means none",
+        json_schema_extra=_unit("duration"),
+    )
+    slowlog_length: int = Field(
+        default=128,
+        ge=1,
+        le=100_000,
+        description="Commands that a router process keeps in its slow log",
+        json_schema_extra=_unit("commands"),
+    )
 
 
 class CoordinatorSettings(Section):
@@ -441,8 +504,23 @@ def _incomplete(security: SecuritySettings) -> list[Conflict]:
     return found
 
 
+def _memory_conflicts(router: RouterSettings) -> list[Conflict]:
+    return [
+        (
+            (f"router.{least}", f"router.{most}"),
+            f"router.{most} ({getattr(router, most)} bytes) must not be less than router.{least} "
+            f"({getattr(router, least)} bytes): {why}",
+        )
+        for least, most, why in (
+            ("max_frame", "client_memory", "a client could not send what it may"),
+            ("client_memory", "clients_memory", "no client could have what it may"),
+        )
+        if getattr(router, least) > getattr(router, most)
+    ]
+
+
 def _shared_conflicts(settings: Settings | ClusterSettings) -> list[Conflict]:
-    found: list[Conflict] = []
+    found = _memory_conflicts(settings.router)
     if settings.coordinator.fence_ack_timeout >= settings.router.hold_timeout:
         found.append(
             (

@@ -25,7 +25,6 @@ class How(StrEnum):
     ROUTER = "router"  # the router itself, which may ask the shards
     VERB = "verb"  # the cluster's administration
     REFUSED = "refused"  # nobody: it would harm the cluster or cannot mean anything here
-    LATER = "later"  # nobody yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +70,8 @@ _ROUTER = _names("""ping echo hello auth quit reset select time info dbsize scan
     client|id client|setname client|getname client|setinfo client|info client|list client|no-evict client|no-touch
     client|kill client|unblock client|reply client|tracking client|trackinginfo client|getredir client|caching
     client|help config|help memory|doctor memory|malloc-stats memory|purge memory|help wait
+    slowlog|get slowlog|len slowlog|reset slowlog|help
+    latency|doctor latency|graph latency|help latency|histogram latency|history latency|latest latency|reset
     config|get config|resetstat multi exec discard watch unwatch
     script|load script|exists script|flush script|show script|kill
     function|load function|delete function|flush function|restore function|list function|dump function|stats
@@ -124,8 +125,6 @@ _REFUSED: dict[str, str] = {
     "client|unpause": "it would start every client of the server",
 }
 
-_LATER = _names("latency slowlog")
-
 _VERBS: tuple[tuple[str, int], ...] = (
     ("addnode", -3),
     ("removenode", 2),
@@ -148,6 +147,7 @@ _VERBS: tuple[tuple[str, int], ...] = (
     ("resumemigration", 2),
     ("changestatus", 2),
     ("listrules", 1),
+    ("routers", 1),
     ("check", -1),
     ("settings", 1),
     ("setting", -2),
@@ -158,7 +158,6 @@ _VERBS: tuple[tuple[str, int], ...] = (
 
 
 _TREATED = (
-    (_LATER, How.LATER),
     (_SPLIT, How.SPLIT),
     (_BLOCKING, How.BLOCKING),
     (_ROUTER, How.ROUTER),
@@ -189,7 +188,7 @@ def _build() -> dict[str, Command]:
         if name == "migrate":
             continue  # The word is the cluster's verb; the server's form of it is refused in the verb.
         # A container that decides nothing itself leaves it to its subcommands; COMMAND alone is a command.
-        decides = name not in containers or name in _ROUTER or name in _REFUSED or name in _LATER
+        decides = name not in containers or name in _ROUTER or name in _REFUSED
         how, reason = _treatment(name, notation) if decides else (How.ROUTER, "")
         table[name] = Command(
             name=name,
@@ -223,9 +222,12 @@ _BY_BYTES: dict[bytes, Command] = {
     for spelling in (name, name.upper())
 }
 
-# Arity and key position of the commands that have exactly one key and may be forwarded without a further look.
-ONE_KEY: dict[bytes, tuple[int, int]] = {
-    word: (command.arity, command.one_key) for word, command in _BY_BYTES.items() if command.one_key
+# Name, arity, key position and whether it writes (1) of the commands that have exactly one key and may be forwarded
+# without a further look.
+ONE_KEY: dict[bytes, tuple[str, int, int, int]] = {
+    word: (command.name, command.arity, command.one_key, int(command.writes))
+    for word, command in _BY_BYTES.items()
+    if command.one_key
 }
 
 

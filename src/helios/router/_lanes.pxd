@@ -1,5 +1,29 @@
+from libc.stdint cimport int64_t
+
 from helios.placement._points cimport Points
 from helios.resp._wire cimport RequestParser
+
+cdef enum:
+    BUCKETS = 109
+
+
+cdef class Latencies:
+    cdef int64_t counts[BUCKETS]
+    cdef readonly int64_t total_ns
+
+    cdef int add(self, int64_t took_ns) except -1
+
+
+cdef class Kind:
+    cdef readonly str name
+    cdef readonly int group      # READ, WRITE or OTHER
+    cdef readonly Latencies latencies
+    cdef int arity, position
+
+
+cdef struct Flight:
+    int64_t began_ns
+    void *kind  # a Kind of a ShortWay, which has to outlive the queue, or OWN
 
 
 cdef class Fifo:
@@ -22,6 +46,8 @@ cdef class Slot:
 cdef class Outbox:
     cdef object loop
     cdef list callers
+    cdef public dict errors          # error replies by their first word
+    cdef public Py_ssize_t bytes_in, bytes_out
 
     cpdef mark(self, Sender caller)
 
@@ -37,6 +63,7 @@ cdef class Sender:
     cdef public list waiting
     cdef public bytes last_word
     cdef public double last_at    # the loop's time when it was last flushed
+    cdef readonly int64_t arrived_ns  # when something last came from it, by the monotonic clock
     cdef public object transport  # where its replies go; None while there is none
     cdef public int muted         # which of its replies it does not want; 0: it wants all
     cdef public bint ending       # `flushed` is to be called after each flush
@@ -58,26 +85,32 @@ cdef class CommandQueue:
     cdef public bint scheduled
     cdef public Py_ssize_t issued, answered, queued_bytes
     cdef public list out
+    cdef public int64_t slow_ns   # `slow` is told of commands that took so long or longer
     cdef readonly Fifo waiters
-    cdef Fifo sizes
+    cdef readonly Latencies latencies
+    cdef Fifo frames
+    cdef Flight *flights          # as many as waiters, used round and round like their cells
+    cdef Py_ssize_t flights_head, flights_room
+    cdef int64_t requests[3]
     cdef Py_ssize_t most_commands, most_bytes
     cdef bint pushes
 
     cpdef send(self, bytes raw, object waiter)
+    cpdef send_as(self, bytes raw, object waiter, Kind kind)
+    cdef int enqueue(self, bytes raw, object waiter, int64_t began_ns, Kind kind) except -1
+    cdef int fly(self, bytes raw, object waiter, int64_t began_ns, Kind kind) except -1
+    cdef int grow_flights(self) except -1
     cpdef bint received(self, list replies) except -1
 
 
 cdef class ShortWay:
     cdef public Py_ssize_t commands  # counted since the start, whichever way they went
-    cdef dict kinds
+    cdef dict kinds               # by spelling
+    cdef readonly dict by_name    # the same, and those of commands that never go the short way
     cdef dict links2, links3
     cdef object routes
     cdef Points points
     cdef bytes word
-    cdef OneKey kind
+    cdef Kind kind
 
     cdef bint forward(self, Sender caller) except -1
-
-
-cdef class OneKey:
-    cdef int arity, position

@@ -9,6 +9,10 @@ from helios.router.callers import Caller, Dispatch, Holder, Waiter
 
 Item = TypeVar("Item")
 
+READ: Final = 0
+WRITE: Final = 1
+OTHER: Final = 2
+
 DONE: Final = 0
 HOLD: Final = 1
 WAIT_REPLY: Final = 2
@@ -35,6 +39,20 @@ class Fifo(Generic[Item]):
     def pop(self) -> Item: ...
     def clear(self) -> None: ...
 
+class Latencies:
+    total_ns: int
+    def record(self, took_ns: int) -> None: ...
+    def counted(self) -> list[tuple[int, int]]: ...
+    def clear(self) -> None: ...
+
+class Kind:
+    name: str
+    group: int
+    latencies: Latencies
+    def __init__(self, name: str, group: int, arity: int = 0, position: int = 0) -> None: ...
+
+OWN: Final[Kind]
+
 class Slot:
     caller: Caller
     reply: bytes | None
@@ -45,7 +63,11 @@ class Push(Slot): ...
 class LastSlot(Slot): ...
 
 class Outbox:
+    errors: dict[str, int]
+    bytes_in: int
+    bytes_out: int
     def __init__(self, loop: object) -> None: ...
+    def failed(self, reply: bytes) -> None: ...
     def now(self) -> float: ...
     def mark(self, caller: Caller) -> None: ...
     def flush(self) -> None: ...
@@ -65,6 +87,7 @@ class Sender:
     waiting: list[Frame]
     last_word: bytes
     last_at: float
+    arrived_ns: int
     transport: asyncio.Transport | None
     muted: int
     ending: bool
@@ -91,20 +114,27 @@ class CommandQueue:
     answered: int
     queued_bytes: int
     out: list[bytes]
+    slow_ns: int
     waiters: Fifo[Waiter]
+    latencies: Latencies
     def __init__(self, *, most_commands: int, most_bytes: int, pushes: bool) -> None: ...
     def send(self, raw: bytes, waiter: Waiter) -> None: ...
     def send_together(self, raws: list[bytes], waiter: Waiter) -> None: ...
+    def send_as(self, raw: bytes, waiter: Waiter, kind: Kind) -> None: ...
+    @property
+    def counts(self) -> tuple[int, int, int]: ...
     def received(self, replies: list[bytes]) -> bool: ...
     def take_unsent(self) -> list[Waiter]: ...
     def take_sent(self) -> list[Waiter]: ...
 
 class ShortWay:
     commands: int
+    by_name: dict[str, Kind]
     def __init__(
         self,
-        commands: Mapping[bytes, tuple[int, int]],
+        commands: Mapping[bytes, tuple[str, int, int, int]],
         links2: Mapping[str, CommandQueue],
         links3: Mapping[str, CommandQueue],
     ) -> None: ...
+    def kind_of(self, name: str, group: int) -> Kind: ...
     def serve(self, routes: Routes | None, points: Points | None) -> None: ...

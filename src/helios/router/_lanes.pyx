@@ -7,7 +7,10 @@ keys, a fence, a slowed write, no lease, an unknown word) goes to the dispatcher
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memcmp
+from libc.stdint cimport INT64_MAX, int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from helios.errors import ProtocolError
 from helios.placement._points cimport place_of
@@ -56,9 +59,77 @@ FULL = _FULL
 UNREAD = _UNREAD
 CLOSED = _CLOSED
 
+# How commands are told apart in counts.
+READ = 0
+WRITE = 1
+OTHER = 2
+
+cdef extern from *:
+    int __builtin_clzll(unsigned long long) noexcept
+
 cdef Py_ssize_t LEAST_CELLS = 8
 cdef Py_ssize_t KEPT_CELLS = 1024
 cdef Py_ssize_t LONGEST_NAME = 64
+cdef Py_ssize_t MOST_ERROR_NAMES = 100
+
+
+cdef inline int64_t clock_ns() noexcept:
+    """The monotonic clock. It is read once for whatever has come in one piece, not for each command."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef class Latencies:
+    """How often commands took how long: four buckets for each power of two, from 1.024 µs to 137 s."""
+
+    cdef int add(self, int64_t took_ns) except -1:
+        cdef int power, bucket
+        self.total_ns += took_ns
+        if took_ns < 1024:
+            bucket = 0
+        else:
+            power = 63 - __builtin_clzll(took_ns)
+            bucket = 1 + ((power - 10) << 2) + <int>((took_ns >> (power - 2)) & 3)
+            if bucket >= BUCKETS:
+                bucket = BUCKETS - 1
+        self.counts[bucket] += 1
+        return 0
+
+    def record(self, took_ns):
+        """Count one command."""
+        self.add(took_ns)
+
+    def counted(self):
+        """The buckets that are not empty: below how many nanoseconds, and how many commands."""
+        cdef int i
+        return [(bound_ns(i), self.counts[i]) for i in range(BUCKETS) if self.counts[i]]
+
+    def clear(self):
+        """Begin again."""
+        memset(self.counts, 0, sizeof(self.counts))
+        self.total_ns = 0
+
+
+cdef object bound_ns(int bucket):
+    if bucket == 0:
+        return 1024
+    return (<int64_t>5 + (bucket - 1) % 4) << (8 + (bucket - 1) // 4)
+
+
+cdef class Kind:
+    """A command in counts, with its arity and the position of its only key (0 where there is not just one)."""
+
+    def __init__(self, str name, int group, int arity=0, int position=0):
+        self.name = name
+        self.group = group
+        self.arity = arity
+        self.position = position
+        self.latencies = Latencies()
+
+
+# What the router itself asks of servers, and parts of commands that nobody has named.
+OWN = Kind("", 2)
 
 
 cdef class Fifo:
@@ -131,6 +202,8 @@ cdef class Slot:
         """Take the reply; it leaves when all before it have."""
         cdef Sender caller = self.caller
         self.reply = reply
+        if PyBytes_AS_STRING(reply)[0] == c"-":
+            caller.outbox.failed(reply)
         caller.owed += PyBytes_GET_SIZE(reply)
         if not caller.dirty and caller.replies.peek() is self:
             caller.outbox.mark(caller)
@@ -157,6 +230,15 @@ cdef class Outbox:
     def __init__(self, loop):
         self.loop = loop
         self.callers = []
+        self.errors = {}
+
+    def failed(self, bytes reply not None):
+        """Count an error reply by its first word."""
+        word = reply[1:41].split(None, 1)[:1]
+        name = word[0].decode("ascii", "replace") if word else ""
+        if name not in self.errors and (len(self.errors) >= MOST_ERROR_NAMES or not name.isupper()):
+            name = "OTHER"
+        self.errors[name] = self.errors.get(name, 0) + 1
 
     def now(self):
         """The loop's time, in seconds."""
@@ -196,11 +278,14 @@ cdef class Sender:
         self.replies = Fifo()
         self.waiting = []
         self.last_word = b""
+        self.arrived_ns = clock_ns()
 
     def data_received(self, bytes data not None):
         """The client has sent something."""
         if self.stops & _CLOSED:
             return
+        self.arrived_ns = clock_ns()
+        self.outbox.bytes_in += PyBytes_GET_SIZE(data)
         self.parser.take_in(data)
         if self.stops:
             self.stalled()
@@ -311,6 +396,7 @@ cdef class Sender:
                     self.muted = 0
                 continue
             ready.append(slot.reply)
+            self.outbox.bytes_out += PyBytes_GET_SIZE(slot.reply)
         if self.stops & (_FULL | _DRAINING):
             if replies.count * 2 <= self.most_commands:
                 self.stops &= ~_FULL
@@ -323,7 +409,8 @@ cdef class Sender:
 cdef class CommandQueue:
     """The compiled part of a MemberLink (see member.py): commands on their way to a server, and who waits for them.
 
-    Its bounds are on commands and bytes that are unanswered. A single command always fits.
+    Its bounds are on commands and bytes that are unanswered. A single command always fits. Commands are kept until
+    they are answered, so that those that take long can be named.
     """
 
     def __init__(self, *, Py_ssize_t most_commands, Py_ssize_t most_bytes, bint pushes):
@@ -331,27 +418,73 @@ cdef class CommandQueue:
         self.most_bytes = most_bytes
         self.pushes = pushes
         self.out = []
+        self.slow_ns = INT64_MAX
+        self.latencies = Latencies()
         self.waiters = Fifo()
-        self.sizes = Fifo()
+        self.frames = Fifo()
+
+    def __dealloc__(self):
+        free(self.flights)
 
     cpdef send(self, bytes raw, object waiter):
         """Send a command when the loop turns; the waiter gets its reply, or an error at once if it cannot be sent."""
+        self.enqueue(raw, waiter, clock_ns(), OWN)
+
+    cpdef send_as(self, bytes raw, object waiter, Kind kind):
+        """The same, counted as a command of that kind; it began when its client's last bytes came."""
+        if type(waiter) is Slot:
+            self.enqueue(raw, waiter, (<Slot>waiter).caller.arrived_ns, kind)
+        else:
+            self.enqueue(raw, waiter, clock_ns(), kind)
+
+    @property
+    def counts(self):
+        """Commands sent so far that read, that write, and others."""
+        return self.requests[0], self.requests[1], self.requests[2]
+
+    cdef int enqueue(self, bytes raw, object waiter, int64_t began_ns, Kind kind) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(raw)
         if not self.ready and not self.admits(waiter):
-            return
+            return 0
         if self.waiters.count and (
             self.waiters.count >= self.most_commands or self.queued_bytes + size > self.most_bytes
         ):
             waiter.fill(self.overloaded())
-            return
+            return 0
+        self.fly(raw, waiter, began_ns, kind)
         self.issued += 1
         self.queued_bytes += size
-        self.waiters.push(waiter)
-        self.sizes.push(size)
         self.out.append(raw)
         if self.ready and not self.scheduled:
             self.scheduled = True
             self.schedule()
+        return 0
+
+    cdef int fly(self, bytes raw, object waiter, int64_t began_ns, Kind kind) except -1:
+        """Remember a command on its way, whose waiter gets the next reply that is not another's."""
+        cdef Flight *flight
+        if self.waiters.count == self.flights_room:
+            self.grow_flights()
+        flight = &self.flights[(self.flights_head + self.waiters.count) & (self.flights_room - 1)]
+        flight.began_ns = began_ns
+        flight.kind = <void *>kind
+        self.requests[kind.group] += 1
+        self.waiters.push(waiter)
+        self.frames.push(raw)
+        return 0
+
+    cdef int grow_flights(self) except -1:
+        cdef Py_ssize_t room = max(LEAST_CELLS, 2 * self.flights_room), i
+        cdef Flight *flights = <Flight *>malloc(room * sizeof(Flight))
+        if flights == NULL:
+            raise MemoryError
+        for i in range(self.waiters.count):
+            flights[i] = self.flights[(self.flights_head + i) & (self.flights_room - 1)]
+        free(self.flights)
+        self.flights = flights
+        self.flights_head = 0
+        self.flights_room = room
+        return 0
 
     def send_together(self, list raws, waiter):
         """Send commands with nothing between them; the waiter gets a reply, or an error, for each of them."""
@@ -365,8 +498,7 @@ cdef class CommandQueue:
             error = self.overloaded()
         else:
             for raw in raws:
-                self.sizes.push(PyBytes_GET_SIZE(raw))
-                self.waiters.push(waiter)
+                self.fly(raw, waiter, clock_ns(), OWN)
             self.issued += count
             self.queued_bytes += size
             self.out += raws
@@ -379,16 +511,25 @@ cdef class CommandQueue:
 
     cpdef bint received(self, list replies) except -1:
         """Hand replies to those who wait for them, in order; False where one comes that nothing had asked for."""
-        cdef bytes reply
+        cdef bytes reply, raw
         cdef object waiter
+        cdef Flight flight
+        cdef int64_t now_ns = clock_ns()
         for reply in replies:
             if self.pushes and PyBytes_AS_STRING(reply)[0] == c">":
                 continue
             if self.waiters.count <= len(self.out):
                 return False
-            self.queued_bytes -= <Py_ssize_t>self.sizes.shift()
+            flight = self.flights[self.flights_head]
+            self.flights_head = (self.flights_head + 1) & (self.flights_room - 1)
+            raw = self.frames.shift()
+            self.queued_bytes -= PyBytes_GET_SIZE(raw)
             waiter = self.waiters.shift()
             self.answered += 1
+            self.latencies.add(now_ns - flight.began_ns)
+            (<Kind>flight.kind).latencies.add(now_ns - flight.began_ns)
+            if now_ns - flight.began_ns >= self.slow_ns:
+                self.slow(raw, waiter, now_ns - flight.began_ns)
             if type(waiter) is Slot:
                 (<Slot>waiter).fill(reply)
             else:
@@ -400,7 +541,7 @@ cdef class CommandQueue:
         cdef Py_ssize_t count = len(self.out)
         cdef list waiters = []
         for _ in range(count):
-            self.queued_bytes -= self.sizes.pop()
+            self.queued_bytes -= len(self.frames.pop())
             waiters.append(self.waiters.pop())
         self.out = []
         self.answered += count
@@ -411,17 +552,10 @@ cdef class CommandQueue:
         """The waiters of what has been written and not answered, in order. Whether it ran is not known."""
         cdef list waiters = []
         while self.waiters.count > len(self.out):
-            self.queued_bytes -= <Py_ssize_t>self.sizes.shift()
+            self.flights_head = (self.flights_head + 1) & (self.flights_room - 1)
+            self.queued_bytes -= len(self.frames.shift())
             waiters.append(self.waiters.shift())
         return waiters
-
-
-cdef class OneKey:
-    """A command with one key: where it stands, and how many arguments there must be."""
-
-    def __init__(self, int arity, int position):
-        self.arity = arity
-        self.position = position
 
 
 cdef class ShortWay:
@@ -432,8 +566,11 @@ cdef class ShortWay:
     """
 
     def __init__(self, commands, links2, links3):
-        """`commands`: spelling → (arity, position of the key). The dicts of links stay the same for ever."""
-        self.kinds = {word: OneKey(arity, position) for word, (arity, position) in commands.items()}
+        """`commands`: spelling → (name, arity, position of the key, READ or WRITE). The dicts of links stay the same."""
+        self.by_name = {}
+        self.kinds = {}
+        for word, (name, arity, position, group) in commands.items():
+            self.kinds[word] = self.by_name.setdefault(name, Kind(name, group, arity, position))
         self.links2 = links2
         self.links3 = links3
 
@@ -442,13 +579,20 @@ cdef class ShortWay:
         self.routes = routes
         self.points = points
 
+    def kind_of(self, str name, int group):
+        """How a command is counted that the dispatcher sends."""
+        kind = self.by_name.get(name)
+        if kind is None:
+            kind = self.by_name[name] = Kind(name, group)
+        return kind
+
     cdef bint forward(self, Sender caller) except -1:
         """Send the frame that the caller's parser has found; False if that is not for here, and nothing was done."""
         cdef RequestParser parser = caller.parser
         cdef const char *frame = parser.data + parser.found
         cdef Span *spans = parser.spans
         cdef Span *key
-        cdef OneKey kind
+        cdef Kind kind
         cdef CommandQueue link
         cdef Slot slot
         cdef str shard
@@ -487,5 +631,5 @@ cdef class ShortWay:
         slot.caller = caller
         raw = parser.raw()
         caller.replies.push(slot)
-        link.send(raw, slot)
+        link.enqueue(raw, slot, caller.arrived_ns, kind)
         return True

@@ -84,8 +84,12 @@ def _reply(router: Router, caller: Caller, argv: list[bytes]) -> int:
 
 
 def _switch(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
-    """CLIENT NO-EVICT and NO-TOUCH: accepted, since they ask for less than nothing of a router."""
-    return OK if argv[2].upper() in (b"ON", b"OFF") else error("ERR syntax error")
+    """CLIENT NO-EVICT: others are let go first where memory is short. NO-TOUCH is accepted, and means nothing."""
+    if argv[2].upper() not in (b"ON", b"OFF"):
+        return error("ERR syntax error")
+    if argv[1].upper() == b"NO-EVICT" and isinstance(caller, ClientConnection):
+        caller.spared = argv[2].upper() == b"ON"
+    return OK
 
 
 def _tracking(router: Router, caller: Caller, argv: list[bytes]) -> bytes:

@@ -16,13 +16,19 @@ from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
 from helios.ports.store import Store
+from helios.resp.commands import Command
 from helios.resp.encoding import error
 from helios.resp.wire import encode_command
+from helios.router import figures
+from helios.router._lanes import Kind
 from helios.router.blocking import Blocked
-from helios.router.callers import Caller, LastSlot, OneCommand, Outbox, Waiter
+from helios.router.bounds import MAX_CLIENTS, STOPPING, Bounds
+from helios.router.callers import Caller, LastSlot, OneCommand, Outbox, Slot, Waiter
 from helios.router.dispatch import Dispatcher
+from helios.router.figures import Pulse
 from helios.router.holding import Holding
 from helios.router.hub import Hub
+from helios.router.inspection import Inspection
 from helios.router.library import Library
 from helios.router.member import Credentials
 from helios.router.options import RouterOptions
@@ -30,10 +36,13 @@ from helios.router.pool import Pool
 from helios.router.refusals import ErrorReply
 from helios.router.server import ClientConnection
 from helios.router.session import Mark, Session, SessionKeeper
+from helios.router.slowlog import HELD, SlowLog
 from helios.router.transactions import Watch
+from helios.stores.records import SessionRecord
 
 _log = logging.getLogger(__name__)
 _END_TIMEOUT_S = 1.5
+_CANCEL_AGAIN_S = 0.2
 _LAST_REPLIES_S = 1.0
 
 
@@ -62,12 +71,17 @@ class Router:
         self.unclean: frozenset[str] = frozenset()  # shards whose servers may hold keys of others
         self.deadline = 0.0  # commands may be sent until then, by the clock's monotonic seconds
         self.clients: dict[int, ClientConnection] = {}
-        self.slow_readers = 0
         self.clients_total = 0
-        self.clients_refused = 0
+        self.bounds = Bounds(self.clients, options, lambda client: bool(self.hub.topics.of(client)))
+        self.slowlog: SlowLog = SlowLog(options.slow_s, options.slow_entries)
+        self.pulse = Pulse()
+        self._inspection = Inspection(lambda: figures.view(self))
+        self._watching: asyncio.Task[None] | None = None
         self.started_at = clock.monotonic()
         self.product: dict[bytes, bytes] = {}
-        self.holding = Holding(options.hold_timeout_s)
+        self.holding = Holding(
+            options.hold_timeout_s, lambda took_s: self.slowlog.note(HELD, self.clock.wall(), took_s)
+        )
         self.pool = Pool(self, options)
         self.blocked: set[Blocked] = set()
         self.watches: set[Watch] = set()
@@ -91,6 +105,8 @@ class Router:
     async def start(self) -> None:
         """Open the first session; raises StartError if the store does not let it in `start_timeout_s`."""
         self._outbox = Outbox(asyncio.get_running_loop())
+        await self._inspection.open()
+        self._watching = asyncio.create_task(self._watch(), name="clients' limits")
         self._keep()
         following = asyncio.create_task(self.library.follow(), name="scripts")
         self._tasks.add(following)
@@ -103,6 +119,13 @@ class Router:
             fault = self._fault
             await self.stop()
             raise StartError(f"the router got no session within {self.options.start_timeout_s:g} s: {fault}") from None
+
+    async def _watch(self) -> None:
+        """See again and again to the limits of clients, and to how many commands there are."""
+        while True:
+            self.pulse.beat(self.clock.monotonic(), self.commands)
+            await asyncio.sleep(self.bounds.pause_s)
+            self.bounds.look()
 
     def _keep(self) -> None:
         if self._stopping:
@@ -119,17 +142,22 @@ class Router:
 
     def configure(self, options: RouterOptions) -> None:
         """Go by other times and limits: from the next command that is held, and from the next client's connection."""
-        self.options = options
+        self.options = self.bounds.options = options
         self.holding.timeout_s = options.hold_timeout_s
+        self.slowlog.configure(options.slow_s, options.slow_entries)
+        self.pool.note_slow(options.slow_s)
 
     async def stop(self) -> None:
         """End connections and session, within a few seconds. Commands under way get an answer that says so."""
         self._stopping = True
+        self._inspection.close()
         for server in self._servers:
             server.close()
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait([self._keeping])
+        for task in (self._keeping, self._watching):
+            while task is not None and not task.done():
+                # A cancellation that meets the end of a session by itself is lost in it.
+                task.cancel()
+                await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -242,7 +270,20 @@ class Router:
         self.pool.close(f"this router's session is over: {reason}")
         self.hub.close(f"this router's session is over: {reason}")
 
+    def record(self, session_id: str, acked_epoch: int) -> SessionRecord:
+        """What the store is to say of a session of this router."""
+        options, inspection = self.options, self._inspection
+        return SessionRecord(
+            session_id, options.node, acked_epoch, options.worker, inspection.address, inspection.secret
+        )
+
     # --- for the links ---
+
+    def slow(self, frame: bytes, waiter: Waiter, took_s: float) -> None:
+        """A command has taken long."""
+        caller = waiter.caller if isinstance(waiter, Slot) else None
+        address = caller.address if isinstance(caller, ClientConnection) else ""
+        self.slowlog.add(self.clock.wall(), took_s, frame, address, caller.name if caller else b"")
 
     def alive(self) -> bool:
         """Whether the lease lets commands be sent."""
@@ -276,6 +317,37 @@ class Router:
     def commands(self, count: int) -> None:
         self._dispatcher.way.commands = count
 
+    def reset_statistics(self) -> None:
+        """Count commands, connections and errors from zero again, as CONFIG RESETSTAT asks for."""
+        self.errors.clear()
+        self.commands = self.clients_total = self.holding.total = 0
+        self.bounds.refused.clear()
+        self.bounds.ended.clear()
+
+    @property
+    def bytes_in(self) -> int:
+        """What clients have sent."""
+        return self._outbox.bytes_in if self._outbox is not None else 0
+
+    @property
+    def bytes_out(self) -> int:
+        """What clients have been sent."""
+        return self._outbox.bytes_out if self._outbox is not None else 0
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Error replies to clients, by their first word."""
+        return self._outbox.errors if self._outbox is not None else {}
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The commands that have gone to servers, by name."""
+        return self._dispatcher.way.by_name
+
+    def kind_of(self, command: Command) -> Kind:
+        """How a command is counted."""
+        return self._dispatcher.way.kind_of(command.name, int(command.writes))
+
     @property
     def session_id(self) -> str:
         """The id of the present session; empty where there is none."""
@@ -307,7 +379,7 @@ class Router:
     def admit(self, client: ClientConnection) -> str | None:
         """Enter a connection, or say why not."""
         if self._stopping or len(self.clients) >= self.options.clients:
-            self.clients_refused += 1
+            self.bounds.refused[STOPPING if self._stopping else MAX_CLIENTS] += 1
             return "ERR the router is stopping" if self._stopping else "ERR max number of clients reached"
         client.id = next(self._ids)
         client.since = client.last_at = client.outbox.now()

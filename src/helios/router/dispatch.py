@@ -15,6 +15,7 @@ from helios.router import (
     connections,
     gather,
     keyspace,
+    latency,
     local,
     memory,
     pubsub,
@@ -44,6 +45,7 @@ HANDLERS: dict[str, Handler] = {
     **catalogue.HANDLERS,
     **connections.HANDLERS,
     **memory.HANDLERS,
+    **latency.HANDLERS,
     "scan": scan.scan,
 }
 
@@ -98,16 +100,16 @@ class Dispatcher:
             return HOLD
         if routes.has_slow and command.writes and must_slow(caller, routes.slow_s(key)):
             return SLOW
-        self._send(caller, shard, raw)
+        self._send(caller, shard, raw, command)
         return DONE
 
-    def _send(self, caller: Caller, shard: str, raw: bytes) -> None:
+    def _send(self, caller: Caller, shard: str, raw: bytes, command: Command) -> None:
         link = self._links[caller.protocol].get(shard)
         if link is None:
             link = self._router.pool.link(shard, caller.protocol)
         slot = Slot(caller)
         caller.replies.append(slot)
-        link.send(raw, slot)
+        link.send_as(raw, slot, self.way.kind_of(command.name, int(command.writes)))
 
     def _down(self, caller: Caller) -> int:
         caller.answer(error(f"CLUSTERDOWN {self._router.reason() or 'try again'}; nothing was executed"))
@@ -174,7 +176,7 @@ class Dispatcher:
             elif command.name in scripts.CALLS:
                 scripts.call(self._router, caller, first, raw, argv)
             else:
-                self._send(caller, first, raw)
+                self._send(caller, first, raw, command)
         elif command.how is How.SPLIT:
             gather.split(self._router, caller, argv, command, owners)
         else:

@@ -13,6 +13,7 @@ from helios.errors import ProtocolError
 from helios.resp.commands import Command
 from helios.resp.encoding import OK, array, error, integer
 from helios.resp.wire import elements, encode_command
+from helios.router._lanes import OWN, Kind
 from helios.router.callers import Caller, Slot, Waiter
 
 if TYPE_CHECKING:
@@ -90,11 +91,12 @@ def to_all(
     frames: Sequence[tuple[str, bytes]],
     combine: Combine,
     remark: str = "",
+    kind: Kind = OWN,
 ) -> None:
     """Send each shard its frame, all in this turn of the loop; the waiter gets the combined reply."""
     gathering = Gathering(len(frames), waiter, combine, remark)
     for index, (shard, frame) in enumerate(frames):
-        router.pool.link(shard, protocol).send(frame, Part(gathering, index))
+        router.pool.link(shard, protocol).send_as(frame, Part(gathering, index), kind)
 
 
 def split(router: Router, caller: Caller, argv: list[bytes], command: Command, owners: list[str]) -> None:
@@ -116,7 +118,7 @@ def split(router: Router, caller: Caller, argv: list[bytes], command: Command, o
     else:
         combine = all_ok if command.name == "mset" else total
     frames = [(owner, encode_command(part)) for owner, part in parts.items()]
-    to_all(router, slot, caller.protocol, frames, combine, remark)
+    to_all(router, slot, caller.protocol, frames, combine, remark, router.kind_of(command))
 
 
 def _interleave(places: list[list[int]], count: int) -> Combine:

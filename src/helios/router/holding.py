@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
 
 from helios.resp.encoding import error
 from helios.router.callers import HELD, Caller
@@ -11,14 +12,19 @@ from helios.router.callers import HELD, Caller
 class Holding:
     """Holds whole callers, so that each one's commands stay in order and memory stays bounded."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, told: Callable[[float], None] = lambda took_s: None) -> None:
         self.timeout_s = timeout_s  # for commands that are held from now on
+        self._told = told  # how many seconds the longest was held, at each release
         self._callers: dict[Caller, asyncio.TimerHandle] = {}  # in the order in which they came
         self.total = 0  # commands held since the start
         self.delayed = 0  # commands slowed since the start
 
     def __len__(self) -> int:
         return len(self._callers)
+
+    def callers(self) -> Iterable[Caller]:
+        """Those that are held, in order of arrival."""
+        return self._callers.keys()
 
     def hold(self, caller: Caller) -> None:
         """Keep the caller until release(). A command that is held again keeps its first deadline."""
@@ -40,6 +46,9 @@ class Holding:
     def release(self) -> None:
         """The topology has changed: every held command is tried again, in order of arrival."""
         callers, self._callers = self._callers, {}
+        first = next(iter(callers), None)
+        if first is not None and first.hold_until is not None:
+            self._told(asyncio.get_running_loop().time() - first.hold_until + self.timeout_s)
         for caller, timer in callers.items():
             timer.cancel()
             caller.go_on(HELD)
@@ -62,4 +71,5 @@ class Holding:
             )
         )
         caller.gave_up()
+        self._told(self.timeout_s)
         caller.go_on(HELD)

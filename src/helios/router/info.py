@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helios.errors import HeliosError
 from helios.resp.encoding import bulk
+from helios.router.bounds import MEMORY, SLOW_READER
+from helios.router.figures import latency_of
 from helios.router.keyspace import count_keys
 from helios.router.refusals import ErrorReply
 
@@ -16,7 +20,8 @@ if TYPE_CHECKING:
 
 # What is said as long as no server has been heard: the version that Valkey itself gives to Redis clients.
 _REDIS_VERSION = "7.2.4"
-_DEFAULT = ("server", "helios", "clients", "memory", "stats", "replication", "cluster", "keyspace")
+_DEFAULT = ("server", "helios", "clients", "memory", "stats", "replication", "cluster", "errorstats", "keyspace")
+_EXTRA = ("commandstats", "latencystats")  # given where they are asked for
 Fields = dict[str, object]
 
 
@@ -62,21 +67,43 @@ def _clients(router: Router) -> Fields:
     return {
         "connected_clients": len(router.clients),
         "maxclients": router.options.clients,
+        "client_longest_output_list": max((len(client.replies) for client in router.clients.values()), default=0),
         "blocked_clients": len(router.blocked) + len(router.holding),
     }
 
 
 def _memory(router: Router) -> Fields:
-    return {"maxmemory": 0, "maxmemory_policy": "noeviction"}
+    used = resident_bytes()
+    return {
+        "used_memory": used,
+        "used_memory_human": f"{used / (1 << 20):.2f}M",
+        "used_memory_rss": used,
+        "mem_clients_normal": router.bounds.held_bytes,
+        "maxmemory": 0,
+        "maxmemory_policy": "noeviction",
+    }
+
+
+def resident_bytes() -> int:
+    """The memory that this process occupies now; where the system does not say, the most that it has occupied."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _stats(router: Router) -> Fields:
     return {
         "total_connections_received": router.clients_total,
         "total_commands_processed": router.commands,
-        "rejected_connections": router.clients_refused,
+        "instantaneous_ops_per_sec": round(router.pulse.per_s),
+        "total_net_input_bytes": router.bytes_in,
+        "total_net_output_bytes": router.bytes_out,
+        "total_error_replies": sum(router.errors.values()),
+        "evicted_clients": router.bounds.ended[MEMORY],
+        "rejected_connections": router.bounds.refused.total(),
+        "client_output_buffer_limit_disconnections": router.bounds.ended[SLOW_READER],
         "acl_access_denied_auth": router.gate.logins.failed,
-        "client_output_buffer_limit_disconnections": router.slow_readers,
     }
 
 
@@ -88,6 +115,30 @@ def _cluster(router: Router) -> Fields:
     return {"cluster_enabled": 0}
 
 
+def _errorstats(router: Router) -> Fields:
+    return {f"errorstat_{name}": f"count={count}" for name, count in sorted(router.errors.items())}
+
+
+def _commandstats(router: Router) -> Fields:
+    fields: Fields = {}
+    for name, kind in sorted(router.kinds.items()):
+        calls = sum(count for _, count in kind.latencies.counted())
+        if calls:
+            usec = kind.latencies.total_ns // 1000
+            fields[f"cmdstat_{name}"] = f"calls={calls},usec={usec},usec_per_call={usec / calls:.2f}"
+    return fields
+
+
+def _latencystats(router: Router) -> Fields:
+    fields: Fields = {}
+    for name, kind in sorted(router.kinds.items()):
+        view = latency_of(kind.latencies)
+        if view.count:
+            shown = (f"p{part:g}={(view.at(part / 100) or 0.0) * 1e6:.3f}" for part in (50, 99, 99.9))
+            fields[f"latency_percentiles_usec_{name}"] = ",".join(shown)
+    return fields
+
+
 _SECTIONS = {
     "server": _server,
     "helios": _helios,
@@ -96,14 +147,17 @@ _SECTIONS = {
     "stats": _stats,
     "replication": _replication,
     "cluster": _cluster,
+    "commandstats": _commandstats,
+    "errorstats": _errorstats,
+    "latencystats": _latencystats,
 }
 
 
 async def reply(router: Router, protocol: int, wanted: list[str]) -> bytes:
     """The INFO reply with the sections that are wanted; the usual ones where none is named."""
-    names = [
-        name for name in _DEFAULT if not wanted or name in wanted or {"all", "everything", "default"} & set(wanted)
-    ]
+    usual = not wanted or {"all", "everything", "default"} & set(wanted)
+    names = [name for name in _DEFAULT if usual or name in wanted]
+    names += [name for name in _EXTRA if name in wanted or {"all", "everything"} & set(wanted)]
     parts: list[str] = []
     for name in names:
         fields = await _keyspace(router) if name == "keyspace" else _SECTIONS[name](router)
@@ -136,7 +190,8 @@ def parameters(router: Router) -> dict[str, str]:
         "notify-keyspace-events": "",
         "proto-max-bulk-len": str(limits.bulk_bytes),
         "save": "",
-        "slowlog-log-slower-than": "-1",
-        "tcp-keepalive": "300",
-        "timeout": "0",
+        "slowlog-log-slower-than": str(round(router.options.slow_s * 1e6) or -1),
+        "slowlog-max-len": str(router.options.slow_entries),
+        "tcp-keepalive": str(round(router.options.keepalive_s)),
+        "timeout": str(round(router.options.idle_timeout_s)),
     }

@@ -90,6 +90,11 @@ class Line(MemberLink):
             await asyncio.sleep(pause)
             pause = min(pause * 2, self._options.most_backoff_s)
 
+    def slow(self, raw: bytes, waiter: Waiter, took_ns: int) -> None:
+        """A command that waits for elements takes its time."""
+        if self.keys is None:
+            super().slow(raw, waiter, took_ns)
+
     def release(self) -> None:
         """Its client does not need it any more, and nothing is watched on it. What waits is ended at the server."""
         if self._ending or self.answered < self.issued:

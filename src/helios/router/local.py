@@ -167,7 +167,7 @@ def _config_get(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
 
 
 def _reset_statistics(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
-    router.commands = router.clients_total = router.clients_refused = router.slow_readers = router.holding.total = 0
+    router.reset_statistics()
     return OK
 
 

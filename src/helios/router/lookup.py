@@ -72,12 +72,10 @@ def recognise(argv: Sequence[bytes]) -> Command | bytes:
         inner = find_subcommand(command, argv[1])
         if inner is not None:
             command = inner
-        elif command.how not in (How.REFUSED, How.LATER):
+        elif command.how is not How.REFUSED:
             return unknown_subcommand(command.name, argv[1])
     if command.how is How.REFUSED:
         return error(f"ERR {command.reason}")
-    if command.how is How.LATER:
-        return error(f"ERR '{shown(command)}' is not supported by Helios yet")
     if not command.fits(len(argv)):
         return wrong_number(command.name)
     return command

@@ -19,6 +19,7 @@ from helios.router._lanes import CommandQueue
 from helios.router.callers import Waiter
 from helios.router.options import RouterOptions
 
+_NEVER_NS = (1 << 63) - 1
 _INFO_LINE = re.compile(rb"^(run_id|redis_version|valkey_version|server_name):([^\r\n]*)", re.MULTILINE)
 
 
@@ -44,6 +45,9 @@ class MemberHost(Protocol):
 
     def learned(self, product: dict[bytes, bytes]) -> None:
         """What a member says of its version."""
+
+    def slow(self, frame: bytes, waiter: Waiter, took_s: float) -> None:
+        """A command has taken long."""
 
 
 class LinkState(Enum):
@@ -135,6 +139,7 @@ class MemberLink(CommandQueue):
         self.protocol = protocol
         self.state = LinkState.IDLE
         self.last_fault = "not connected yet"
+        self.note_slow(options.slow_s)
         self.run = 0  # tells the server's processes apart: bits of a digest of its run id
         self._host = host
         self._options = options
@@ -165,6 +170,14 @@ class MemberLink(CommandQueue):
             waiter.fill(self.down())
             return False
         return True
+
+    def note_slow(self, slow_s: float) -> None:
+        """Tell the host of commands that take so long; of none for 0."""
+        self.slow_ns = int(slow_s * 1e9) or _NEVER_NS
+
+    def slow(self, raw: bytes, waiter: Waiter, took_ns: int) -> None:
+        """Called where a command has taken long, before its reply is handed on."""
+        self._host.slow(raw, waiter, took_ns / 1e9)
 
     def schedule(self) -> None:
         """Called with the first command of a turn of the loop; all that come in that turn are written at once."""

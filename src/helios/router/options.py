@@ -30,7 +30,14 @@ class RouterOptions:
     idle_lines: int = 16  # of them, kept for the next client, for one server and RESP version
     transaction_commands: int = 65_536
     transaction_bytes: int = 64 * 1024 * 1024  # of its queued commands, or of the keys that it watches
+    worker: int = 0  # which of the node's router processes it is
     clients: int = 10_000
     client_commands: int = 1024  # of one client, unanswered; beyond them it is not read
-    client_reply_bytes: int = 256 * 1024 * 1024  # owed to one client; beyond them it is disconnected
+    client_bytes: int = 1024 * 1024 * 1024  # owed to one client or sent by it and not run; then it is disconnected
+    clients_bytes: int = 2 * 1024 * 1024 * 1024  # the same of all; then those with the most are disconnected
+    idle_timeout_s: float = 0.0  # of a client that sends nothing; 0: none
+    command_timeout_s: float = 300.0  # of a client that does not go on with a command, or its first one; 0: none
+    keepalive_s: float = 300.0  # 0: none
+    slow_s: float = 0.01  # commands that take so long stand in the slow log; 0: none
+    slow_entries: int = 128
     limits: Limits = field(default_factory=Limits)

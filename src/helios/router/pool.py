@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from helios.model.topology import Topology
 from helios.resp.wire import encode_command
 from helios.router.callers import FutureReply
+from helios.router.figures import Retired
 from helios.router.line import Line, Lines, Mark
 from helios.router.member import MemberHost, MemberLink
 from helios.router.options import RouterOptions
@@ -21,6 +23,7 @@ class Pool:
     def __init__(self, host: MemberHost, options: RouterOptions) -> None:
         self.links: dict[int, dict[str, MemberLink]] = {2: {}, 3: {}}
         self.lines = Lines(host, options, lambda shard: self.link(shard, 2))
+        self.retired = Retired()
         self._host = host
         self._options = options
         self._topology = Topology(epoch=0)
@@ -35,6 +38,7 @@ class Pool:
                 if leader is None or (leader.id, leader.address) != (link.member.id, link.member.address):
                     del links[shard]
                     link.close("the shard has another leader" if leader else "the shard is no longer in the cluster")
+                    self.retired.add(link)
         self.lines.apply(leaders)
 
     def link(self, shard_id: str, protocol: int) -> MemberLink:
@@ -76,4 +80,12 @@ class Pool:
         for links in self.links.values():
             for link in links.values():
                 link.close(reason)
+                self.retired.add(link)
             links.clear()
+
+    def note_slow(self, slow_s: float) -> None:
+        """Notice from now on commands that take so long."""
+        self._options = replace(self._options, slow_s=slow_s)
+        for links in self.links.values():
+            for link in links.values():
+                link.note_slow(slow_s)

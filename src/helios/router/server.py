@@ -11,7 +11,18 @@ from helios.errors import ProtocolError
 from helios.resp.encoding import error
 from helios.resp.wire import Limits, RequestParser
 from helios.router._lanes import ShortWay
-from helios.router.callers import ANSWERING, CLOSED, UNREAD, Caller, Dispatch, Holder, LastSlot, Outbox, Push
+from helios.router.bounds import SLOW_READER, Bounds, keep_alive
+from helios.router.callers import (
+    ANSWERING,
+    CLOSED,
+    UNREAD,
+    Caller,
+    Dispatch,
+    Holder,
+    LastSlot,
+    Outbox,
+    Push,
+)
 from helios.router.options import RouterOptions
 
 _WRITE_BUFFER_BYTES = 1024 * 1024
@@ -24,7 +35,7 @@ class Clients(Protocol):
     """Who keeps the list of connections."""
 
     options: RouterOptions
-    slow_readers: int  # disconnected because they did not read their replies
+    bounds: Bounds
 
     def admit(self, client: ClientConnection) -> str | None:
         """Enter a connection; or say why it cannot be."""
@@ -41,13 +52,14 @@ class ClientConnection(Caller, asyncio.Protocol):
         self._limits = options.limits
         super().__init__(dispatch, outbox, holder, RequestParser(options.limits), way)
         self.most_commands = options.client_commands
-        self.most_owed = options.client_reply_bytes
+        self.most_owed = options.client_bytes
         self._clients = clients
         self._reading = True
         self._leaving = False  # it is let go; else, when `ending`, it has itself said all that it will
         self.local_address = ""
         self.since = 0.0
         self.encrypted = False
+        self.spared = False  # by CLIENT NO-EVICT: others are let go before it
 
     def become(self, identity: Identity) -> None:
         """Give commands as this user; who has not logged in has no need of big ones."""
@@ -61,6 +73,7 @@ class ClientConnection(Caller, asyncio.Protocol):
         self.transport = transport
         self.encrypted = transport.get_extra_info("ssl_object") is not None
         transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        keep_alive(transport, self._clients.options.keepalive_s)
         self.address = _shown(transport.get_extra_info("peername"))
         self.local_address = _shown(transport.get_extra_info("sockname"))
         refusal = self._clients.admit(self)
@@ -118,6 +131,24 @@ class ClientConnection(Caller, asyncio.Protocol):
         """The name of the command that came last, as it may be shown."""
         return self.last_word[:40].decode("ascii", "replace").lower()
 
+    @property
+    def held_bytes(self) -> int:
+        """What it is owed, and what it has sent and is not carried out."""
+        unsent = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        received = 0 if self.parser is None else self.parser.buffered
+        return unsent + self.owed + received + sum(len(raw) for raw, _ in self.waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has sent nothing that is to be answered."""
+        return not self.replies and not self.waiting and not self.stops
+
+    @property
+    def amid_command(self) -> bool:
+        """Whether the end of a command is missing, or it has never sent a whole one."""
+        begun = self.parser is not None and self.parser.buffered > 0
+        return self.idle and (begun or not self.last_word)
+
     def read_on(self) -> None:
         """Read again what it sends."""
         if not self._reading and self.transport is not None:
@@ -145,8 +176,7 @@ class ClientConnection(Caller, asyncio.Protocol):
     def overflow(self) -> None:
         """It has not read its replies for so long that they cannot be kept."""
         if not self.stops & CLOSED:
-            self._clients.slow_readers += 1
-            self.abort()
+            self._clients.bounds.end(self, SLOW_READER)
 
     def abort(self) -> None:
         """End the connection at once; unsent replies are dropped."""

@@ -37,6 +37,9 @@ Mark: TypeAlias = tuple[Settling, int]
 class SessionHost(Protocol):
     """The router as its session sees it. All of it is called from the event loop and does not wait."""
 
+    def record(self, session_id: str, acked_epoch: int) -> SessionRecord:
+        """What the store is to say of a session of this router."""
+
     def apply(self, topology: Topology) -> Sequence[Mark]:
         """Route by `topology` from now on; gives what must be answered before its epoch may be acknowledged."""
 
@@ -79,7 +82,7 @@ class Session:
         sent = self._clock.monotonic()
         self._lease = await self._store.grant(options.session_ttl_s)
         self._deadline = sent + options.session_ttl_s - options.session_margin_s
-        record = SessionRecord(self.id, options.node)
+        record = self._host.record(self.id, 0)
         # Before the topology is read: whoever publishes a fence and then lists the sessions must find this one.
         self._version = await self._store.commit([put_record(self._key, record, self._lease)])
         snapshot = await self._store.list(TOPOLOGY)
@@ -198,7 +201,7 @@ class Session:
             newer.cancel()
 
     async def _write_acknowledgement(self, epoch: int) -> None:
-        record = SessionRecord(self.id, self._options.node, acked_epoch=epoch)
+        record = self._host.record(self.id, epoch)
         stale = False  # whether somebody else may have written the record
         while True:
             try:

@@ -26,6 +26,7 @@ from helios.router.options import RouterOptions
 from helios.runtime.agreement import follow, shared_now
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.clock import SystemClock
+from helios.runtime.files import clients_that_fit
 from helios.runtime.life import run
 from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.security import serving_tls
@@ -42,28 +43,39 @@ class WorkerOptions:
     likeness: str
 
 
-def router_options(settings: Settings, node: str) -> RouterOptions:
+def router_options(settings: Settings, node: str, worker: int = 0) -> RouterOptions:
     """The part of the settings that a router knows, in its own words."""
     router = settings.router
     return RouterOptions(
         node=node,
+        worker=worker,
         version=version("helios"),
         session_ttl_s=router.session_ttl,
         hold_timeout_s=router.hold_timeout,
         handshake_timeout_s=settings.security.tls_handshake_timeout,
-        limits=Limits(bulk_bytes=router.max_frame, frame_bytes=2 * router.max_frame),
+        limits=Limits(router.max_arguments, bulk_bytes=router.max_frame, frame_bytes=2 * router.max_frame),
+        clients=clients_that_fit(router.max_clients),
+        client_bytes=router.client_memory,
+        clients_bytes=router.clients_memory,
+        idle_timeout_s=router.client_idle_timeout,
+        command_timeout_s=router.client_command_timeout,
+        keepalive_s=router.tcp_keepalive,
+        slow_s=router.slowlog_threshold,
+        slow_entries=router.slowlog_length,
     )
 
 
 @asynccontextmanager
-async def opened_router(store: Store, settings: Settings, *, node: str, host: str) -> AsyncIterator[Router]:
+async def opened_router(
+    store: Store, settings: Settings, *, node: str, host: str, worker: int = 0
+) -> AsyncIterator[Router]:
     """A router that has started and lets in the users of the store, ended at the end. Raises StartError or StoreError.
 
     `host` is where clients reach it: other machines' are let in as users alone.
     """
     clock, engines = SystemClock(), connector(store)
     gate = Gate(exposed=not is_loopback(host))
-    router = Router(store, engines, Admin(store, engines, clock), clock, router_options(settings, node), gate)
+    router = Router(store, engines, Admin(store, engines, clock), clock, router_options(settings, node, worker), gate)
     async with following_users(store, gate):
         await router.start()
         try:
@@ -72,12 +84,12 @@ async def opened_router(store: Store, settings: Settings, *, node: str, host: st
             await router.stop()
 
 
-async def follow_settings(store: Store, settings: Settings, router: Router, *, node: str) -> None:
+async def follow_settings(store: Store, settings: Settings, router: Router, *, node: str, worker: int = 0) -> None:
     """For ever: let the router and this process's log take up what changes of the shared settings."""
     await follow(
         store,
         settings,
-        lambda now: router.configure(router_options(now, node)),
+        lambda now: router.configure(router_options(now, node, worker)),
         lambda now: adjust_logging(now.logging),
     )
 
@@ -109,12 +121,12 @@ async def _serve(
         async with serving_tls(settings.security) as tls, opened_store(data) as store:
             current = await shared_now(store, settings)
             adjust_logging(current.logging)
-            async with opened_router(store, current, node=options.node_id, host=host) as router:
+            async with opened_router(store, current, node=options.node_id, host=host, worker=options.worker) as router:
                 await router.serve(host, port, reuse_port=True, tls=tls)
                 if tls is not None and settings.security.plain_port_offset:
                     await router.serve(host, port + settings.security.plain_port_offset, reuse_port=True)
                 lock.name(me, {LIKENESS: options.likeness, READY: "yes"})
-                await follow_settings(store, current, router, node=options.node_id)
+                await follow_settings(store, current, router, node=options.node_id, worker=options.worker)
                 await asyncio.Event().wait()  # the store was closed, which the end of this process does
 
     await unless(stop, serve())

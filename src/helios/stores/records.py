@@ -50,11 +50,15 @@ class SessionRecord:
     """A router's lease: what it is and the last epoch that it has acknowledged (0: none yet).
 
     The coordinator deletes it before it forces the session off: a router whose record is gone starts anew.
+    At `address` the router says how it fares, to who knows the secret.
     """
 
     id: str
     router: str
     acked_epoch: int = 0
+    worker: int = 0
+    address: str = ""
+    secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)

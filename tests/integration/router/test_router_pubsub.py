@@ -176,14 +176,14 @@ async def test_scripts_and_transactions_publish_from_any_shard(lab: RouterLab, c
 
 
 async def test_one_who_does_not_read_is_let_go(servers: dict[str, Server]) -> None:
-    options = RouterOptions(node="shard-1", client_reply_bytes=4_000_000)
+    options = RouterOptions(node="shard-1", client_bytes=4_000_000)
     async with RouterLab(servers, options=options).running() as lab, lab.client() as publisher:
         raw = await RawClient.connect(lab.port)
         raw.send("SUBSCRIBE", "c")
         await raw.exactly(b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
         raw.reader._transport.pause_reading()  # type: ignore[attr-defined]
         payload = "x" * 1_000_000
-        while lab.router.slow_readers == 0:
+        while not lab.router.bounds.ended:
             assert await publisher.publish("c", payload) <= 1
         await until(lambda: not lab.router.hub.topics, "nothing is subscribed for it any more")
         assert await publisher.publish("c", "x") == 0

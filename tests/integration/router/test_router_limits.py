@@ -1,0 +1,385 @@
+"""A router's limits: what clients may have, how long they may be silent, and what it says of all that."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+
+import pytest
+import redis
+from tests.routers import Client, RawClient, RouterLab, until
+from tests.servers import ADMIN_ONLY, Server, start_valkey
+
+from helios.admin.routers import router_views
+from helios.model.topology import PairPhase
+from helios.resp.wire import encode_command
+from helios.router.options import RouterOptions
+
+pytestmark = pytest.mark.processes
+SHARDS = ("shard-1", "shard-2")
+OPTIONS = RouterOptions(node="shard-1", worker=3, slow_s=0.05, member_timeout_s=30)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    with ExitStack() as stack:
+        folder = tmp_path_factory.mktemp("servers")
+        config = {"appendonly": "no"}
+        yield {
+            shard: stack.enter_context(start_valkey(folder / shard, users=ADMIN_ONLY, config=config))
+            for shard in SHARDS
+        }
+
+
+@pytest.fixture
+async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
+    async with RouterLab(servers, options=OPTIONS).running() as made:
+        yield made
+
+
+@pytest.fixture
+async def client(lab: RouterLab) -> AsyncIterator[Client]:
+    async with lab.client() as made:
+        yield made
+
+
+# --- silence ----------------------------------------------------------------------------------------------------
+
+
+async def test_idle_clients_are_let_go_and_others_are_not(servers: dict[str, Server]) -> None:
+    options = replace(OPTIONS, idle_timeout_s=0.5)
+    async with RouterLab(servers, options=options).running() as lab:
+        idle, busy, waiting, listening = [await RawClient.connect(lab.port) for _ in range(4)]
+        assert await idle.ask("PING") == b"+PONG\r\n"
+        assert await listening.ask("HELLO", "3") == b"%7\r\n"
+        listening.send("SUBSCRIBE", "news")
+        waiting.send("BLPOP", "nothing", "0")
+
+        async def keep_busy() -> None:
+            while True:
+                assert await busy.ask("PING") == b"+PONG\r\n"
+                await asyncio.sleep(0.05)
+
+        keeping = asyncio.create_task(keep_busy())
+        with suppress(ConnectionResetError):
+            assert await idle.closed() == b""
+        keeping.cancel()
+        assert lab.router.bounds.ended == {"idle": 1}
+        assert len(lab.router.clients) == 3
+        listening.close()
+        waiting.close()
+        busy.close()
+
+
+async def test_who_does_not_go_on_with_a_command_is_told_and_let_go(servers: dict[str, Server]) -> None:
+    options = replace(OPTIONS, command_timeout_s=0.3)
+    async with RouterLab(servers, options=options).running() as lab:
+        silent, halfway, resting = [await RawClient.connect(lab.port) for _ in range(3)]
+        assert await resting.ask("PING") == b"+PONG\r\n"
+        assert await halfway.ask("PING") == b"+PONG\r\n"
+        halfway.writer.write(b"*2\r\n$3\r\nGET\r\n$100\r\nhal")
+        told = b"-ERR nothing more of a command has come for 0.3 s\r\n"
+        assert await silent.closed() == told
+        assert await halfway.closed() == told
+        assert lab.router.bounds.ended == {"command_timeout": 2}
+        assert await resting.ask("PING") == b"+PONG\r\n"
+        resting.close()
+
+
+async def test_the_system_asks_whether_silent_clients_are_there(lab: RouterLab) -> None:
+    raw = await RawClient.connect(lab.port)
+    assert await raw.ask("PING") == b"+PONG\r\n"
+    (connection,) = lab.router.clients.values()
+    assert connection.transport is not None
+    found = connection.transport.get_extra_info("socket")
+    assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 300
+    raw.close()
+
+
+# --- memory -----------------------------------------------------------------------------------------------------
+
+
+async def test_where_memory_is_short_those_with_the_most_are_let_go(servers: dict[str, Server]) -> None:
+    options = replace(OPTIONS, client_bytes=100_000_000, clients_bytes=5_000_000)
+    async with RouterLab(servers, options=options).running() as lab:
+        small, big, spared = [await RawClient.connect(lab.port) for _ in range(3)]
+        assert await spared.ask("CLIENT", "NO-EVICT", "ON") == b"+OK\r\n"
+        spared.writer.write(b"*2\r\n$3\r\nGET\r\n$10000000\r\n" + b"x" * 3_000_000)
+        small.writer.write(b"*2\r\n$3\r\nGET\r\n$10000000\r\n" + b"x" * 100_000)
+        await until(lambda: lab.router.bounds.held_bytes > 3_000_000, "what they have sent is counted")
+        assert not lab.router.bounds.ended
+        big.writer.write(b"*2\r\n$3\r\nGET\r\n$10000000\r\n" + b"x" * 2_500_000)
+        with suppress(ConnectionResetError):
+            assert await big.closed() == b""
+        assert lab.router.bounds.ended == {"clients_memory": 1}
+        assert len(lab.router.clients) == 2
+        small.close()
+        spared.close()
+
+
+async def test_one_client_that_does_not_read_is_let_go_at_its_own_limit(servers: dict[str, Server]) -> None:
+    options = replace(OPTIONS, client_bytes=3_000_000)
+    async with RouterLab(servers, options=options).running() as lab:
+        key = lab.key_of("shard-1")
+        assert await lab.router.execute([b"SET", key.encode(), b"v" * 1_000_000]) == b"+OK\r\n"
+        raw = await RawClient.connect(lab.port)
+        raw.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        raw.writer.write(encode_command([b"GET", key.encode()]) * 30)
+        await until(lambda: not lab.router.clients, "the client is gone")
+        assert lab.router.bounds.ended == {"client_memory": 1}
+        raw.writer.transport.abort()
+
+
+# --- torture ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_million_tiny_commands_in_one_pipeline(lab: RouterLab) -> None:
+    raw = await RawClient.connect(lab.port)
+    count = 1_000_000
+
+    async def send() -> None:
+        for _ in range(count // 10_000):
+            raw.writer.write(b"PING\r\n" * 10_000)
+            await raw.writer.drain()
+
+    sending = asyncio.create_task(send())
+    left = count * len(b"+PONG\r\n")
+    async with asyncio.timeout(60):
+        while left:
+            left -= len(await raw.reader.read(1 << 20))
+    await sending
+    assert lab.router.commands >= count
+    raw.close()
+
+
+async def test_random_bytes_and_cut_frames_harm_nobody(lab: RouterLab, client: Client) -> None:
+    source = random.Random(7)
+    whole = encode_command([b"SET", b"torture", b"v" * 300]) + encode_command([b"MGET", b"a", b"b", b"c"])
+    for number in range(150):
+        raw = await RawClient.connect(lab.port)
+        if number % 3 == 0:
+            data = source.randbytes(source.randrange(1, 2000))
+        elif number % 3 == 1:
+            data = whole[: source.randrange(len(whole))]
+        else:
+            at = source.randrange(len(whole))
+            data = whole[:at] + source.randbytes(3) + whole[at + 3 :]
+        raw.writer.write(data)
+        raw.writer.write_eof()
+        if number % 2:
+            raw.writer.transport.abort()
+        else:
+            with suppress(ConnectionResetError):
+                await raw.closed()
+    await until(lambda: len(lab.router.clients) <= 1, "all of them are gone")
+    assert await client.set("torture", "whole")
+    assert await client.get("torture") == b"whole"
+
+
+async def test_announced_lengths_cost_nothing_before_the_bytes_come(lab: RouterLab) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    clients = [await RawClient.connect(lab.port) for _ in range(20)]
+    for raw in clients:
+        raw.writer.write(b"*1048576\r\n$536870912\r\nabc")
+    await until(lambda: lab.router.bytes_in >= 20 * 20, "all of it has come")
+    lab.router.bounds.look()
+    assert 20 * 3 <= lab.router.bounds.held_bytes < 20 * 100
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+    for raw in clients:
+        raw.close()
+
+
+async def test_clients_that_vanish_amid_a_reply_leave_nothing(lab: RouterLab) -> None:
+    key = lab.key_of("shard-2").encode()
+    assert await lab.router.execute([b"SET", key, b"v" * 2_000_000]) == b"+OK\r\n"
+    for _ in range(10):
+        raw = await RawClient.connect(lab.port)
+        raw.writer.write(encode_command([b"GET", key]) * 5)
+        assert await raw.reader.read(1000)
+        raw.writer.transport.abort()
+    await until(lambda: not lab.router.clients, "all connections are gone")
+    link = lab.router.pool.links[2]["shard-2"]
+    await until(lambda: link.issued == link.answered, "all commands are answered")
+    lab.router.bounds.look()
+    assert lab.router.bounds.held_bytes == 0
+
+
+async def test_thousands_of_idle_connections_hold(servers: dict[str, Server]) -> None:
+    """Both ends of each are in this process, which bounds their number to what it may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(10_000, (soft - 500) // 2)
+    assert count >= 200
+    async with RouterLab(servers, options=replace(OPTIONS, clients=count)).running() as lab:
+        sockets = []
+        try:
+            for number in range(count):
+                one = socket.socket()
+                one.setblocking(False)
+                one.bind(("127.0.0.1", 0))
+                one.connect_ex(("127.0.0.1", lab.port))
+                sockets.append(one)
+                if number % 500 == 499:
+                    await until(lambda number=number: len(lab.router.clients) > number, "they are connected")  # type: ignore[misc]
+            await until(lambda: len(lab.router.clients) == count, "all are connected")
+            lab.router.bounds.look()
+            for one in sockets[:: max(1, count // 50)]:
+                one.send(b"PING\r\n")
+            for one in sockets[:: max(1, count // 50)]:
+                assert await asyncio.get_running_loop().sock_recv(one, 100) == b"+PONG\r\n"
+            refused = await RawClient.connect(lab.port)
+            assert await refused.closed() == b"-ERR max number of clients reached\r\n"
+            assert lab.router.bounds.refused == {"max_clients": 1}
+            assert await lab.router.execute([b"PING"]) == b"+PONG\r\n"
+        finally:
+            for one in sockets:
+                one.close()
+        await until(lambda: not lab.router.clients, "all are gone")
+
+
+# --- what it says of itself -------------------------------------------------------------------------------------
+
+
+async def test_routers_are_asked_at_the_address_in_their_sessions(lab: RouterLab, client: Client) -> None:
+    here, there = lab.key_of("shard-1"), lab.key_of("shard-2")
+    for number in range(10):
+        await client.set(here, str(number))
+        await client.get(there)
+    await client.mget(here, there)
+    with pytest.raises(redis.ResponseError):
+        await client.rename(here, there)
+    with pytest.raises(redis.ResponseError):
+        await client.incr(here, "nothing")
+    (view,) = await router_views(lab.store)
+    assert (view.node, view.worker, view.answers, view.error) == ("shard-1", 3, True, None)
+    assert view.epoch == 1
+    assert 0 < view.lease_left_s <= 3
+    assert view.clients == 1
+    assert view.errors == {"CROSSSHARD": 1, "ERR": 1}
+    assert view.bytes_in > 500
+    assert view.bytes_out > 100
+    by_name = {shard.shard: shard for shard in view.shards}
+    assert by_name["shard-1"].writes == 11
+    assert by_name["shard-2"].reads == 11
+    assert by_name["shard-1"].latency.count == 12
+    assert {shard.state for shard in view.shards} == {"ready"}
+    half, most = view.latency.at(0.5), view.latency.at(0.999)
+    assert half is not None
+    assert most is not None
+    assert 0 < half <= most < 30
+    lab.router.pool.close("the test says so")
+    (later,) = await router_views(lab.store)
+    assert {shard.shard: shard.writes for shard in later.shards}["shard-1"] == 11
+    assert later.latency.count == view.latency.count
+
+
+async def test_nobody_else_learns_anything_there(lab: RouterLab) -> None:
+    (session,) = await lab.sessions()
+    host, _, port = session.address.rpartition(":")
+    assert host == "127.0.0.1"
+    for frames in ([b"STATS"], [b"AUTH", b"guess"], [b"AUTH", b""], [b"GET", b"a"], [b"AUTH", b"x" * 2000]):
+        raw = await RawClient.connect(int(port))
+        raw.writer.write(encode_command(frames) + encode_command([b"STATS"]))
+        said = await raw.closed()
+        assert said.startswith((b"-NOAUTH", b"-WRONGPASS")) or not said
+        assert b"epoch" not in said
+    good = await RawClient.connect(int(port))
+    good.send("AUTH", session.secret)
+    good.send("GET", "a")
+    assert (await good.closed()).startswith(b"+OK\r\n-NOAUTH")
+    assert len(await router_views(lab.store)) == 1
+
+
+async def test_a_router_that_does_not_answer_is_shown_as_such(lab: RouterLab) -> None:
+    (session,) = await lab.sessions()
+    lab.router._inspection.close()
+
+    async def silent() -> bool:
+        (view,) = await router_views(lab.store)
+        return not view.answers
+
+    await until(silent, "nothing listens there any more")
+    (view,) = await router_views(lab.store)
+    assert view.session == session.id
+    assert f"it does not answer at {session.address}" in (view.error or "")
+
+
+async def test_slow_commands_stand_in_the_log(lab: RouterLab) -> None:
+    key = lab.key_of("shard-1")
+    async with lab.client() as client:
+        await client.client_setname("worker")
+        await client.set(key, "v")
+        assert await client.execute_command("SLOWLOG", "LEN") == 0
+        lab.servers["shard-1"].stop()
+        try:
+            asking = asyncio.create_task(client.execute_command("APPEND", key, "x" * 200))
+            link = lab.router.pool.links[2]["shard-1"]
+            await until(lambda: link.issued > link.answered, "the command is under way")
+            await asyncio.sleep(0.06)  # The least time that counts as slow, not a wait for something.
+        finally:
+            lab.servers["shard-1"].cont()
+        assert await asking == 201
+        ((_, _, took_us, arguments, address, name),) = await client.execute_command("SLOWLOG", "GET", "-1")
+        assert arguments == [b"APPEND", key.encode(), b"x" * 128 + b"... (72 more bytes)"]
+        assert took_us >= 50_000
+        assert address.startswith(b"127.0.0.1:")
+        assert name == b"worker"
+        ((event, _, last_ms, worst_ms),) = await client.execute_command("LATENCY", "LATEST")
+        assert event == b"command"
+        assert worst_ms >= last_ms >= 50
+        assert len(await client.execute_command("LATENCY", "HISTORY", "command")) == 1
+        assert "SLOWLOG GET names them" in (await client.execute_command("LATENCY", "DOCTOR")).decode()
+        histogram = await client.execute_command("LATENCY", "HISTOGRAM", "append")
+        assert histogram[0] == b"append"
+        assert histogram[1][:2] == [b"calls", 1]
+        assert await client.execute_command("LATENCY", "RESET") == 1
+        assert await client.execute_command("LATENCY", "LATEST") == []
+        assert await client.execute_command("SLOWLOG", "RESET")
+        assert await client.execute_command("SLOWLOG", "GET") == []
+        for words in ("SLOWLOG HELP", "LATENCY HELP"):
+            assert len(await client.execute_command(*words.split())) > 5
+        for words in ("SLOWLOG GET -2", "SLOWLOG GET x", "LATENCY GRAPH command"):
+            with pytest.raises(redis.ResponseError):
+                await client.execute_command(*words.split())
+        (view,) = await router_views(lab.store)
+        assert view.slow_commands == 1
+
+
+async def test_what_is_held_is_counted_by_shard_and_told(lab: RouterLab, client: Client) -> None:
+    before = lab.topology
+    await lab.acknowledged(await lab.publish_move(PairPhase.FENCED, "shard-1", "shard-2"))
+    held = asyncio.create_task(client.set(lab.key_of("shard-1", "m"), "v"))
+    await until(lambda: len(lab.router.holding) == 1, "a client is held")
+    (view,) = await router_views(lab.store)
+    assert view.held == 1
+    assert {shard.shard: shard.held for shard in view.shards} == {"shard-1": 1, "shard-2": 0}
+    await asyncio.sleep(0.06)  # The least time that counts as slow, not a wait for something.
+    lab.topology = replace(before, epoch=lab.topology.epoch)
+    await lab.publish()
+    assert await held
+    assert "held" in lab.router.slowlog.moments
+
+
+async def test_info_tells_what_happens(lab: RouterLab, client: Client) -> None:
+    key = lab.key_of("shard-1")
+    for _ in range(20):
+        await client.set(key, "v")
+    await until(lambda: lab.router.pulse.per_s > 0, "the pulse has been taken twice")
+    stats = await client.info("stats")
+    assert stats["total_commands_processed"] >= 20
+    assert stats["instantaneous_ops_per_sec"] >= 1
+    assert stats["total_net_input_bytes"] > 400
+    assert stats["total_net_output_bytes"] > 80
+    assert (await client.info("commandstats"))["cmdstat_set"]["calls"] == 20
+    assert (await client.info("latencystats"))["latency_percentiles_usec_set"]["p99"] > 0
+    assert (await client.info("memory"))["used_memory"] > 1_000_000
+    with pytest.raises(redis.ResponseError):
+        await client.execute_command("NOSUCH")
+    assert (await client.info("errorstats"))["errorstat_ERR"] == {"count": 1}
+    await client.config_resetstat()
+    assert (await client.info("stats"))["total_error_replies"] == 0
