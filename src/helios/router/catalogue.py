@@ -51,7 +51,7 @@ def _info(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     if len(argv) == 2:
         return _command(router, caller, argv)
     found = [TABLE.get(word.decode("latin-1").lower()) for word in argv[2:]]
-    null = b"*-1\r\n" if caller.protocol == 2 else NULL[3]
+    null = NULL[caller.protocol]
     return array([null if command is None else _described(command, caller.protocol) for command in found])
 
 
