@@ -153,9 +153,10 @@ def alike(words: Words, ours: Reply, theirs: Reply, ran: Sequence[Words]) -> boo
     return False
 
 
-def described(reply: Reply) -> list[list[Reply]]:
-    """What COMMAND INFO says of each command up to where its keys are: Helios leaves out the rest."""
-    return [[in_order(field) for field in row.parts[:6]] if row.parts else [row] for row in reply.parts or ()]
+def described(reply: Reply) -> list[list[object]]:
+    """What COMMAND INFO says of each command: Helios leaves out where the keys are, and flags that clients need not."""
+    rows = [(row, row.parts) for row in reply.parts or ()]
+    return [[*parts[:2], *(field.kind for field in parts[2:6])] if parts else [row] for row, parts in rows]
 
 
 def numbers(reply: Reply) -> list[int]:
