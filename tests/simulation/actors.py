@@ -113,6 +113,7 @@ class RouterActor(Actor):
     async def _main(self) -> None:
         world = self.world
         options = RouterOptions(
+            inspected=False,
             node=self.name,
             session_ttl_s=world.scenario.session_ttl_s,
             member_timeout_s=_ENGINE_TIMEOUT_S,

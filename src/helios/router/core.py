@@ -105,7 +105,8 @@ class Router:
     async def start(self) -> None:
         """Open the first session; raises StartError if the store does not let it in `start_timeout_s`."""
         self._outbox = Outbox(asyncio.get_running_loop())
-        await self._inspection.open()
+        if self.options.inspected:
+            await self._inspection.open()
         self._watching = asyncio.create_task(self._watch(), name="clients' limits")
         self._keep()
         following = asyncio.create_task(self.library.follow(), name="scripts")
