@@ -44,8 +44,11 @@ from helios.stores.memory import MemoryStore
 from helios.stores.records import TOPOLOGY, put_record
 
 CLIENTS = 50
+MANY_CLIENTS = 1000
+AN_HOUR = 72_000_000  # requests, at 20,000 a second
 KEYS = 100_000
 COMMANDS = ("SET", "GET")
+PLAIN = {"appendonly": "no"}
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ async def _route(port: int, servers: list[int]) -> None:
 
     router = Router(store, ValkeyConnector(nobody), cast(AdminService, None), SystemClock(), RouterOptions("bench"))
     await router.start()
-    await router.serve("127.0.0.1", port)
+    await router.serve("127.0.0.1", port, reuse_port=True)
     await asyncio.Event().wait()
 
 
@@ -168,7 +171,7 @@ def _redis_benchmark(port: int, case: Case, command: str) -> Measured:
     arguments = ["redis-benchmark", "-p", str(port), "-t", command.lower(), "--csv", "-r", str(KEYS)]
     arguments += ["-c", str(case.clients), "-P", str(case.pipeline), "-d", str(case.value_bytes)]
     said = subprocess.run(
-        [*arguments, "-n", str(case.requests)], check=True, capture_output=True, text=True, timeout=120
+        [*arguments, "-n", str(case.requests)], check=True, capture_output=True, text=True, timeout=600
     ).stdout
     row = next(row for row in csv.DictReader(io.StringIO(said)) if row["test"] == command)
     return Measured(float(row["rps"]), float(row["p50_latency_ms"]))
@@ -236,12 +239,9 @@ def run(quick: bool, rounds: int) -> None:
         print("redis-benchmark is not on PATH (Debian: redis-tools): an own generator in Python is the limit here")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        config = {"appendonly": "no"}
-        servers = [stack.enter_context(start_valkey(folder / str(n), config=config)).port for n in range(3)]
+        servers = [stack.enter_context(start_valkey(folder / str(n), config=PLAIN)).port for n in range(3)]
         port, other_port = free_port(), free_port()
-        pid = stack.enter_context(
-            _process([sys.executable, "-m", "benchmarks.router", "--route", str(port), *map(str, servers)], port)
-        )
+        pid = stack.enter_context(_process(_router(port, servers), port))
         targets = {"direct": servers[0], "helios": port}
         pids = {"helios": pid}
         if shutil.which("nutcracker"):
@@ -255,6 +255,44 @@ def run(quick: bool, rounds: int) -> None:
             for command in COMMANDS:
                 _compare(generator, case, command, targets, pids, rounds)
         print(f"memory of the router: {rss_mb(pid):.0f} MB; load at the end {_load()}")
+
+
+def run_workers(rounds: int) -> None:
+    """One router process beside two that share its port, as `--workers 2` has them."""
+    print(f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, load {_load()}")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        servers = [stack.enter_context(start_valkey(folder / str(n), config=PLAIN)).port for n in range(3)]
+        one, two = free_port(), free_port()
+        pid = stack.enter_context(_process(_router(one, servers), one))
+        for _ in range(2):
+            stack.enter_context(_process(_router(two, servers), two))
+        targets = {"one worker": one, "helios": two}
+        for pipeline, requests in ((1, 40_000), (16, 240_000)):
+            for command in COMMANDS:
+                case = Case(CLIENTS, pipeline, 64, requests)
+                _compare(_redis_benchmark, case, command, targets, {"one worker": pid}, rounds)
+
+
+def run_memory(requests: int) -> None:
+    """The memory of a router with many clients, and over so many requests."""
+    print(f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, load {_load()}")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        servers = [stack.enter_context(start_valkey(folder / str(n), config=PLAIN)).port for n in range(3)]
+        port = free_port()
+        pid = stack.enter_context(_process(_router(port, servers), port))
+        print(f"at the start: {rss_mb(pid):.1f} MB")
+        _redis_benchmark(port, Case(MANY_CLIENTS, 1, 64, 100_000), "SET")
+        print(f"after {MANY_CLIENTS} clients: {rss_mb(pid):.1f} MB")
+        for tenth in range(1, 11):
+            _redis_benchmark(port, Case(CLIENTS, 64, 64, requests // 10), "GET")
+            print(f"after {tenth * requests // 10:,} requests: {rss_mb(pid):.1f} MB", flush=True)
+
+
+def _router(port: int, servers: list[int]) -> list[str]:
+    """The command that starts a router."""
+    return [sys.executable, "-m", "benchmarks.router", "--route", str(port), *map(str, servers)]
 
 
 def _compare(
@@ -286,9 +324,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two cases only; a look rather than a measurement")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each target for each figure")
     parser.add_argument("--route", type=int, nargs="+", metavar="PORT", help=argparse.SUPPRESS)
+    parser.add_argument("--workers", action="store_true", help="one router process beside two on the same port")
+    parser.add_argument("--memory", type=int, nargs="?", const=AN_HOUR, metavar="REQUESTS", help="the router's memory")
     options = parser.parse_args()
     if options.route:
         uvloop.run(_route(options.route[0], options.route[1:]))
+    elif options.workers:
+        run_workers(options.rounds)
+    elif options.memory:
+        run_memory(options.memory)
     else:
         run(options.quick, options.rounds)
 

@@ -6,10 +6,13 @@ from helios.admin.views import Finding as Finding
 from helios.admin.views import HistoryView as HistoryView
 from helios.admin.views import KeyFigureView as KeyFigureView
 from helios.admin.views import KeyView as KeyView
+from helios.admin.views import LatencyView as LatencyView
 from helios.admin.views import MigrationView as MigrationView
 from helios.admin.views import NodeLoadView as NodeLoadView
 from helios.admin.views import NodeView as NodeView
 from helios.admin.views import PreviewView as PreviewView
+from helios.admin.views import RouterShardView as RouterShardView
+from helios.admin.views import RouterView as RouterView
 from helios.admin.views import RuleView as RuleView
 from helios.admin.views import SettingChangeView as SettingChangeView
 from helios.admin.views import SettingView as SettingView

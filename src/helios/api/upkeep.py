@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
+from starlette.convertors import Convertor, register_url_convertor
 
 from helios.admin.service import AdminService
 from helios.admin.views import AlteredView, CheckView, RuleView, SettingChangeView, SettingView
 from helios.api.requests import ChangeSetting, Check, RollBack, documented_body, documented_parameter, query
 from helios.api.shards import body_of, errors
+
+
+class _SettingName(Convertor[str]):
+    """A part of a path that can name a setting, and not one of the words that stand beside those."""
+
+    regex = "(?!history$|rollback$)[^/]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("setting", _SettingName())
 
 
 class Rules(BaseModel):
@@ -92,7 +108,7 @@ def _changing_settings(router: APIRouter, admin: AdminService) -> None:
         return Altered(altered=await admin.roll_back_settings(body.number, by=_who(request)))
 
     @router.get(
-        "/settings/{name}",
+        "/settings/{name:setting}",
         response_model=SettingView,
         responses=errors(s404="no such setting"),
         summary="One shared setting",
@@ -103,7 +119,7 @@ def _changing_settings(router: APIRouter, admin: AdminService) -> None:
         return await admin.setting(request.path_params["name"])
 
     @router.put(
-        "/settings/{name}",
+        "/settings/{name:setting}",
         response_model=SettingView,
         responses=errors(s404="no such setting", s409="it is fixed", s413="the body is too large"),
         summary="Change a shared setting, for all processes at once",
