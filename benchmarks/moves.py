@@ -268,8 +268,6 @@ def measure(folder: Path, keys: int, per_s: int, rounds: int) -> None:
                     windows.append(moved(cluster, f"{GUEST} joins ({number})", "ADDNODE", GUEST, f"localhost:{port}"))
                     windows.append(at_rest("after it"))
                     windows.append(moved(cluster, f"{GUEST} is drained ({number})", "REMOVENODE", GUEST))
-                    guest.wait(60)
-                    guest = cluster.helios("node", "--id", GUEST, "--listen", f"localhost:{port}")
                     windows.append(at_rest("after it"))
                 seen, errors = finish()
         finally:
