@@ -11,12 +11,9 @@ from tests.simulation.running import simulate
     ("plant", "first", "step", "lives"),
     [
         ("switch-unacknowledged", 0, 1, 100),
-        # Every fifth life is about power cuts, every fifth about coordinators that wake too late, every fifth
-        # about a slow store.
+        # Every fifth life is about power cuts, every fifth about coordinators that wake too late.
         ("sweep-before-durable", 1, 5, 300),
         ("late-restore-of-zombie", 2, 5, 200),
-        ("records-overwritten", 3, 5, 300),
-        ("drained-target-copied", 3, 5, 400),
     ],
 )
 def test_a_planted_bug_is_found(plant: str, first: int, step: int, lives: int) -> None:
