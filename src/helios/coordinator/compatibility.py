@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
 
 from helios.coordinator.access import Access
@@ -20,13 +20,19 @@ _TIMEOUT_S = 3.0
 Move = tuple[Member, Member]
 
 
-async def check_readable(access: Access, moves: Iterable[Move]) -> None:
+async def check_readable(access: Access, moves: Collection[Move]) -> None:
     """Raise Refused, with both versions, for the first (source, target) whose target cannot read the source's values.
 
     See `unreadable`.
     """
-    for reason in (await unreadable(access, moves)).values():
-        raise Refused(f"{reason}: move keys only to servers of the same or a newer version; nothing was moved")
+    refuse_unreadable(moves, await unreadable(access, moves))
+
+
+def refuse_unreadable(moves: Iterable[Move], found: Mapping[Move, str]) -> None:
+    """The same from what `unreadable` has found of these moves, and perhaps of others."""
+    for move in moves:
+        if move in found:
+            raise Refused(f"{found[move]}: move keys only to servers of the same or a newer version; nothing was moved")
 
 
 async def unreadable(access: Access, moves: Iterable[Move]) -> dict[Move, str]:

@@ -14,7 +14,7 @@ from helios.control.rebalance import NOTHING_TO_MOVE
 from helios.coordinator.access import Access
 from helios.coordinator.balancer import Balancer
 from helios.coordinator.collector import Collector
-from helios.coordinator.compatibility import check_readable, unreadable
+from helios.coordinator.compatibility import refuse_unreadable, unreadable
 from helios.coordinator.copying import CopyLimits
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.history import History
@@ -265,17 +265,18 @@ class Reign:
         altered = altered_node(topology, change) if change.kind in _ALTERING else None
         migrations: list[Migration] = await self._queue.migrations_of(change.id)
         leader = self.access.leader
-        moves = pairs_between(topology.placement, following)
-        await check_readable(self.access, [(leader(source), leader(target)) for source, target in moves])
-        back = await unreadable(self.access, [(leader(target), leader(source)) for source, target in moves])
+        keys = pairs_between(topology.placement, following)
+        there = [(leader(source), leader(target)) for source, target in keys]
+        found = await unreadable(self.access, [*there, *((target, source) for source, target in there)])
+        refuse_unreadable(there, found)
         pairs = tuple(
             Pair(
                 source,
                 target,
                 foreseen(migrations, source, target) or self._new_id(),
-                one_way=back.get((leader(target), leader(source)), ""),
+                one_way=found.get((leader(target), leader(source)), ""),
             )
-            for source, target in moves
+            for source, target in keys
         )
         ledger = Ledger(change, {m.id: m for m in migrations}, self._clock)
         records: list[Put | Delete] = [*ledger.started(pairs, change.pattern)]

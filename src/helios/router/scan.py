@@ -44,11 +44,11 @@ def scan(router: Router, caller: Caller, argv: list[bytes]) -> int:
     if router.routes.has_fence:
         return HOLD
     try:
-        found = scanning.shard_at(scanning.decode(cursor, router.topology), router.topology)
+        place = scanning.decode(cursor, router.topology)
+        found = scanning.shard_at(place, router.topology)
     except Ahead:
         return HOLD
     if found is None:
-        place = scanning.decode(cursor, router.topology)
         router.spawn(caller, _end(router, place, EMPTY_ARRAY))
         return WAIT_REPLY
     place, shard = found
