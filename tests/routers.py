@@ -148,6 +148,12 @@ class RouterLab:
             port=self.port, protocol=protocol, retry=Retry(NoBackoff(), 0), socket_timeout=30, legacy_responses=True
         )
 
+    async def empty(self) -> None:
+        """Remove every key from the servers themselves."""
+        for shard in self.servers:
+            async with self.direct(shard) as direct:
+                await direct.flushall()
+
     def direct(self, shard: str) -> Client:
         """A client of the shard's server itself."""
         if self.kind is NodeKind.EXTERNAL:

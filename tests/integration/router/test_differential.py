@@ -6,14 +6,13 @@ What the documents except is excepted here, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 
 import pytest
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 from tests.drawn_commands import KEYS, Words, sequences
 from tests.routers import RouterLab, served_aside
-from tests.servers import ADMIN_ONLY, Server, start_valkey
+from tests.servers import Server
 from tests.typed_replies import Reply, TypedClient
 
 from helios.errors import InvalidInput
@@ -68,18 +67,10 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    folder = tmp_path_factory.mktemp("servers")
-    config = {"appendonly": "no"}
-    with ExitStack() as stack:
-        servers = {
-            shard: stack.enter_context(start_valkey(folder / shard, users=ADMIN_ONLY, config=config))
-            for shard in SHARDS
-        }
-        plain = stack.enter_context(start_valkey(folder / "plain", config=config))
-        made = Pair(stack.enter_context(served_aside(RouterLab(servers))), plain)
-        assert {made.lab.owner(key) for key in KEYS} == set(SHARDS)
-        yield made
+def pair(servers: dict[str, Server], plain: Server) -> Iterator[Pair]:
+    with served_aside(RouterLab(servers)) as lab:
+        assert {lab.owner(key) for key in KEYS} == set(SHARDS)
+        yield Pair(lab, plain)
 
 
 class Course:

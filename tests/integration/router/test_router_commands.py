@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 import redis
 from tests.routers import Client, RawClient, RouterLab
-from tests.servers import ADMIN_ONLY, Server, start_valkey
+from tests.servers import Server, start_valkey
 
 from helios.errors import StartError
 from helios.model.topology import NodeKind, Placement, Topology
@@ -22,23 +22,10 @@ pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2", "shard-3")
 
 
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp("servers")
-        config = {"appendonly": "no"}
-        yield {
-            shard: stack.enter_context(start_valkey(folder / shard, users=ADMIN_ONLY, config=config))
-            for shard in SHARDS
-        }
-
-
 @pytest.fixture
 async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
     made = RouterLab(servers)
-    for shard in SHARDS:
-        async with made.direct(shard) as direct:
-            await direct.flushall()
+    await made.empty()
     async with made.running():
         yield made
 

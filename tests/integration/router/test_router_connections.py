@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 import redis
 from tests.routers import Client, RawClient, RouterLab, until
-from tests.servers import ADMIN_ONLY, Server, start_valkey
+from tests.servers import Server
 
 from helios.model.topology import Rule
 from helios.resp.commands import TABLE, How
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp("servers")
-        config = {"appendonly": "no"}
-        yield {
-            shard: stack.enter_context(start_valkey(folder / shard, users=ADMIN_ONLY, config=config))
-            for shard in SHARDS
-        }
 
 
 @pytest.fixture

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
 from tests.routers import RawClient, RouterLab, until
-from tests.servers import ADMIN_ONLY, Server, start_valkey
+from tests.servers import Server
 
 from helios.errors import StartError
 from helios.ports.store import Delete
@@ -21,14 +20,8 @@ from helios.stores.records import SESSIONS
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2", "shard-3")
+CONFIG = {"appendonly": "yes"}
 QUICK = RouterOptions(node="shard-1", connect_timeout_s=0.3, member_timeout_s=0.3, most_backoff_s=0.1)
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp("servers")
-        yield {shard: stack.enter_context(start_valkey(folder / shard, users=ADMIN_ONLY)) for shard in SHARDS}
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import asyncio
 import random
 import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 import redis
 from tests.routers import Client, RawClient, RouterLab, until
-from tests.servers import ADMIN_ONLY, Server, start_valkey
+from tests.servers import Server
 
 from helios.admin.routers import router_views
 from helios.model.topology import PairPhase
@@ -25,26 +25,9 @@ SHARDS = ("shard-1", "shard-2")
 OPTIONS = RouterOptions(node="shard-1", worker=3, slow_s=0.05, member_timeout_s=30)
 
 
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp("servers")
-        config = {"appendonly": "no"}
-        yield {
-            shard: stack.enter_context(start_valkey(folder / shard, users=ADMIN_ONLY, config=config))
-            for shard in SHARDS
-        }
-
-
 @pytest.fixture
 async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
     async with RouterLab(servers, options=OPTIONS).running() as made:
-        yield made
-
-
-@pytest.fixture
-async def client(lab: RouterLab) -> AsyncIterator[Client]:
-    async with lab.client() as made:
         yield made
 
 

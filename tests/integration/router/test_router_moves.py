@@ -3,47 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 import redis
 from tests.routers import Client, RawClient, RouterLab, until
-from tests.servers import ADMIN_ONLY, Server, start_valkey
+from tests.servers import Server
 
 from helios.model.topology import PairPhase
 from helios.router.options import RouterOptions
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2", "shard-3")
+CONFIG = {"enable-debug-command": "yes"}
 FENCED, SWITCHED, COPYING = PairPhase.FENCED, PairPhase.SWITCHED, PairPhase.COPYING
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp("servers")
-        config = {"appendonly": "no", "enable-debug-command": "yes"}
-        yield {
-            shard: stack.enter_context(start_valkey(folder / shard, users=ADMIN_ONLY, config=config))
-            for shard in SHARDS
-        }
 
 
 @pytest.fixture
 async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
     made = RouterLab(servers, options=RouterOptions(node="shard-1", hold_timeout_s=20))
-    for shard in SHARDS:
-        async with made.direct(shard) as direct:
-            await direct.flushall()
+    await made.empty()
     async with made.running():
-        yield made
-
-
-@pytest.fixture
-async def client(lab: RouterLab) -> AsyncIterator[Client]:
-    async with lab.client() as made:
         yield made
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import hiredis
 import pytest
 import redis
 from tests.routers import Client, RawClient, RouterLab, until
-from tests.servers import ADMIN_ONLY, Server, start_valkey
+from tests.servers import Server
 from tests.shards import Shards, running_shards
 
 from helios.model.topology import PairPhase
@@ -23,17 +23,6 @@ from helios.stores.records import SESSIONS
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
 OPTIONS = RouterOptions(node="shard-1", hold_timeout_s=20, member_timeout_s=0.5, connect_timeout_s=0.5)
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp("servers")
-        config = {"appendonly": "no"}
-        yield {
-            shard: stack.enter_context(start_valkey(folder / shard, users=ADMIN_ONLY, config=config))
-            for shard in SHARDS
-        }
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import redis
 from tests.routers import Client, RouterLab, until
-from tests.servers import ADMIN_ONLY, Server, start_valkey
+from tests.servers import Server
 from tests.shards import Shards, running_shards
 
 from helios.router.core import Router
@@ -18,6 +18,7 @@ from helios.router.options import RouterOptions
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
+CONFIG = {"busy-reply-threshold": "50"}
 OPTIONS = RouterOptions(node="shard-1", hold_timeout_s=20, member_timeout_s=10, connect_timeout_s=0.5)
 ADD = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
 FUNCTIONS = """#!lua name=mylib
@@ -25,17 +26,6 @@ redis.register_function('add', function(keys, args) return redis.call('INCRBY', 
 redis.register_function{function_name='look', callback=function(keys) return redis.call('GET', keys[1]) end,
     flags={'no-writes'}}
 """
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp("servers")
-        config = {"appendonly": "no", "busy-reply-threshold": "50"}
-        yield {
-            shard: stack.enter_context(start_valkey(folder / shard, users=ADMIN_ONLY, config=config))
-            for shard in SHARDS
-        }
 
 
 @pytest.fixture

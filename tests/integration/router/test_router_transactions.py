@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 import redis
 from tests.routers import Client, RawClient, RouterLab, until
-from tests.servers import ADMIN_ONLY, Server, start_valkey
+from tests.servers import Server
 
 from helios.model.topology import PairPhase
 from helios.router.options import RouterOptions
@@ -23,45 +22,12 @@ QUICK = RouterOptions(
 )
 
 
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp("servers")
-        config = {"appendonly": "no"}
-        yield {
-            shard: stack.enter_context(start_valkey(folder / shard, users=ADMIN_ONLY, config=config))
-            for shard in SHARDS
-        }
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server to compare with."""
-    with start_valkey(tmp_path_factory.mktemp("plain"), config={"appendonly": "no"}) as server:
-        yield server
-
-
 @pytest.fixture
 async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
     made = RouterLab(servers, options=QUICK)
-    for shard in SHARDS:
-        async with made.direct(shard) as direct:
-            await direct.flushall()
+    await made.empty()
     async with made.running():
         yield made
-
-
-@pytest.fixture
-async def client(lab: RouterLab) -> AsyncIterator[Client]:
-    async with lab.client() as made:
-        yield made
-
-
-@pytest.fixture
-async def raw(lab: RouterLab) -> AsyncIterator[RawClient]:
-    made = await RawClient.connect(lab.port)
-    yield made
-    made.close()
 
 
 async def move(lab: RouterLab, key: str, source: str, target: str) -> None:
