@@ -15,7 +15,8 @@ from helios.coordinator.service import Coordinator
 from helios.engines.valkey.connector import ValkeyConnector
 from helios.model.ids import Address
 from helios.model.migration import Change
-from helios.model.settings import ClusterSettings, CoordinatorSettings, ShardingSettings
+from helios.model.sections import CoordinatorSettings, ShardingSettings
+from helios.model.settings import ClusterSettings
 from helios.model.topology import Member, Node, NodeKind, Topology
 from helios.placement.routing import Routes
 from helios.ports.failpoints import OFF, Failpoints, Point

@@ -8,7 +8,8 @@ import pytest
 from tests.shards import FAST, Shards, eventually, running_shards
 
 from helios.errors import InvalidInput, NotFound, Refused
-from helios.model.settings import ClusterSettings, ShardingSettings
+from helios.model.sections import ShardingSettings
+from helios.model.settings import ClusterSettings
 from helios.placement.routing import Routes
 from helios.stores.records import SETTINGS, put_record
 

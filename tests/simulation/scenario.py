@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from helios.model.settings import ClusterSettings, CoordinatorSettings, ShardingSettings
+from helios.model.sections import CoordinatorSettings, ShardingSettings
+from helios.model.settings import ClusterSettings
 
 
 class Danger(StrEnum):

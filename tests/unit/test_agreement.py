@@ -13,7 +13,8 @@ from tests.waiting import until
 
 from helios.admin.settings import SharedSettings
 from helios.errors import SettingsError, StartError
-from helios.model.settings import ClusterSettings, LogFormat, LoggingSettings, LogLevel, Settings
+from helios.model.sections import LogFormat, LoggingSettings, LogLevel
+from helios.model.settings import ClusterSettings, Settings
 from helios.runtime.agreement import agree, disagreements, follow, shared_now
 from helios.runtime.clock import SystemClock
 from helios.runtime.handover import hand_over, likeness, take_over

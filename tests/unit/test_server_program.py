@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helios.errors import StartError
-from helios.model.settings import AofFsync
+from helios.model.sections import AofFsync
 from helios.node.server import ServerConfig, find_server, inspect, packaged_server, render
 
 

@@ -14,14 +14,10 @@ from pydantic import ValidationError
 
 from helios.errors import SettingsError
 from helios.model.ids import Address
+from helios.model.notation import is_loopback
+from helios.model.sections import AofFsync, RouterSettings, ShardingSettings
 from helios.model.setting_info import all_settings, format_value, sections
-from helios.model.settings import (
-    AofFsync,
-    RouterSettings,
-    Settings,
-    ShardingSettings,
-    is_loopback,
-)
+from helios.model.settings import Settings
 from helios.runtime.settings import data_folder, load_settings, variable
 
 CONFIGS = Path(__file__).parents[2] / "configs"

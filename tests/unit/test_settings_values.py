@@ -12,14 +12,9 @@ from pydantic import ValidationError
 
 from helios.model.codec import decode, encode
 from helios.model.notation import format_duration, format_size, parse_duration, parse_size
+from helios.model.sections import AofFsync, RouterSettings, ShardingSettings
 from helios.model.setting_info import all_settings
-from helios.model.settings import (
-    AofFsync,
-    ClusterSettings,
-    RouterSettings,
-    Settings,
-    ShardingSettings,
-)
+from helios.model.settings import ClusterSettings, Settings
 from helios.runtime.settings import load_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"

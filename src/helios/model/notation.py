@@ -85,3 +85,11 @@ def parse_user_list(value: object) -> tuple[User, ...]:
         return parse_users(value)
     except InvalidInput as error:
         raise ValueError(str(error)) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on `host`. A name other than localhost counts as remote."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

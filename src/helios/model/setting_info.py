@@ -22,7 +22,8 @@ from helios.model.notation import (
     parse_size,
     parse_user_list,
 )
-from helios.model.settings import ClusterSettings, Section, Settings
+from helios.model.sections import Section
+from helios.model.settings import ClusterSettings, Settings
 
 
 class Effect(StrEnum):

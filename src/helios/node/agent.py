@@ -11,7 +11,7 @@ from typing import Any
 
 from helios.errors import StartError, StoreError
 from helios.model.ids import Address, check_id
-from helios.model.settings import AofFsync
+from helios.model.sections import AofFsync
 from helios.model.topology import NodeKind, Topology
 from helios.node.backoff import Backoff
 from helios.node.files import DataFolder, read_json, write_json

@@ -14,7 +14,7 @@ import hiredis
 
 from helios.errors import EngineUnreachable, StartError
 from helios.model.ids import Address
-from helios.model.settings import AofFsync
+from helios.model.sections import AofFsync
 from helios.node.files import NodeFolder, read_json, write_json, write_private
 from helios.node.locks import RunLock, holder_of
 from helios.node.ports import choose_member_port, taken

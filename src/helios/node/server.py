@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helios.errors import StartError
-from helios.model.settings import AofFsync
+from helios.model.sections import AofFsync
 
 OLDEST_MAJOR = 7
 ADMIN_USER = "helios-admin"

@@ -17,7 +17,8 @@ from helios.admin.client import Admin
 from helios.api.app import create_app
 from helios.errors import StartError
 from helios.model.ids import Address
-from helios.model.settings import Settings, is_loopback
+from helios.model.notation import is_loopback
+from helios.model.settings import Settings
 from helios.node.agent import CHILD
 from helios.node.files import DataFolder
 from helios.node.locks import LockHeld, RunLock

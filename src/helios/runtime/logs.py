@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from helios.model.settings import LogFormat, LoggingSettings
+from helios.model.sections import LogFormat, LoggingSettings
 
 _BYTES = 32 << 20
 _BACKUPS = 3

@@ -13,7 +13,8 @@ from helios.access.publishing import following_users
 from helios.admin.client import Admin
 from helios.errors import StartError
 from helios.model.ids import Address
-from helios.model.settings import Settings, is_loopback
+from helios.model.notation import is_loopback
+from helios.model.settings import Settings
 from helios.node.files import DataFolder
 from helios.node.locks import LockHeld, RunLock
 from helios.node.process import ProcessId

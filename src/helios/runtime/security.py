@@ -11,7 +11,9 @@ from ssl import SSLContext
 from helios.access.certificates import Certificates, TlsFiles
 from helios.access.publishing import publish_users, stored_users
 from helios.errors import StartError
-from helios.model.settings import SecuritySettings, Settings, is_loopback
+from helios.model.notation import is_loopback
+from helios.model.sections import SecuritySettings
+from helios.model.settings import Settings
 from helios.model.users import User
 from helios.ports.store import Store
 
