@@ -29,6 +29,9 @@ def test_it_agrees_with_a_list(script: list[tuple[bool, str, Kind, bytes]]) -> N
             there = [each for each in there if each != (who, topic)]
     assert set(topics.wanted()) == {topic for _, topic in there}
     assert len(topics) == len({topic for _, topic in there})
+    assert topics.subscribers == len({who for who, _ in there})
+    for each in Kind:
+        assert topics.number(each) == len({topic for _, topic in there if topic[0] is each})
     for who in "xyz":
         mine = [topic for someone, topic in there if someone == who]
         assert list(topics.of(who)) == mine

@@ -287,6 +287,27 @@ class RouterSettings(Section):
         description="The same for all clients of a router process; beyond it those with the most are disconnected",
         json_schema_extra=_unit("size"),
     )
+    transaction_commands: int = Field(
+        default=65_536,
+        ge=1,
+        le=16 << 20,
+        description="Commands that a client may queue between MULTI and EXEC",
+        json_schema_extra=_unit("commands"),
+    )
+    transaction_memory: Bytes = Field(
+        default=64 << 20,
+        ge=64 << 10,
+        le=1 << 30,
+        description="What the commands that a client queues in MULTI may take, and as much the keys that it watches",
+        json_schema_extra=_unit("size"),
+    )
+    max_lines: int = Field(
+        default=1000,
+        ge=1,
+        le=1_000_000,
+        description="Clients of a router process that may wait for elements or watch keys at one data server at a time",
+        json_schema_extra=_unit("clients"),
+    )
     client_idle_timeout: Seconds = Field(
         default=0.0,
         ge=0,

@@ -79,7 +79,7 @@ class Blocked:
         self._raw = raw
         self._argv = argv
         self._command = command
-        self._keys = keys
+        self.keys = keys
         self._deadline = deadline
         self._woken = False
         self._last: bytes | None = None  # what the caller is answered if the wait is cut short
@@ -94,7 +94,7 @@ class Blocked:
             # "$" means what comes from now on, also when the command is sent again later.
             _StreamEnds(self, self._line, self._argv, news)
         else:
-            self._line.block(self._raw, self, self._keys)
+            self._line.block(self._raw, self, self.keys)
 
     def issue_from(self, argv: list[bytes]) -> None:
         """Send it with ends of streams that have been looked up, unless it has been woken meanwhile."""
@@ -102,12 +102,12 @@ class Blocked:
         if self._woken:
             self.fill(UNBLOCKED + b" it was not sent\r\n")
         else:
-            self._line.block(self._raw, self, self._keys)
+            self._line.block(self._raw, self, self.keys)
 
     def follow(self, routes: Routes) -> None:
         """Wake it if a key of it is fenced or lives elsewhere now."""
         shard = self._line.shard
-        if routes.empty or any(routes.fenced(key) or routes.owner(key) != shard for key in self._keys):
+        if routes.empty or any(routes.fenced(key) or routes.owner(key) != shard for key in self.keys):
             self._wake()
 
     def unblock(self, *, as_error: bool) -> None:

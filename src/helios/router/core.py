@@ -146,7 +146,7 @@ class Router:
         self.options = self.bounds.options = options
         self.holding.timeout_s = options.hold_timeout_s
         self.slowlog.configure(options.slow_s, options.slow_entries)
-        self.pool.note_slow(options.slow_s)
+        self.pool.configure(options)
 
     async def stop(self) -> None:
         """End connections and session, within a few seconds. Commands under way get an answer that says so."""

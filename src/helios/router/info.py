@@ -14,14 +14,33 @@ from helios.router.bounds import MEMORY, SLOW_READER
 from helios.router.figures import latency_of
 from helios.router.keyspace import count_keys
 from helios.router.refusals import ErrorReply
+from helios.router.topics import Kind
 
 if TYPE_CHECKING:
     from helios.router.core import Router
 
 # What is said as long as no server has been heard: the version that Valkey itself gives to Redis clients.
 _REDIS_VERSION = "7.2.4"
-_DEFAULT = ("server", "helios", "clients", "memory", "stats", "replication", "cluster", "errorstats", "keyspace")
+_DEFAULT = (
+    "server",
+    "helios",
+    "clients",
+    "memory",
+    "persistence",
+    "stats",
+    "replication",
+    "cpu",
+    "cluster",
+    "errorstats",
+    "keyspace",
+)
 _EXTRA = ("commandstats", "latencystats")  # given where they are asked for
+# Of this router's own clients: each router counts those that it has.
+_SUBSCRIBED = {
+    "pubsub_channels": Kind.CHANNEL,
+    "pubsub_patterns": Kind.PATTERN,
+    "pubsubshard_channels": Kind.SHARD,
+}
 Fields = dict[str, object]
 
 
@@ -69,6 +88,11 @@ def _clients(router: Router) -> Fields:
         "maxclients": router.options.clients,
         "client_longest_output_list": max((len(client.replies) for client in router.clients.values()), default=0),
         "blocked_clients": len(router.blocked) + len(router.holding),
+        "tracking_clients": 0,
+        "pubsub_clients": router.hub.topics.subscribers,
+        "watching_clients": len(router.watches),
+        "total_watched_keys": sum(len(watch.keys) for watch in router.watches),
+        "total_blocking_keys": len({key for waiting in router.blocked for key in waiting.keys}),
     }
 
 
@@ -104,7 +128,18 @@ def _stats(router: Router) -> Fields:
         "rejected_connections": router.bounds.refused.total(),
         "client_output_buffer_limit_disconnections": router.bounds.ended[SLOW_READER],
         "acl_access_denied_auth": router.gate.logins.failed,
+        **{field: router.hub.topics.number(kind) for field, kind in _SUBSCRIBED.items()},
     }
+
+
+def _persistence(router: Router) -> Fields:
+    # Whoever asks whether a server is still reading its data can use a router at once: errors name shards that do.
+    return {"loading": 0, "async_loading": 0}
+
+
+def _cpu(router: Router) -> Fields:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {"used_cpu_sys": f"{used.ru_stime:.6f}", "used_cpu_user": f"{used.ru_utime:.6f}"}
 
 
 def _replication(router: Router) -> Fields:
@@ -144,8 +179,10 @@ _SECTIONS = {
     "helios": _helios,
     "clients": _clients,
     "memory": _memory,
+    "persistence": _persistence,
     "stats": _stats,
     "replication": _replication,
+    "cpu": _cpu,
     "cluster": _cluster,
     "commandstats": _commandstats,
     "errorstats": _errorstats,

@@ -172,7 +172,7 @@ class Lines:
     def __init__(self, host: MemberHost, options: RouterOptions, shared: SharedLink) -> None:
         self.shared = shared
         self._host = host
-        self._options = options
+        self.options = options
         self._all: dict[str, set[Line]] = {}
         self._idle: dict[tuple[str, int], list[Line]] = {}
 
@@ -189,21 +189,21 @@ class Lines:
         if idle:
             return idle.pop()
         lines = self._all.setdefault(shard.id, set())
-        if len(lines) >= self._options.lines:
+        if len(lines) >= self.options.lines:
             raise ErrorReply(
                 error(
                     f"OVERLOADED {len(lines)} clients of this router have a connection to {shard.id} of their own "
                     "(to watch keys or to wait for elements); nothing was executed"
                 )
             )
-        line = Line(shard.id, shard.leading, protocol, self._host, self._options, self)
+        line = Line(shard.id, shard.leading, protocol, self._host, self.options, self)
         lines.add(line)
         return line
 
     def put_back(self, line: Line) -> None:
         """Keep the line for the next client, or end it."""
         idle = self._idle.setdefault((line.shard, line.protocol), [])
-        if line.state in (LinkState.READY, LinkState.CONNECTING) and len(idle) < self._options.idle_lines:
+        if line.state in (LinkState.READY, LinkState.CONNECTING) and len(idle) < self.options.idle_lines:
             idle.append(line)
         else:
             line.close("it is not needed")

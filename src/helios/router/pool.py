@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from helios.model.topology import Topology
 from helios.resp.wire import encode_command
@@ -83,9 +82,9 @@ class Pool:
                 self.retired.add(link)
             links.clear()
 
-    def note_slow(self, slow_s: float) -> None:
-        """Notice from now on commands that take so long."""
-        self._options = replace(self._options, slow_s=slow_s)
+    def configure(self, options: RouterOptions) -> None:
+        """Notice from now on commands that take `slow_s`, and let so many clients have lines as the options say."""
+        self._options = self.lines.options = options
         for links in self.links.values():
             for link in links.values():
-                link.note_slow(slow_s)
+                link.note_slow(options.slow_s)

@@ -136,7 +136,10 @@ class ClientConnection(Caller, asyncio.Protocol):
         """What it is owed, and what it has sent and is not carried out."""
         unsent = 0 if self.transport is None else self.transport.get_write_buffer_size()
         received = 0 if self.parser is None else self.parser.buffered
-        return unsent + self.owed + received + sum(len(raw) for raw, _ in self.waiting)
+        queued = (0 if self.transaction is None else self.transaction.size) + (
+            0 if self.watch is None else self.watch.size
+        )
+        return unsent + self.owed + received + queued + sum(len(raw) for raw, _ in self.waiting)
 
     @property
     def idle(self) -> bool:

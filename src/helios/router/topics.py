@@ -42,12 +42,22 @@ class Topics(Generic[Subscriber]):
         self._wishes: dict[Subscriber, dict[Topic, None]] = {}
         self._sharded: Counter[Subscriber] = Counter()  # how many of the wishes are for shard channels
         self._patterns: dict[Topic, re.Pattern[bytes]] = {}
+        self._numbers: Counter[Kind] = Counter()
 
     def __len__(self) -> int:
         return len(self._audiences)
 
     def __contains__(self, topic: Topic) -> bool:
         return topic in self._audiences
+
+    @property
+    def subscribers(self) -> int:
+        """How many are subscribed to anything."""
+        return len(self._wishes)
+
+    def number(self, kind: Kind) -> int:
+        """How many different names of a kind somebody is subscribed to."""
+        return self._numbers[kind]
 
     def add(self, subscriber: Subscriber, topic: Topic) -> bool:
         """Subscribe; whether nobody was subscribed to it before."""
@@ -62,6 +72,7 @@ class Topics(Generic[Subscriber]):
         audience[subscriber] = None
         if len(audience) > 1:
             return False
+        self._numbers[kind] += 1
         if kind is Kind.PATTERN:
             self._patterns[topic] = compile_glob(name.decode("utf-8", "replace"))
         return True
@@ -82,6 +93,7 @@ class Topics(Generic[Subscriber]):
         if audience:
             return False
         del self._audiences[topic]
+        self._numbers[topic[0]] -= 1
         self._patterns.pop(topic, None)
         return True
 

@@ -180,9 +180,8 @@ def _unknown(name: str) -> str:
         text, choices = f"{section} is not a section of the settings", list(sections())
         near = get_close_matches(section, choices, n=1)
         listing = f"the sections are {', '.join(choices)}"
-    if not near:
-        # Right in itself but in the wrong place: the same word may be a setting of another section.
-        near = [full for full in all_settings() if full.partition(".")[2] == (field or section)][:1]
+    # Right in itself but in the wrong place: the same word may be a setting of another section.
+    near = [full for full in all_settings() if full.partition(".")[2] == (field or section)][:1] or near
     return f"{text}; {f'did you mean {near[0]}? ' if near else ''}{listing}"
 
 

@@ -106,6 +106,18 @@ async def test_where_memory_is_short_those_with_the_most_are_let_go(servers: dic
         spared.close()
 
 
+async def test_what_is_queued_in_a_transaction_counts(servers: dict[str, Server]) -> None:
+    options = replace(OPTIONS, client_bytes=3_000_000)
+    async with RouterLab(servers, options=options).running() as lab:
+        raw = await RawClient.connect(lab.port)
+        assert await raw.ask("MULTI") == b"+OK\r\n"
+        with suppress(ConnectionError):
+            for _ in range(4):
+                raw.send("SET", lab.key_of("shard-1"), b"v" * 1_000_000)
+            assert await raw.closed() in (b"", b"+QUEUED\r\n" * 2, b"+QUEUED\r\n" * 3, b"+QUEUED\r\n" * 4)
+        assert lab.router.bounds.ended == {"client_memory": 1}
+
+
 async def test_one_client_that_does_not_read_is_let_go_at_its_own_limit(servers: dict[str, Server]) -> None:
     options = replace(OPTIONS, client_bytes=3_000_000)
     async with RouterLab(servers, options=options).running() as lab:

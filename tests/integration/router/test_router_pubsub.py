@@ -64,6 +64,8 @@ async def test_channels_patterns_and_shard_channels(lab: RouterLab, client: Clie
         assert await client.pubsub_channels("news:*") == sorted(name.encode() for name in names)
         assert await client.pubsub_numsub("news:1", "nobody") == [(b"news:1", 1), (b"nobody", 0)]
         assert await client.pubsub_numpat() == 2
+        told = await client.info()
+        assert (told["pubsub_clients"], told["pubsub_channels"], told["pubsub_patterns"]) == (2, len(names), 2)
         await subscriber.unsubscribe()
         assert [(await message(subscriber))["data"] for _ in names] == list(range(9, -1, -1))
         assert await client.publish("news:7", "x") == 0

@@ -269,15 +269,21 @@ async def test_lines_are_used_again_with_nothing_watched(lab: RouterLab, client:
 
 
 async def test_too_many_lines_are_refused(servers: dict[str, Server]) -> None:
-    async with RouterLab(servers, options=replace(QUICK, lines=2, idle_lines=0)).running() as lab:
+    options = replace(QUICK, lines=2, idle_lines=0)
+    async with RouterLab(servers, options=options).running() as lab:
         key = lab.key_of("shard-1")
         raws = [await RawClient.connect(lab.port) for _ in range(3)]
         for connection in raws[:2]:
             assert await connection.ask("WATCH", key) == b"+OK\r\n"
         assert (await raws[2].ask("WATCH", key)).startswith(b"-OVERLOADED 2 clients of this router")
+        said = await lab.router.execute([b"INFO", b"clients"])
+        assert b"watching_clients:2\r\ntotal_watched_keys:2\r\n" in said
         assert await raws[0].ask("UNWATCH") == b"+OK\r\n"
         await until(lambda: len(lab.router.pool.lines) == 1, "a line is free")
         assert await raws[2].ask("WATCH", key) == b"+OK\r\n"
+        assert (await raws[0].ask("WATCH", key)).startswith(b"-OVERLOADED")
+        lab.router.configure(replace(options, lines=3))
+        assert await raws[0].ask("WATCH", key) == b"+OK\r\n"
         for connection in raws:
             connection.close()
 
