@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from unittest.mock import patch
 
@@ -10,10 +10,12 @@ from tests.simulation.invariants import Invariants
 
 from helios.coordinator.access import Access
 from helios.coordinator.fencing import Fencing
+from helios.coordinator.movement import Movement
 from helios.coordinator.mover import SourceMover
 from helios.coordinator.publisher import Publisher
-from helios.engines.memory import MemoryEngine
+from helios.coordinator.sweep import delete_where, not_owned, nothing
 from helios.model.topology import Member
+from helios.placement.routing import Routes
 from helios.ports.engine import ChangeStream, Engine
 from helios.ports.store import Compare, Delete, Put
 
@@ -22,8 +24,36 @@ async def _settle_at_once(self: Fencing, epoch: int, member: Member) -> int:
     return 0
 
 
-async def _persist_nothing(self: MemoryEngine, timeout_s: float) -> bool:
-    return True
+async def _wait_for_no_disk(self: SourceMover) -> None:
+    pass
+
+
+async def _wait_for_no_target(self: Movement, shard: str) -> None:
+    pass
+
+
+@contextmanager
+def _not_durable() -> Iterator[None]:
+    with (
+        patch.object(SourceMover, "_make_durable", _wait_for_no_disk),
+        patch.object(Movement, "_make_durable", _wait_for_no_target),
+    ):
+        yield
+
+
+async def _clear_without_disk(
+    access: Access,
+    routes: Routes,
+    shard: str,
+    before: Callable[[], Awaitable[None]] = nothing,
+    after: Callable[[], Awaitable[None]] = nothing,
+) -> int:
+    with access.identity() as identity:
+        engine = await access.open(access.leader(shard), identity)
+        try:
+            return await delete_where(engine, not_owned(routes, shard), before, after)
+        finally:
+            await engine.close()
 
 
 async def _end_nobody(self: Access, administrator: Engine) -> int:
@@ -56,10 +86,12 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     # A pair is switched although routers have not acknowledged its fence.
     "switch-unacknowledged": lambda: patch.object(Fencing, "settle", _settle_at_once),
     # A pair is switched, and its source swept, before the copies are on the target's disk.
-    "sweep-before-durable": lambda: patch.object(MemoryEngine, "persist", _persist_nothing),
+    "sweep-before-durable": _not_durable,
     # What a replaced coordinator had sent, or sends when it wakes, is still carried out.
     "late-restore-of-zombie": _late_restore,
     # Those that follow had been in the code until a life showed them.
     "records-overwritten": lambda: patch.object(Publisher, "write", _write_out_of_order),
     "drained-target-copied": lambda: patch.object(SourceMover, "_drain", _drain_and_go_on),
+    # A sweep is over before its deletions are on the source's disk, and a power cut brings back what it deleted.
+    "sweep-undone": lambda: patch("helios.coordinator.movement.clear", _clear_without_disk),
 }

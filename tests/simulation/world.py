@@ -20,14 +20,14 @@ from tests.simulation.history import CounterHistory, Impossible, KeyHistory
 from tests.simulation.invariants import Invariants
 from tests.simulation.loop import SimLoop, Stuck
 from tests.simulation.network import RespNetwork
-from tests.simulation.scenario import Danger, choose
+from tests.simulation.scenario import choose
 from tests.simulation.servers import ADMIN, SimServer
 from tests.simulation.workload import Client, Operator
 
 from helios.admin.client import Admin
 from helios.coordinator.copying import CopyLimits
 from helios.engines.memory import MemoryConnector
-from helios.errors import HeliosError, Unavailable
+from helios.errors import Unavailable
 from helios.model.codec import decode
 from helios.model.ids import Address
 from helios.model.migration import Change, Migration
@@ -227,25 +227,10 @@ class World:
         self.serving = False
         await asyncio.gather(*clients)
         self.note("the clients are done")
-        if self.scenario.danger is Danger.POWER:
-            await self._repair()
         await self._come_to_rest()
         self._check_contents()
         for task in watching:
             task.cancel()
-
-    async def _repair(self) -> None:
-        """As one does after a power cut: what a sweep had deleted in the last second may be there again."""
-        admin = Admin(self.inner, MemoryConnector(self.addresses), self.clock)
-        deadline = self.loop.time() + _REST_WITHIN_S
-        while self.loop.time() < deadline:
-            try:
-                await admin.check(repair=True)
-            except HeliosError as error:
-                self.note(f"repairing: {error}")
-                await asyncio.sleep(0.5)
-            else:
-                return
 
     async def _found(self) -> None:
         nodes = [Node(shard, self.address(shard), NodeKind.SUPERVISED) for shard in self.servers]

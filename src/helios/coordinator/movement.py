@@ -18,7 +18,7 @@ from helios.coordinator.ledger import Ledger
 from helios.coordinator.mover import SourceMover
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.rate import RateLimit
-from helios.coordinator.sweep import clear
+from helios.coordinator.sweep import PERSIST_TIMEOUT_S, clear
 from helios.errors import EngineError, HeliosError, NotFound, Refused
 from helios.model.migration import MigrationPhase
 from helios.model.topology import Pair, Topology, Transition
@@ -29,7 +29,6 @@ from helios.stores.records import PAUSES
 
 _SETTLE_TIMEOUT_S = 3.5  # with fence_ack_timeout, less than routers hold a command by default
 _PROGRESS_S = 0.25
-_PERSIST_TIMEOUT_S = 10.0
 _RESUME_DELAY_S = 0.5
 
 
@@ -268,7 +267,7 @@ class Movement:
         with self._access.identity() as identity:
             engine = await self._access.open(self._access.leader(shard), identity)
             try:
-                await engine.persist(_PERSIST_TIMEOUT_S)
+                await engine.persist(PERSIST_TIMEOUT_S)
             finally:
                 await engine.close()
 

@@ -11,7 +11,7 @@ from helios.control.course import CaughtUp, CopyBroken, CopyProgressed, Drained,
 from helios.coordinator.access import Access, Identity
 from helios.coordinator.copying import Behind, BigValues, CopyLimits, copy_batch, copy_batches, sort_by_size
 from helios.coordinator.rate import RateLimit
-from helios.coordinator.sweep import SCAN_COUNT, delete_where, not_owned
+from helios.coordinator.sweep import PERSIST_TIMEOUT_S, SCAN_COUNT, delete_where, not_owned
 from helios.coordinator.verification import Pair, verify
 from helios.errors import CopyDiffers, EngineError, NotFound, PayloadRefused, TooHot
 from helios.placement.routing import Routes
@@ -21,7 +21,6 @@ from helios.ports.failpoints import OFF, Failpoints, Point
 _ROUND_S = 0.02
 _GAINLESS_ROUNDS = 3
 _GAIN = 0.8  # a round that is not smaller than this part of the one before it has gained nothing
-_PERSIST_TIMEOUT_S = 10.0
 _FENCED_PERSIST_TIMEOUT_S = 2.0
 
 
@@ -51,6 +50,7 @@ class _Target:
     changed: set[bytes] = field(default_factory=set)
     last_round: int = 0
     gainless: int = 0
+    cleared: bool = False  # whether leftovers had to be deleted from it
     announced: bool = False
     drained: bool = False  # it may own its keys from now on, also if nobody here learns of the switch
 
@@ -136,7 +136,8 @@ class SourceMover:
         routes = self._routes()
         for target, state in self._targets.items():
             arriving = {source for source, other in _unswitched(routes) if other == target and source != self.source}
-            await delete_where(state.engine, not_owned(routes, target, arriving=frozenset(arriving)))
+            condemned = not_owned(routes, target, arriving=frozenset(arriving))
+            state.cleared = await delete_where(state.engine, condemned) > 0
 
     async def _first_pass(self, source: Engine) -> None:
         total = await source.count()
@@ -208,9 +209,12 @@ class SourceMover:
         await verify(Pair(source, state.engine, target, mine, take, copy_again, named, equal))
 
     async def _make_durable(self) -> None:
-        """The bulk reaches the disks before any fence, so that no pause has to wait for that."""
-        filled = [state.engine for target, state in self._targets.items() if self.progress[target].moved]
-        await asyncio.gather(*(engine.persist(_PERSIST_TIMEOUT_S) for engine in filled))
+        """The bulk reaches the disks before any fence, so that no pause has to wait for that.
+
+        So do the deletions of leftovers: once the target owns such a key, a power cut must not bring it back.
+        """
+        touched = [state.engine for name, state in self._targets.items() if state.cleared or self.progress[name].moved]
+        await asyncio.gather(*(engine.persist(PERSIST_TIMEOUT_S) for engine in touched))
 
     async def _follow(self, source: Engine, stream: ChangeStream) -> None:
         """Rounds of copying what has changed; requests are served in between."""

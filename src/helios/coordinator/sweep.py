@@ -9,6 +9,7 @@ from helios.placement.routing import Routes
 from helios.ports.engine import Engine
 
 SCAN_COUNT = 500
+PERSIST_TIMEOUT_S = 10.0
 
 
 async def nothing() -> None:
@@ -59,10 +60,17 @@ async def clear(
     before: Callable[[], Awaitable[None]] = nothing,
     after: Callable[[], Awaitable[None]] = nothing,
 ) -> int:
-    """Delete from the shard's leader what it does not own; how many keys there were."""
+    """Delete from the shard's leader what it does not own; how many keys there were.
+
+    The deletions are on the server's disk when this returns, where it promises that of any write: a power cut
+    brings none of them back. That is waited for also where nothing was left to delete, since an earlier attempt,
+    perhaps another coordinator's, may have deleted it a moment ago.
+    """
     with access.identity() as identity:
         engine = await access.open(access.leader(shard), identity)
         try:
-            return await delete_where(engine, not_owned(routes, shard), before, after)
+            deleted = await delete_where(engine, not_owned(routes, shard), before, after)
+            await engine.persist(PERSIST_TIMEOUT_S)
+            return deleted
         finally:
             await engine.close()
