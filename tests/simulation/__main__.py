@@ -19,7 +19,7 @@ from tests.simulation.report import Tally, read_line, to_line
 from tests.simulation.world import live
 
 # Lives of one process: to start it takes as long as several of them.
-_LEAST_CHUNK, _MOST_CHUNK = 20, 100
+_LEAST_CHUNK, _MOST_CHUNK = 20, 250
 
 
 def main() -> int:

@@ -29,6 +29,7 @@ class Faults:
         self._active = 0
         self.mended = asyncio.Event()  # set where nothing is broken
         self.mended.set()
+        self.over = False  # whether nothing new will happen
         self.count = 0
 
     async def run(self) -> None:
@@ -40,6 +41,7 @@ class Faults:
         while True:
             await asyncio.sleep(self._random.expovariate(1 / scenario.fault_every_s))
             if loop.time() > self._ends_s:
+                self.over = True
                 return
             if scenario.danger is not Danger.CALM:
                 self.strike(None)

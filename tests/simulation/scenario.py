@@ -62,7 +62,7 @@ def choose(seed: int) -> Scenario:
     random = Random(f"{seed}/scenario")
     danger = danger_of(seed)
     # Most lives are short: a move or two and what befalls them, so that many more of them can be lived.
-    brief = random.random() < 0.85
+    brief = random.random() < 0.9
     power, zombies, slow = danger is Danger.POWER, danger is Danger.ZOMBIES, danger is Danger.SLOW
     settings = ClusterSettings(
         sharding=ShardingSettings(
@@ -90,7 +90,7 @@ def choose(seed: int) -> Scenario:
         counters=random.randint(0, 2),
         cold_keys_per_client=random.randint(1, 3),
         # What a power cut may take is young: it comes when there is something older.
-        peace_s=4.0 if power else 0.0,
+        peace_s=3.0 if power else 0.0,
         trouble_s=random.uniform(1.0, 2.5) if brief else random.uniform(3.0, 8.0),
         fault_every_s=random.choice((0.5, 1.0) if brief else (0.5, 1.5, 5.0)),
         fault_at_phase=random.choice((0.3, 0.5) if power or zombies else (0.0, 0.1, 0.3, 0.5)),

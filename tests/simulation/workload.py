@@ -114,11 +114,15 @@ class Operator(Actor):
         world = self.world
         random = Random(f"{world.seed}/operator")
         admin = Admin(self.store, self.connector, world.clock)
-        while world.serving:
+        while self._goes_on():
             await asyncio.sleep(random.expovariate(1 / world.scenario.verb_every_s))
-            if world.serving:
+            if self._goes_on():
                 await self._verb(admin, random)
         await asyncio.Event().wait()
+
+    def _goes_on(self) -> bool:
+        # In a brief life nothing new is begun behind the last fault, or most of it would be spent in calm moves.
+        return self.world.serving and not (self.world.scenario.brief and self.world.faults.over)
 
     async def _verb(self, admin: Admin, random: Random) -> None:
         world = self.world

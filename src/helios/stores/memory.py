@@ -21,6 +21,22 @@ class _Lease:
     deadline: float
 
 
+class _Watcher:
+    """One watch: what it is about, and the revision up to which it has seen everything."""
+
+    def __init__(self, prefix: str, after: int) -> None:
+        self.prefix = prefix
+        self.after = after
+        self.signal = Signal()
+
+    def committed(self, events: Sequence[Event], version: int) -> None:
+        """Wake the watch by a commit that touches it. Another is passed over, so that nobody wakes for nothing."""
+        if any(event.key.startswith(self.prefix) for event in events):
+            self.signal.fire()
+        elif self.after == version - 1:
+            self.after = version
+
+
 class _Shared:
     """The state behind all handles. Nothing in here awaits, so every method is atomic."""
 
@@ -35,7 +51,7 @@ class _Shared:
         self._forgotten = 0  # the last revision that is no longer in the log
         self._timer: asyncio.TimerHandle | None = None
         self.revision = 1
-        self.signals: dict[Signal, None] = {}
+        self.watchers: dict[_Watcher, None] = {}
 
     def get(self, key: str) -> Entry | None:
         self.expire()
@@ -116,8 +132,8 @@ class _Shared:
             self._log.append(tuple(events))
             if len(self._log) > self._keep_commits:
                 self._forgotten = self._log.popleft()[0].version
-            for signal in self.signals:
-                signal.fire()
+            for watcher in self.watchers:
+                watcher.committed(events, version)
         return self.revision
 
     def _now(self) -> float:
@@ -159,9 +175,8 @@ class MemoryStore:
 
     def _attach(self, shared: _Shared) -> None:
         self._shared = shared
-        self._signal = Signal()
+        self._watchers: dict[_Watcher, None] = {}
         self._closed = False
-        shared.signals[self._signal] = None
 
     async def get(self, key: str) -> Entry | None:
         """The entry of `key`, or None."""
@@ -185,16 +200,23 @@ class MemoryStore:
         return self._watch(prefix, after)
 
     async def _watch(self, prefix: str, after: int) -> AsyncGenerator[tuple[Event, ...], None]:
-        while not self._ended():
-            seen = self._signal.count
-            for events in self._shared.events_after(after):
-                after = events[0].version
-                matching = tuple(event for event in events if event.key.startswith(prefix))
-                if matching:
-                    yield matching
-                if self._ended():
-                    return
-            await self._signal.wait(seen)
+        watcher = _Watcher(prefix, after)
+        self._shared.watchers[watcher] = None
+        self._watchers[watcher] = None
+        try:
+            while not self._ended():
+                seen = watcher.signal.count
+                for events in self._shared.events_after(watcher.after):
+                    watcher.after = events[0].version
+                    matching = tuple(event for event in events if event.key.startswith(prefix))
+                    if matching:
+                        yield matching
+                    if self._ended():
+                        return
+                await watcher.signal.wait(seen)
+        finally:
+            self._shared.watchers.pop(watcher, None)
+            self._watchers.pop(watcher, None)
 
     async def grant(self, ttl_s: float) -> str:
         """A new lease that lives for `ttl_s` seconds unless kept alive."""
@@ -215,8 +237,8 @@ class MemoryStore:
     async def close(self) -> None:
         """End this handle and its watches; its leases live on until they expire."""
         self._closed = True
-        self._shared.signals.pop(self._signal, None)
-        self._signal.fire()
+        for watcher in self._watchers:
+            watcher.signal.fire()
 
     async def _turn(self) -> None:
         self._check_open()
