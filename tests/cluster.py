@@ -92,9 +92,10 @@ class Cluster:
         self.shards = shards
         self.env = dict(env or {})
         self.flags = list(flags)
-        first = free_ports(shards)
+        # All in one piece, so that REST keeps clear of the other ports that nodes may have above their own.
+        first = free_ports(shards + 1)
         self.resp_ports = list(range(first, first + shards))
-        self.api_port = free_ports(1)
+        self.api_port = first + shards
         self.up: HeliosProcess | None = None
         # How `command` is let in: a user with its password, and so many ports above the nodes' own.
         self.login: tuple[str, str] | None = None

@@ -237,7 +237,8 @@ class LocalCluster:
         return f"LocalCluster({self.shards}, {'running at ' + self.url if self._up else 'not running'})"
 
     def _start(self) -> None:
-        first, self._api_port = free_ports(self.shards), free_ports(1)
+        first = free_ports(self.shards + 1)
+        self._api_port = first + self.shards
         self._data = data = DataFolder(Path(tempfile.mkdtemp(prefix="helios-")))
         data.prepare()
         words = ["up", "--shards", str(self.shards), "--port", str(first), "--api-port", str(self._api_port)]

@@ -11,7 +11,7 @@ import pytest
 from tests.shards import Shards, eventually, running_shards
 
 from helios.admin.views import BalanceView
-from helios.errors import Refused, Unavailable
+from helios.errors import Refused
 from helios.model.migration import Change, ChangeStatus
 from helios.placement.routing import Routes
 from helios.stores.records import CHANGES, HEALTH, LOAD, HealthRecord, LoadRecord, read_record
@@ -178,15 +178,25 @@ async def test_a_silent_server_is_suspect_then_offline_and_the_others_are_still_
             assert after["shard-2"].measured_at == before["shard-2"]
             assert "did not answer" in after["shard-2"].error
             assert all((after[node].measured_at or 0) > before[node] for node in ("shard-1", "shard-3"))
-            assert view.proposal.startswith("what shard-2 carries is not known: ")
+            assert view.proposal.startswith("balanced, nothing to move; left as it is: shard-2 does not answer (")
             nodes = {node.id: node for node in await shards.admin.list_nodes()}
             assert nodes["shard-2"].status == "offline"
             assert nodes["shard-2"].status_reason.startswith("its data server does not answer: ")
             assert (nodes["shard-2"].status_since or 0) <= (nodes["shard-1"].last_seen or 0)
             assert nodes["shard-2"].bytes is not None, "the last figures stay"
-            with pytest.raises(Unavailable, match="what shard-2 carries is not known"):
-                await shards.admin.rebalance()
+            # The others are evened out among themselves, and nothing is taken from or given to the silent one.
+            routes = Routes(await shards.topology())
+            more = [key for number in range(6000) if routes.owner(key := b"k:%d" % number) == "shard-1"]
+            await shards.fill(dict.fromkeys(more, b"v" * 50))
+            change = await ended(shards, (await shards.admin.rebalance(strategy="uniform")).change)
+            assert change.status is ChangeStatus.DONE
+            assert change.reason.startswith("shard-1 carries ")
+            assert "; left as it is: shard-2 does not answer (" in change.reason
+            moved = {(one.source_node, one.target_node) for one in await shards.admin.migrations()}
+            assert moved == {("shard-1", "shard-3")}
         finally:
             os.kill(shards.servers["shard-2"].pid, signal.SIGCONT)
         await eventually(lambda: status("online"), "it is online again")
-        assert (await shards.admin.rebalance()).message == "balanced, nothing to move"
+        assert " does not answer" not in (await shards.admin.balance()).proposal
+        await shards.settled()
+        assert (await shards.admin.check()).clean

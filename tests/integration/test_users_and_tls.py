@@ -252,6 +252,27 @@ def test_rest_has_the_same_users(place: Place) -> None:
     assert place.get("/metrics", "viewer")[0] == 403
 
 
+def test_history_names_who_has_asked(place: Place) -> None:
+    with place.client("monitor") as monitor:
+        monitor.execute_command("REBALANCE")
+    assert place.get("/api/v1/shards/rebalance", "alice", "POST")[0] == 200
+    entries = json.loads(place.get("/api/v1/shards/history?count=2", "alice")[1])["history"]
+    assert [(one["kind"], one["origin"], one["user"]) for one in entries] == [
+        ("rebalance", "user", "monitor"),
+        ("rebalance", "user", "alice"),
+    ]
+    ca = str(place.authority.path)
+    shown = place.cli("--user", "monitor", "--tls", "--cacert", ca, "history", HELIOS_PASSWORD="monitor").stdout
+    assert "  monitor  rebalance --by keys" in shown
+    assert "  user     founded with shard-1, shard-2 " in shown
+    with place.client("alice") as alice:
+        alice.execute_command("SETTING", "sharding.rebalance_rest", "5m")
+    assert place.get("/api/v1/shards/settings/rollback", "monitor", "POST")[0] == 200
+    changes = json.loads(place.get("/api/v1/shards/settings/history", "alice")[1])["changes"][-2:]
+    assert changes[0]["by"].startswith("SETTING by alice from 127.0.0.1:")
+    assert changes[1]["by"] == "REST by monitor from 127.0.0.1"
+
+
 def test_the_command_line_logs_in(place: Place) -> None:
     ca = str(place.authority.path)
     nodes = place.cli("--user", "monitor", "--tls", "--cacert", ca, "--json", "listnodes", HELIOS_PASSWORD="monitor")

@@ -21,9 +21,9 @@ from helios.stores.records import CHANGES, TERM, TOPOLOGY, Record, put_record, r
 KEY = CHANGES + "request"
 
 
-async def nothing_to_do(_change: Change) -> Rebalancing | None:
+async def nothing_to_do(_change: Change) -> tuple[Rebalancing | None, str]:
     """The plan of a cluster that is balanced."""
-    return None
+    return None, "nothing to do"
 
 
 async def queue_over(store: MemoryStore) -> Queue:

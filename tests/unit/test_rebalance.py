@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from helios.control.rebalance import RebalancePolicy, Rebalancing, decide, propose
+from helios.control.rebalance import RebalancePolicy, Rebalancing, decide, outcome, propose
+from helios.errors import Unavailable
 from helios.model.balancing import Measure, QuietHours, Strategy
 from helios.model.ids import Address
 from helios.model.topology import Node, NodeState, Pair, Placement, Topology, Transition
-from helios.placement.change import with_weights
+from helios.placement.change import moved, with_weights
 from helios.placement.load import Load, ShardLoad
 
 NOON = 12 * 60
@@ -90,6 +91,51 @@ def test_a_balanced_or_empty_cluster_is_left_alone(strategy: Strategy) -> None:
 def test_it_waits_for_a_fresh_and_whole_snapshot() -> None:
     assert looked(THREE, SKEWED, now_s=1100.0) is None
     assert looked(THREE, load_of(shard_1=2000, shard_2=600)) is None
+
+
+def test_the_others_are_evened_out_while_one_is_silent() -> None:
+    four = cluster("shard-1", "shard-2", "shard-3", "shard-4")
+    load = replace(load_of(shard_1=2000, shard_2=600, shard_3=400, shard_4=1000), silent={"shard-4": "no answer"})
+    asked = propose(four, load, UNIFORM)
+    for found in (looked(four, load), asked):
+        assert found is not None
+        assert not {"shard-4"} & {shard for pair in found.plan.flows for shard in pair}
+        assert found.reason.endswith("; left as it is: shard-4 does not answer (no answer)")
+    assert asked is not None
+    assert [asked.plan.after.loads[f"shard-{n}"] for n in (1, 2, 3)] == pytest.approx([1000] * 3, rel=0.02)
+    # What it carries is a guess once it is gone, and must not look like what is wrong with the others.
+    unknown = propose(four, replace(load, shards={**load.shards, "shard-4": ShardLoad()}), UNIFORM)
+    assert unknown is not None
+    assert unknown.reason.startswith("shard-1 carries ")
+
+
+def test_with_one_silent_a_plan_of_the_others_is_the_last_one() -> None:
+    load = replace(load_of(shard_1=1000, shard_2=1000, shard_3=100), silent={"shard-3": "no answer"})
+    assert looked(THREE, load) is None
+    assert propose(THREE, load, UNIFORM) is None
+    assert outcome(None, load) == "balanced, nothing to move; left as it is: shard-3 does not answer (no answer)"
+    assert outcome(None, SKEWED) == "balanced, nothing to move"
+
+
+def test_shares_are_not_changed_while_one_is_silent() -> None:
+    grown = cluster("shard-1", "shard-2", "shard-3", on_ring=("shard-1", "shard-2"))
+    load = replace(load_of(shard_1=1000, shard_2=1000), silent={"shard-2": "no answer"})
+    for ask in (looked, propose):
+        with pytest.raises(Unavailable, match="shard-3 joins, which needs every node, and shard-2 does not answer"):
+            ask(grown, load, DEFAULT)
+    # One that owns nothing and is to own nothing concerns nobody.
+    drained = replace(THREE, nodes=(*THREE.nodes[:2], replace(THREE.nodes[2], state=NodeState.DRAINED)))
+    drained = replace(drained, placement=with_weights(Placement(), {"shard-1": 1.0, "shard-2": 1.0}))
+    found = propose(drained, replace(load_of(shard_1=2000, shard_2=600), silent={"shard-3": "no answer"}), UNIFORM)
+    assert found is not None
+    assert "shard-3" not in found.reason
+
+
+def test_nothing_is_given_to_a_shard_whose_rules_lead_to_a_silent_one() -> None:
+    ruled = replace(THREE, placement=moved(THREE.placement, "shard-3", "shard-2", "cart:*"))
+    load = replace(load_of(shard_1=2000, shard_2=600, shard_3=400), silent={"shard-2": "no answer"})
+    assert propose(ruled, load, UNIFORM) is None
+    assert propose(ruled, replace(load, silent={}), UNIFORM) is not None
 
 
 def test_it_waits_until_the_quiet_hours_are_over() -> None:

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from helios.admin.measuring import snapshot
+from helios.admin.measuring import known_loads, snapshot
 from helios.admin.views import BalanceView, KeyFigureView, NodeLoadView, PreviewView
 from helios.control.admission import desired_weights
 from helios.control.health import seen_by_reader
-from helios.control.rebalance import NOTHING_TO_MOVE, RebalancePolicy, Rebalancing, propose
+from helios.control.rebalance import NOTHING_TO_MOVE, RebalancePolicy, Rebalancing, outcome, propose
 from helios.errors import InvalidInput, Unavailable
 from helios.model.balancing import Measure, Strategy
 from helios.model.health import NodeHealth
@@ -103,7 +103,7 @@ async def proposed(
     if topology.transition is not None:
         raise Unavailable("keys are moving: what would be left to even out is known when they have arrived")
     ops = {shard: figures.ops for shard, figures in standing.figures.items()}
-    load = await snapshot(topology, connector.open, ops, clock.monotonic())
+    load = await snapshot(topology, connector.open, known_loads(standing.figures), ops, clock.monotonic())
     strategy, by = way
     policy = RebalancePolicy(strategy=strategy, by=by, threshold=settings.sharding.rebalance_threshold)
     return propose(topology, load, policy), load
@@ -150,8 +150,9 @@ async def balance_view(
     except Unavailable as error:
         reason = str(error)
     else:
+        reason = outcome(made, load)
         if made is not None:
-            reason, moves = made.reason, moves_of(topology, made, load)
+            moves = moves_of(topology, made, load)
     return BalanceView(
         by=str(by),
         strategy=str(strategy),

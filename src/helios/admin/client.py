@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from helios.access.asking import asking
 from helios.admin import reports
 from helios.admin.balance import balance_view, moves_of, proposed, read_standing, way_of
 from helios.admin.check import findings
@@ -362,7 +363,7 @@ class Admin:
 
     async def _submit(self, change: Change) -> ChangeView:
         """Hand a request to the coordinator; what has become of it when it has been admitted."""
-        answered = await self._requests.submit(replace(change, id=change.id or self._id()))
+        answered = await self._requests.submit(replace(change, id=change.id or self._id(), user=asking()))
         ids = [m.id for m in await self._migrations() if m.change == answered.id]
         return reports.change_view(answered, ids)
 

@@ -26,6 +26,7 @@ def _view(record: HistoryRecord) -> HistoryView:
         kind=str(change.kind),
         what=_what(change),
         origin=str(change.origin),
+        user=change.user,
         status=str(change.status),
         reason=change.reason,
         message=change_view(change, ()).message,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helios.errors import EngineError, EngineUnreachable, Unavailable
 from helios.model.topology import Member, Shard, Topology
@@ -12,6 +12,7 @@ from helios.placement.load import Load, SampledKey, ShardLoad
 from helios.placement.ring import position
 from helios.placement.routing import Routes
 from helios.ports.engine import Engine, EngineInfo
+from helios.stores.records import ShardFigures
 
 Open = Callable[[Member], Awaitable[Engine]]
 
@@ -112,10 +113,13 @@ async def measure_all(
     return {shard.id: result for shard, result in zip(topology.shards, results, strict=True)}
 
 
-async def snapshot(topology: Topology, open_engine: Open, ops: Mapping[str, float], now_s: float) -> Load:
-    """The load of the whole cluster to plan by. Raises Unavailable naming the shards that do not answer.
+async def snapshot(
+    topology: Topology, open_engine: Open, known: Mapping[str, ShardLoad], ops: Mapping[str, float], now_s: float
+) -> Load:
+    """The load of the whole cluster to plan by. A shard that does not answer is silent and counts as in `known`.
 
-    Operations a second are taken from `ops`: they need two looks some time apart.
+    Operations a second are taken from `ops`: they need two looks some time apart. Raises Unavailable where no shard
+    answers.
     """
     routes = Routes(topology)
 
@@ -123,13 +127,18 @@ async def snapshot(topology: Topology, open_engine: Open, ops: Mapping[str, floa
         return await measure(engine, routes, shard.id, PLAN_SAMPLE_KEYS)
 
     results = await measure_all(topology, open_engine, look)
-    failed = {shard: error for shard, error in results.items() if isinstance(error, EngineError)}
-    if failed:
-        raise Unavailable(
-            f"what {', '.join(sorted(failed))} carries is not known: {next(iter(failed.values()))}; "
-            "balancing needs every node's figures, so bring it back or remove it"
-        )
-    return load_of({shard: one for shard, one in results.items() if isinstance(one, Measured)}, ops, now_s)
+    measured = {shard: one for shard, one in results.items() if isinstance(one, Measured)}
+    silent = {shard: str(error) for shard, error in results.items() if isinstance(error, EngineError)}
+    if silent and not measured:
+        raise Unavailable(f"what nodes carry is not known: {next(iter(silent.values()))}, nor does any other")
+    load = load_of(measured, ops, now_s)
+    last = {shard: known.get(shard, ShardLoad()) for shard in silent}
+    return replace(load, shards={**load.shards, **last}, silent=silent)
+
+
+def known_loads(figures: Mapping[str, ShardFigures]) -> dict[str, ShardLoad]:
+    """What was last collected of each shard, for those that do not answer when a plan is to be made."""
+    return {shard: ShardLoad(one.keys, one.bytes, one.ops) for shard, one in figures.items()}
 
 
 def load_of(results: Mapping[str, Measured], ops: Mapping[str, float], now_s: float) -> Load:

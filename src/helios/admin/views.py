@@ -111,7 +111,8 @@ class BalanceView:
 class HistoryView:
     """A change that was admitted. `what` is what was asked for, `origin` user or automatic, `reason` why.
 
-    `status` and `message` are as for a change; times are Unix seconds, `ended_at` None while it is under way.
+    `user` is the name of the user who asked, empty where nobody had logged in. `status` and `message` are as for a
+    change; times are Unix seconds, `ended_at` None while it is under way.
     """
 
     change: str
@@ -124,6 +125,7 @@ class HistoryView:
     requested_at: float
     ended_at: float | None
     keys_moved: int
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)

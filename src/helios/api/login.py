@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from helios.access.asking import asked_by
 from helios.access.gate import Gate, Identity
 from helios.access.rights import Need, Nobody, Rights
 from helios.api.kv_replies import KeyValue
@@ -51,7 +52,8 @@ class Login:
             return
         token = _rights.set(identity.rights)
         try:
-            await self._app(scope, receive, send)
+            with asked_by(identity):
+                await self._app(scope, receive, send)
         finally:
             _rights.reset(token)
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.convertors import Convertor, register_url_convertor
 
+from helios.access.asking import noted
 from helios.admin.service import AdminService
 from helios.admin.views import AlteredView, CheckView, RuleView, SettingChangeView, SettingView
 from helios.api.requests import ChangeSetting, Check, RollBack, documented_body, documented_parameter, query
@@ -131,4 +132,4 @@ def _changing_settings(router: APIRouter, admin: AdminService) -> None:
 
 
 def _who(request: Request) -> str:
-    return f"REST from {request.client.host if request.client else 'somewhere'}"
+    return noted("REST", request.client.host if request.client else "somewhere")

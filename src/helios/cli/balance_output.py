@@ -61,7 +61,7 @@ def history(views: Sequence[Fields]) -> str:
         [
             [
                 clock(view["requested_at"]),
-                view["origin"],
+                view["user"] or view["origin"],
                 view["what"],
                 view["status"],
                 count(view["keys_moved"]),

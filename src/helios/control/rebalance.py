@@ -6,11 +6,12 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from helios.control.admission import desired_weights
+from helios.errors import Unavailable
 from helios.model.balancing import Measure, QuietHours, Strategy
 from helios.model.topology import Placement, Topology
 from helios.placement.balance import THRESHOLD, BalancePlan, plan
 from helios.placement.change import with_weights
-from helios.placement.load import Load, estimate
+from helios.placement.load import Load, Spread, estimate
 
 NOTHING_TO_MOVE = "balanced, nothing to move"
 
@@ -55,6 +56,7 @@ def decide(
     runs, in quiet hours, on a snapshot that is old or lacks a shard, or where there is so little load that chance
     alone makes it uneven. `now_s` is on the clock of the
     snapshot's `measured_at_s`; `rested` tells for shards that have moved how many seconds ago that was.
+    Silent shards are left as they are, as with `propose`, which says what it raises.
     """
     if topology.transition is not None or not topology.sharding_enabled:
         return None
@@ -89,6 +91,9 @@ def propose(topology: Topology, load: Load, policy: RebalancePolicy) -> Rebalanc
     With a transition running it is what to do behind it: the transition's next placement counts as the
     current one. The snapshot should then be the last from before it, since loads that are measured on
     the way count keys twice or not at all; shards that take part in it stay as they are.
+
+    So do shards that are silent: nothing can be moved from or to them, and the others are evened out among
+    themselves. Raises Unavailable where shards come, go or have another weight meanwhile, since that concerns all.
     """
     if not topology.sharding_enabled:
         return None
@@ -107,15 +112,45 @@ def _planned(
         resting = resting | {shard for pair in transition.pairs for shard in (pair.source, pair.target)}
     if not topology.placement.weights or not base.weights:
         return None
+    silent = _concerned(load, current, base)
+    if silent and current.weights != base.weights:
+        raise Unavailable(
+            f"{_changed(dict(current.weights), dict(base.weights))}, which needs every node, and "
+            f"{_said(load.silent, silent)}: bring it back or remove it"
+        )
+    # A node whose rules lead to a silent one would pass on what it got.
+    resting = resting | silent | {rule.source for rule in base.rules if rule.target in silent}
     arcs = estimate(load, topology.placement, base, policy.by)
     made = plan(arcs, current, strategy, threshold=policy.threshold, base=base, resting=resting)
     if made is None:
         return None
-    return Rebalancing(made.placement, _reason(current, base, made, policy.by), made)
+    return Rebalancing(made.placement, _reason(current, base, made, policy.by, silent) + _left(load, silent), made)
 
 
-def _reason(current: Placement, base: Placement, made: BalancePlan, by: Measure) -> str:
-    """Why, and what it costs, in one sentence for the log and the history."""
+def outcome(made: Rebalancing | None, load: Load) -> str:
+    """What is done and why, or that nothing is, in one sentence for people."""
+    return f"{NOTHING_TO_MOVE}{_left(load, load.silent.keys())}" if made is None else made.reason
+
+
+def _concerned(load: Load, *placements: Placement) -> Set[str]:
+    """The silent shards that own something or are to."""
+    named = {shard for one in placements for shard, _ in one.weights}
+    named |= {rule.target for one in placements for rule in one.rules}
+    return load.silent.keys() & named
+
+
+def _left(load: Load, silent: Set[str]) -> str:
+    return f"; left as it is: {_said(load.silent, silent)}" if silent else ""
+
+
+def _said(reasons: Mapping[str, str], silent: Set[str]) -> str:
+    """Which shards do not answer, and what the first one's fault is."""
+    names = sorted(silent)
+    return f"{', '.join(names)} {'does' if len(names) == 1 else 'do'} not answer ({reasons[names[0]]})"
+
+
+def _reason(current: Placement, base: Placement, made: BalancePlan, by: Measure, silent: Set[str]) -> str:
+    """Why, and what it costs, in one sentence for the log and the history; silent shards are spoken of by others."""
     what = "operations" if by is Measure.OPS else by.value
     total = sum(made.before.loads.values())
     if current.weights != base.weights:
@@ -132,8 +167,12 @@ def _reason(current: Placement, base: Placement, made: BalancePlan, by: Measure)
         return f"{why}: nothing has to move"
     return (
         f"{why}: moving {made.moved / total:.2%} of all {what} (the least possible is {made.least / total:.2%}) "
-        f"brings the worst deviation from {made.before.worst:.1%} to {made.after.worst:.1%}"
+        f"brings the worst deviation from {_worst(made.before, silent):.1%} to {_worst(made.after, silent):.1%}"
     )
+
+
+def _worst(spread: Spread, silent: Set[str]) -> float:
+    return max((abs(off) for shard, off in spread.deviations.items() if shard not in silent), default=0.0)
 
 
 def _changed(before: Mapping[str, float], after: Mapping[str, float]) -> str:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from helios.control.rebalance import RebalancePolicy, Rebalancing, decide, propose
+from helios.control.rebalance import RebalancePolicy, Rebalancing, decide, outcome, propose
 from helios.coordinator.collector import Collector, nap
 from helios.coordinator.history import History
 from helios.coordinator.publisher import Publisher
@@ -37,19 +37,23 @@ class Balancer:
         self._clock = clock
         self._settings = settings
 
-    async def plan(self, change: Change) -> Rebalancing | None:
-        """What a rebalance is to do now, None where nothing is worth it. Raises Unavailable where loads are unknown.
+    async def plan(self, change: Change) -> tuple[Rebalancing | None, str]:
+        """What a rebalance is to do now, None where nothing is worth it, and a sentence that says so.
 
-        One that nobody has asked for keeps to quiet hours and rest.
+        One that nobody has asked for keeps to quiet hours and rest. Raises Unavailable where a silent node keeps
+        it from being planned.
         """
         load = await self._collector.snapshot()
         policy = self._policy(change)
         if change.origin is Origin.USER:
-            return propose(self._publisher.topology, load, policy)
-        return await self._decide(load, policy)
+            made = propose(self._publisher.topology, load, policy)
+        else:
+            made = await self._decide(load, policy)
+        return made, outcome(made, load)
 
     async def run(self, submit: Callable[[Change], Awaitable[None]]) -> None:
         """Look each `rebalance_interval`, for ever, and submit a rebalance where one is due. Raises StoreError."""
+        impeded = False  # and that has been said
         while True:
             await nap(lambda: self._settings().sharding.rebalance_interval, self._clock)
             sharding = self._settings().sharding
@@ -64,12 +68,15 @@ class Balancer:
                 origin=Origin.AUTOMATIC,
             )
             try:
-                due = await self.plan(wish)
+                due, reason = await self.plan(wish)
             except Unavailable as error:
-                log.warning("automatic rebalance not decided: %s", error)
+                if not impeded:
+                    log.warning("automatic rebalance not decided, and tried again each interval: %s", error)
+                impeded = True
                 continue
+            impeded = False
             if due is not None:
-                log.info("automatic rebalance: %s", due.reason)
+                log.info("automatic rebalance: %s", reason)
                 await submit(wish)
 
     async def _decide(self, load: Load, policy: RebalancePolicy) -> Rebalancing | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import exp
 
-from helios.admin.measuring import FoundKey, Measured, measure, measure_all, snapshot
+from helios.admin.measuring import FoundKey, Measured, known_loads, measure, measure_all, snapshot
 from helios.coordinator.access import Access
 from helios.coordinator.copying import BIG_VALUE_BYTES
 from helios.coordinator.publisher import Publisher
@@ -93,15 +93,16 @@ class Collector:
         await self._publisher.write([put_record(LOAD, record)])
 
     async def snapshot(self) -> Load:
-        """The load by a larger sample, to plan by. Raises Unavailable naming shards that do not answer."""
+        """The load by a larger sample, to plan by. Raises Unavailable where no shard answers."""
         topology = self._publisher.topology
         now_s = self._clock.monotonic()
         if self._planned is not None:
             placement, at_s, load = self._planned
             if placement == topology.placement and now_s - at_s < _FRESH_S:
                 return load
-        load = await snapshot(topology, self._access.administer, self._averages, now_s)
-        self._planned = (topology.placement, now_s, load)
+        load = await snapshot(topology, self._access.administer, known_loads(self._figures), self._averages, now_s)
+        # A node that is silent now may answer at the next look.
+        self._planned = None if load.silent else (topology.placement, now_s, load)
         return load
 
     def _failed(self, shard: str, error: EngineError) -> ShardFigures:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from helios.control.admission import Admission, Policy, admit, placement_after, refusal, with_state
-from helios.control.rebalance import NOTHING_TO_MOVE, Rebalancing
+from helios.control.rebalance import Rebalancing
 from helios.coordinator.access import Access
 from helios.coordinator.compatibility import check_readable
 from helios.coordinator.publisher import Publisher
@@ -49,7 +49,7 @@ class Queue:
         clock: Clock,
         policy: Callable[[], Policy],
         new_id: Callable[[], str],
-        plan: Callable[[Change], Awaitable[Rebalancing | None]],
+        plan: Callable[[Change], Awaitable[tuple[Rebalancing | None, str]]],
     ) -> None:
         self._publisher = publisher
         self._access = access
@@ -129,12 +129,12 @@ class Queue:
                 else admit(self._publisher.topology, change, members, self._policy())
             )
             if self._plans_now(change):
-                planned = await self._plan(change)
+                planned, said = await self._plan(change)
                 if planned is None:
                     admission = Admission(None, queued=False)
-                    change = replace(change, outcome=NOTHING_TO_MOVE)
+                    change = replace(change, outcome=said)
                 else:
-                    change = replace(change, reason=planned.reason)
+                    change = replace(change, reason=said)
         except (InvalidInput, NotFound, Refused, Unavailable, EngineError) as error:
             refused = replace(change, status=ChangeStatus.REFUSED, error=refusal(error))
             await self._publisher.write([put_record(CHANGES + change.id, refused)], [asked])

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from helios.control.admission import Policy, altered_node, placement_after
 from helios.control.mutations import begin
-from helios.control.rebalance import NOTHING_TO_MOVE
 from helios.coordinator.access import Access
 from helios.coordinator.balancer import Balancer
 from helios.coordinator.collector import Collector
@@ -257,10 +256,8 @@ class Reign:
         topology = self._publisher.topology
         following = placement_after(topology, change)
         if change.kind is ChangeKind.REBALANCE and topology.sharding_enabled:
-            planned = await self._balancer.plan(change)
-            change = (
-                replace(change, outcome=NOTHING_TO_MOVE) if planned is None else replace(change, reason=planned.reason)
-            )
+            planned, said = await self._balancer.plan(change)
+            change = replace(change, outcome=said) if planned is None else replace(change, reason=said)
             following = topology.placement if planned is None else planned.placement
         altered = altered_node(topology, change) if change.kind in _ALTERING else None
         migrations: list[Migration] = await self._queue.migrations_of(change.id)

@@ -109,9 +109,9 @@ class Change:
     `import_keys` and `flush` for an external node that holds keys), `node` for remove_node, drain, undrain and
     (with `weight`) reweight, `source`, `target`, `pattern` and `migration` for migrate, `strategy` and `by` for
     rebalance. With `verify` every copy is compared with its
-    source before a switch, whatever the setting says. `cancelled` tells, while keys are on their way back,
-    that a user wanted it; a wish to cancel has a record of its own. `reason` says in a sentence why, as far as
-    Helios itself decided what is to be done, `outcome` what was done.
+    source before a switch, whatever the setting says. `user` is who has asked, empty where nobody had logged in.
+    `cancelled` tells, while keys are on their way back, that a user wanted it; a wish to cancel has a record of its
+    own. `reason` says in a sentence why, as far as Helios itself decided what is to be done, `outcome` what was done.
     """
 
     id: str
@@ -130,6 +130,7 @@ class Change:
     strategy: Strategy = Strategy.MINIMIZE_MOVEMENT
     by: Measure = Measure.KEYS
     origin: Origin = Origin.USER
+    user: str = ""
     cancelled: bool = False
     reason: str = ""
     outcome: str = ""

@@ -44,11 +44,15 @@ class SampledKey:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A snapshot of the cluster's load. `sample` holds keys drawn evenly from each shard; it may be empty."""
+    """A snapshot of the cluster's load. `sample` holds keys drawn evenly from each shard; it may be empty.
+
+    `silent` names the shards that did not answer, each with the reason: they count with what was last known of them.
+    """
 
     shards: Mapping[str, ShardLoad]
     sample: Sequence[SampledKey] = ()
     measured_at_s: float = 0.0
+    silent: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from helios.access.asking import asked_by, noted
 from helios.admin.service import AdminService
 from helios.errors import InvalidInput
 from helios.resp.encoding import encode, error
@@ -31,9 +32,14 @@ def run(router: Router, caller: Caller, verb: str, argv: list[bytes]) -> int:
             )
         )
         return DONE
-    by = f"{verb.upper()} from {caller.address or 'this process'}"
-    router.spawn(caller, _reply(router.admin, caller.protocol, verb, argv, by))
+    router.spawn(caller, _as_its_user(router.admin, caller, verb, argv))
     return WAIT_REPLY
+
+
+async def _as_its_user(admin: AdminService, caller: Caller, verb: str, argv: list[bytes]) -> bytes:
+    with asked_by(caller.identity):
+        by = noted(verb.upper(), caller.address or "this process")
+        return await _reply(admin, caller.protocol, verb, argv, by)
 
 
 async def _reply(admin: AdminService, protocol: int, verb: str, argv: list[bytes], by: str) -> bytes:
@@ -43,8 +49,9 @@ async def _reply(admin: AdminService, protocol: int, verb: str, argv: list[bytes
         words = [word.decode() for word in argv[1:]]
     except UnicodeDecodeError as fault:
         raise InvalidInput(f"the arguments of {verb.upper()} must be UTF-8: {fault}") from fault
-    noted = _NOTED.get(verb)
-    return encode(_plain(await (noted(admin, words, by) if noted else _VERBS[verb](admin, words))), protocol)
+    remembered = _NOTED.get(verb)
+    reply = remembered(admin, words, by) if remembered else _VERBS[verb](admin, words)
+    return encode(_plain(await reply), protocol)
 
 
 def _plain(value: Any) -> Any:
