@@ -150,11 +150,8 @@ class Blocked:
         self._slot.fill(reply)
 
     def _harmless(self, reply: bytes) -> bool:
-        """Whether it was lost with the shard's former leader, and running it again changes nothing."""
-        if self._command.writes or not reply.startswith(b"-UNKNOWN"):
-            return False
-        shard = self._router.topology.shard(self._line.shard)
-        return shard is None or shard.leading != self._line.member
+        """Whether it was lost with its connection, and running it again changes nothing: it only reads."""
+        return reply.startswith(b"-UNKNOWN") and not self._command.writes
 
 
 class _StreamEnds:

@@ -3,6 +3,9 @@
 Everything is subscribed at every shard, and each message is published at one: at the owner of a key that is called as
 its channel, unless a script or a transaction publishes it where it runs. So a channel that moves finds its
 subscribers there already, and nothing comes twice.
+
+A pattern is subscribed as soon as every shard that answers has confirmed it: what the others publish comes when they
+do, as it does for subscriptions of before.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from helios.model.topology import Member, PairPhase, Topology
 from helios.placement.routing import Routes
 from helios.resp.encoding import error
 from helios.router.callers import IN_SUBSCRIPTION, LastSlot, Slot
-from helios.router.member import Credentials, LinkState
+from helios.router.member import Credentials
 from helios.router.options import RouterOptions
 from helios.router.order import Handover, InOrder
 from helios.router.server import ClientConnection
@@ -103,7 +106,7 @@ class Hub:
         for topic in topics:
             for shard in self._decisive(topic):
                 link = self._links[shard]
-                if link.state in (LinkState.DOWN, LinkState.CLOSED):
+                if link.away:
                     self._fail(joining, link)
                     return
                 if not link.has(topic):
@@ -136,7 +139,8 @@ class Hub:
         routes = self._routes
         assert routes is not None
         if kind is Kind.PATTERN:
-            return set(self._links)
+            away = {shard for shard, link in self._links.items() if link.away}
+            return self._links.keys() - away or away
         return {routes.owner(name), *(routes.pair(name) or ())}
 
     def _fail(self, joining: _Joining, link: SubscriberLink) -> None:
@@ -181,17 +185,24 @@ class Hub:
 
     def established(self, link: SubscriberLink, topic: Topic) -> None:
         """A server has confirmed a subscription."""
-        place = link.shard, topic
+        self._need_not_wait((link.shard, topic))
+
+    def down(self, link: SubscriberLink) -> None:
+        """A server cannot be reached: who waits for it alone is told so; what had been subscribed goes on elsewhere."""
+        others = any(not other.away for other in self._links.values())
+        for place in [place for place in self._joining if place[0] == link.shard]:
+            _, (kind, _) = place
+            if kind is Kind.PATTERN and others:
+                self._need_not_wait(place)
+                continue
+            for joining in self._joining.get(place, [])[:]:
+                self._fail(joining, link)
+
+    def _need_not_wait(self, place: tuple[str, Topic]) -> None:
         for joining in self._joining.pop(place, []):
             joining.missing.discard(place)
             if not joining.missing:
                 joining.slot.fill(joining.confirmation)
-
-    def down(self, link: SubscriberLink) -> None:
-        """A server cannot be reached: who waits for it is told so; what had been subscribed goes on elsewhere."""
-        waiting = {joining for (shard, _), those in self._joining.items() if shard == link.shard for joining in those}
-        for joining in waiting:
-            self._fail(joining, link)
 
     def message(self, shard: str, kind: Kind, name: bytes, channel: bytes, frame: bytes) -> None:
         """A message has come for what was subscribed by `name`."""
@@ -213,10 +224,13 @@ class Hub:
             leader = leaders.get(shard)
             if leader is None or (leader.id, leader.address) != (link.member.id, link.member.address):
                 del self._links[shard]
-                # One that left the cluster is read to the end: what it had to say was published before it left.
-                end = link.close if leader else link.retire
-                end("the shard has another leader" if leader else "the shard is no longer in the cluster")
-                self.down(link)
+                if leader is not None:
+                    # Who waits for a confirmation gets that of the leader of now.
+                    link.close("the shard has another leader")
+                else:
+                    # It is read to the end: what it had to say was published before it left.
+                    link.retire("the shard is no longer in the cluster")
+                    self.down(link)
 
     def _read_to_end(self, handover: Handover) -> None:
         self._order.end(handover)

@@ -83,6 +83,11 @@ class SubscriberLink:
         """Whether the server has confirmed a topic that is wanted."""
         return self.state is LinkState.READY and topic not in self._unconfirmed
 
+    @property
+    def away(self) -> bool:
+        """Whether the server is known not to answer."""
+        return self.state in (LinkState.DOWN, LinkState.CLOSED)
+
     def read_to_here(self, then: Callable[[], None]) -> None:
         """Call `then` when everything that the server has sent until now has been read, or nothing more can come."""
         if self.state is LinkState.READY:

@@ -274,6 +274,31 @@ async def test_a_killed_server_is_named_at_once(lab: RouterLab, raw: RawClient) 
     other.close()
 
 
+async def test_what_only_reads_begins_again_after_its_connection_was_lost(
+    lab: RouterLab, client: Client, raw: RawClient
+) -> None:
+    key = lab.key_of("shard-1", "stream")
+    assert await client.xadd(key, {"a": "1"}, id="1-1")
+    raw.send("XREAD", "BLOCK", "0", "STREAMS", key, "$")
+    await blocked_at(lab, "shard-1")
+    (before,) = lab.router.blocked
+    async with lab.direct("shard-1") as direct:
+        await direct.client_kill_filter(_type="normal", skipme=True)
+    await until(lambda: bool(lab.router.blocked - {before}), "it is sent again")
+    await blocked_at(lab, "shard-1")
+    assert await client.xadd(key, {"b": "2"}, id="2-2") == b"2-2"
+    entry = b"*2\r\n$3\r\n2-2\r\n*2\r\n$1\r\nb\r\n$1\r\n2\r\n"
+    await raw.exactly(b"*1\r\n*2\r\n$%d\r\n%b\r\n*1\r\n%b" % (len(key), key.encode(), entry))
+    # Where nobody answers any more, it is told so, and nothing about it is unknown.
+    raw.send("XREAD", "BLOCK", "0", "STREAMS", key, "$")
+    await blocked_at(lab, "shard-1")
+    lab.servers["shard-1"].kill()
+    try:
+        assert (await raw.line()).startswith(b"-CLUSTERDOWN shard-1 does not answer at 127.0.0.1")
+    finally:
+        lab.servers["shard-1"].start()
+
+
 async def test_a_server_that_hangs_does_not_let_its_clients_wait_for_ever(lab: RouterLab, raw: RawClient) -> None:
     key = lab.key_of("shard-1")
     raw.send("BLPOP", key, "0")

@@ -199,16 +199,37 @@ async def test_a_dead_shard_takes_only_its_own_channels(servers: dict[str, Serve
                 await late.subscribe(lab.key_of("shard-2", "d"))
                 with pytest.raises(redis.ResponseError, match=r"shard-2 does not answer .* nothing was subscribed"):
                     await message(late)
-            servers["shard-2"].start()
+            async with lab.client(3) as other, other.pubsub() as matcher:
+                # A pattern is served by the shards that answer, and by the other when it does again.
+                await matcher.psubscribe("c:*")
+                assert (await message(matcher))["type"] == "psubscribe"
+                assert await client.publish(here, "seen") == 2
+                assert [(await message(each))["data"] for each in (subscriber, matcher)] == [b"seen", b"seen"]
+                servers["shard-2"].start()
 
-            async def reached() -> bool:
-                try:
-                    return bool(await client.publish(there, "again") == 1)
-                except redis.ResponseError:
-                    return False
+                async def both_reached() -> bool:
+                    try:
+                        return bool(await client.publish(there, "again") == 2)
+                    except redis.ResponseError:
+                        return False
 
-            await until(reached, "the channel is subscribed again")
-            assert (await message(subscriber))["data"] == b"again"
+                await until(both_reached, "channel and pattern are subscribed again")
+                assert [(await message(each))["data"] for each in (subscriber, matcher)] == [b"again", b"again"]
+
+
+async def test_no_pattern_is_subscribed_where_no_shard_answers(servers: dict[str, Server]) -> None:
+    async with RouterLab(servers, options=OPTIONS).running() as lab, lab.client(3) as client:
+        for shard in SHARDS:
+            servers[shard].kill()
+        try:
+            async with client.pubsub() as matcher:
+                await matcher.psubscribe("*")
+                with pytest.raises(redis.ResponseError, match=r"shard-\d does not answer .* nothing was subscribed"):
+                    await message(matcher)
+            assert not lab.router.hub.topics
+        finally:
+            for shard in SHARDS:
+                servers[shard].start()
 
 
 async def test_a_fence_is_acknowledged_when_its_target_has_the_subscriptions(servers: dict[str, Server]) -> None:
