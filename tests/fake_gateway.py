@@ -15,6 +15,7 @@ from helios.admin.views import (
     CheckView,
     Finding,
     HistoryView,
+    HotKeyView,
     KeyFigureView,
     KeyView,
     LatencyView,
@@ -109,6 +110,7 @@ BALANCE = BalanceView(
     least=1190,
     worst_after=0.01,
     moves=(PREVIEW,),
+    hot_keys=(HotKeyView("user:1", "shard-2", 1200.0),),
 )
 HISTORY = HistoryView(
     change="c-1",

@@ -22,6 +22,7 @@ _HOMES = {
         "CheckView",
         "Finding",
         "HistoryView",
+        "HotKeyView",
         "KeyFigureView",
         "KeyView",
         "LatencyView",

@@ -4,6 +4,7 @@ from helios.admin.views import ChangeView as ChangeView
 from helios.admin.views import CheckView as CheckView
 from helios.admin.views import Finding as Finding
 from helios.admin.views import HistoryView as HistoryView
+from helios.admin.views import HotKeyView as HotKeyView
 from helios.admin.views import KeyFigureView as KeyFigureView
 from helios.admin.views import KeyView as KeyView
 from helios.admin.views import LatencyView as LatencyView

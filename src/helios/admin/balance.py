@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from helios.admin.measuring import known_loads, snapshot
-from helios.admin.views import BalanceView, KeyFigureView, NodeLoadView, PreviewView
+from helios.admin.routers import router_views
+from helios.admin.views import BalanceView, HotKeyView, KeyFigureView, NodeLoadView, PreviewView, RouterView
 from helios.control.admission import desired_weights
 from helios.control.health import seen_by_reader
 from helios.control.rebalance import NOTHING_TO_MOVE, RebalancePolicy, Rebalancing, outcome, propose
@@ -34,6 +35,8 @@ from helios.stores.records import (
     list_records,
     read_record,
 )
+
+_HOT_KEYS = 5
 
 
 def way_of(strategy: str, by: str, settings: ClusterSettings) -> tuple[Strategy, Measure]:
@@ -168,7 +171,21 @@ async def balance_view(
         least=0.0 if made is None else made.plan.least,
         worst_after=None if made is None else made.plan.after.worst,
         moves=moves,
+        hot_keys=hottest(await router_views(store)),
     )
+
+
+def hottest(routers: Sequence[RouterView]) -> tuple[HotKeyView, ...]:
+    """The keys that all routers together have seen the most of; where one lies is what the last of them says."""
+    ops: defaultdict[str, float] = defaultdict(float)
+    shards: dict[str, str] = {}
+    for one in (key for router in routers for key in router.hot_keys):
+        ops[one.key] += one.ops
+        shards[one.key] = one.shard
+    found = sorted(
+        (HotKeyView(key, shards[key], count) for key, count in ops.items()), key=lambda one: (-one.ops, one.key)
+    )
+    return tuple(found[:_HOT_KEYS])
 
 
 def _node_load(topology: Topology, standing: Standing, node_id: str, deviation: float | None) -> NodeLoadView:

@@ -46,12 +46,22 @@ class KeyFigureView:
 
 
 @dataclass(frozen=True, slots=True)
+class HotKeyView:
+    """A key that clients ask for much, by a router's sample of its commands: at least about `ops` a second."""
+
+    key: str
+    shard: str
+    ops: float
+
+
+@dataclass(frozen=True, slots=True)
 class NodeLoadView:
     """What a node carries, as last collected at `measured_at` (Unix seconds); None where nothing is known yet.
 
     `fair_share` is its part of everything by weight, between 0 and 1, and `deviation` how far it is from it: 0.3 is
-    30 % more. Big and hot keys are those that were found in samples of `sampled` keys so far; hot ones can be found
-    only where the server counts accesses (`hits_known`). `error` says why a node could not be looked at last.
+    30 % more. `big_keys` are those that were found in samples of `sampled` keys so far, and so are `hot_keys`, which
+    its server alone can tell, and only where it counts accesses (`hits_known`). `error` says why a node could not be
+    looked at last.
     """
 
     id: str
@@ -88,7 +98,8 @@ class BalanceView:
     `by` is keys, bytes or ops. `threshold` is the deviation beyond which is evened out, `band` what the strategy
     leaves. `worst` names the node that is farthest from its share. `proposal` says in a sentence what a rebalance
     would do and why; `moved` is how much that moves, `least` the least that any way of moving needs (in keys, bytes or
-    operations a second), `worst_after` the worst deviation then; None where nothing would be done.
+    operations a second), `worst_after` the worst deviation then; None where nothing would be done. `hot_keys` are
+    those that all routers together have seen much of in the last minute or so, the hottest first.
     """
 
     by: str
@@ -105,6 +116,7 @@ class BalanceView:
     least: float
     worst_after: float | None
     moves: tuple[PreviewView, ...]
+    hot_keys: tuple[HotKeyView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,3 +355,4 @@ class RouterView:
     slow_commands: int = 0
     latency: LatencyView = LatencyView(0, 0.0, ())
     shards: tuple[RouterShardView, ...] = ()
+    hot_keys: tuple[HotKeyView, ...] = ()

@@ -36,7 +36,7 @@ def balance(view: Fields, now: float) -> str:
     notes = [
         ("worst", f"{view['worst']}, {_far(view['worst_deviation'], view['by'])}" if view["worst"] else "-"),
         ("big keys", _keys(nodes, "big_keys") or "none met so far"),
-        ("hot keys", _hot(nodes)),
+        ("hot keys", _hot(view)),
         ("collected", ago(view["collected_at"], now)),
         ("automatic", "on" if view["auto_rebalance"] else "off"),
     ]
@@ -106,11 +106,11 @@ def _keys(nodes: Sequence[Fields], name: str) -> str:
     return ", ".join(f"{key['key']} on {node} ({size(key['bytes'])})" for node, key in ordered)
 
 
-def _hot(nodes: Sequence[Fields]) -> str:
-    found = _keys(nodes, "hot_keys")
-    if found or any(node["hits_known"] for node in nodes):
-        return found or "none met so far"
-    return "not known: servers count accesses only with an lfu maxmemory-policy"
+def _hot(view: Fields) -> str:
+    """By the routers' samples, and by the counts of servers that have some."""
+    found = [f"{key['key']} on {key['shard']} (about {ops(key['ops'])} operations/s)" for key in view["hot_keys"]]
+    counted = _keys(view["nodes"], "hot_keys")
+    return ", ".join([*found, *([counted] if counted else [])]) or "none stands out"
 
 
 def _size(number: int | None) -> str:

@@ -26,6 +26,7 @@ from helios.router.bounds import MAX_CLIENTS, STOPPING, Bounds
 from helios.router.callers import Caller, LastSlot, OneCommand, Outbox, Slot, Waiter
 from helios.router.dispatch import Dispatcher
 from helios.router.figures import Pulse
+from helios.router.heat import Heat
 from helios.router.holding import Holding
 from helios.router.hub import Hub
 from helios.router.inspection import Inspection
@@ -75,6 +76,7 @@ class Router:
         self.bounds = Bounds(self.clients, options, lambda client: bool(self.hub.topics.of(client)))
         self.slowlog: SlowLog = SlowLog(options.slow_s, options.slow_entries)
         self.pulse = Pulse()
+        self.heat = Heat(clock.monotonic())
         self._inspection = Inspection(lambda: figures.view(self))
         self._watching: asyncio.Task[None] | None = None
         self.started_at = clock.monotonic()
@@ -125,6 +127,7 @@ class Router:
         """See again and again to the limits of clients, and to how many commands there are."""
         while True:
             self.pulse.beat(self.clock.monotonic(), self.commands)
+            self.heat.fade(self.clock.monotonic())
             await asyncio.sleep(self.bounds.pause_s)
             self.bounds.look()
 

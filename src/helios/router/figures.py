@@ -93,6 +93,7 @@ def view(router: Router) -> RouterView:
         slow_commands=router.slowlog.total,
         latency=_together([shard.latency for shard in shards]),
         shards=tuple(shards),
+        hot_keys=router.heat.hottest(),
     )
 
 

@@ -17,6 +17,7 @@ from helios.resp.encoding import error
 from helios.resp.wire import ReplySplitter, encode_command
 from helios.router._lanes import CommandQueue
 from helios.router.callers import Waiter
+from helios.router.heat import Heat
 from helios.router.options import RouterOptions
 
 _NEVER_NS = (1 << 63) - 1
@@ -33,6 +34,8 @@ class Credentials:
 
 class MemberHost(Protocol):
     """What a link needs of the router around it."""
+
+    heat: Heat
 
     def alive(self) -> bool:
         """Whether the router's lease still lets it send commands."""
@@ -192,6 +195,7 @@ class MemberLink(CommandQueue):
             self._fail_unsent(error("CLUSTERDOWN this router has lost its lease; nothing was executed"))
             return
         out, self.out = self.out, []
+        self._host.heat.passed(self.shard, out)
         self._wire.transport.write(out[0] if len(out) == 1 else b"".join(out))
         if self._watchdog is None:
             self._watch(self.answered)

@@ -273,6 +273,21 @@ async def test_routers_are_asked_at_the_address_in_their_sessions(lab: RouterLab
     assert later.latency.count == view.latency.count
 
 
+async def test_keys_that_are_asked_for_much_are_told(lab: RouterLab, client: Client) -> None:
+    hot, spread = lab.key_of("shard-2", "hot"), [lab.key_of("shard-1", "cold", number) for number in range(50)]
+
+    async def told() -> bool:
+        pipeline = client.pipeline(transaction=False)
+        for number in range(300):
+            pipeline.get(hot)
+            pipeline.set(spread[number % 50], "v")
+        await pipeline.execute()
+        (view,) = await router_views(lab.store)
+        return [(one.key, one.shard) for one in view.hot_keys[:1]] == [(hot, "shard-2")] and view.hot_keys[0].ops > 0
+
+    await until(told, "the router tells which key is hot")
+
+
 async def test_nobody_else_learns_anything_there(lab: RouterLab) -> None:
     (session,) = await lab.sessions()
     host, _, port = session.address.rpartition(":")
