@@ -22,6 +22,8 @@ from helios.admin.views import (
     MigrationView,
     NodeLoadView,
     NodeView,
+    PlacementView,
+    PointView,
     PreviewView,
     RouterShardView,
     RouterView,
@@ -29,6 +31,7 @@ from helios.admin.views import (
     SettingChangeView,
     SettingView,
     StatsView,
+    WeightView,
 )
 from helios.api.app import create_app
 from helios.errors import HeliosError
@@ -89,6 +92,14 @@ MIGRATION = MigrationView(
     error=None,
 )
 RULE = RuleView("shard-1", "shard-4", ("user:*", "*:1"))
+PLACEMENT = PlacementView(
+    epoch=7,
+    points=150,
+    nodes=(WeightView("shard-1", 1.0), WeightView("shard-4", 2.5)),
+    reassigned=(PointView("18446744073709551615", "shard-4"),),
+    rules=(RULE,),
+    moving=True,
+)
 SETTING = SettingView(
     "sharding.migration_rate", "1000", "default", "at once", "keys/s", "a whole number", "Keys a second"
 )
@@ -202,6 +213,10 @@ class FakeAdmin:
     async def rules(self) -> list[RuleView]:
         self._note("rules")
         return [RULE]
+
+    async def placement(self) -> PlacementView:
+        self._note("placement")
+        return PLACEMENT
 
     async def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
         self._note("preview_add_node", node_id, address, weight)

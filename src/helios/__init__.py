@@ -29,6 +29,8 @@ _HOMES = {
         "MigrationView",
         "NodeLoadView",
         "NodeView",
+        "PlacementView",
+        "PointView",
         "PreviewView",
         "RouterShardView",
         "RouterView",
@@ -36,6 +38,7 @@ _HOMES = {
         "SettingChangeView",
         "SettingView",
         "StatsView",
+        "WeightView",
     ),
     "helios.errors": (
         "ChangeFailed",

@@ -11,6 +11,8 @@ from helios.admin.views import LatencyView as LatencyView
 from helios.admin.views import MigrationView as MigrationView
 from helios.admin.views import NodeLoadView as NodeLoadView
 from helios.admin.views import NodeView as NodeView
+from helios.admin.views import PlacementView as PlacementView
+from helios.admin.views import PointView as PointView
 from helios.admin.views import PreviewView as PreviewView
 from helios.admin.views import RouterShardView as RouterShardView
 from helios.admin.views import RouterView as RouterView
@@ -18,6 +20,7 @@ from helios.admin.views import RuleView as RuleView
 from helios.admin.views import SettingChangeView as SettingChangeView
 from helios.admin.views import SettingView as SettingView
 from helios.admin.views import StatsView as StatsView
+from helios.admin.views import WeightView as WeightView
 from helios.client.asynchronous import AsyncAdminClient as AsyncAdminClient
 from helios.client.blocking import AdminClient as AdminClient
 from helios.client.entry import Entry as Entry

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TypeAlias
 
+from helios.admin.views import PlacementView
 from helios.errors import InvalidInput, NotFound
 from helios.model import topology as model
 from helios.model.ids import check_id
@@ -209,6 +210,18 @@ class Placement:
     def __repr__(self) -> str:
         rules = f", {list(self.rules)!r}" if self.rules else ""
         return f"Placement({self.ring!r}{rules})"
+
+
+def placement_of(view: PlacementView) -> Placement:
+    """The placement that a cluster has told of."""
+    return Placement._of(
+        model.Placement(
+            view.points,
+            tuple((one.node, one.weight) for one in view.nodes),
+            tuple((int(one.position), one.node) for one in view.reassigned),
+            tuple(Rule(rule.source, rule.target, rule.patterns) for rule in view.rules),
+        )
+    )
 
 
 def _record(nodes: Nodes, points: int) -> model.Placement:

@@ -105,6 +105,24 @@ def test_a_move_by_pattern_and_its_undo(cluster: LocalCluster, client: redis.Red
         admin.migrate("shard-1", "shard-9")
 
 
+def test_a_placement_computes_what_the_cluster_does(cluster: LocalCluster, client: redis.Redis) -> None:
+    admin, ring = cluster.admin, helios.Ring(["shard-1", "shard-2"])
+    # Uneven, so that points are given away.
+    keys = [key for n in range(KEYS) if ring.owner(key := f"user:{n}") == "shard-1" or n % 3 == 0]
+    client.mset(dict.fromkeys(keys, "x"))
+    admin.wait(admin.rebalance(strategy="uniform"))
+    admin.wait(admin.migrate("shard-1", "shard-2", "user:1*"))
+
+    placement = admin.placement()
+
+    assert placement.ring != ring
+    assert placement.counts(keys) == {node.id: node.keys for node in admin.list_nodes()}
+    assert all(placement.owner(key) == admin.node_for_key(key).node_id for key in keys[:50])
+    assert asyncio.run(cluster.async_admin.placement()) == placement
+    admin.wait(admin.migrate("shard-2", "shard-1", "user:1*"))
+    assert admin.placement() != placement
+
+
 async def test_the_same_from_an_event_loop(cluster: LocalCluster) -> None:
     admin = cluster.async_admin
     change = await admin.migrate("shard-1", "shard-2", "nothing:*")

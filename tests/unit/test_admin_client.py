@@ -19,6 +19,7 @@ from tests.fake_gateway import (
     HISTORY,
     MIGRATION,
     NODE,
+    PLACEMENT,
     PREVIEW,
     ROUTER,
     RULE,
@@ -36,6 +37,7 @@ from helios.client import progress
 from helios.client.connection import CommandRefused
 from helios.errors import OutcomeUnknown
 from helios.resp.encoding import error
+from helios.values import placement_of
 
 STATS = StatsView(2, 1, 3, True, 1, 150, 1, 0, 9, None, True, 1000, 0, (NODE,))
 KEY = KeyView("user:alice", "shard-1", "localhost:6379", "rule", "user:*")
@@ -58,6 +60,7 @@ REPLIES: dict[bytes, Any] = {
     b"CLEANUPMIGRATIONS": 7,
     b"CHANGESTATUS": asdict(DONE),
     b"LISTRULES": [asdict(RULE)],
+    b"PLACEMENT": asdict(PLACEMENT),
     b"ROUTERS": [asdict(ROUTER), asdict(SILENT_ROUTER)],
     b"CHECK": asdict(FOUND),
     b"SETTINGS": [asdict(SETTING)],
@@ -102,6 +105,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, object]] = [
     ("node_for_key", ("straße",), {}, "NODEFORKEY straße", KEY),
     ("node_for_key", (b"k",), {}, "NODEFORKEY k", KEY),
     ("rules", (), {}, "LISTRULES", [RULE]),
+    ("placement", (), {}, "PLACEMENT", placement_of(PLACEMENT)),
     ("migrate", ("a", "b", "x*"), {}, "MIGRATE a b x*", MIGRATION),
     ("migrate", ("a", "b"), {"verify": True}, "MIGRATE a b * VERIFY", MIGRATION),
     ("migration", ("m",), {}, "MIGRATIONSTATUS m", MIGRATION),
@@ -202,6 +206,19 @@ def test_there_is_every_verb_and_both_clients_are_alike() -> None:
     # `exact` is for scrapers, `by` is what a node adds, and keys may be text here.
     for name in verbs - {"stats", "change_setting", "roll_back_settings", "node_for_key"}:
         assert _shape(getattr(AdminService, name)) == _shape(getattr(helios.AdminClient, name))
+
+
+def test_a_placement_is_the_one_that_the_cluster_has(kind: str, node: FakeServer) -> None:
+    with ended(Either(kind, f"127.0.0.1:{node.port}")) as client:
+        placement = client("placement")
+    expected = helios.Placement(
+        {"shard-1": 1.0, "shard-4": 2.5}, [helios.Rule("shard-1", "shard-4", ("user:*", "*:1"))]
+    )
+    assert placement.nodes == expected.nodes
+    assert placement.rules == expected.rules
+    assert placement != expected, "a rebalance has given a point away"
+    keys = [f"user:{number}" for number in range(1000)]
+    assert placement.counts(keys) == expected.counts(keys)
 
 
 def _shape(method: Call) -> list[tuple[str, object, object]]:

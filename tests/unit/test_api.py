@@ -150,6 +150,7 @@ async def test_migrations(gateway: Gateway) -> None:
     ("method", "path", "body", "call"),
     [
         ("GET", "rules", None, ("rules",)),
+        ("GET", "placement", None, ("placement",)),
         ("POST", "check", None, ("check", False)),
         ("POST", "check", {"repair": True}, ("check", True)),
         ("POST", "migrations/m-1/pause", None, ("pause_migration", "m-1")),
@@ -187,6 +188,9 @@ async def test_the_routers(gateway: Gateway) -> None:
 async def test_what_rules_checks_and_settings_look_like(gateway: Gateway) -> None:
     rules = (await gateway.http.get("/api/v1/shards/rules")).json()
     assert rules == {"rules": [{"source": "shard-1", "target": "shard-4", "patterns": ["user:*", "*:1"]}]}
+    placement = (await gateway.http.get("/api/v1/shards/placement")).json()
+    assert placement["reassigned"] == [{"position": "18446744073709551615", "node": "shard-4"}]
+    assert placement["rules"] == rules["rules"]
     found = (await gateway.http.post("/api/v1/shards/check")).json()
     assert found["clean"] is False
     assert found["findings"][0]["kind"] == "double"

@@ -177,6 +177,7 @@ async def test_every_verb_answers(lab: RouterLab, admin: FakeAdmin) -> None:
         ("PREVIEW UNDRAIN n", ("preview_undrain", "n")),
         ("BALANCE", ("balance", "", "")),
         ("BALANCE by bytes", ("balance", "", "bytes")),
+        ("PLACEMENT", ("placement",)),
         ("HISTORY", ("history", 20)),
         ("HISTORY 5", ("history", 5)),
         ("REWEIGHT n 0.5", ("reweight", "n", 0.5)),

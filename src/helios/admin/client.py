@@ -26,12 +26,15 @@ from helios.admin.views import (
     KeyView,
     MigrationView,
     NodeView,
+    PlacementView,
+    PointView,
     PreviewView,
     RouterView,
     RuleView,
     SettingChangeView,
     SettingView,
     StatsView,
+    WeightView,
 )
 from helios.control.admission import Policy, admit, check_migrate
 from helios.errors import (
@@ -186,6 +189,19 @@ class Admin:
         """The placement rules in the order in which they are tried."""
         rules = (await self._topology()).placement.rules
         return [RuleView(rule.source, rule.target, rule.patterns) for rule in rules]
+
+    async def placement(self) -> PlacementView:
+        """All that decides where keys live, for those who compute it themselves."""
+        topology = await self._topology()
+        placement = topology.placement
+        return PlacementView(
+            epoch=topology.epoch,
+            points=placement.virtual_nodes,
+            nodes=tuple(WeightView(shard, weight) for shard, weight in placement.weights),
+            reassigned=tuple(PointView(str(position), shard) for position, shard in placement.reassigned),
+            rules=tuple(RuleView(rule.source, rule.target, rule.patterns) for rule in placement.rules),
+            moving=topology.transition is not None,
+        )
 
     async def routers(self) -> list[RouterView]:
         """How every router process fares; takes a second where one does not answer."""

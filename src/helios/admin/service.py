@@ -13,6 +13,7 @@ from helios.admin.views import (
     KeyView,
     MigrationView,
     NodeView,
+    PlacementView,
     PreviewView,
     RouterView,
     RuleView,
@@ -48,6 +49,9 @@ class AdminService(Protocol):
 
     async def rules(self) -> list[RuleView]:
         """The placement rules in the order in which they are tried."""
+
+    async def placement(self) -> PlacementView:
+        """All that decides where keys live, for those who compute it themselves."""
 
     async def change(self, change_id: str) -> ChangeView:
         """What has become of a request; raises NotFound."""

@@ -203,6 +203,40 @@ class RuleView:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightView:
+    """A node on the ring."""
+
+    node: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class PointView:
+    """A point of the ring that a rebalance has given to another node.
+
+    `position` is a whole number below 2^64, as text, since it is too large for the numbers of many programs.
+    """
+
+    position: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementView:
+    """All that decides where keys live: a node of weight w has `points` times w points on the ring.
+
+    With `moving` it is the placement from before the change that is under way: some of its keys have gone on already.
+    """
+
+    epoch: int
+    points: int
+    nodes: tuple[WeightView, ...]
+    reassigned: tuple[PointView, ...]
+    rules: tuple[RuleView, ...]
+    moving: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SettingView:
     """A setting that all processes of the cluster share, with its unit and what it may be.
 

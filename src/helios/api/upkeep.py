@@ -8,7 +8,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from helios.access.asking import noted
 from helios.admin.service import AdminService
-from helios.admin.views import AlteredView, CheckView, RuleView, SettingChangeView, SettingView
+from helios.admin.views import AlteredView, CheckView, PlacementView, RuleView, SettingChangeView, SettingView
 from helios.api.requests import ChangeSetting, Check, RollBack, documented_body, documented_parameter, query
 from helios.api.shards import body_of, errors
 
@@ -55,6 +55,16 @@ class Altered(BaseModel):
 def upkeep_router(admin: AdminService) -> APIRouter:
     """More endpoints under /api/v1/shards."""
     router = APIRouter(prefix="/api/v1/shards", tags=["shards"])
+
+    @router.get(
+        "/placement",
+        response_model=PlacementView,
+        responses=errors(),
+        summary="All that decides where keys live, for programs that compute it themselves",
+    )
+    async def placement(request: Request) -> PlacementView:
+        query(request)
+        return await admin.placement()
 
     @router.get("/rules", response_model=Rules, responses=errors(), summary="The placement rules")
     async def rules(request: Request) -> Rules:

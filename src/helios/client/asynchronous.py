@@ -33,6 +33,7 @@ from helios.client.progress import Followed, Patience, Progress, change_id, outc
 from helios.client.replies import error_of
 from helios.client.verbs import Request
 from helios.errors import HeliosError, InvalidInput, OutcomeUnknown, Unavailable
+from helios.values import Placement
 
 T = TypeVar("T")
 _AS_ANYBODY = Entry()
@@ -145,6 +146,10 @@ class AsyncAdminClient:
     async def rules(self) -> list[RuleView]:
         """The placement rules in the order in which they are tried."""
         return await self._ask(verbs.rules())
+
+    async def placement(self) -> Placement:
+        """Where keys live, as a value that computes their owners without asking anybody; see AdminClient.placement."""
+        return await self._ask(verbs.placement())
 
     async def migrate(self, source: str, target: str, pattern: str = "*", *, verify: bool = False) -> MigrationView:
         """Move the keys of `source` that match `pattern` to `target`; see AdminClient.migrate."""

@@ -32,6 +32,7 @@ from helios.client.replies import error_of
 from helios.client.verbs import Request
 from helios.errors import HeliosError, InvalidInput, OutcomeUnknown, Unavailable
 from helios.model.ids import Address
+from helios.values import Placement
 
 T = TypeVar("T")
 
@@ -154,6 +155,14 @@ class AdminClient:
     def rules(self) -> list[RuleView]:
         """The placement rules in the order in which they are tried."""
         return self._ask(verbs.rules())
+
+    def placement(self) -> Placement:
+        """Where keys live, as a value that computes their owners without asking anybody.
+
+        It is what holds at the moment, and does not change with the cluster: get another one when a look-up has
+        to be up to date. While keys move it is the placement from before the move; `node_for_key` knows better then.
+        """
+        return self._ask(verbs.placement())
 
     def migrate(self, source: str, target: str, pattern: str = "*", *, verify: bool = False) -> MigrationView:
         """Move the keys of `source` that match `pattern` to `target`; returns the accepted migration.

@@ -20,6 +20,7 @@ from helios.admin.views import (
     KeyView,
     MigrationView,
     NodeView,
+    PlacementView,
     PreviewView,
     RouterView,
     RuleView,
@@ -28,6 +29,7 @@ from helios.admin.views import (
     StatsView,
 )
 from helios.errors import InvalidInput, Unavailable
+from helios.values import Placement, placement_of
 
 T = TypeVar("T")
 
@@ -162,6 +164,11 @@ def node_for_key(key: str | bytes) -> Request[KeyView]:
 def rules() -> Request[list[RuleView]]:
     """LISTRULES."""
     return _asking(_views(RuleView), "LISTRULES")
+
+
+def placement() -> Request[Placement]:
+    """PLACEMENT."""
+    return _asking(lambda reply: placement_of(_read(PlacementView, reply)), "PLACEMENT")
 
 
 def stats() -> Request[StatsView]:

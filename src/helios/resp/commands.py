@@ -147,6 +147,7 @@ _VERBS: tuple[tuple[str, int], ...] = (
     ("resumemigration", 2),
     ("changestatus", 2),
     ("listrules", 1),
+    ("placement", 1),
     ("routers", 1),
     ("check", -1),
     ("settings", 1),

@@ -180,6 +180,7 @@ _VERBS: dict[str, Callable[[AdminService, Words], Awaitable[object]]] = {
     "resumemigration": lambda admin, words: admin.resume_migration(words[0]),
     "changestatus": lambda admin, words: admin.change(words[0]),
     "listrules": lambda admin, words: admin.rules(),
+    "placement": lambda admin, words: admin.placement(),
     "routers": lambda admin, words: admin.routers(),
     "check": _check,
     "settings": lambda admin, words: admin.settings(),
