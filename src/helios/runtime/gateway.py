@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from helios.admin.client import Admin
 from helios.api.app import create_app
+from helios.api.patience import PatientProtocol
 from helios.errors import StartError
 from helios.model.ids import Address
 from helios.model.notation import is_loopback
@@ -120,6 +121,7 @@ def _app(store: Store, router: Router, settings: Settings) -> FastAPI:
 def _config(app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=PatientProtocol,
         log_config=None,
         lifespan="off",
         timeout_graceful_shutdown=_GRACE_S,
