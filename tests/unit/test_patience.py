@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import uvicorn
+from tests.timers import Timers
 from uvicorn.server import ServerState
 
 from helios.api.patience import PATIENCE_S, PatientProtocol
@@ -29,30 +30,6 @@ async def app(
     await send({"type": "http.response.body", "body": body})
 
 
-class Clock:
-    """The loop of the test, but for its timers."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._due: list[tuple[float, asyncio.Handle]] = []
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, (), asyncio.get_running_loop())
-        self._due.append((self.now + delay, handle))
-        return handle
-
-    def pass_by(self, seconds: float) -> None:
-        """Let so much time go by."""
-        self.now += seconds
-        due = [handle for at, handle in self._due if at <= self.now and not handle.cancelled()]
-        self._due = [(at, handle) for at, handle in self._due if at > self.now]
-        for handle in due:
-            handle._run()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(asyncio.get_running_loop(), name)
-
-
 async def settled() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
@@ -63,7 +40,7 @@ class Connection(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = Clock()
+        self.clock = Timers()
         self.said = b""
         self.endings = 0
         config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_keep_alive=3600)

@@ -252,6 +252,13 @@ class RouterSettings(Section):
         description="How long a router may serve after its last renewed lease, if the store is away",
         json_schema_extra=_restart("the routers' leases were granted for that long", "duration"),
     )
+    server_timeout: Seconds = Field(
+        default=10.0,
+        ge=0.1,
+        le=3600,
+        description="How long a data server may answer nothing before commands to it fail, their outcome unknown",
+        json_schema_extra=_unit("duration"),
+    )
     max_frame: Bytes = Field(
         default=512 << 20,
         ge=64 << 10,

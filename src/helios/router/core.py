@@ -150,6 +150,7 @@ class Router:
         self.holding.timeout_s = options.hold_timeout_s
         self.slowlog.configure(options.slow_s, options.slow_entries)
         self.pool.configure(options)
+        self.hub.configure(options)
 
     async def stop(self) -> None:
         """End connections and session, within a few seconds. Commands under way get an answer that says so."""

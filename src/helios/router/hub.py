@@ -79,6 +79,12 @@ class Hub:
         targets = {pair.target for pair in pairs if pair.phase is PairPhase.FENCED}
         return [(self._links[shard], self._links[shard].mark) for shard in sorted(targets)]
 
+    def configure(self, options: RouterOptions) -> None:
+        """Go by other times from now on."""
+        self._options = options
+        for link in self._links.values():
+            link.configure(options)
+
     def close(self, reason: str) -> None:
         """End every connection, as the session ends; what clients want is subscribed again in the next one."""
         links, self._links = self._links, {}

@@ -16,7 +16,7 @@ from helios.model.topology import Member, Shard
 from helios.resp.encoding import error
 from helios.resp.wire import encode_command
 from helios.router.callers import FutureReply, Waiter
-from helios.router.member import LinkState, MemberHost, MemberLink
+from helios.router.member import LOOKS, LinkState, MemberHost, MemberLink
 from helios.router.options import RouterOptions
 from helios.router.refusals import ErrorReply
 
@@ -139,13 +139,15 @@ class Line(MemberLink):
         self.tell_watchers()
         self.close(self.last_fault)
 
-    def _look(self, answered_then: int) -> None:
+    def _look(self, answered_then: int, looks: int) -> None:
         """A command that waits is no sign that the server is dead; it is asked for one."""
         if self.keys is None:
-            super()._look(answered_then)
+            super()._look(answered_then, looks)
             return
         self._watchdog = None
-        if self.answered < self.issued:
+        if self.answered < self.issued and looks < LOOKS:
+            self._watch(answered_then, looks)
+        elif self.answered < self.issued:
             pong = FutureReply()
             pong.add_done_callback(self._heard)
             self._lines.shared(self.shard).send(_PING, pong)
@@ -172,7 +174,7 @@ class Lines:
     def __init__(self, host: MemberHost, options: RouterOptions, shared: SharedLink) -> None:
         self.shared = shared
         self._host = host
-        self.options = options
+        self._options = options
         self._all: dict[str, set[Line]] = {}
         self._idle: dict[tuple[str, int], list[Line]] = {}
 
@@ -189,21 +191,21 @@ class Lines:
         if idle:
             return idle.pop()
         lines = self._all.setdefault(shard.id, set())
-        if len(lines) >= self.options.lines:
+        if len(lines) >= self._options.lines:
             raise ErrorReply(
                 error(
                     f"OVERLOADED {len(lines)} clients of this router have a connection to {shard.id} of their own "
                     "(to watch keys or to wait for elements); nothing was executed"
                 )
             )
-        line = Line(shard.id, shard.leading, protocol, self._host, self.options, self)
+        line = Line(shard.id, shard.leading, protocol, self._host, self._options, self)
         lines.add(line)
         return line
 
     def put_back(self, line: Line) -> None:
         """Keep the line for the next client, or end it."""
         idle = self._idle.setdefault((line.shard, line.protocol), [])
-        if line.state in (LinkState.READY, LinkState.CONNECTING) and len(idle) < self.options.idle_lines:
+        if line.state in (LinkState.READY, LinkState.CONNECTING) and len(idle) < self._options.idle_lines:
             idle.append(line)
         else:
             line.close("it is not needed")
@@ -231,6 +233,13 @@ class Lines:
             for line in list(lines):
                 if leader is None or (leader.id, leader.address) != (line.member.id, line.member.address):
                     line.close("the shard has another leader" if leader else "the shard is no longer in the cluster")
+
+    def configure(self, options: RouterOptions) -> None:
+        """Go by other times and limits from now on."""
+        self._options = options
+        for lines in self._all.values():
+            for line in lines:
+                line.configure(options)
 
     def close(self, reason: str) -> None:
         """End every line; what was in flight is answered with an error."""

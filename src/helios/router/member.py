@@ -21,6 +21,7 @@ from helios.router.heat import Heat
 from helios.router.options import RouterOptions
 
 _NEVER_NS = (1 << 63) - 1
+LOOKS = 4  # within the time that a server may be silent
 _INFO_LINE = re.compile(rb"^(run_id|redis_version|valkey_version|server_name):([^\r\n]*)", re.MULTILINE)
 
 
@@ -142,10 +143,9 @@ class MemberLink(CommandQueue):
         self.protocol = protocol
         self.state = LinkState.IDLE
         self.last_fault = "not connected yet"
-        self.note_slow(options.slow_s)
         self.run = 0  # tells the server's processes apart: bits of a digest of its run id
         self._host = host
-        self._options = options
+        self.configure(options)
         self._loop = asyncio.get_running_loop()
         self._wire: _Wire | None = None
         self._ghosts: list[tuple[int, bytes, int]] = []  # client id, server's run id, commands unanswered
@@ -174,9 +174,10 @@ class MemberLink(CommandQueue):
             return False
         return True
 
-    def note_slow(self, slow_s: float) -> None:
-        """Tell the host of commands that take so long; of none for 0."""
-        self.slow_ns = int(slow_s * 1e9) or _NEVER_NS
+    def configure(self, options: RouterOptions) -> None:
+        """Go by other times from now on."""
+        self._options = options
+        self.slow_ns = int(options.slow_s * 1e9) or _NEVER_NS
 
     def slow(self, raw: bytes, waiter: Waiter, took_ns: int) -> None:
         """Called where a command has taken long, before its reply is handed on."""
@@ -200,18 +201,23 @@ class MemberLink(CommandQueue):
         if self._watchdog is None:
             self._watch(self.answered)
 
-    def _watch(self, answered: int) -> None:
-        self._watchdog = self._loop.call_later(self._options.member_timeout_s, self._look, answered)
+    def _watch(self, answered: int, looks: int = 0) -> None:
+        """Look again soon; so often there was no answer at the last looks."""
+        # In parts of the time: silence is noticed not much later than it should be, and after a stall of this very
+        # process what has come meanwhile is read before the server is given up.
+        self._watchdog = self._loop.call_later(self._options.member_timeout_s / LOOKS, self._look, answered, looks + 1)
 
-    def _look(self, answered_then: int) -> None:
-        """See whether the server has answered anything since the last look."""
+    def _look(self, answered_then: int, looks: int) -> None:
+        """See whether the server has answered anything since the last looks."""
         self._watchdog = None
         if len(self.waiters) == len(self.out) or self._wire is None:
             return
-        if self.answered == answered_then:
-            self._wire.abort(f"it answered nothing for {self._options.member_timeout_s:g} s")
-        else:
+        if self.answered != answered_then:
             self._watch(self.answered)
+        elif looks < LOOKS:
+            self._watch(answered_then, looks)
+        else:
+            self._wire.abort(f"it answered nothing for {self._options.member_timeout_s:g} s")
 
     @property
     def client_id(self) -> int:

@@ -83,8 +83,9 @@ class Pool:
             links.clear()
 
     def configure(self, options: RouterOptions) -> None:
-        """Notice from now on commands that take `slow_s`, and let so many clients have lines as the options say."""
-        self._options = self.lines.options = options
+        """Go by other times and limits from now on."""
+        self._options = options
+        self.lines.configure(options)
         for links in self.links.values():
             for link in links.values():
-                link.note_slow(options.slow_s)
+                link.configure(options)

@@ -110,6 +110,10 @@ class SubscriberLink:
             self._watchers.append(waiter)
             await waiter
 
+    def configure(self, options: RouterOptions) -> None:
+        """Go by other times from now on."""
+        self._options = options
+
     def close(self, reason: str) -> None:
         """End the connection for good."""
         if self.state is LinkState.CLOSED:
@@ -160,8 +164,8 @@ class SubscriberLink:
 
     async def _until_lost(self, wire: Wire) -> str:
         """Why the connection has ended; it is asked now and then whether it still answers."""
-        timeout_s = self._options.member_timeout_s
         while not wire.lost.done():
+            timeout_s = self._options.member_timeout_s
             answered = asyncio.Event()
             self.read_to_here(answered.set)
             await asyncio.wait((wire.lost,), timeout=timeout_s)

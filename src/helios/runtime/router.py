@@ -53,6 +53,7 @@ def router_options(settings: Settings, node: str, worker: int = 0) -> RouterOpti
         version=version("helios"),
         session_ttl_s=router.session_ttl,
         hold_timeout_s=router.hold_timeout,
+        member_timeout_s=router.server_timeout,
         handshake_timeout_s=settings.security.tls_handshake_timeout,
         limits=Limits(router.max_arguments, bulk_bytes=router.max_frame, frame_bytes=2 * router.max_frame),
         clients=clients_that_fit(router.max_clients),

@@ -1,0 +1,78 @@
+"""When a data server that answers nothing is given up, by a clock of the test's own."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.timers import Timers
+
+from helios.model.ids import Address
+from helios.model.topology import Member
+from helios.router.callers import FutureReply
+from helios.router.member import LinkState, MemberLink
+from helios.router.options import RouterOptions
+
+TIMEOUT_S = 10.0
+PART_S = TIMEOUT_S / 4
+
+
+class Watched:
+    """A link with a connection that only keeps what is done to it."""
+
+    def __init__(self) -> None:
+        host: Any = SimpleNamespace(alive=lambda: True, heat=SimpleNamespace(passed=lambda shard, frames: None))
+        member = Member("shard-1.0", "shard-1", Address("127.0.0.1", 1))
+        self.link = MemberLink("shard-1", member, 2, host, RouterOptions(member_timeout_s=TIMEOUT_S))
+        self.timers = Timers()
+        self.ended: list[str] = []
+        link: Any = self.link
+        link._loop = self.timers
+        link._wire = SimpleNamespace(transport=SimpleNamespace(write=lambda data: None), abort=self.ended.append)
+        self.link.state = LinkState.READY
+
+    def send(self) -> None:
+        self.link.send(b"*1\r\n$4\r\nPING\r\n", FutureReply())
+        self.link._flush()
+
+
+@pytest.fixture
+async def watched() -> Watched:
+    return Watched()
+
+
+async def test_a_server_that_answers_nothing_is_given_up(watched: Watched) -> None:
+    watched.send()
+    for _ in range(3):
+        watched.timers.pass_by(PART_S)
+    assert watched.ended == []
+    watched.timers.pass_by(PART_S)
+    assert watched.ended == ["it answered nothing for 10 s"]
+
+
+async def test_silence_counts_from_the_last_answer(watched: Watched) -> None:
+    for _ in range(2):
+        watched.send()
+    watched.timers.pass_by(PART_S)
+    watched.timers.pass_by(PART_S)
+    watched.link.answered += 1
+    for _ in range(4):
+        watched.timers.pass_by(PART_S)
+    assert watched.ended == []
+    watched.timers.pass_by(PART_S)
+    assert watched.ended
+
+
+async def test_a_stall_of_the_router_itself_is_no_silence_of_the_server(watched: Watched) -> None:
+    watched.send()
+    watched.timers.pass_by(5 * TIMEOUT_S)
+    assert watched.ended == []
+
+
+async def test_another_time_holds_at_once(watched: Watched) -> None:
+    watched.link.configure(RouterOptions(member_timeout_s=1.0))
+    watched.send()
+    for _ in range(4):
+        watched.timers.pass_by(0.25)
+    assert watched.ended == ["it answered nothing for 1 s"]
