@@ -67,6 +67,20 @@ async def ended(shards: Shards, change_id: str) -> Change:
     return found[0]
 
 
+async def copied_at_once(shards: Shards, change_id: str) -> set[frozenset[tuple[str, str]]]:
+    """The sets of pairs that were seen being copied at the same time, until the change has ended."""
+    seen: set[frozenset[tuple[str, str]]] = set()
+
+    async def over() -> bool:
+        moves = [one for one in await shards.admin.migrations() if one.change == change_id]
+        begun = [one for one in moves if one.phase == "copying" and one.keys_moved]
+        seen.add(frozenset((one.source_node, one.target_node) for one in begun))
+        return bool(moves) and all(one.end_time for one in moves)
+
+    await eventually(over, "all pairs have moved")
+    return seen
+
+
 def deviations(view: BalanceView) -> dict[str, float]:
     return {node.id: node.deviation for node in view.nodes if node.deviation is not None}
 
@@ -125,7 +139,14 @@ async def test_weights_change_and_nodes_are_drained_and_come_back(tmp_path: Path
         nodes = {node.id: node for node in await shards.admin.list_nodes()}
         assert nodes["shard-2"].weight == 3.0
         assert nodes["shard-2"].ring_share == pytest.approx(0.6, abs=0.1)
-        await ended(shards, (await shards.admin.drain("shard-2")).change)
+        # No more pairs are copied at a time than is set, and slowly enough that more would be seen.
+        await shards.admin.change_setting("sharding.max_concurrent_migrations", "1")
+        await shards.admin.change_setting("sharding.migration_rate", "300")
+        draining = (await shards.admin.drain("shard-2")).change
+        copied = await copied_at_once(shards, draining)
+        assert {len(pairs) for pairs in copied} == {0, 1}
+        await shards.admin.change_setting("sharding.migration_rate", "0")
+        assert (await ended(shards, draining)).status is ChangeStatus.DONE
         nodes = {node.id: node for node in await shards.admin.list_nodes()}
         assert (nodes["shard-2"].state, nodes["shard-2"].keys) == ("drained", 0)
         assert {move.source_node for move in await shards.admin.preview_undrain("shard-2")} <= {"shard-1", "shard-3"}
@@ -139,16 +160,24 @@ async def test_weights_change_and_nodes_are_drained_and_come_back(tmp_path: Path
         assert (await shards.topology()).placement.weights == topology.placement.weights
         await shards.settled()
         await shards.assert_whole(pairs)
+        # A weight brings a drained node back, too.
+        await ended(shards, (await shards.admin.drain("shard-3")).change)
+        await ended(shards, (await shards.admin.reweight("shard-3", 1.0)).change)
+        assert (await shards.topology()).placement.weights == topology.placement.weights
+        await shards.settled()
+        await shards.assert_whole(pairs)
         told = [(one.what, one.origin, one.status) for one in await shards.admin.history()]
         assert told[1:] == [
             ("reweight shard-2 3", "user", "done"),
             ("drain shard-2", "user", "done"),
             ("rebalance --by keys --strategy minimize_movement", "user", "done"),
             ("undrain shard-2", "user", "done"),
+            ("drain shard-3", "user", "done"),
+            ("reweight shard-3 1", "user", "done"),
         ]
         await shards.admin.cleanup_migrations()
-        assert len(await shards.admin.history()) == 5, "what was done is remembered longer than its migrations"
-        assert [one.what for one in await shards.admin.history(1)] == ["undrain shard-2"]
+        assert len(await shards.admin.history()) == 7, "what was done is remembered longer than its migrations"
+        assert [one.what for one in await shards.admin.history(1)] == ["reweight shard-3 1"]
 
 
 async def test_a_silent_server_is_suspect_then_offline_and_the_others_are_still_looked_at(tmp_path: Path) -> None:

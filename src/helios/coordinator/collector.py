@@ -45,6 +45,8 @@ class _Counter:
 class Collector:
     """Samples every shard each `coordinator.collect_interval`, and the whole cluster when a plan is to be made.
 
+    Where keys have just moved it does not wait for that: figures from before would be wrong by what has moved.
+
     Each sample goes on where the one before ended, so that every key is looked at in time; the biggest and hottest
     found so far are looked at again each time. A shard that does not answer keeps its last figures, with the error.
     """
@@ -68,9 +70,15 @@ class Collector:
         record = await read_record(self._publisher.store, LoadRecord, LOAD)
         if record is not None:
             self._figures = {figures.shard: figures for figures in record.value.shards}
+        looked_under = self._publisher.topology.placement
+
+        def moved() -> bool:
+            return self._publisher.topology.placement != looked_under
+
         while True:
+            looked_under = self._publisher.topology.placement
             await self.collect()
-            await nap(lambda: self._settings().coordinator.collect_interval, self._clock)
+            await nap(lambda: self._settings().coordinator.collect_interval, self._clock, moved)
 
     async def collect(self) -> None:
         """Look at every shard once and write down what was found, in one commit."""
@@ -142,12 +150,12 @@ class Collector:
         return rate
 
 
-async def nap(duration_s: Callable[[], float], clock: Clock) -> None:
-    """Sleep for as long as a setting says, also if it is changed meanwhile."""
+async def nap(duration_s: Callable[[], float], clock: Clock, called: Callable[[], bool] = lambda: False) -> None:
+    """Sleep for as long as a setting says, also if it is changed meanwhile, or until it is called for."""
     began_s = clock.monotonic()
     while True:
         left_s = began_s + duration_s() - clock.monotonic()
-        if left_s <= 0:
+        if left_s <= 0 or called():
             return
         await asyncio.sleep(min(left_s, _LONGEST_NAP_S))
 
