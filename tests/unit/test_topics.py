@@ -35,6 +35,10 @@ def test_it_agrees_with_a_list(script: list[tuple[bool, str, Kind, bytes]]) -> N
     for who in "xyz":
         mine = [topic for someone, topic in there if someone == who]
         assert list(topics.of(who)) == mine
+        alone: Topics[str] = Topics()
+        sizes = [alone.add(who, topic) and alone.size(who) for topic in mine]
+        assert topics.size(who) == (sizes[-1] if sizes else 0)
+        assert sizes == sorted(set(sizes))
         sharded = sum(kind is Kind.SHARD for kind, _ in mine)
         assert topics.count(who, Kind.SHARD) == sharded
         assert topics.count(who, Kind.PATTERN) == topics.count(who, Kind.CHANNEL) == len(mine) - sharded

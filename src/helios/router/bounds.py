@@ -36,10 +36,10 @@ class Bounds:
         self,
         clients: Mapping[int, ClientConnection],
         options: RouterOptions,
-        listens: Callable[[ClientConnection], bool],
+        subscribed: Callable[[ClientConnection], int],
     ) -> None:
         self._clients = clients
-        self._listens = listens  # whether a client waits for messages, and so need not send anything
+        self._subscribed = subscribed  # what a client's subscriptions take; with any it need not send anything
         self.options = options
         self.ended: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -56,7 +56,8 @@ class Bounds:
         sizes: list[tuple[int, ClientConnection]] = []
         self.held_bytes = 0
         for client in list(self._clients.values()):
-            size = client.held_bytes
+            subscribed = self._subscribed(client)
+            size = client.held_bytes + subscribed
             self.held_bytes += size
             if size > options.client_bytes:
                 self.end(client, SLOW_READER)
@@ -66,12 +67,7 @@ class Bounds:
             silent_s = (now_ns - client.arrived_ns) / 1e9
             if options.command_timeout_s and silent_s > options.command_timeout_s and client.amid_command:
                 self.end(client, STUCK, f"nothing more of a command has come for {options.command_timeout_s:g} s")
-            elif (
-                options.idle_timeout_s
-                and silent_s > options.idle_timeout_s
-                and client.idle
-                and not self._listens(client)
-            ):
+            elif options.idle_timeout_s and silent_s > options.idle_timeout_s and client.idle and not subscribed:
                 self.end(client, IDLE)
         if self.held_bytes > options.clients_bytes:
             self._make_room(sizes)

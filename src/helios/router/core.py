@@ -73,7 +73,7 @@ class Router:
         self.deadline = 0.0  # commands may be sent until then, by the clock's monotonic seconds
         self.clients: dict[int, ClientConnection] = {}
         self.clients_total = 0
-        self.bounds = Bounds(self.clients, options, lambda client: bool(self.hub.topics.of(client)))
+        self.bounds = Bounds(self.clients, options, lambda client: self.hub.topics.size(client))
         self.slowlog: SlowLog = SlowLog(options.slow_s, options.slow_entries)
         self.pulse = Pulse()
         self.heat = Heat(clock.monotonic())

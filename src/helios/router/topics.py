@@ -32,6 +32,7 @@ class Kind(Enum):
 
 
 Topic: TypeAlias = tuple[Kind, bytes]
+_BESIDE_NAME_BYTES = 200  # what a subscription takes beside its name
 
 
 class Topics(Generic[Subscriber]):
@@ -41,6 +42,7 @@ class Topics(Generic[Subscriber]):
         self._audiences: dict[Topic, dict[Subscriber, None]] = {}
         self._wishes: dict[Subscriber, dict[Topic, None]] = {}
         self._sharded: Counter[Subscriber] = Counter()  # how many of the wishes are for shard channels
+        self._sizes: Counter[Subscriber] = Counter()
         self._patterns: dict[Topic, re.Pattern[bytes]] = {}
         self._numbers: Counter[Kind] = Counter()
 
@@ -66,6 +68,7 @@ class Topics(Generic[Subscriber]):
             return False
         wishes[topic] = None
         kind, name = topic
+        self._sizes[subscriber] += len(name) + _BESIDE_NAME_BYTES
         if kind is Kind.SHARD:
             self._sharded[subscriber] += 1
         audience = self._audiences.setdefault(topic, {})
@@ -83,11 +86,12 @@ class Topics(Generic[Subscriber]):
         if topic not in wishes:
             return False
         del wishes[topic]
+        self._sizes[subscriber] -= len(topic[1]) + _BESIDE_NAME_BYTES
         if topic[0] is Kind.SHARD:
             self._sharded[subscriber] -= 1
         if not wishes:
             del self._wishes[subscriber]
-            del self._sharded[subscriber]
+            del self._sharded[subscriber], self._sizes[subscriber]
         audience = self._audiences[topic]
         del audience[subscriber]
         if audience:
@@ -100,6 +104,10 @@ class Topics(Generic[Subscriber]):
     def of(self, subscriber: Subscriber) -> Collection[Topic]:
         """What a subscriber is subscribed to, in the order in which it asked for it."""
         return self._wishes.get(subscriber, {}).keys()
+
+    def size(self, subscriber: Subscriber) -> int:
+        """About how many bytes its subscriptions take; 0 for who has none."""
+        return self._sizes[subscriber]
 
     def count(self, subscriber: Subscriber, kind: Kind) -> int:
         """The number that goes with a confirmation: shard channels are counted by themselves, as servers do."""

@@ -118,6 +118,18 @@ async def test_what_is_queued_in_a_transaction_counts(servers: dict[str, Server]
         assert lab.router.bounds.ended == {"client_memory": 1}
 
 
+async def test_subscriptions_count(servers: dict[str, Server]) -> None:
+    options = replace(OPTIONS, client_bytes=3_000_000)
+    async with RouterLab(servers, options=options).running() as lab:
+        raw = await RawClient.connect(lab.port)
+        for number in range(4):
+            raw.send("SUBSCRIBE", f"{number}" + "x" * 1_000_000)
+        with suppress(ConnectionError):
+            await raw.closed()
+        assert lab.router.bounds.ended == {"client_memory": 1}
+        await until(lambda: not lab.router.hub.topics, "nothing is subscribed for it any more")
+
+
 async def test_one_client_that_does_not_read_is_let_go_at_its_own_limit(servers: dict[str, Server]) -> None:
     options = replace(OPTIONS, client_bytes=3_000_000)
     async with RouterLab(servers, options=options).running() as lab:
