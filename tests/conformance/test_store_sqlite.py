@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from helios.errors import Conflict, LeaseLost, StoreError, WatchLost
 from helios.ports.store import Compare, Event, Put
 from helios.stores import sqlite, sqlite_file
 from helios.stores.sqlite import SqliteStore
+from helios.stores.sqlite_file import SqliteFile
 
 INCREMENT = """
 import asyncio, sys
@@ -293,6 +295,28 @@ async def test_an_open_that_is_cancelled_leaves_no_connection(path: Path) -> Non
             thread.join(10)
     side_files = {file.name for file in path.parent.iterdir()} - {path.name}
     assert side_files == set(), "a connection is still open"
+
+
+async def test_a_file_that_another_handle_makes_ready_meanwhile_is_no_strangers(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pragma, others = SqliteFile._pragma, list[threading.Thread]()
+
+    def open_other() -> None:
+        SqliteFile(path, monotonic=time.monotonic, keep_commits=10, busy_timeout_s=5).close()
+
+    def slow(file: SqliteFile, name: str) -> int:
+        found = pragma(file, name)
+        if not others:
+            others.append(threading.Thread(target=open_other))
+            others[0].start()
+            others[0].join(0.2)  # as far as it comes while this one looks
+        return found
+
+    monkeypatch.setattr(SqliteFile, "_pragma", slow)
+    SqliteFile(path, monotonic=time.monotonic, keep_commits=10, busy_timeout_s=5).close()
+    others[0].join()
+    open_other()
 
 
 async def test_a_stopped_writer_does_not_stop_the_loop(store: SqliteStore, path: Path) -> None:

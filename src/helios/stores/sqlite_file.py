@@ -308,7 +308,8 @@ class SqliteFile:
         )
 
     def _prepare(self) -> None:
-        self._is_ready()  # Before anything is written: it may be another program's file.
+        with self._transaction("BEGIN"):  # One look, as another process may be making the file ready just now.
+            self._is_ready()  # Before anything is written: it may be another program's file.
         if self.path.stat().st_mode & 0o077:
             self.path.chmod(0o600)
         self._enter_wal_mode()
