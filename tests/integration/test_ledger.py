@@ -10,7 +10,8 @@ from tests.cluster import free_ports, running_cluster
 from tests.ledger import Ledger
 from tests.reckoning import assert_each_key_once, at_rest, verb
 
-FAST = {"HELIOS_SHARDING__MIGRATION_RATE": "0"}
+# A move waits for the disk twice, for a second each time where it is written once a second.
+FAST = {"HELIOS_SHARDING__MIGRATION_RATE": "0", "HELIOS_ATLAS__AOF_FSYNC": "every"}
 
 
 @pytest.mark.processes
@@ -18,7 +19,7 @@ FAST = {"HELIOS_SHARDING__MIGRATION_RATE": "0"}
 async def test_nothing_acknowledged_is_lost_while_the_cluster_changes(tmp_path: Path) -> None:
     with running_cluster(tmp_path, shards=3, env=FAST) as cluster:
         ledger = Ledger(cluster.resp_ports, seed=1)
-        ledger.start(writers=12)
+        ledger.start(writers=8)
         port = free_ports(1)
         node = await asyncio.to_thread(cluster.helios, "node", "--id", "shard-4", "--listen", f"localhost:{port}")
         await asyncio.to_thread(node.wait_ready)
