@@ -40,7 +40,8 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -n 2 tests/unit tests/property
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/conformance tests/simulation tests/integration tests/docs
+	$(BIN)/python -m pytest tests/simulation
+	$(BIN)/python -m pytest -n 3 --dist loadfile tests/conformance tests/integration tests/docs
 
 crashes: $(STAMP)
 	$(BIN)/python -m pytest tests/integration/test_crashes.py -m ""

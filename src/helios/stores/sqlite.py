@@ -20,7 +20,7 @@ from helios.stores.watching import Signal, check_operations, check_ttl
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_LOOK_EVERY_S = 0.05  # beside the bell, which tells of all commits but those of a process that died just then
+_LOOK_EVERY_S = 0.25  # beside the bell, which tells of all commits but those of a process that died just then
 _LOOK_WITHOUT_BELL_EVERY_S = 0.005
 _EXPIRE_EVERY_S = 0.25
 
@@ -30,7 +30,8 @@ class SqliteStore:
 
     A commit is on the disk when it returns. SQL runs in one thread per handle, in the order of the calls; a call
     that is cancelled may still be carried out, wholly. While there are watches, other processes' commits are
-    noticed at once (at the latest after 50 ms, or 5 ms where there is no inotify), expired leases within 0.25 s.
+    noticed at once (after 5 ms where there is no inotify, and after 0.25 s where the process died right behind its
+    commit), expired leases within 0.25 s.
     """
 
     def __init__(
