@@ -49,7 +49,7 @@ class Looks:
         self.now_s += 3600.0
         return self.now_s
 
-    async def snapshot(self) -> Load:
+    async def snapshot(self, _change: str) -> Load:
         await asyncio.sleep(0)
         if self.looked == len(self.answers):
             self.done.set()

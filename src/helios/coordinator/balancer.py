@@ -43,7 +43,7 @@ class Balancer:
         One that nobody has asked for keeps to quiet hours and rest. Raises Unavailable where a silent node keeps
         it from being planned.
         """
-        load = await self._collector.snapshot()
+        load = await self._collector.snapshot(change.id)
         policy = self._policy(change)
         if change.origin is Origin.USER:
             made = propose(self._publisher.topology, load, policy)

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 _SAMPLE_KEYS = 1000
 _NAMED_KEYS = 5
 _HOT_HITS = 100  # fewer accesses lately are no sign of anything
-# A snapshot to plan by is used again for the same placement: a request is looked at when it comes and when it begins.
+# A request is planned when it comes and when it begins: by the same snapshot, if little time has passed. No other
+# request is, since keys may have come meanwhile.
 _FRESH_S = 20.0
 # Operations are averaged, so that a moment's burst moves no keys.
 _OPS_MEMORY_S = 60.0
@@ -63,7 +64,7 @@ class Collector:
         self._noted: dict[str, tuple[bytes, ...]] = {}
         self._counters: dict[str, _Counter] = {}
         self._averages: dict[str, float] = {}
-        self._planned: tuple[Placement, float, Load] | None = None
+        self._planned: tuple[str, Placement, float, Load] | None = None
 
     async def run(self) -> None:
         """Collect for ever. Raises StoreError."""
@@ -100,17 +101,17 @@ class Collector:
         record = LoadRecord(now, tuple(self._figures[shard] for shard in sorted(self._figures)))
         await self._publisher.write([put_record(LOAD, record)])
 
-    async def snapshot(self) -> Load:
-        """The load by a larger sample, to plan by. Raises Unavailable where no shard answers."""
+    async def snapshot(self, change: str = "") -> Load:
+        """The load by a larger sample, to plan that change by. Raises Unavailable where no shard answers."""
         topology = self._publisher.topology
         now_s = self._clock.monotonic()
-        if self._planned is not None:
-            placement, at_s, load = self._planned
-            if placement == topology.placement and now_s - at_s < _FRESH_S:
+        if self._planned is not None and change:
+            of, placement, at_s, load = self._planned
+            if (of, placement) == (change, topology.placement) and now_s - at_s < _FRESH_S:
                 return load
         load = await snapshot(topology, self._access.administer, known_loads(self._figures), self._averages, now_s)
         # A node that is silent now may answer at the next look.
-        self._planned = None if load.silent else (topology.placement, now_s, load)
+        self._planned = None if load.silent else (change, topology.placement, now_s, load)
         return load
 
     def _failed(self, shard: str, error: EngineError) -> ShardFigures:
