@@ -6,7 +6,11 @@ STAMP := $(VENV)/.installed
 # What is compiled: the modules are built anew when one of these changes.
 SOURCES := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h' 2>/dev/null)
 
-.PHONY: up test check format bench clean crashes sim soak
+# The tests in which the compiled modules meet whatever may come.
+SANITIZED := $(addprefix tests/,property/test_wire_fuzz.py property/test_wire_chunks.py property/test_lanes.py \
+	property/test_ring.py unit/test_wire.py integration/router/test_router_limits.py)
+
+.PHONY: up test check format bench clean crashes sim soak sanitize
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +20,7 @@ help:
 	@echo "make crashes        every process killed and frozen at every point of a move"
 	@echo "make sim [N=1000] [SEED=n]  lives of whole clusters on a virtual clock; a SEED replays one"
 	@echo "make soak [MINUTES=10] [SEED=n]  a long run of everything at once, which ends with a reckoning"
+	@echo "make sanitize       the compiled modules built with AddressSanitizer, and the tests that attack them (needs libasan)"
 	@echo "make bench [ARGS=--quick]  the router beside the servers themselves and twemproxy"
 	@echo "make clean          remove what the commands above created (not helios-data)"
 
@@ -51,6 +56,16 @@ sim: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+sanitize: $(STAMP)
+	@rm -rf build/sanitized && mkdir -p build/sanitized/source
+	@cp -r src pyproject.toml setup.py README.md build/sanitized/source
+	@find build/sanitized/source \( -name '*.so' -o -name '*.c' \) -delete
+	@CFLAGS="-fsanitize=address -fno-omit-frame-pointer -O1 -g" LDFLAGS=-fsanitize=address \
+		$(BIN)/python -m pip install --quiet --no-deps --target build/sanitized/modules build/sanitized/source
+	@# Python's own allocator would hide what is read behind the end of a value; and it does not free everything at exit.
+	LD_PRELOAD=$$(cc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+		PYTHONPATH=build/sanitized/modules $(BIN)/python -m pytest -p no:cacheprovider $(SANITIZED)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.router $(ARGS)
