@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
+from tests.certificates import Authority
 from tests.waiting import blocking_until
 
 import helios
 from helios.local import LocalCluster
+from helios.model.passwords import hashed
 
 pytestmark = pytest.mark.processes
 
@@ -139,6 +142,31 @@ def test_settings_are_those_that_were_given(cluster: LocalCluster) -> None:
     assert cluster.admin.setting("sharding.migration_rate").value == "0"
     with pytest.raises(helios.StartError, match=r"sharding\.nothing"):
         LocalCluster(settings={"sharding.nothing": True}).start()
+
+
+def test_users_and_tls_are_for_clusters_of_ones_own_too(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.issue()
+    settings = {
+        "security.users": {"ada": {"role": "admin", "password_hash": hashed(b"secret", os.urandom(16))}},
+        "security.tls_cert_file": cert,
+        "security.tls_key_file": key,
+    }
+    entry = helios.Entry("ada", "secret", tls=True, cacert=str(authority.path))
+    with LocalCluster(shards=1, settings=settings, entry=entry) as cluster:
+        assert cluster.url.startswith("rediss://127.0.0.1:")
+        assert cluster.rest.startswith("https://127.0.0.1:")
+        with redis.Redis.from_url(
+            cluster.url, username="ada", password="secret", ssl_ca_certs=str(authority.path)
+        ) as client:
+            assert client.mset({f"k:{number}": "v" for number in range(100)})
+            assert cluster.add_node().done
+            assert client.dbsize() == 100
+        assert cluster.admin.history(1)[0].user == "ada"
+        assert asyncio.run(cluster.async_admin.stats()).total_keys == 100
+        cluster.flush()
+        with pytest.raises(helios.NotAuthenticated, match="lets in its users only"):
+            helios.AdminClient(*cluster.addresses.values(), entry=replace(entry, user="", password="")).stats()
 
 
 def test_what_does_not_run_says_so() -> None:
