@@ -42,7 +42,7 @@ _BY_NAME: dict[Need, frozenset[str]] = {
     Need.LOGIN: _names("auth hello quit reset"),
     Need.ANY: _names("""acl|whoami client|caching client|getname client|getredir client|id client|info client|no-evict
         client|no-touch client|reply client|setinfo client|setname client|trackinginfo discard echo exec info lolwut
-        multi ping punsubscribe select sunsubscribe time unsubscribe unwatch wait waitaof
+        module|list multi ping punsubscribe role select sunsubscribe time unsubscribe unwatch wait waitaof
         client command command|count command|docs command|getkeys command|getkeysandflags command|info command|list
         config function latency memory object pubsub script slowlog commandlog xgroup xinfo"""),
     Need.READ: _names("""client|tracking dbsize function|dump function|list function|stats keys psubscribe

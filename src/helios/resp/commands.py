@@ -65,7 +65,7 @@ def _names(text: str) -> frozenset[str]:
 _SPLIT = frozenset(("mget", "mset", "del", "unlink", "exists", "touch"))
 _ANYWHERE = _names("command|getkeysandflags lolwut object|help xinfo|help xgroup|help")
 _ROUTER = _names("""ping echo hello auth quit reset select time info dbsize scan keys randomkey flushall flushdb
-    acl|whoami
+    acl|whoami role module|list
     command command|count command|info command|docs command|list command|getkeys command|help
     client|id client|setname client|getname client|setinfo client|info client|list client|no-evict client|no-touch
     client|kill client|unblock client|reply client|tracking client|trackinginfo client|getredir client|caching
@@ -111,7 +111,6 @@ _REFUSED: dict[str, str] = {
     "replconf": _OWN,
     "replicaof": _OWN,
     "restore-asking": _CLUSTER,
-    "role": _OWN,
     "save": _OWN,
     "script|debug": "it would stop a server that others are using",
     "shutdown": "stop the process that runs the cluster instead",

@@ -53,6 +53,11 @@ def _time(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     return encode([b"%d" % part for part in divmod(microseconds, 1_000_000)], 2)
 
 
+def _role(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+    """What a server says that has no replicas; to clients, a router is one."""
+    return encode(["master", 0, []], caller.protocol)
+
+
 def _quit(router: Router, caller: Caller, argv: list[bytes]) -> int:
     caller.answer(OK)
     caller.close_after_replies()
@@ -183,6 +188,9 @@ HANDLERS: dict[str, Handler] = {
     "auth": _auth,
     "select": _at_once(_select),
     "time": _at_once(_time),
+    "role": _at_once(_role),
+    # Commands of modules are unknown here, whatever the servers have.
+    "module|list": _at_once(lambda router, caller, argv: encode([], caller.protocol)),
     "quit": _quit,
     "reset": _reset,
     "hello": _hello,

@@ -122,6 +122,7 @@ eval "return {KEYS[1], ARGV[1], {1, 2}, false}" 1 a x
 eval "return redis.error_reply('MINE is no good')" 0
 publish nobody hello
 echo hello
+role
 dbsize
 """
 
