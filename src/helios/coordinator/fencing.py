@@ -41,16 +41,30 @@ class Fencing:
         if node is not None and node.kind is NodeKind.EXTERNAL:
             await self._wait_out(epoch)
             return 0
-        administrator = await self._access.administer(member)
+        # The way to the server is opened while the routers acknowledge: both are part of the pause.
+        opening = asyncio.ensure_future(self._access.administer(member))
         try:
-            return await self._settle_users(administrator, epoch)
+            deadline = asyncio.get_running_loop().time() + self.ack_timeout_s
+            await self._wait_for_acknowledgements(epoch, deadline)
+            return await self._end_silent_users(await opening, epoch, deadline)
         finally:
-            await administrator.close()
+            opening.cancel()
+            for administrator in await asyncio.gather(opening, return_exceptions=True):
+                if not isinstance(administrator, BaseException):
+                    await administrator.close()
 
-    async def _settle_users(self, administrator: Engine, epoch: int) -> int:
-        """Wait for acknowledgements as long as they may take, then end every other session's user."""
+    async def _wait_for_acknowledgements(self, epoch: int, deadline: float) -> None:
+        """Return when every session has acknowledged, or by the deadline (the event loop's time)."""
+        while True:
+            sessions, revision = await self._sessions()
+            left_s = deadline - asyncio.get_running_loop().time()
+            if left_s <= 0 or all(record.acked_epoch >= epoch for record, _ in sessions.values()):
+                return
+            await self._next_change(revision, min(_LOOK_AGAIN_S, left_s))
+
+    async def _end_silent_users(self, administrator: Engine, epoch: int, deadline: float) -> int:
+        """End the users of sessions that are over, and once the deadline has passed of silent ones, until none is."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.ack_timeout_s
         forced = 0
         while True:
             sessions, revision = await self._sessions()

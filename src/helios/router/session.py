@@ -6,12 +6,12 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Protocol, TypeAlias
 
 from helios.errors import Conflict, HeliosError, LeaseLost, StoreError, Unavailable, WatchLost
 from helios.model.codec import decode
-from helios.model.topology import Member, NodeKind, Topology
+from helios.model.topology import Member, NodeKind, PairPhase, Topology
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector, UserRole
 from helios.ports.store import Compare, Store
@@ -21,6 +21,7 @@ from helios.stores.records import SESSIONS, TOPOLOGY, SessionRecord, put_record,
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 0.1
+_UNHURRIED_S = 0.25
 USER_PREFIX = "helios-s-"
 
 
@@ -75,6 +76,7 @@ class Session:
         self._making: dict[str, asyncio.Lock] = {}
         self._marks: Sequence[Mark] = ()
         self._applied = asyncio.Event()
+        self._acked = False  # whether any epoch was acknowledged: who starts us waits for the first
 
     async def live(self) -> None:
         """Open the session and keep it until it ends, which the exception tells: a HeliosError says why."""
@@ -184,10 +186,19 @@ class Session:
         while True:
             await self._applied.wait()
             self._applied.clear()
+            if self._acked and not _is_awaited(self.topology) and await self._is_followed():
+                continue
             epoch, marks = self.topology.epoch, self._marks
             if marks and not await self._settled(marks):
                 continue  # A newer epoch has come; it is acknowledged instead.
             await self._write_acknowledgement(epoch)
+
+    async def _is_followed(self) -> bool:
+        """Whether another epoch comes soon: routers that all write at once keep each other waiting."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_UNHURRIED_S):
+                await self._applied.wait()
+        return self._applied.is_set()
 
     async def _settled(self, marks: Sequence[Mark]) -> bool:
         """Whether all marks were reached before another epoch came."""
@@ -210,6 +221,7 @@ class Session:
                     stale = False
                 put = put_record(self._key, record, self._lease)
                 self._version = await self._store.commit([put], compares=[Compare(self._key, self._version)])
+                self._acked = True
                 return
             except Conflict:
                 stale = True
@@ -269,6 +281,12 @@ class Session:
                 await engine.close()
         except HeliosError as fault:
             _log.info("the session's user was left on %s: %s", member.id, fault)
+
+
+def _is_awaited(topology: Topology) -> bool:
+    """Whether somebody waits for the epoch to be acknowledged: held commands do, behind a fence."""
+    pairs = topology.transition.pairs if topology.transition is not None else ()
+    return any(pair.phase is PairPhase.FENCED for pair in pairs)
 
 
 class SessionKeeper:

@@ -22,6 +22,7 @@ _SCHEMA_VERSION = 1
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _WAL_BYTES = 4 * 1024 * 1024
 _CHECKPOINT_WAIT_S = 0.2
+_LOCK_LOOK_S = 0.001
 
 _SCHEMA = """
 CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER NOT NULL, forgotten INTEGER NOT NULL);
@@ -130,7 +131,7 @@ class SqliteFile:
 
     def commit(self, operations: Sequence[Put | DeleteKey], compares: Sequence[Compare]) -> int:
         """Do all operations as one; raises Conflict or LeaseLost, having done nothing."""
-        with self._writing():
+        with self._writing(durable=not all(isinstance(one, Put) and one.lease is not None for one in operations)):
             self._end_expired()
             for compare in compares:
                 row = self._connection.execute(
@@ -238,14 +239,14 @@ class SqliteFile:
 
     @contextmanager
     def _writing(self, *, durable: bool = True) -> Iterator[None]:
-        """A write transaction. Leases need not be durable, as none outlives the boot that granted it."""
+        """A write transaction. Leases and what goes with them need not be durable: none outlives its boot."""
         with self._explained("written"):
             self._check_in_place()
             if durable != self._durable:
                 self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._durable = durable
             self._changed = False
-            with self._transaction("BEGIN IMMEDIATE"):
+            with self._impatient(), self._transaction("BEGIN IMMEDIATE"):
                 yield
                 if self._before_commit is not None:
                     self._before_commit()
@@ -276,8 +277,34 @@ class SqliteFile:
             self._checkpoint_at_bytes = _WAL_BYTES
 
     @contextmanager
+    def _impatient(self) -> Iterator[None]:
+        """Inside, SQLite does not wait for locks by itself.
+
+        It would look ever more seldom, up to ten times a second. Routers acknowledge a fence all at once, and clients
+        wait for the last of them.
+        """
+        self._connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            yield
+        finally:
+            with suppress(sqlite3.Error):  # by now the commit may be done, and must not look as if it were not
+                self._connection.execute(f"PRAGMA busy_timeout = {round(self._busy_timeout_s * 1000)}")
+
+    def _begin(self, begin: str) -> None:
+        give_up_at = time.monotonic() + self._busy_timeout_s
+        while True:
+            try:
+                self._connection.execute(begin)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() >= give_up_at:
+                    raise
+                time.sleep(_LOCK_LOOK_S)
+            else:
+                return
+
+    @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
-        self._connection.execute(begin)
+        self._begin(begin)
         try:
             yield
             self._connection.execute("COMMIT")
