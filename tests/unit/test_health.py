@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from tests.topologies import cluster
 
 from helios.control.health import Signs, judge, seen_by_reader, suspect_after_s
+from helios.coordinator.access import Access
+from helios.coordinator.health import Watch
+from helios.coordinator.publisher import Publisher
+from helios.engines.memory import MemoryConnector
+from helios.engines.memory.server import MemoryServer
+from helios.model.codec import decode
 from helios.model.health import NodeHealth, NodeStatus
+from helios.model.settings import ClusterSettings
+from helios.ports.store import Put
+from helios.runtime.clock import SystemClock
+from helios.stores.memory import MemoryStore
+from helios.stores.records import AGENTS, HEALTH, TERM, TOPOLOGY, AgentRecord, HealthRecord, put_record
 
 TIMEOUT_S = 30.0
 ONLINE = NodeHealth("n", NodeStatus.ONLINE, 500.0, "", 999.0, 999.0)
@@ -64,3 +78,31 @@ def test_a_reader_believes_the_coordinator_and_heartbeats_that_have_stopped_sinc
     assert seen_by_reader("n", silent, 900.0, 1000.0, TIMEOUT_S).status is NodeStatus.OFFLINE
     assert seen_by_reader("n", None, 999.0, 1000.0, TIMEOUT_S).status is NodeStatus.ONLINE
     assert seen_by_reader("n", None, None, 1000.0, TIMEOUT_S).status is NodeStatus.OFFLINE
+
+
+async def test_a_new_coordinator_looks_before_it_judges() -> None:
+    topology = cluster("a")
+    leader, clock, store = topology.shards[0].leading, SystemClock(), MemoryStore()
+    now = clock.wall()
+    # Before everything was stopped for an hour, the last one to look was told that the node is going.
+    before = NodeHealth("a", NodeStatus.SUSPECT, now - 3600, "it was going", now - 3600, now - 3600)
+    agent = AgentRecord("a", topology.nodes[0].address, topology.nodes[0].kind, now)
+    version = await store.commit(
+        [
+            Put(TERM, b"1"),
+            put_record(TOPOLOGY, topology),
+            put_record(AGENTS + "a", agent),
+            put_record(HEALTH, HealthRecord((before,))),
+        ]
+    )
+    publisher = await Publisher.open(store, 1, version)
+    access = Access(MemoryConnector({leader.address: MemoryServer("a", wall=clock.wall)}), publisher)
+    written = store.watch(HEALTH, version)
+    watching = asyncio.create_task(Watch(publisher, access, clock, ClusterSettings).run())
+    async with asyncio.timeout(10):
+        (event,) = await anext(written)
+    watching.cancel()
+    await asyncio.wait([watching])
+    await written.aclose()
+    assert event.value is not None
+    assert [one.status for one in decode(HealthRecord, event.value).nodes] == [NodeStatus.ONLINE]

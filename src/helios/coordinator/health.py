@@ -29,6 +29,7 @@ from helios.stores.records import (
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 2.0
+_FIRST_LOOK_S = 1.0
 
 
 class Watch:
@@ -60,6 +61,7 @@ class Watch:
             online = health.status is NodeStatus.ONLINE
             self._answered[health.node] = began if online else (health.answered_at or began)
         looks: dict[str, asyncio.Task[None]] = {}
+        first = True
         async with asyncio.TaskGroup() as tasks:
             while True:
                 topology = self._publisher.topology
@@ -67,6 +69,10 @@ class Watch:
                     node = topology.node(shard.leading.node)
                     if node is not None and (shard.id not in looks or looks[shard.id].done()):
                         looks[shard.id] = tasks.create_task(self._look(node, shard))
+                if first and looks:
+                    # Else servers that were silent under the coordinator before would be so until the second look.
+                    await asyncio.wait(looks.values(), timeout=_FIRST_LOOK_S)
+                    first = False
                 await self._judge(began)
                 await asyncio.sleep(_LOOK_EVERY_S)
 
