@@ -125,11 +125,11 @@ async def test_a_skewed_cluster_evens_itself_out_and_then_rests(tmp_path: Path) 
         assert max(sizes) / (sum(sizes) / 3) <= 1.03
         # What has come since counts, however soon the next one is asked for.
         await shards.admin.change_setting("sharding.auto_rebalance", "false")
-        assert (await shards.admin.rebalance(strategy="uniform")).message == "balanced, nothing to move"
+        assert (await shards.admin.rebalance(strategy="uniform", by="bytes")).message == "balanced, nothing to move"
         routes = Routes(await shards.topology())
-        more = {key: b"" for n in range(3000) if routes.owner(key := b"more:%d" % n) == "shard-2"}
+        more = {key: b"x" * 100 for n in range(3000) if routes.owner(key := b"more:%d" % n) == "shard-2"}
         await shards.fill(more)
-        change = await ended(shards, (await shards.admin.rebalance(strategy="uniform")).change)
+        change = await ended(shards, (await shards.admin.rebalance(strategy="uniform", by="bytes")).change)
         assert change.reason.startswith("shard-2 carries ")
         pairs |= more
         await shards.settled()

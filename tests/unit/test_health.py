@@ -80,6 +80,14 @@ def test_a_reader_believes_the_coordinator_and_heartbeats_that_have_stopped_sinc
     assert seen_by_reader("n", None, None, 1000.0, TIMEOUT_S).status is NodeStatus.OFFLINE
 
 
+def test_an_agent_that_is_heard_again_is_believed_before_the_coordinator_says_so() -> None:
+    silent = NodeHealth("n", NodeStatus.OFFLINE, 960.0, "its agent (helios node) sends no heartbeat", 960.0, 998.0)
+    assert seen_by_reader("n", silent, 999.0, 1000.0, TIMEOUT_S).status is NodeStatus.ONLINE
+    assert seen_by_reader("n", silent, 960.0, 1000.0, TIMEOUT_S) == silent
+    # What its server is like by now is not known from a word of long ago.
+    assert seen_by_reader("n", silent, 1099.0, 1100.0, TIMEOUT_S) == silent
+
+
 async def test_a_new_coordinator_looks_before_it_judges() -> None:
     topology = cluster("a")
     leader, clock, store = topology.shards[0].leading, SystemClock(), MemoryStore()

@@ -53,7 +53,8 @@ def seen_by_reader(
     """How a node is for somebody who reads what the coordinator wrote down, perhaps some time ago.
 
     A heartbeat that has stopped since counts against the node; what the coordinator has not judged yet is taken
-    for well.
+    for well. Where its agent alone was silent a moment ago and is heard again, that is believed before the coordinator
+    says so.
     """
     by_heartbeat = judge(node, Signs(heartbeat_at, now), None, now, health_timeout_s)
     if known is None:
@@ -62,8 +63,18 @@ def seen_by_reader(
         if by_heartbeat.status is NodeStatus.ONLINE:
             return NodeHealth(node, known.status, known.since, "", heartbeat_at, known.answered_at)
         return by_heartbeat
+    if by_heartbeat.status is NodeStatus.ONLINE and _lacked_only_its_agent(known, now, health_timeout_s):
+        return by_heartbeat
     severe = by_heartbeat.status is NodeStatus.OFFLINE and known.status is NodeStatus.SUSPECT
     return by_heartbeat if severe else known
+
+
+def _lacked_only_its_agent(known: NodeHealth, now: float, health_timeout_s: float) -> bool:
+    """Whether the data server had just answered when the coordinator wrote this down."""
+    answered_at, last_seen = known.answered_at, known.last_seen
+    if answered_at is None or now - answered_at >= suspect_after_s(health_timeout_s):
+        return False
+    return last_seen is None or answered_at > last_seen
 
 
 def _reason(signs: Signs) -> str:
