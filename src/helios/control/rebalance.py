@@ -116,7 +116,7 @@ def _planned(
     if silent and current.weights != base.weights:
         raise Unavailable(
             f"{_changed(dict(current.weights), dict(base.weights))}, which needs every node, and "
-            f"{_said(load.silent, silent)}: bring it back or remove it"
+            f"{_said(load.silent, silent)}: bring it back first"
         )
     # A node whose rules lead to a silent one would pass on what it got.
     resting = resting | silent | {rule.source for rule in base.rules if rule.target in silent}
