@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Iterator
 from dataclasses import dataclass
 
 from helios.errors import TooHot
@@ -17,6 +17,7 @@ BATCH_BYTES = 512 << 10
 # What the copies of big values may take behind a fence. Routers hold commands a little longer than that.
 FENCED_BIG_S = 3.0
 _PASSES_MAX = 8
+_STEP_KEYS = 500
 _BETWEEN_PASSES_S = 1.0
 
 
@@ -40,6 +41,11 @@ class Sorted:
 
     batches: list[list[bytes]]
     big: list[bytes]
+
+
+def in_steps(keys: list[bytes]) -> Iterator[list[bytes]]:
+    """Lists of some hundred keys, so that no step over many keeps the event loop from others for long."""
+    return (keys[start : start + _STEP_KEYS] for start in range(0, len(keys), _STEP_KEYS))
 
 
 def sort_by_size(keys: Collection[bytes], sizes: list[int], limits: CopyLimits) -> Sorted:

@@ -9,11 +9,20 @@ from dataclasses import dataclass, field
 
 from helios.control.course import CaughtUp, CopyBroken, CopyProgressed, Drained, Event, Lagging, Released
 from helios.coordinator.access import Access, Identity
-from helios.coordinator.copying import Behind, BigValues, CopyLimits, copy_batch, copy_batches, sort_by_size
+from helios.coordinator.copying import (
+    Behind,
+    BigValues,
+    CopyLimits,
+    copy_batch,
+    copy_batches,
+    in_steps,
+    sort_by_size,
+)
 from helios.coordinator.rate import RateLimit
 from helios.coordinator.sweep import PERSIST_TIMEOUT_S, SCAN_COUNT, delete_where, not_owned
 from helios.coordinator.verification import Pair, verify
 from helios.errors import CopyDiffers, EngineError, NotFound, PayloadRefused, TooHot
+from helios.model.topology import PairPhase
 from helios.placement.routing import Routes
 from helios.ports.engine import ChangeStream, Engine
 from helios.ports.failpoints import OFF, Failpoints, Point
@@ -200,7 +209,7 @@ class SourceMover:
             await state.big.copy_all()
 
         async def named() -> Collection[bytes]:
-            self._note(await stream.barrier())
+            await self._note(await stream.barrier())
             return state.changed | state.big.changed
 
         def equal(count: int) -> None:
@@ -229,12 +238,20 @@ class SourceMover:
             if request is not None and request.kind == "resume":
                 self._targets[request.target].announced = False
                 self._targets[request.target].drained = False
-            self._note(await stream.barrier())
+            if request is None and self._gives_way():
+                continue
+            await self._note(await stream.barrier())
             if request is not None and request.kind == "drain":
                 await self._drain(source, stream, request.target)
             for target, state in self._targets.items():
                 if not state.drained:
                     await self._catch_up(source, target, state)
+
+    def _gives_way(self) -> bool:
+        """Whether clients wait for the last keys of another source."""
+        transition = self._routes().topology.transition
+        pairs = () if transition is None else transition.pairs
+        return any(pair.phase is PairPhase.FENCED and pair.source != self.source for pair in pairs)
 
     async def _catch_up(self, source: Engine, target: str, state: _Target) -> None:
         count = len(state.changed)
@@ -258,7 +275,7 @@ class SourceMover:
         # Keys may still expire behind the fence; a second look leaves nothing of that out.
         for look in range(2):
             if look:
-                self._note(await stream.barrier())
+                await self._note(await stream.barrier())
             await self._copy_changed(source, state)
             await state.big.finish()
         if state.big.changed:
@@ -271,17 +288,20 @@ class SourceMover:
     async def _copy_changed(self, source: Engine, state: _Target) -> None:
         """Copy the small values that have changed, and set the big ones apart. No limit may stop the rounds."""
         changed, state.changed = sorted(state.changed - state.big.take_over(state.changed)), set()
-        if changed:
-            by_size = sort_by_size(changed, await source.sizes(changed), self._limits)
+        for keys in in_steps(changed):
+            by_size = sort_by_size(keys, await source.sizes(keys), self._limits)
             state.big.changed.update(by_size.big)
-            state.big.forget(set(changed).difference(by_size.big))
+            state.big.forget(set(keys).difference(by_size.big))
             await copy_batches(source, state.engine, by_size.batches)
 
-    def _note(self, changed: set[bytes]) -> None:
-        for target, keys in self._by_target(changed).items():
-            self._targets[target].changed.update(keys)
+    async def _note(self, changed: Collection[bytes]) -> None:
+        """Keep what has changed for the next round, letting others go on meanwhile: a pair may be fenced."""
+        for keys in in_steps(list(changed)):
+            for target, mine in self._by_target(keys).items():
+                self._targets[target].changed.update(mine)
+            await asyncio.sleep(0)
 
-    def _by_target(self, keys: set[bytes]) -> dict[str, list[bytes]]:
+    def _by_target(self, keys: Iterable[bytes]) -> dict[str, list[bytes]]:
         """The keys that leave this source for a target that is still to be served."""
         routes = self._routes()
         leaving: dict[str, list[bytes]] = {}

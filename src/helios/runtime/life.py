@@ -17,8 +17,6 @@ log = logging.getLogger(__name__)
 
 COMPLAINT = "helios: "  # what is wrong begins so, for people and for the parent that reads a child's log
 _FILES = 65536
-# While the store's thread commits, other processes wait for its lock: a busy event loop lets it go on soon.
-_SWITCH_S = 0.0005
 _PIPE = 0  # a child's standard input
 
 
@@ -53,7 +51,6 @@ def run(
         await main(stop)
 
     _allow_files()
-    sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(whole())
 
