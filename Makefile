@@ -10,6 +10,9 @@ SOURCES := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h' 2>/dev
 SANITIZED := $(addprefix tests/,property/test_wire_fuzz.py property/test_wire_chunks.py property/test_lanes.py \
 	property/test_ring.py unit/test_wire.py integration/router/test_router_limits.py)
 
+# The files that take longest begin first, so that no worker is left alone with one in the end.
+LONG := $(addprefix tests/integration/test_,crashes.py up.py local.py soak.py balance.py big_values.py)
+
 .PHONY: up test check format bench clean crashes sim soak sanitize
 .DEFAULT_GOAL := help
 
@@ -46,7 +49,7 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest tests/simulation
-	$(BIN)/python -m pytest -n 3 --dist loadfile tests/conformance tests/integration tests/docs
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(LONG) tests/docs tests/integration tests/conformance
 
 crashes: $(STAMP)
 	$(BIN)/python -m pytest tests/integration/test_crashes.py -m ""

