@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from unittest.mock import patch
 
@@ -13,9 +13,7 @@ from helios.coordinator.fencing import Fencing
 from helios.coordinator.movement import Movement
 from helios.coordinator.mover import SourceMover
 from helios.coordinator.publisher import Publisher
-from helios.coordinator.sweep import delete_where, not_owned, nothing
 from helios.model.topology import Member
-from helios.placement.routing import Routes
 from helios.ports.engine import ChangeStream, Engine
 from helios.ports.store import Compare, Delete, Put
 
@@ -41,19 +39,8 @@ def _not_durable() -> Iterator[None]:
         yield
 
 
-async def _clear_without_disk(
-    access: Access,
-    routes: Routes,
-    shard: str,
-    before: Callable[[], Awaitable[None]] = nothing,
-    after: Callable[[], Awaitable[None]] = nothing,
-) -> int:
-    with access.identity() as identity:
-        engine = await access.open(access.leader(shard), identity)
-        try:
-            return await delete_where(engine, not_owned(routes, shard), before, after)
-        finally:
-            await engine.close()
+async def _wait_for_no_source(*engines: Engine) -> None:
+    pass
 
 
 async def _end_nobody(self: Access, administrator: Engine) -> int:
@@ -93,5 +80,5 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "records-overwritten": lambda: patch.object(Publisher, "write", _write_out_of_order),
     "drained-target-copied": lambda: patch.object(SourceMover, "_drain", _drain_and_go_on),
     # A sweep is over before its deletions are on the source's disk, and a power cut brings back what it deleted.
-    "sweep-undone": lambda: patch("helios.coordinator.movement.clear", _clear_without_disk),
+    "sweep-undone": lambda: patch("helios.coordinator.sweep.make_durable", _wait_for_no_source),
 }

@@ -48,7 +48,7 @@ from helios.model.codec import decode
 from helios.model.ids import Address, check_id
 from helios.model.migration import Change, ChangeKind, Migration
 from helios.model.settings import ClusterSettings
-from helios.model.topology import Node, Topology
+from helios.model.topology import Node, Placement, Topology
 from helios.placement.routing import Routes
 from helios.placement.table import table_of
 from helios.ports.clock import Clock
@@ -187,8 +187,7 @@ class Admin:
 
     async def rules(self) -> list[RuleView]:
         """The placement rules in the order in which they are tried."""
-        rules = (await self._topology()).placement.rules
-        return [RuleView(rule.source, rule.target, rule.patterns) for rule in rules]
+        return list(_rules((await self._topology()).placement))
 
     async def placement(self) -> PlacementView:
         """All that decides where keys live, for those who compute it themselves."""
@@ -199,7 +198,7 @@ class Admin:
             points=placement.virtual_nodes,
             nodes=tuple(WeightView(shard, weight) for shard, weight in placement.weights),
             reassigned=tuple(PointView(str(position), shard) for position, shard in placement.reassigned),
-            rules=tuple(RuleView(rule.source, rule.target, rule.patterns) for rule in placement.rules),
+            rules=_rules(placement),
             moving=topology.transition is not None,
         )
 
@@ -417,6 +416,10 @@ class Admin:
 
     def _id(self) -> str:
         return new_id(self._clock)
+
+
+def _rules(placement: Placement) -> tuple[RuleView, ...]:
+    return tuple(RuleView(rule.source, rule.target, rule.patterns) for rule in placement.rules)
 
 
 def _check_node(node_id: str, weight: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import aclosing
 
 from helios.coordinator.access import SESSION_PREFIX, Access
@@ -44,34 +45,28 @@ class Fencing:
         # The way to the server is opened while the routers acknowledge: both are part of the pause.
         opening = asyncio.ensure_future(self._access.administer(member))
         try:
-            deadline = asyncio.get_running_loop().time() + self.ack_timeout_s
-            await self._wait_for_acknowledgements(epoch, deadline)
-            return await self._end_silent_users(await opening, epoch, deadline)
+            return await self._settle_users(opening, epoch)
         finally:
             opening.cancel()
             for administrator in await asyncio.gather(opening, return_exceptions=True):
                 if not isinstance(administrator, BaseException):
                     await administrator.close()
 
-    async def _wait_for_acknowledgements(self, epoch: int, deadline: float) -> None:
-        """Return when every session has acknowledged, or by the deadline (the event loop's time)."""
-        while True:
-            sessions, revision = await self._sessions()
-            left_s = deadline - asyncio.get_running_loop().time()
-            if left_s <= 0 or all(record.acked_epoch >= epoch for record, _ in sessions.values()):
-                return
-            await self._next_change(revision, min(_LOOK_AGAIN_S, left_s))
-
-    async def _end_silent_users(self, administrator: Engine, epoch: int, deadline: float) -> int:
-        """End the users of sessions that are over, and once the deadline has passed of silent ones, until none is."""
+    async def _settle_users(self, opening: Awaitable[Engine], epoch: int) -> int:
+        """Wait for acknowledgements as long as they may take, then end every other session's user."""
         loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.ack_timeout_s
         forced = 0
         while True:
             sessions, revision = await self._sessions()
             silent = {session for session, record in sessions.items() if record[0].acked_epoch < epoch}
+            left_s = deadline - loop.time()
+            if silent and left_s > 0:
+                await self._next_change(revision, min(_LOOK_AGAIN_S, left_s))
+                continue
+            administrator = await opening
             present = await self._session_users(administrator)
-            late = loop.time() >= deadline
-            for session in present - sessions.keys() | (silent if late else set()):
+            for session in present - sessions.keys() | silent:
                 # An expired session has no record any more, but what it sent may still be on its way.
                 if await self._revoke(session, sessions.get(session)):
                     await administrator.force_off(SESSION_PREFIX + session)
@@ -79,7 +74,7 @@ class Fencing:
                     forced += 1
             if not silent:
                 return forced
-            await self._next_change(revision, _LOOK_AGAIN_S if late else min(_LOOK_AGAIN_S, deadline - loop.time()))
+            await self._next_change(revision, _LOOK_AGAIN_S)
 
     async def _sessions(self) -> tuple[dict[str, tuple[SessionRecord, int]], int]:
         snapshot = await self._publisher.store.list(SESSIONS)

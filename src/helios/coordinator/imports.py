@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 from helios.coordinator.access import Access, Identity
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.rate import RateLimit
-from helios.coordinator.sweep import PERSIST_TIMEOUT_S, SCAN_COUNT
+from helios.coordinator.sweep import SCAN_COUNT, make_durable
 from helios.errors import Refused
 from helios.model.migration import Migration, MigrationPhase, MigrationStatus
 from helios.model.topology import Member
@@ -84,7 +83,7 @@ class Import:
             if conflicts:
                 self._fail(conflicts)
             # The server joins now: what a power cut brought back to it would seem to be its own.
-            await source.persist(PERSIST_TIMEOUT_S)
+            await make_durable(source)
         await self._publisher.write([Delete(IMPORTS + self._change), *self._ended(MigrationStatus.COMPLETED)])
 
     def _fail(self, conflicts: set[bytes]) -> None:
@@ -134,7 +133,7 @@ class Import:
         for owner, mine in by_owner.items():
             await self._copy(source, self._ways[owner], [key for key in mine if key in moving])
         filled = [self._ways[owner] for owner in by_owner]
-        await asyncio.gather(*(way.engine.persist(PERSIST_TIMEOUT_S) for way in filled))
+        await make_durable(*(way.engine for way in filled))
         # From here on a key that is not at its owner was deleted there by a client: it must not be copied again.
         await self._note(moving, copied=True)
         await self._failpoints.reach(Point.IMPORTING)

@@ -18,10 +18,10 @@ from helios.coordinator.ledger import Ledger
 from helios.coordinator.mover import SourceMover
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.rate import RateLimit
-from helios.coordinator.sweep import PERSIST_TIMEOUT_S, clear
+from helios.coordinator.sweep import clear, make_durable
 from helios.errors import EngineError, HeliosError, NotFound, Refused
 from helios.model.migration import MigrationPhase
-from helios.model.topology import Pair, PairPhase, Topology, Transition
+from helios.model.topology import Pair, Topology, Transition
 from helios.placement.routing import Routes
 from helios.ports.failpoints import OFF, Failpoints, Point
 from helios.ports.store import Delete, Put
@@ -71,7 +71,6 @@ class Movement:
         self._failure: BaseException | None = None
         self._routes = Routes(publisher.topology)
         self._paused = False  # by a user
-        self._fenced = False
 
     @property
     def change(self) -> str:
@@ -97,8 +96,7 @@ class Movement:
         finally:
             await self._cancel_all(self._standing)
             await self._stop_work()
-            self._paused = self._fenced = False
-            self._hold_copies()
+            self._hold_copies(False)
 
     async def _next_event(self) -> Event:
         """The next event; a failure of any work that is not an event (the store, the term) is raised here."""
@@ -184,9 +182,7 @@ class Movement:
 
     def _adopt(self, topology: Topology) -> None:
         self._routes = Routes(topology)
-        pairs = topology.transition.pairs if topology.transition is not None else ()
-        self._fenced = any(pair.phase is PairPhase.FENCED for pair in pairs)
-        self._hold_copies()
+        self._hold_copies(self._paused or self._routes.has_fence)
 
     async def _follow_pauses(self) -> None:
         """Hold the copies for as long as a user wants them to wait."""
@@ -200,14 +196,14 @@ class Movement:
     async def _pause(self, paused: bool) -> None:
         if paused != self._paused:
             self._paused = paused
-            self._hold_copies()
+            self._hold_copies(paused or self._routes.has_fence)
             await self._publisher.write(self._ledger.paused(paused))
             self._report(course_of.PauseRequested(paused))
 
-    def _hold_copies(self) -> None:
+    def _hold_copies(self, hold: bool) -> None:
         """Copies wait while a user wants that, and while a pair is fenced: its last keys are what clients wait for."""
-        self._rate.pause(self._paused or self._fenced)
-        self._bandwidth.pause(self._paused or self._fenced)
+        self._rate.pause(hold)
+        self._bandwidth.pause(hold)
 
     # Work
 
@@ -275,7 +271,7 @@ class Movement:
         with self._access.identity() as identity:
             engine = await self._access.open(self._access.leader(shard), identity)
             try:
-                await engine.persist(PERSIST_TIMEOUT_S)
+                await make_durable(engine)
             finally:
                 await engine.close()
 

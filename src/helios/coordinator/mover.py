@@ -19,10 +19,9 @@ from helios.coordinator.copying import (
     sort_by_size,
 )
 from helios.coordinator.rate import RateLimit
-from helios.coordinator.sweep import PERSIST_TIMEOUT_S, SCAN_COUNT, delete_where, not_owned
+from helios.coordinator.sweep import SCAN_COUNT, delete_where, make_durable, not_owned
 from helios.coordinator.verification import Pair, verify
 from helios.errors import CopyDiffers, EngineError, NotFound, PayloadRefused, TooHot
-from helios.model.topology import PairPhase
 from helios.placement.routing import Routes
 from helios.ports.engine import ChangeStream, Engine
 from helios.ports.failpoints import OFF, Failpoints, Point
@@ -223,7 +222,7 @@ class SourceMover:
         So do the deletions of leftovers: once the target owns such a key, a power cut must not bring it back.
         """
         touched = [state.engine for name, state in self._targets.items() if state.cleared or self.progress[name].moved]
-        await asyncio.gather(*(engine.persist(PERSIST_TIMEOUT_S) for engine in touched))
+        await make_durable(*touched)
 
     async def _follow(self, source: Engine, stream: ChangeStream) -> None:
         """Rounds of copying what has changed; requests are served in between."""
@@ -249,9 +248,7 @@ class SourceMover:
 
     def _gives_way(self) -> bool:
         """Whether clients wait for the last keys of another source."""
-        transition = self._routes().topology.transition
-        pairs = () if transition is None else transition.pairs
-        return any(pair.phase is PairPhase.FENCED and pair.source != self.source for pair in pairs)
+        return any(pair.source != self.source for pair in self._routes().topology.fenced)
 
     async def _catch_up(self, source: Engine, target: str, state: _Target) -> None:
         count = len(state.changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from helios.coordinator.access import Access
@@ -9,11 +10,16 @@ from helios.placement.routing import Routes
 from helios.ports.engine import Engine
 
 SCAN_COUNT = 500
-PERSIST_TIMEOUT_S = 10.0
+_PERSIST_TIMEOUT_S = 10.0
 
 
 async def nothing() -> None:
     """What is to be done before the first deletion, where that is nothing."""
+
+
+async def make_durable(*engines: Engine) -> None:
+    """Return when what these servers have executed is on their disks, as far as they promise. Raises EngineError."""
+    await asyncio.gather(*(engine.persist(_PERSIST_TIMEOUT_S) for engine in engines))
 
 
 async def delete_where(
@@ -70,7 +76,7 @@ async def clear(
         engine = await access.open(access.leader(shard), identity)
         try:
             deleted = await delete_where(engine, not_owned(routes, shard), before, after)
-            await engine.persist(PERSIST_TIMEOUT_S)
+            await make_durable(engine)
             return deleted
         finally:
             await engine.close()

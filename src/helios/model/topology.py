@@ -172,6 +172,12 @@ class Topology:
         """The shard of that id, if there is one."""
         return next((shard for shard in self.shards if shard.id == shard_id), None)
 
+    @property
+    def fenced(self) -> tuple[Pair, ...]:
+        """The pairs for whose keys routers hold commands."""
+        pairs = self.transition.pairs if self.transition is not None else ()
+        return tuple(pair for pair in pairs if pair.phase is PairPhase.FENCED)
+
 
 def with_numbers(shards: Sequence[Shard]) -> tuple[Shard, ...]:
     """The shards, each with a number: those that have none get the least that are free, in the order given."""

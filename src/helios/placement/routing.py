@@ -19,13 +19,12 @@ class Routes:
         self.topology = topology
         self._current: PlacementTable = table_of(topology.placement)
         self._next: PlacementTable | None = None
-        self._fenced: frozenset[tuple[str, str]] = frozenset()
+        self._fenced = frozenset((pair.source, pair.target) for pair in topology.fenced)
         self._switched: frozenset[tuple[str, str]] = frozenset()
         self._slow_s: dict[tuple[str, str], float] = {}
         if topology.transition is not None:
             self._next = table_of(topology.transition.next)
             pairs = topology.transition.pairs
-            self._fenced = frozenset((p.source, p.target) for p in pairs if p.phase is PairPhase.FENCED)
             self._switched = frozenset((p.source, p.target) for p in pairs if p.phase is PairPhase.SWITCHED)
             self._slow_s = {(p.source, p.target): p.slow_ms / 1000 for p in pairs if p.slow_ms}
         self.has_fence = bool(self._fenced)

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from helios.access.gate import Gate
 from helios.admin.service import AdminService
 from helios.errors import HeliosError, StartError, Unavailable
-from helios.model.topology import Member, PairPhase, Topology
+from helios.model.topology import Member, Topology
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
@@ -238,14 +238,13 @@ class Router:
         self.topology = topology
         self.routes = Routes(topology)
         self._dispatcher.serve(self.routes)
-        pairs = topology.transition.pairs if topology.transition else ()
-        fenced = (pair.source for pair in pairs if pair.phase is PairPhase.FENCED)
-        marks = self.pool.marks(fenced, self.routes.fenced)
+        marks = self.pool.marks((pair.source for pair in topology.fenced), self.routes.fenced)
         self.pool.apply(topology)
         for watch in self.watches:
             watch.follow(self.routes)
         for waiting in list(self.blocked):
             waiting.follow(self.routes)
+        pairs = topology.transition.pairs if topology.transition else ()
         touched = {shard for pair in pairs for shard in (pair.source, pair.target)}
         self.unclean = frozenset(shard.id for shard in topology.shards if shard.id in topology.unclean | touched)
         subscriptions = self.hub.apply(topology, self.routes)

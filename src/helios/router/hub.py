@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TypeAlias
 
-from helios.model.topology import Member, PairPhase, Topology
+from helios.model.topology import Member, Topology
 from helios.placement.routing import Routes
 from helios.resp.encoding import error
 from helios.router.callers import IN_SUBSCRIPTION, LastSlot, Slot
@@ -75,8 +75,7 @@ class Hub:
         if not self.topics:
             return []
         self._connect()
-        pairs = topology.transition.pairs if topology.transition else ()
-        targets = {pair.target for pair in pairs if pair.phase is PairPhase.FENCED}
+        targets = {pair.target for pair in topology.fenced}
         return [(self._links[shard], self._links[shard].mark) for shard in sorted(targets)]
 
     def configure(self, options: RouterOptions) -> None:

@@ -11,7 +11,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from helios.model.topology import PairPhase
 from helios.placement.routing import Routes
 
 Message = TypeVar("Message")
@@ -97,6 +96,4 @@ class InOrder(Generic[Message]):
 
 
 def _fenced(routes: Routes) -> set[tuple[str, str]]:
-    transition = routes.topology.transition
-    pairs = transition.pairs if transition else ()
-    return {(pair.source, pair.target) for pair in pairs if pair.phase is PairPhase.FENCED}
+    return {(pair.source, pair.target) for pair in routes.topology.fenced}

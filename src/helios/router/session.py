@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from helios.errors import Conflict, HeliosError, LeaseLost, StoreError, Unavailable, WatchLost
 from helios.model.codec import decode
-from helios.model.topology import Member, NodeKind, PairPhase, Topology
+from helios.model.topology import Member, NodeKind, Topology
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector, UserRole
 from helios.ports.store import Compare, Store
@@ -186,7 +186,8 @@ class Session:
         while True:
             await self._applied.wait()
             self._applied.clear()
-            if self._acked and not _is_awaited(self.topology) and await self._is_followed():
+            # Behind a fence clients wait for the acknowledgement; nobody waits for another.
+            if self._acked and not self.topology.fenced and await self._is_followed():
                 continue
             epoch, marks = self.topology.epoch, self._marks
             if marks and not await self._settled(marks):
@@ -281,12 +282,6 @@ class Session:
                 await engine.close()
         except HeliosError as fault:
             _log.info("the session's user was left on %s: %s", member.id, fault)
-
-
-def _is_awaited(topology: Topology) -> bool:
-    """Whether somebody waits for the epoch to be acknowledged: held commands do, behind a fence."""
-    pairs = topology.transition.pairs if topology.transition is not None else ()
-    return any(pair.phase is PairPhase.FENCED for pair in pairs)
 
 
 class SessionKeeper:

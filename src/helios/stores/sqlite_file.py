@@ -290,21 +290,20 @@ class SqliteFile:
             with suppress(sqlite3.Error):  # by now the commit may be done, and must not look as if it were not
                 self._connection.execute(f"PRAGMA busy_timeout = {round(self._busy_timeout_s * 1000)}")
 
-    def _begin(self, begin: str) -> None:
+    def _execute_patiently(self, statement: str) -> sqlite3.Cursor:
+        """Try again for as long as a lock may take, where SQLite itself does not wait for it."""
         give_up_at = time.monotonic() + self._busy_timeout_s
         while True:
             try:
-                self._connection.execute(begin)
+                return self._connection.execute(statement)
             except sqlite3.OperationalError as error:
                 if not _is_busy(error) or time.monotonic() >= give_up_at:
                     raise
                 time.sleep(_LOCK_LOOK_S)
-            else:
-                return
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
-        self._begin(begin)
+        self._execute_patiently(begin)
         try:
             yield
             self._connection.execute("COMMIT")
@@ -362,16 +361,8 @@ class SqliteFile:
 
     def _enter_wal_mode(self) -> None:
         """Switch to WAL; SQLite does not wait for the lock that this needs where several processes begin at once."""
-        give_up_at = time.monotonic() + self._busy_timeout_s
-        while True:
-            try:
-                if self._connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-                    raise StoreError(f"the file system of {self.path} cannot share memory (needed for SQLite's WAL)")
-                return
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() >= give_up_at:
-                    raise
-                time.sleep(0.01)
+        if self._execute_patiently("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise StoreError(f"the file system of {self.path} cannot share memory (needed for SQLite's WAL)")
 
     def _pragma(self, name: str) -> int:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
