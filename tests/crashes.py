@@ -15,7 +15,7 @@ import httpx
 from tests.cluster import Cluster, ask, running_cluster
 from tests.histories import Recorder
 from tests.ledger import Ledger
-from tests.reckoning import assert_each_key_once, opened, topology_in, verb
+from tests.reckoning import assert_each_key_once, opened, rests, topology_in, verb
 from tests.shards import eventually
 from tests.waiting import blocking_until
 
@@ -249,12 +249,7 @@ class Scene:
 
     async def at_rest(self) -> None:
         """Wait until no keys move and no server is to be swept: it comes to that by itself."""
-
-        async def rests() -> bool:
-            topology = await topology_in(self.store)
-            return topology.transition is None and not topology.unclean
-
-        await eventually(rests, "the move ends", timeout_s=REST_BOUND_S)
+        await eventually(lambda: rests(self.store), "the move ends", timeout_s=REST_BOUND_S)
 
     def go_on(self) -> None:
         """Whoever waits at a point, or wakes up there, goes on."""

@@ -10,25 +10,25 @@ from tests.cluster import Cluster
 from tests.shards import eventually
 
 from helios.coordinator.access import MOVER_PREFIX, SESSION_PREFIX
+from helios.model.migration import Change
 from helios.model.topology import Topology
 from helios.placement.routing import Routes
 from helios.ports.store import Store
-from helios.stores.records import COORDINATOR, SESSIONS, TOPOLOGY, CoordinatorRecord, read_record
+from helios.stores.records import (
+    CHANGES,
+    COORDINATOR,
+    SESSIONS,
+    TOPOLOGY,
+    CoordinatorRecord,
+    list_records,
+    read_record,
+)
 from helios.stores.sqlite import SqliteStore
 
 
 async def verb(cluster: Cluster, *words: str, port: int | None = None) -> object:
     """A command at a node (the first unless a port is given), without holding up the writers."""
     return await asyncio.to_thread(cluster.command, *words, port=port, timeout_s=30.0)
-
-
-async def at_rest(cluster: Cluster) -> None:
-    """Wait until nothing moves any more."""
-
-    async def quiet() -> bool:
-        return await verb(cluster, "ACTIVEMIGRATIONS") == []
-
-    await eventually(quiet, "migrations end", timeout_s=60)
 
 
 @asynccontextmanager
@@ -46,6 +46,22 @@ async def topology_in(store: Store) -> Topology:
     record = await read_record(store, Topology, TOPOLOGY)
     assert record is not None
     return record.value
+
+
+async def rests(store: Store) -> bool:
+    """Whether all that was asked for has ended, and no server is to be swept.
+
+    A rebalance that waits for its turn has no migrations yet, so requests are looked at, and not only what moves.
+    """
+    changes = await list_records(store, Change, CHANGES)
+    topology = await topology_in(store)
+    return topology.transition is None and not topology.unclean and all(change.value.status.ended for change in changes)
+
+
+async def at_rest(cluster: Cluster, timeout_s: float = 60.0) -> None:
+    """Wait until the cluster has done all that was asked for."""
+    async with opened(cluster) as store:
+        await eventually(lambda: rests(store), "all that was asked for has ended", timeout_s=timeout_s)
 
 
 async def topology_of(cluster: Cluster) -> Topology:

@@ -22,7 +22,15 @@ from tests.cluster import Cluster, HeliosProcess, free_ports, running_cluster
 from tests.crashes import SETTINGS, RestWriter
 from tests.histories import Recorder
 from tests.ledger import Ledger
-from tests.reckoning import assert_checked, assert_each_key_once, assert_no_users_left, opened, topology_in, verb
+from tests.reckoning import (
+    assert_checked,
+    assert_each_key_once,
+    assert_no_users_left,
+    at_rest,
+    opened,
+    topology_in,
+    verb,
+)
 from tests.shards import eventually
 
 from helios.model.migration import Migration
@@ -31,7 +39,13 @@ from helios.node.process import ProcessId
 from helios.stores.records import MIGRATIONS, list_records
 
 # Written to disk once a second, as usual: moves wait for that, and so there is more of each to be disturbed.
-ENVIRONMENT = {**SETTINGS, "HELIOS_SHARDING__AUTO_REBALANCE": "true", "HELIOS_ATLAS__AOF_FSYNC": "interval"}
+ENVIRONMENT = {
+    **SETTINGS,
+    "HELIOS_SHARDING__AUTO_REBALANCE": "true",
+    "HELIOS_SHARDING__REBALANCE_INTERVAL": "4",
+    "HELIOS_SHARDING__REBALANCE_REST": "0",
+    "HELIOS_ATLAS__AOF_FSYNC": "interval",
+}
 FOUNDERS = 3
 GUEST = "shard-4"
 PATTERNS = ("*", "user:*", "order:*", "*:list:*", "*:counter:?", "session:[a-m]*")
@@ -208,22 +222,19 @@ class Soak:
             with suppress(asyncio.CancelledError):
                 await task
 
-        async def rests() -> bool:
-            async with opened(self._cluster) as store:
-                topology = await topology_in(store)
-                records = await list_records(store, Migration, MIGRATIONS)
-            active = [record.value.id for record in records if not record.value.status.ended]
-            return topology.transition is None and not topology.unclean and not active
-
-        await eventually(rests, "everything that was asked for has ended", timeout_s=REST_S)
-
         async def served() -> bool:
             ports = self._cluster.resp_ports
             with suppress(OSError):
                 return all([isinstance(await verb(self._cluster, "DBSIZE", port=port), int) for port in ports])
             return False
 
+        async def steered_by_hand() -> bool:
+            words = ("SETTING", "sharding.auto_rebalance", "false")
+            return await self._ask(*words) == " ".join(words)
+
         await eventually(served, "every router serves", timeout_s=REST_S)
+        await eventually(steered_by_hand, "automatic rebalancing is off", timeout_s=REST_S)
+        await at_rest(self._cluster, timeout_s=REST_S)
 
 
 def soak(folder: Path, duration_s: float, seed: int, say: Callable[[str], None] = print) -> Soak:

@@ -100,6 +100,26 @@ async def test_nothing_is_begun_in_quiet_hours() -> None:
     assert len(after.submitted) == 2
 
 
+class TurnedOffMeanwhile(Looks):
+    """Automatic rebalancing is turned off in the middle of the first look, and on again after it."""
+
+    def monotonic(self) -> float:
+        self.settings = ClusterSettings(sharding=ShardingSettings(auto_rebalance=True))
+        return super().monotonic()
+
+    async def rested_s(self) -> dict[str, float]:
+        if self.looked == 1:
+            self.settings = ClusterSettings(sharding=ShardingSettings(auto_rebalance=False))
+        return {}
+
+
+async def test_nothing_is_begun_that_was_turned_off_while_loads_were_measured() -> None:
+    looks = TurnedOffMeanwhile([SKEWED, SKEWED])
+    await looks.run()
+    assert looks.looked == 2
+    assert len(looks.submitted) == 1
+
+
 async def test_what_stands_in_the_way_is_said_once_until_it_has_gone(caplog: pytest.LogCaptureFixture) -> None:
     away = Unavailable("shard-4 joins, which needs every node, and shard-2 does not answer")
     looks = Looks([away, away, away, EVEN, away, SKEWED])

@@ -34,7 +34,7 @@ async def _view(session: SessionRecord) -> RouterView:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             answer = await _ask(Address.parse(session.address), session.secret)
     except (OSError, TimeoutError) as fault:
-        return replace(silent, error=f"it does not answer at {session.address}: {fault or 'time-out'}")
+        return replace(silent, error=f"it does not answer at {session.address}: {str(fault) or 'time-out'}")
     except hiredis.ProtocolError as fault:
         return replace(silent, error=f"what answers at {session.address} is no router: {fault}")
     if not isinstance(answer, bytes):

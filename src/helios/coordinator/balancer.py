@@ -75,7 +75,8 @@ class Balancer:
                 impeded = True
                 continue
             impeded = False
-            if due is not None:
+            # Measuring takes a while, in which it may have been turned off.
+            if due is not None and self._settings().sharding.auto_rebalance:
                 log.info("automatic rebalance: %s", reason)
                 await submit(wish)
 

@@ -263,7 +263,7 @@ class Agent:
         try:
             await asyncio.wait_for(self._beat(), _GOODBYE_S)
         except (StoreError, TimeoutError) as error:
-            log.warning("goodbye failed: node=%s error=%s", self.spec.node_id, error)
+            log.warning("goodbye failed: node=%s error=%s", self.spec.node_id, str(error) or "the store did not answer")
 
 
 def lock_node(data: DataFolder, node_id: str, *, child: bool = False) -> RunLock:

@@ -114,7 +114,8 @@ class Session:
                 raise _SessionOver(f"the lease is lost: {fault}") from fault
             except (StoreError, TimeoutError) as fault:
                 if clock.monotonic() >= self._deadline:
-                    raise _SessionOver(f"the lease could not be renewed in time: {fault}") from fault
+                    why = str(fault) or "the store did not answer"
+                    raise _SessionOver(f"the lease could not be renewed in time: {why}") from fault
                 pause = options.session_ttl_s / 30
                 continue
             pause = options.session_ttl_s / 3
