@@ -151,3 +151,12 @@ async def test_only_the_last_hundred_changes_are_remembered() -> None:
     assert [change.number for change in await shared.history()] == list(range(8, 108))
     await shared.roll_back(7, by="test")
     assert (await shared.read()).sharding.migration_rate == 7
+
+
+async def test_every_value_can_be_written_back_as_it_is_shown() -> None:
+    shared = SharedSettings(MemoryStore(), SystemClock())
+    assert await shared.change({view.name: view.value for view in await shared.views()}, by="test") == ()
+    await shared.change({"sharding.quiet_hours": "22:00-06:00"}, by="test")
+    (altered,) = await shared.roll_back(None, by="test")
+    assert (altered.old, altered.new) == ("22:00-06:00", '""')
+    assert (await shared.read()).sharding.quiet_hours == ""

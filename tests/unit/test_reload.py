@@ -76,6 +76,14 @@ async def test_an_edit_changes_what_it_edits(tmp_path: Path) -> None:
     ]
 
 
+async def test_a_line_whose_default_is_empty_can_be_taken_out_again(tmp_path: Path) -> None:
+    run = await begun(tmp_path)
+    await run.edit(BEGUN.replace("sharding:\n", "sharding:\n  quiet_hours: 22:00-06:00\n"))
+    assert (await run.shared()).sharding.quiet_hours == "22:00-06:00"
+    assert await run.edit(BEGUN) == ['default: sharding.quiet_hours was 22:00-06:00, is "" now']
+    assert (await run.shared()).sharding.quiet_hours == ""
+
+
 async def test_a_file_with_a_mistake_changes_nothing_and_is_taken_up_when_it_is_mended(tmp_path: Path) -> None:
     run = await begun(tmp_path)
     before = await run.shared()

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from helios.admin.views import AlteredView, SettingChangeView, SettingView
 from helios.errors import Conflict, InvalidInput, NotFound, Refused
-from helios.model.setting_info import Effect, all_settings, format_value
+from helios.model.setting_info import EMPTY, Effect, all_settings, format_value
 from helios.model.settings import ClusterSettings
 from helios.ports.clock import Clock
 from helios.ports.store import Compare, Delete, Put, Store
@@ -156,7 +156,10 @@ def differences(old: ClusterSettings, new: ClusterSettings) -> list[tuple[str, s
 
 
 def with_values(settings: ClusterSettings, values: Mapping[str, str]) -> ClusterSettings:
-    """The settings with some changed. Raises NotFound, InvalidInput with what is allowed, Refused for what is fixed."""
+    """The settings with some changed, to texts that may be those of `value_of`.
+
+    Raises NotFound, InvalidInput with what is allowed, Refused for what is fixed.
+    """
     infos = all_settings()
     sections = {name: dict(getattr(settings, name)) for name in type(settings).model_fields}
     for name, value in values.items():
@@ -175,7 +178,7 @@ def with_values(settings: ClusterSettings, values: Mapping[str, str]) -> Cluster
             raise Refused(f"{name} cannot be changed: {info.why}, and is fixed once a cluster exists")
         kind = type(getattr(settings, section))
         try:
-            sections[section][field] = getattr(kind(**{field: value}), field)
+            sections[section][field] = getattr(kind(**{field: "" if value == EMPTY else value}), field)
         except ValidationError:
             raise InvalidInput(f"{name} cannot be {value!r}: it must be {info.allowed}") from None
     try:

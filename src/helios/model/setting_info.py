@@ -25,6 +25,8 @@ from helios.model.notation import (
 from helios.model.sections import Section
 from helios.model.settings import ClusterSettings, Settings
 
+EMPTY = '""'  # how a settings file writes the text that is empty
+
 
 class Effect(StrEnum):
     """When a changed value of a setting holds."""
@@ -118,7 +120,7 @@ def _write(field: FieldInfo, value: object) -> str:
         return f"{len(value)} users" if isinstance(value, tuple) and value else "{}"
     if parser is parse_size and isinstance(value, int):
         return format_size(value)
-    return str(value) or '""'
+    return str(value) or EMPTY
 
 
 def _allowed(field: FieldInfo, unit: str) -> str:
