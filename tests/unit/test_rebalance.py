@@ -113,8 +113,18 @@ def test_with_one_silent_a_plan_of_the_others_is_the_last_one() -> None:
     load = replace(load_of(shard_1=1000, shard_2=1000, shard_3=100), silent={"shard-3": "no answer"})
     assert looked(THREE, load) is None
     assert propose(THREE, load, UNIFORM) is None
-    assert outcome(None, load) == "balanced, nothing to move; left as it is: shard-3 does not answer (no answer)"
-    assert outcome(None, SKEWED) == "balanced, nothing to move"
+    said = outcome(None, load, THREE, DEFAULT)
+    assert said == "balanced, nothing to move; left as it is: shard-3 does not answer (no answer)"
+
+
+def test_what_cannot_be_evened_out_is_not_called_balanced() -> None:
+    ruled = replace(THREE, placement=moved(THREE.placement, "shard-1", "shard-2", "cart:*"))
+    assert propose(ruled, SKEWED, DEFAULT) is None, "a node that rules take keys from gives no points"
+    said = outcome(None, SKEWED, ruled, DEFAULT)
+    assert said == "nothing worth moving, though shard-1 carries 100.0% more keys than its share"
+    mild = load_of(shard_1=1200, shard_2=900, shard_3=900)
+    assert outcome(None, mild, THREE, DEFAULT) == "balanced, nothing to move"
+    assert outcome(None, mild, THREE, UNIFORM).startswith("nothing worth moving, though shard-1 carries 20.0% more")
 
 
 def test_shares_are_not_changed_while_one_is_silent() -> None:

@@ -39,8 +39,8 @@ from helios.stores.records import (
 _HOT_KEYS = 5
 
 
-def way_of(strategy: str, by: str, settings: ClusterSettings) -> tuple[Strategy, Measure]:
-    """The strategy and measure of these names; what is set where a name is empty. Raises InvalidInput."""
+def policy_of(strategy: str, by: str, settings: ClusterSettings) -> RebalancePolicy:
+    """The settings with the strategy and measure of these names, where they are not empty. Raises InvalidInput."""
     sharding = settings.sharding
     try:
         chosen = Strategy(strategy.lower().replace("-", "_")) if strategy else sharding.rebalance_strategy
@@ -50,7 +50,7 @@ def way_of(strategy: str, by: str, settings: ClusterSettings) -> tuple[Strategy,
         measure = Measure(by.lower()) if by else sharding.rebalance_by
     except ValueError:
         raise InvalidInput(f"{by!r} cannot be balanced by: use {', '.join(Measure)}") from None
-    return chosen, measure
+    return RebalancePolicy(strategy=chosen, by=measure, threshold=sharding.rebalance_threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +99,13 @@ async def proposed(
     standing: Standing,
     connector: Connector,
     clock: Clock,
-    settings: ClusterSettings,
-    way: tuple[Strategy, Measure],
+    policy: RebalancePolicy,
 ) -> tuple[Rebalancing | None, Load]:
     """What a rebalance would do now, by a sample taken for it; nothing is changed. Raises Unavailable."""
     if topology.transition is not None:
         raise Unavailable("keys are moving: what would be left to even out is known when they have arrived")
     ops = {shard: figures.ops for shard, figures in standing.figures.items()}
     load = await snapshot(topology, connector.open, known_loads(standing.figures), ops, clock.monotonic())
-    strategy, by = way
-    policy = RebalancePolicy(strategy=strategy, by=by, threshold=settings.sharding.rebalance_threshold)
     return propose(topology, load, policy), load
 
 
@@ -141,26 +138,26 @@ async def balance_view(
     way: tuple[str, str],
 ) -> BalanceView:
     """The load of every node as last collected, and what a rebalance would do about it."""
-    strategy, by = way_of(*way, settings)
+    policy = policy_of(*way, settings)
     standing = await read_standing(topology, store, clock, settings)
-    deviations = standing.deviations(topology, by)
+    deviations = standing.deviations(topology, policy.by)
     worst = max(deviations, key=lambda node: (abs(deviations[node]), node), default="")
     made: Rebalancing | None = None
     moves: tuple[PreviewView, ...] = ()
     reason = NOTHING_TO_MOVE
     try:
-        made, load = await proposed(topology, standing, connector, clock, settings, (strategy, by))
+        made, load = await proposed(topology, standing, connector, clock, policy)
     except Unavailable as error:
         reason = str(error)
     else:
-        reason = outcome(made, load)
+        reason = outcome(made, load, topology, policy)
         if made is not None:
             moves = moves_of(topology, made, load)
     return BalanceView(
-        by=str(by),
-        strategy=str(strategy),
-        threshold=settings.sharding.rebalance_threshold,
-        band=band_of(strategy, settings.sharding.rebalance_threshold),
+        by=str(policy.by),
+        strategy=str(policy.strategy),
+        threshold=policy.threshold,
+        band=band_of(policy.strategy, policy.threshold),
         auto_rebalance=settings.sharding.auto_rebalance,
         collected_at=standing.collected_at,
         nodes=tuple(_node_load(topology, standing, node, deviations.get(node)) for node in sorted(standing.health)),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from helios.access.asking import asking
 from helios.admin import reports
-from helios.admin.balance import balance_view, moves_of, proposed, read_standing, way_of
+from helios.admin.balance import balance_view, moves_of, policy_of, proposed, read_standing
 from helios.admin.check import findings
 from helios.admin.history import history
 from helios.admin.joining import identify
@@ -112,8 +112,8 @@ class Admin:
 
     async def rebalance(self, *, strategy: str = "", by: str = "") -> ChangeView:
         """Even out what the nodes carry, by their weights; the settings decide how unless it is said."""
-        chosen, measure = way_of(strategy, by, await self._settings())
-        return await self._submit(Change(self._id(), ChangeKind.REBALANCE, strategy=chosen, by=measure))
+        policy = policy_of(strategy, by, await self._settings())
+        return await self._submit(Change(self._id(), ChangeKind.REBALANCE, strategy=policy.strategy, by=policy.by))
 
     async def reweight(self, node_id: str, weight: float) -> ChangeView:
         """Give a node another weight and the share that goes with it; a drained one comes back by it."""
@@ -166,8 +166,8 @@ class Admin:
         if not topology.sharding_enabled:
             return await preview(topology, Change("", ChangeKind.REBALANCE), self._connector)
         standing = await read_standing(topology, self._store, self._clock, settings)
-        way = way_of(strategy, by, settings)
-        made, load = await proposed(topology, standing, self._connector, self._clock, settings, way)
+        policy = policy_of(strategy, by, settings)
+        made, load = await proposed(topology, standing, self._connector, self._clock, policy)
         return [] if made is None else list(moves_of(topology, made, load))
 
     async def preview_reweight(self, node_id: str, weight: float) -> list[PreviewView]:

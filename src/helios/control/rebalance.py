@@ -9,9 +9,9 @@ from helios.control.admission import desired_weights
 from helios.errors import Unavailable
 from helios.model.balancing import Measure, QuietHours, Strategy
 from helios.model.topology import Placement, Topology
-from helios.placement.balance import THRESHOLD, BalancePlan, plan
+from helios.placement.balance import THRESHOLD, BalancePlan, band_of, plan
 from helios.placement.change import with_weights
-from helios.placement.load import Load, Spread, estimate
+from helios.placement.load import Load, Spread, estimate, spread
 
 NOTHING_TO_MOVE = "balanced, nothing to move"
 
@@ -127,9 +127,20 @@ def _planned(
     return Rebalancing(made.placement, _reason(current, base, made, policy.by, silent) + _left(load, silent), made)
 
 
-def outcome(made: Rebalancing | None, load: Load) -> str:
+def outcome(made: Rebalancing | None, load: Load, topology: Topology, policy: RebalancePolicy) -> str:
     """What is done and why, or that nothing is, in one sentence for people."""
-    return f"{NOTHING_TO_MOVE}{_left(load, load.silent.keys())}" if made is None else made.reason
+    if made is not None:
+        return made.reason
+    # What silent shards carry may be a guess, and must not make the others look uneven.
+    carried = {shard: one.by(policy.by) for shard, one in load.shards.items() if shard not in load.silent}
+    weights = {shard: weight for shard, weight in desired_weights(topology).items() if shard not in load.silent}
+    deviations = spread(carried, weights).deviations
+    shard = max(deviations, key=lambda one: (abs(deviations[one]), one), default="")
+    if shard and abs(deviations[shard]) > band_of(policy.strategy, policy.threshold):
+        said = f"nothing worth moving, though {_carries(shard, deviations[shard], policy.by)}"
+    else:
+        said = NOTHING_TO_MOVE
+    return said + _left(load, load.silent.keys())
 
 
 def _concerned(load: Load, *placements: Placement) -> Set[str]:
@@ -151,7 +162,7 @@ def _said(reasons: Mapping[str, str], silent: Set[str]) -> str:
 
 def _reason(current: Placement, base: Placement, made: BalancePlan, by: Measure, silent: Set[str]) -> str:
     """Why, and what it costs, in one sentence for the log and the history; silent shards are spoken of by others."""
-    what = "operations" if by is Measure.OPS else by.value
+    what = _word(by)
     total = sum(made.before.loads.values())
     if current.weights != base.weights:
         why = _changed(dict(current.weights), dict(base.weights))
@@ -161,8 +172,7 @@ def _reason(current: Placement, base: Placement, made: BalancePlan, by: Measure,
             # A shard that cannot be helped is not the reason.
             key=lambda item: (item[0] not in made.out_of_reach, abs(item[1]), item[0]),
         )
-        side = "more" if deviation > 0 else "less"
-        why = f"{shard} carries {abs(deviation):.1%} {side} {what} than its share, where {made.band:.0%} is allowed"
+        why = f"{_carries(shard, deviation, by)}, where {made.band:.0%} is allowed"
     if not total:
         return f"{why}: nothing has to move"
     return (
@@ -171,8 +181,16 @@ def _reason(current: Placement, base: Placement, made: BalancePlan, by: Measure,
     )
 
 
-def _worst(spread: Spread, silent: Set[str]) -> float:
-    return max((abs(off) for shard, off in spread.deviations.items() if shard not in silent), default=0.0)
+def _carries(shard: str, deviation: float, by: Measure) -> str:
+    return f"{shard} carries {abs(deviation):.1%} {'more' if deviation > 0 else 'less'} {_word(by)} than its share"
+
+
+def _word(by: Measure) -> str:
+    return "operations" if by is Measure.OPS else by.value
+
+
+def _worst(found: Spread, silent: Set[str]) -> float:
+    return max((abs(off) for shard, off in found.deviations.items() if shard not in silent), default=0.0)
 
 
 def _changed(before: Mapping[str, float], after: Mapping[str, float]) -> str:

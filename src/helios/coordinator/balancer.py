@@ -49,7 +49,7 @@ class Balancer:
             made = propose(self._publisher.topology, load, policy)
         else:
             made = await self._decide(load, policy)
-        return made, outcome(made, load)
+        return made, outcome(made, load, self._publisher.topology, policy)
 
     async def run(self, submit: Callable[[Change], Awaitable[None]]) -> None:
         """Look each `rebalance_interval`, for ever, and submit a rebalance where one is due. Raises StoreError."""
