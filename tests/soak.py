@@ -112,7 +112,8 @@ class Soak:
             (3, self._kill),
             (2, self._freeze),
         ]
-        while time.monotonic() < until:
+        # On a slow machine it takes longer, for a run in which nothing was moved or killed would show nothing.
+        while time.monotonic() < until or not (self.done["MIGRATE"] and self.done["killed"]):
             [(_, deed)] = self._chooser.choices(deeds, weights=[weight for weight, _ in deeds])
             self._note(await deed())
             await asyncio.sleep(self._chooser.uniform(0.1, 1.5))

@@ -39,6 +39,20 @@ def test_what_a_dead_process_wrote_counts_for_nothing(tmp_path: Path) -> None:
     assert holder_of(path) is None
 
 
+def test_a_look_does_not_take_the_lock_from_one_that_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(*_: object) -> None:
+        raise AssertionError("the lock was taken")
+
+    nameless, dead = tmp_path / "nameless", tmp_path / "dead"
+    nameless.touch()
+    lock = RunLock.acquire(dead)
+    lock.name(ProcessId(os.getpid(), "another start than ours"))
+    lock.let_go()
+    monkeypatch.setattr("fcntl.flock", taken)
+    assert holder_of(nameless) is None
+    assert holder_of(dead) is None
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x"}', '{"pid": 1, "started": "", "boot": "", "note": 3}'])
 def test_a_held_lock_without_a_readable_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "lock"

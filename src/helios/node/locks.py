@@ -69,7 +69,7 @@ class RunLock:
             if lock is not None:
                 lock.name(ProcessId.this(), note)
                 return lock
-            # A look by `holder_of` takes the lock for an instant: that alone must not refuse a start.
+            # One who looks whether it is held takes it for an instant: that alone must not refuse a start.
             if time.monotonic() > deadline:
                 raise LockHeld(path, holder_of(path))
             time.sleep(_RETRY_S)
@@ -103,16 +103,23 @@ class RunLock:
 
 
 def holder_of(path: Path) -> Holder | None:
-    """The running process that holds the lock at `path`, if one does and has written its name."""
+    """The running process that holds the lock at `path`, if one does and has written its name.
+
+    The lock is tried only where it bears the name of a living process, so that looking never keeps it from one
+    that starts: a process that looks may be held up by its machine for longer than a starting one is patient.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return None
     try:
+        named = _parse(os.pread(descriptor, 65536, 0))
+        if named is None:
+            return None
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
-        return _parse(os.pread(descriptor, 65536, 0))
+        return named
     finally:
         os.close(descriptor)
 
