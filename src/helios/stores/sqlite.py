@@ -92,7 +92,8 @@ class SqliteStore:
             file, eye = await asyncio.wrap_future(opening)
         except BaseException:
             thread.submit(_close_unwanted, opening)
-            thread.shutdown(wait=False)
+            # Whoever has cancelled this may delete the folder next, and would find the file made again behind its back.
+            await asyncio.to_thread(thread.shutdown)
             raise
         return cls(file, eye, thread, expires=expires)
 
