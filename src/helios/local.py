@@ -20,6 +20,7 @@ from helios.client.connection import RespClient
 from helios.client.entry import Entry
 from helios.client.progress import Progress
 from helios.errors import InvalidInput, NotFound, Refused, StartError
+from helios.model.setting_info import all_settings
 from helios.node.files import DataFolder
 from helios.node.ports import free_ports
 from helios.runtime.children import helios_command
@@ -35,6 +36,9 @@ _STOP_S = 30.0
 _LOOK_S = 0.02
 _MOST_SHARDS = 64
 _AS_ANYBODY = Entry()
+
+# Its flags to `helios up` win over these.
+_OWN = ("atlas.data_dir", "network.bind", "gateway.listen")
 
 # What is kept for minutes need not reach the disk, and a test should not wait for keys to trickle.
 _DEFAULTS = {"atlas.aof_fsync": "no", "sharding.migration_rate": "0"}
@@ -63,6 +67,11 @@ class LocalCluster:
         """
         if not 1 <= shards <= _MOST_SHARDS:
             raise InvalidInput(f"shards is {shards} but must be from 1 to {_MOST_SHARDS}")
+        for name in settings or {}:
+            if name not in all_settings():
+                raise InvalidInput(f"{name!r} is not a setting: use full names, such as sharding.migration_rate")
+            if name in _OWN:
+                raise InvalidInput(f"{name} cannot be set: a LocalCluster has a temporary folder and ports of its own")
         self.shards = shards
         self._entry = entry
         self._settings = {**_DEFAULTS, **{name: _written(value) for name, value in (settings or {}).items()}}

@@ -140,8 +140,8 @@ async def test_the_same_from_an_event_loop(cluster: LocalCluster) -> None:
 def test_settings_are_those_that_were_given(cluster: LocalCluster) -> None:
     # Moves are not slowed down unless that is wanted.
     assert cluster.admin.setting("sharding.migration_rate").value == "0"
-    with pytest.raises(helios.StartError, match=r"sharding\.nothing"):
-        LocalCluster(settings={"sharding.nothing": True}).start()
+    with pytest.raises(helios.StartError, match=r"router\.workers is 0"):
+        LocalCluster(settings={"router.workers": 0}).start()
 
 
 def test_users_and_tls_are_for_clusters_of_ones_own_too(tmp_path: Path) -> None:

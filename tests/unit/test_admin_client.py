@@ -123,6 +123,8 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, object]] = [
     ("settings", (), {}, "SETTINGS", [SETTING]),
     ("setting", ("a.b",), {}, "SETTING a.b", SETTING),
     ("change_setting", ("a.b", "5"), {}, "SETTING a.b 5", SETTING),
+    ("change_setting", ("a.b", 0.5), {}, "SETTING a.b 0.5", SETTING),
+    ("change_setting", ("a.b", True), {}, "SETTING a.b true", SETTING),
     ("setting_history", (), {}, "SETTINGHISTORY", [SETTING_CHANGE]),
     ("roll_back_settings", (), {}, "SETTINGROLLBACK", [ALTERED]),
     ("roll_back_settings", (3,), {}, "SETTINGROLLBACK 3", [ALTERED]),

@@ -215,8 +215,8 @@ class AsyncAdminClient:
         """One of them; raises NotFound."""
         return await self._ask(verbs.setting(name))
 
-    async def change_setting(self, name: str, value: str) -> SettingView:
-        """Change a shared setting for all processes at once, written as a settings file would have it."""
+    async def change_setting(self, name: str, value: str | float) -> SettingView:
+        """Change a shared setting for all processes at once: a text as in a settings file, a number, True or False."""
         return await self._ask(verbs.change_setting(name, value))
 
     async def setting_history(self) -> list[SettingChangeView]:

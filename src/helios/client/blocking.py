@@ -234,8 +234,8 @@ class AdminClient:
         """One of them; raises NotFound."""
         return self._ask(verbs.setting(name))
 
-    def change_setting(self, name: str, value: str) -> SettingView:
-        """Change a shared setting for all processes at once, written as a settings file would have it."""
+    def change_setting(self, name: str, value: str | float) -> SettingView:
+        """Change a shared setting for all processes at once: a text as in a settings file, a number, True or False."""
         return self._ask(verbs.change_setting(name, value))
 
     def setting_history(self) -> list[SettingChangeView]:

@@ -236,9 +236,10 @@ def setting(name: str) -> Request[SettingView]:
     return _asking(_view(SettingView), "SETTING", name)
 
 
-def change_setting(name: str, value: str) -> Request[SettingView]:
+def change_setting(name: str, value: str | float) -> Request[SettingView]:
     """SETTING NAME VALUE."""
-    return _asking(_view(SettingView), "SETTING", name, value)
+    written = str(value).lower() if isinstance(value, bool) else str(value)
+    return _asking(_view(SettingView), "SETTING", name, written)
 
 
 def setting_history() -> Request[list[SettingChangeView]]:
