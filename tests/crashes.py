@@ -15,7 +15,7 @@ import httpx
 from tests.cluster import Cluster, ask, running_cluster
 from tests.histories import Recorder
 from tests.ledger import Ledger
-from tests.reckoning import assert_each_key_once, opened, rests, topology_in, verb
+from tests.reckoning import answer, assert_each_key_once, opened, rests, topology_in, verb
 from tests.shards import eventually
 from tests.waiting import blocking_until
 
@@ -105,7 +105,7 @@ class RestWriter:
     async def check(self, cluster: Cluster) -> None:
         """Compare with what the cluster holds."""
         for key, (last, open_) in self._known.items():
-            value = await verb(cluster, "GET", key)
+            value = await answer(cluster, "GET", key)
             found = value.decode() if isinstance(value, bytes) else ""
             assert found in {last, *open_}, (key, value, last, open_)
 
@@ -128,9 +128,9 @@ class Scene:
             scene = cls(cluster, points, store)
             scene.go_on()
             await scene.whole()
-            await verb(cluster, "FLUSHALL")
-            await verb(cluster, "MSET", *(word for pair in FILL.items() for word in pair))
-            await verb(cluster, "MSET", *(word for key in DOOMED for word in (key, "soon gone")))
+            everything = FILL | dict.fromkeys(DOOMED, "soon gone")
+            assert await answer(cluster, "FLUSHALL") == b"OK"
+            assert await answer(cluster, "MSET", *itertools.chain.from_iterable(everything.items())) == b"OK"
             routes = Routes(await topology_in(store))
             owners = {key: routes.owner(key.encode()) for key in FILL}
             scene.source = Counter(owners.values()).most_common(1)[0][0]
@@ -221,7 +221,7 @@ class Scene:
     async def migrate(self, *, back: bool = False) -> str:
         """Begin to move the keys from source to target; the migration's id."""
         way = (self.target, self.source) if back else (self.source, self.target)
-        reply = await verb(self.cluster, "MIGRATE", *way, PATTERN)
+        reply = await answer(self.cluster, "MIGRATE", *way, PATTERN)
         assert isinstance(reply, list), reply
         fields = dict(zip(reply[::2], reply[1::2], strict=True))
         return str(fields[b"id"].decode())
@@ -306,9 +306,9 @@ class Scene:
     async def check(self, load: Load) -> None:
         """Nothing acknowledged is missing, nothing is back, or anywhere twice, or where it does not belong."""
         await self.whole()
-        assert await verb(self.cluster, "EXISTS", *DOOMED) == 0
+        assert await answer(self.cluster, "EXISTS", *DOOMED) == 0
         await load.check(self.cluster)
-        values = await verb(self.cluster, "MGET", *FILL)
+        values = await answer(self.cluster, "MGET", *FILL)
         assert values == [value.encode() for value in FILL.values()]
         await assert_each_key_once(self.cluster)
 

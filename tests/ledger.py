@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.backoff import ConstantBackoff, NoBackoff
+from redis.exceptions import ClusterDownError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as LostConnection
-from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as NoAnswer
 
 SPACES = ("user", "order", "session")
@@ -127,7 +127,11 @@ class Ledger:
 
     async def check(self) -> int:
         """Compare with what the cluster holds; the number of effects that were checked."""
-        async with redis.asyncio.Redis(port=self.ports[0], socket_timeout=15, decode_responses=True) as connection:
+        # A router that loses its lease for a moment has executed nothing, and is asked again for up to ten seconds.
+        patience = Retry(ConstantBackoff(0.1), 100, (ClusterDownError,))
+        async with redis.asyncio.Redis(
+            port=self.ports[0], socket_timeout=15, decode_responses=True, retry=patience
+        ) as connection:
             for name, entry in self._registers.items():
                 self._check_register(name, entry, await connection.get(name))
             for name, entry in self._counters.items():

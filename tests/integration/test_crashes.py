@@ -13,7 +13,7 @@ import pytest
 from _pytest.mark.structures import ParameterSet
 from tests.cluster import Cluster
 from tests.crashes import FILL, Load, Scene, Victim, crash_cluster
-from tests.reckoning import assert_checked, assert_no_users_left, verb
+from tests.reckoning import answer, assert_checked, assert_no_users_left, verb
 from tests.shards import eventually
 
 from helios.model.migration import MigrationStatus
@@ -148,7 +148,7 @@ async def test_a_fence_does_not_wait_for_a_frozen_server(
                 await eventually(scene.unfenced, "the fence is lifted")
                 if victim is Victim.TARGET:
                     # The keys are still the source's, which serves them.
-                    assert await verb(cluster, "GET", scene.moving) == FILL[scene.moving].encode()
+                    assert await answer(cluster, "GET", scene.moving) == FILL[scene.moving].encode()
             finally:
                 server.send(signal.SIGCONT)
             await scene.delete_doomed()
