@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from helios.cli.keyspace import Distribution, drawn, read
 from helios.cli.main import app
+from helios.cli.records import HEADER
 from helios.cli.simulation import Step, edges_of_all, ring_bytes
 from helios.errors import InvalidInput
 from helios.model.topology import Placement
@@ -211,3 +212,18 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "none.txt").write_text("\n\n")
     with pytest.raises(InvalidInput, match="holds no keys"):
         read(str(tmp_path / "none.txt"), [1])
+
+
+def test_dumps_are_read_as_what_they_are(tmp_path: Path) -> None:
+    edges = edges_of_all({"a": 1.0, "b": 1.0}, 10, [])
+    plain, tsv, jsonl = tmp_path / "plain.tsv", tmp_path / "dump.tsv", tmp_path / "dump.jsonl.gz"
+    plain.write_bytes(b"a\\b\t12\ncart:1\tapples\n")
+    tsv.write_bytes(HEADER + b"\na\\\\b\t12\ncart:1\tapples\n")
+    lines = b'{"key":"a\\\\b","value":"12"}\n{"key":"cart:1","value":"apples","ttl":5}\n'
+    jsonl.write_bytes(gzip.compress(lines))
+    wanted = read(str(plain), edges)
+    for dump in (tsv, jsonl):
+        found = read(str(dump), edges)
+        assert (found.count, found.keys, found.bytes) == (2, wanted.keys, wanted.bytes)
+    jsonl.write_bytes(lines + b"{}\n")
+    assert f"{jsonl}, line 3: exactly one of key" in refused("--file", str(jsonl))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
 from random import Random
+from typing import IO
 
 from helios.cli import files
+from helios.cli.records import HEADER, BadLine, parser
 from helios.errors import InvalidInput
 from helios.model.balancing import Measure
 from helios.placement.ring import position
@@ -89,16 +91,13 @@ def drawn(
 def read(path: str, edges: Sequence[int]) -> Keyspace:
     """The keys of a file (plain or gzip): a key on each line, or a key, a tab and its value. About 3 µs a key.
 
-    Raises FileProblem, and InvalidInput for a file without keys.
+    A dump is read as what it is. Raises FileProblem, and InvalidInput for no keys or a bad line of a dump.
     """
     keys = [0.0] * len(edges)
     sizes = [0.0] * len(edges)
     count, last = 0, len(edges)
     with files.reading(path) as (content, _):
-        for line in files.lines(content):
-            if not line:
-                continue
-            key, _, value = line.partition(b"\t")
+        for key, value in _pairs(path, content):
             index = bisect_left(edges, position(key))
             index = index if index < last else 0
             keys[index] += 1.0
@@ -107,6 +106,26 @@ def read(path: str, edges: Sequence[int]) -> Keyspace:
     if not count:
         raise InvalidInput(f"{path} holds no keys: each line should be a key, or a key, a tab and its value")
     return Keyspace(f"{count:,} keys of {path}", count, keys, sizes, keys)
+
+
+def _pairs(path: str, content: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values; a dump is known by its name where it is JSON Lines, and by its first line where it is TSV."""
+    parse = parser("jsonl") if path.removesuffix(".gz").endswith((".jsonl", ".ndjson")) else None
+    for number, line in enumerate(files.lines(content), 1):
+        if not line:
+            continue
+        if line == HEADER and parse is None:
+            parse = parser("tsv")
+        if parse is None:
+            key, _, value = line.partition(b"\t")
+            yield key, value
+            continue
+        try:
+            record = parse(line)
+        except BadLine as error:
+            raise InvalidInput(f"{path}, line {number}: {error}") from error
+        if record is not None:
+            yield record.key, record.value
 
 
 def _ends(positions: Sequence[int], edges: Sequence[int]) -> list[int]:

@@ -23,7 +23,10 @@ def simulate(
         str, typer.Option("--distribution", metavar="KIND", help="uniform, zipf (operations) or sized (bytes).")
     ] = "uniform",
     file: Annotated[
-        str, typer.Option("--file", metavar="FILE", help="Keys, or keys and values as TSV, also .gz; not drawn then.")
+        str,
+        typer.Option(
+            "--file", metavar="FILE", help="Keys, keys and values as TSV, or a dump, also .gz; not drawn then."
+        ),
     ] = "",
     step: Annotated[
         list[str] | None,
