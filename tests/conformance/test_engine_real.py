@@ -196,6 +196,16 @@ async def test_persist_leaves_no_key_and_is_heard_by_nobody_for_long(real_lab: L
 
 
 @pytest.mark.processes
+async def test_persist_is_told_of_deletions_on_a_server_that_is_out_of_memory(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    await run(engine, "CONFIG", "SET", "appendfsync", "always")
+    await run(engine, "SET", b"k", 1)
+    await run(engine, "CONFIG", "SET", "maxmemory", "1")
+    assert await engine.persist(10.0) is True
+    assert await scan_names(engine) == [b"k"]
+
+
+@pytest.mark.processes
 async def test_persist_is_not_promised_without_a_log_that_is_always_synced(real_lab: Lab) -> None:
     engine = await real_lab.open()
     await run(engine, "CONFIG", "SET", "appendfsync", "always", "no-appendfsync-on-rewrite", "yes")

@@ -105,12 +105,18 @@ async def test_cancelling_when_some_pairs_have_switched_brings_their_keys_back(t
         assert [m.status for m in ways_back] == ["completed"] * len(ways_back) != []
 
 
-async def test_a_drain_that_is_cancelled_half_way_leaves_the_node_in_use(tmp_path: Path) -> None:
+async def test_a_paused_drain_that_is_cancelled_half_way_goes_back_by_itself(tmp_path: Path) -> None:
     async with filled(tmp_path, 3) as (shards, gate):
         before = await shards.contents()
         gate.arm(Point.AFTER_SWITCH)
         view = await shards.admin.remove_node("shard-3")
         await asyncio.wait_for(gate.reached.wait(), 20)
+        await shards.admin.pause_migration(view.migrations[0])
+
+        async def paused() -> bool:
+            return (await shards.admin.migration(view.migrations[0])).paused
+
+        await eventually(paused, "the drain is paused")
         cancelling = asyncio.create_task(shards.admin.cancel_migration(view.migrations[0]))
         await eventually(lambda: _noted(shards), "the wish is in the store")
         gate.open()
@@ -119,6 +125,7 @@ async def test_a_drain_that_is_cancelled_half_way_leaves_the_node_in_use(tmp_pat
         assert await shards.contents() == before
         topology = await shards.topology()
         assert [node.state for node in topology.nodes] == [NodeState.ACTIVE] * 3
+        assert not any(migration.paused for migration in await shards.admin.migrations())
 
 
 async def _noted(shards: Shards) -> bool:

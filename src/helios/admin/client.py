@@ -339,7 +339,8 @@ class Admin:
         for record in ended:
             await self._store.commit([Delete(record.key)])
         for change in changes:
-            await self._store.commit([Delete(change.key), Delete(CANCELS + change.value.id)])
+            wishes = [Delete(CANCELS + change.value.id), Delete(PAUSES + change.value.id)]
+            await self._store.commit([Delete(change.key), *wishes])
         return len(ended)
 
     async def settings(self) -> list[SettingView]:

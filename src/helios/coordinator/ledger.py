@@ -117,8 +117,11 @@ class Ledger:
             self._migrations[migration.id] = replace(migration, phase=MigrationPhase.SWEEPING)
         return self._puts([migration.id for migration in hit])
 
-    def reversed(self, transition: Transition, ending: Ending, back: Callable[[Pair], str]) -> list[Put]:
-        """The transition is given up: its migrations end, and those that had switched get one that leads back."""
+    def reversed(self, transition: Transition, ending: Ending, back: Callable[[Pair], str]) -> list[Put | Delete]:
+        """The transition is given up: its migrations end, and those that had switched get one that leads back.
+
+        That one does not wait, though the change may have been paused: it is what lets the cluster come to rest.
+        """
         status = MigrationStatus.CANCELLED if ending.cancelled else MigrationStatus.FAILED
         now = self._clock.wall()
         for pair in transition.pairs:
@@ -138,7 +141,11 @@ class Ledger:
                 )
         # The outcome is recorded at once; it does not change while the way back is still being gone.
         self.change = replace(self.change, error=ending.reason, cancelled=ending.cancelled)
-        return self._change(ChangeStatus.RUNNING) + self._puts(self._migrations)
+        return [
+            *self._change(ChangeStatus.RUNNING),
+            *self._puts(self._migrations),
+            Delete(PAUSES + self.change.id),
+        ]
 
     def finished(self, *, reversing: bool) -> list[Put | Delete]:
         """The transition has ended."""
@@ -162,6 +169,7 @@ class Ledger:
             start_time=migration.start_time or self._clock.wall(),
             end_time=self._clock.wall(),
             error=error,
+            paused=False,
         )
 
     def _change(self, status: ChangeStatus) -> list[Put]:

@@ -12,6 +12,8 @@ from helios.engines.valkey.connection import Command, Connection, ErrorReply, Re
 from helios.errors import EngineError, EngineUnreachable
 
 _MARK = b"\0helios-persist-mark"  # a key that exists inside one MULTI only
+# A server that is out of memory takes no SET, and what is deleted there, to give it some, must reach its disk all the same.
+_MARK_WITHOUT_MEMORY = "#!lua flags=allow-oom\nredis.call('SET', KEYS[1], '') redis.call('DEL', KEYS[1])"
 _SYNC_EVERY_S = 1.0  # what `everysec` means
 _ROUNDING_S = 0.02  # the server's clock counts milliseconds, once each turn of its loop
 _LOOK_EVERY_S = 0.01
@@ -38,11 +40,7 @@ async def _persist(connection: Connection) -> bool:
     log = await _log(connection)
     if log.get("aof_enabled") != "1" or policy == "no" or b"no" not in sometimes.values():
         return False
-    # The log is sequential: what this leaves in it, seen by nobody, stands behind everything executed before.
-    mark: list[Command] = [("MULTI",), ("SET", _MARK, b""), ("DEL", _MARK), ("EXEC",)]
-    for command, reply in zip(mark, await connection.execute_many(mark), strict=True):
-        if isinstance(reply, ErrorReply):
-            raise connection.failure(reply, f"{command[0]!s} of a mark in its log")
+    await _leave_mark(connection)
     if policy == "always":
         return True  # the server answers a write after its fsync
     await asyncio.sleep(_SYNC_EVERY_S + _ROUNDING_S)
@@ -57,6 +55,18 @@ async def _persist(connection: Connection) -> bool:
         if idle == 0:
             await asyncio.sleep(_LOOK_EVERY_S)
     return True
+
+
+async def _leave_mark(connection: Connection) -> None:
+    """Write what stands in the log, which is sequential, behind everything executed before; nobody sees it."""
+    mark: list[Command] = [("MULTI",), ("SET", _MARK, b""), ("DEL", _MARK), ("EXEC",)]
+    replies = await connection.execute_many(mark)
+    if any(isinstance(reply, ErrorReply) and str(reply).startswith("OOM") for reply in replies):
+        mark = [("EVAL", _MARK_WITHOUT_MEMORY, 1, _MARK)]
+        replies = await connection.execute_many(mark)
+    for command, reply in zip(mark, replies, strict=True):
+        if isinstance(reply, ErrorReply):
+            raise connection.failure(reply, f"{command[0]!s} of a mark in its log")
 
 
 def fsync_policy(config: Reply) -> str:
