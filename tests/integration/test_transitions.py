@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.shards import Shards, eventually, running_shards
+from tests.shards import Gate, Shards, eventually, running_shards
 
+from helios.coordinator import mover
+from helios.engines.valkey.changes import TrackingStream
 from helios.errors import InvalidInput, NotFound, Refused
+from helios.ports.failpoints import Point
 
 PAIRS = {f"user:{n}".encode(): f"value {n}".encode() for n in range(2000)} | {
     f"order:{n}".encode(): f"order {n}".encode() for n in range(2000)
@@ -139,6 +144,30 @@ async def test_requests_that_make_no_sense_are_refused(tmp_path: Path) -> None:
             await shards.admin.add_node("shard-1", f"127.0.0.1:{shards.servers['shard-1'].port}")
         with pytest.raises(NotFound, match="no migration"):
             await shards.admin.cancel_migration("nothing")
+
+
+async def test_a_first_pass_outlasts_more_changes_than_a_stream_can_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mover, "_NOTE_EVERY_S", 0.0)
+    # Each of the three heaps of new keys below is some 28,000 bytes of names on its way to the coordinator.
+    monkeypatch.setattr(TrackingStream, "open", partial(TrackingStream.open, max_bytes=60_000))
+    lost: list[str] = []
+    monkeypatch.setattr(TrackingStream, "_break", lambda _, reason: lost.append(reason))
+    gate = Gate()
+    async with running_shards(tmp_path, 2, gate) as shards:
+        await shards.fill(PAIRS)
+        gate.arm(Point.COPYING)
+        view = await shards.admin.migrate("shard-1", "shard-2", "order:*")
+        for part in range(3):
+            await asyncio.wait_for(gate.reached.wait(), 20)
+            await shards.fill({b"user:new:%d:%d" % (part, n): b"" for n in range(500)})
+            gate.open()
+            if part < 2:
+                gate.arm(Point.COPYING)
+        await shards.settled()
+        assert (await shards.admin.migration(view.id)).status == "completed"
+        assert lost == []
 
 
 async def _has(shards: Shards, node_id: str) -> bool:

@@ -91,6 +91,9 @@ class Witness:
                 self.sweeping.discard(shard)
             case control.CancelRequested() if not self.transition.reversing:
                 self.cancelled = True
+            case control.PauseRequested(paused) if self.course.paused and not paused:
+                # What had caught up may have fallen behind.
+                self.caught_up &= {(p.source, p.target) for p in [self.pending] if isinstance(p, Fence)}
         self.course, effects = step(self.course, event)
         for effect in effects:
             self.check(effect, event)
@@ -156,7 +159,8 @@ class Witness:
                 assert self.fence == ""
             case Slow(source, target, slow_ms):
                 assert (source, target) in self.pairs(PairPhase.COPYING)
-                assert 0 < slow_ms <= SLOW_MAX_MS
+                # Nobody is slowed for the sake of a move that waits.
+                assert slow_ms == 0 if self.course.paused else 0 < slow_ms <= SLOW_MAX_MS
             case Finish(unswept):
                 assert not self.waiting
                 assert {source for source, _ in self.pairs(PairPhase.SWITCHED)} <= self.swept | unswept
@@ -271,6 +275,25 @@ def test_no_order_of_events_breaks_a_promise_and_success_ends_it(seed: int) -> N
     else:
         assert witness.topology.placement == first
         assert began.leaving in ("", *(node.id for node in witness.topology.nodes))
+
+
+@given(SEEDS)
+def test_a_pause_slows_nobody_and_what_it_stopped_catches_up_anew(seed: int) -> None:
+    random = Random(seed)
+    witness = Witness(random_topology(random))
+    witness.wander(random, random.randint(0, 60))
+    witness.feed(control.PauseRequested(True))
+    for _ in range(2 * len(SHARDS) ** 2):
+        if witness.pending is None or witness.course.finished:
+            break
+        witness.commit()
+    if witness.course.finished:
+        return
+    if witness.fence == "":
+        assert not any(pair.slow_ms for pair in witness.transition.pairs if pair.phase is PairPhase.COPYING)
+    witness.feed(control.PauseRequested(False))
+    assert not witness.course.caught_up
+    witness.succeed()
 
 
 @given(SEEDS)

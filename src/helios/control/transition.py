@@ -99,7 +99,7 @@ def _record(course: Course, event: Event) -> tuple[Course, tuple[Effect, ...]]:
             if course.ending is None and _can_end(course.transition):
                 return replace(course, ending=Ending(cancelled=True, reason="cancelled by request")), ()
         case PauseRequested(paused):
-            return replace(course, paused=paused), ()
+            return _paused(course, paused=paused)
         case Begun():
             pass
     return course, ()
@@ -150,6 +150,17 @@ def _fence_failed(course: Course, reason: str) -> Course:
     return _give_up(course, reason) if course.fence_failures >= FENCE_ATTEMPTS_MAX else course
 
 
+def _paused(course: Course, *, paused: bool) -> tuple[Course, tuple[Effect, ...]]:
+    if paused or not course.paused:
+        return replace(course, paused=paused), ()
+    # Big values that change are not copied while their pair waits for its fence: it has to catch up once more.
+    publishing = course.publishing
+    fencing = (publishing.source, publishing.target) if isinstance(publishing, Fence) else None
+    behind = tuple(Resume(*key) for key in course.caught_up if key != fencing and key[0] in course.copying)
+    caught_up = tuple(key for key in course.caught_up if key == fencing)
+    return replace(course, paused=False, caught_up=caught_up), behind
+
+
 def _can_end(transition: Transition) -> bool:
     """Whether what has switched can go back. What cannot goes on until it succeeds, and so does the way back itself."""
     return not transition.reversing and not transition.no_way_back
@@ -197,7 +208,12 @@ def _due_publication(course: Course) -> Mutation | None:
             return Unfence(*course.fenced)
         return None
     for pair in course.transition.pairs:
-        if (pair.source, pair.target) in course.lagging and pair.phase is PairPhase.COPYING:
+        if pair.phase is not PairPhase.COPYING:
+            continue
+        if course.paused:  # Nobody waits for what does not go on.
+            if pair.slow_ms:
+                return Slow(pair.source, pair.target, 0)
+        elif (pair.source, pair.target) in course.lagging:
             return Slow(pair.source, pair.target, min(SLOW_MAX_MS, pair.slow_ms * 2 or SLOW_FIRST_MS))
     if course.caught_up and not course.paused:
         return Fence(*course.caught_up[0])

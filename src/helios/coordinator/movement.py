@@ -224,10 +224,12 @@ class Movement:
         await mover.run()
 
     async def _resume_later(self, source: str, target: str) -> None:
-        """Clients that were held get some air before the pair is fenced again."""
+        """The pair catches up again; clients that were held get some air before it is fenced once more."""
+        mover = self._movers.get(source)
         await asyncio.sleep(_RESUME_DELAY_S)
-        if source in self._movers:
-            self._movers[source].resume(target)
+        # One that has taken its place meanwhile may have the pair behind a fence, and must leave it alone then.
+        if mover is not None and self._movers.get(source) is mover:
+            mover.resume(target)
 
     async def _await_acknowledgements(self, source: str, target: str) -> None:
         await self._failpoints.reach(Point.FENCED)

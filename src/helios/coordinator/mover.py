@@ -27,6 +27,7 @@ from helios.ports.engine import ChangeStream, Engine
 from helios.ports.failpoints import OFF, Failpoints, Point
 
 _ROUND_S = 0.02
+_NOTE_EVERY_S = 1.0  # names of changed keys are taken from their stream, while the first pass lasts
 _GAINLESS_ROUNDS = 3
 _GAIN = 0.8  # a round that is not smaller than this part of the one before it has gained nothing
 _FENCED_PERSIST_TIMEOUT_S = 2.0
@@ -121,7 +122,7 @@ class SourceMover:
                     opened.push_async_callback(big.stop)
                     self._targets[target] = _Target(engine, (await engine.info()).aof_fsync == "always", big)
                 await self._clear_leftovers()
-                await self._first_pass(source)
+                await self._first_pass(source, stream)
                 if self._limits.verify:
                     for target in self._targets:
                         await self._verify(source, stream, target)
@@ -147,11 +148,12 @@ class SourceMover:
             condemned = not_owned(routes, target, arriving=frozenset(arriving))
             state.cleared = await delete_where(state.engine, condemned) > 0
 
-    async def _first_pass(self, source: Engine) -> None:
+    async def _first_pass(self, source: Engine, stream: ChangeStream) -> None:
         total = await source.count()
         seen = 0
         found = dict.fromkeys(self._targets, 0)
         waiting: dict[str, list[bytes]] = {target: [] for target in self._targets}
+        noted_at_s = asyncio.get_running_loop().time()
         async with Behind() as writing:
             cursor, keys = await source.scan(0, SCAN_COUNT)
             while True:
@@ -169,6 +171,10 @@ class SourceMover:
                         await self._copy_first(source, target, mine, writing)
                 if over:
                     break
+                if asyncio.get_running_loop().time() - noted_at_s >= _NOTE_EVERY_S:
+                    # A slow pass over a busy server would otherwise lose the stream to the names that wait in it.
+                    await self._note(await stream.barrier())
+                    noted_at_s = asyncio.get_running_loop().time()
                 cursor, keys = await source.scan(cursor, SCAN_COUNT)
         for target, state in self._targets.items():
             copied = len(state.big.changed)

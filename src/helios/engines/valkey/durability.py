@@ -12,7 +12,7 @@ from helios.engines.valkey.connection import Command, Connection, ErrorReply, Re
 from helios.errors import EngineError, EngineUnreachable
 
 _MARK = b"\0helios-persist-mark"  # a key that exists inside one MULTI only
-# A server that is out of memory takes no SET, and what is deleted there, to give it some, must reach its disk all the same.
+# A server that is out of memory takes no SET, and what is deleted there, to give it some, must reach its disk, too.
 _MARK_WITHOUT_MEMORY = "#!lua flags=allow-oom\nredis.call('SET', KEYS[1], '') redis.call('DEL', KEYS[1])"
 _SYNC_EVERY_S = 1.0  # what `everysec` means
 _ROUNDING_S = 0.02  # the server's clock counts milliseconds, once each turn of its loop
