@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from helios.cli import completing
 from helios.cli.client import cli
 from helios.cli.main import app
+from helios.model.setting_info import all_settings
 
 HELIOS = "import sys; from helios.cli.main import main; sys.argv[0] = 'helios'; main()"
 
@@ -23,6 +24,13 @@ def offered(*words: str) -> list[str]:
     *before, last = words
     completer = ShellComplete(cli, {}, "helios-cli", "_HELIOS_CLI_COMPLETE")
     return [item.value for item in completer.get_completions(list(before), last)]
+
+
+def answered(line: str) -> list[str]:
+    """What helios offers bash for the last word of a line."""
+    env = {"_HELIOS_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    words = [sys.executable, "-c", HELIOS]
+    return subprocess.run(words, env={**os.environ, **env}, capture_output=True, text=True, check=False).stdout.split()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -36,9 +44,14 @@ def test_a_script_for_both_programs(shell: str) -> None:
 def test_bash_takes_the_script_and_is_answered() -> None:
     script = CliRunner().invoke(app, ["completion", "bash"]).stdout
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    env = {**os.environ, "_HELIOS_COMPLETE": "complete_bash", "COMP_WORDS": "helios co", "COMP_CWORD": "1"}
-    answer = subprocess.run([sys.executable, "-c", HELIOS], env=env, capture_output=True, text=True, check=False)
-    assert answer.stdout.split() == ["completion", "config"]
+    assert answered("helios co") == ["completion", "config"]
+
+
+def test_settings_are_offered_behind_helios_config_too() -> None:
+    assert answered("helios config show router.wor") == ["router.workers"]
+    assert answered("helios config set router.") == [
+        name for name, info in all_settings().items() if name.startswith("router.") and info.shared
+    ]
 
 
 def test_other_shells_are_wrong_use() -> None:

@@ -27,9 +27,26 @@ DataDir = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 
 
+def _names(incomplete: str) -> list[str]:
+    """Every setting that begins so, for a shell."""
+    from helios.model.setting_info import all_settings
+
+    return [name for name in all_settings() if name.startswith(incomplete)]
+
+
+def _shared_names(incomplete: str) -> list[str]:
+    """The settings that all processes share, and that begin so."""
+    from helios.model.setting_info import all_settings
+
+    return [name for name in _names(incomplete) if all_settings()[name].shared]
+
+
 @config.command("show")
 def show(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One setting, with what it may be.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="One setting, with what it may be.", autocompletion=_names),
+    ] = None,
     origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
     file: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="As a start with this settings file would have it.")
@@ -92,7 +109,12 @@ def check(
 
 @config.command("set", context_settings={"ignore_unknown_options": True})
 def set_one(
-    name: Annotated[str, typer.Argument(metavar="KEY", help="Its full name, such as sharding.migration_rate.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY", help="Its full name, such as sharding.migration_rate.", autocompletion=_shared_names
+        ),
+    ],
     value: Annotated[str, typer.Argument(metavar="VALUE", help="Written as a settings file would have it.")],
     data_dir: DataDir = None,
 ) -> None:
