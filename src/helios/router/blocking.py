@@ -82,6 +82,7 @@ class Blocked:
         self.keys = keys
         self._deadline = deadline
         self._woken = False
+        self._abandoned = False
         self._last: bytes | None = None  # what the caller is answered if the wait is cut short
         self._slot = LastSlot(caller)
         caller.replies.append(self._slot)
@@ -127,6 +128,7 @@ class Blocked:
 
     def abandon(self) -> None:
         """The caller has gone: nothing may be taken from the keys for it any more."""
+        self._abandoned = True
         self._router.blocked.discard(self)
         self._line.end()
 
@@ -137,6 +139,8 @@ class Blocked:
         if caller.call is self:
             caller.call = None
         line.release()
+        if self._abandoned:
+            return  # An error that nobody is told is none.
         if reply.startswith(UNBLOCKED) and self._last is not None:
             reply = self._last
         elif (reply.startswith(UNBLOCKED) or self._harmless(reply)) and caller.last_slot() is self._slot:

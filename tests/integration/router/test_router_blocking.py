@@ -209,6 +209,7 @@ async def test_new_entries_of_a_stream_are_those_since_the_client_asked(
 
 async def test_nothing_is_taken_for_a_client_that_has_left(lab: RouterLab, client: Client) -> None:
     key = lab.key_of("shard-1")
+    errors = dict(lab.router.errors)
     for leave in ("close", "abort"):
         raw = await RawClient.connect(lab.port)
         # It waited behind another command: reading had been stopped then.
@@ -224,6 +225,7 @@ async def test_nothing_is_taken_for_a_client_that_has_left(lab: RouterLab, clien
         assert await client.rpush(key, "v") == 1
         assert await client.lpop(key) == b"v"
     assert not lab.router.blocked
+    assert lab.router.errors == errors, "nobody was told of an unknown outcome"
 
 
 async def test_who_has_hung_up_already_gets_what_is_there_and_is_not_waited_for(lab: RouterLab) -> None:
