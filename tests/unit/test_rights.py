@@ -121,6 +121,7 @@ def test_the_short_way_is_for_who_may_read_and_write_every_key() -> None:
         ("psubscribe a:1*", "may subscribe to the patterns of its keys alone"),
         ("pubsub channels", "'PUBSUB CHANNELS' may concern others"),
         ("pubsub numsub b", "may not use the channel 'b'"),
+        ("pubsub shardnumsub a:1 b", "may not use the channel 'b'"),
         ("unsubscribe b", None),
         ("lmpop x b left", "numkeys should be greater than 0"),
         ("get", "wrong number of arguments for 'get' command"),

@@ -64,7 +64,8 @@ _WHOLE = _names("""client|tracking flushall flushdb pubsub|channels pubsub|shard
     function|stats script|debug script|flush script|kill script|load script|show""")
 
 # Channels are matched against the patterns as keys are. The table of commands has no positions for these.
-_CHANNELS = {"subscribe": slice(1, None), "publish": slice(1, 2), "pubsub|numsub": slice(2, None)}
+_CHANNELS = {"subscribe": slice(1, None), "publish": slice(1, 2)}
+_CHANNELS |= dict.fromkeys(("pubsub|numsub", "pubsub|shardnumsub"), slice(2, None))
 _LONGEST_SHOWN = 128
 
 
