@@ -307,12 +307,18 @@ def test_host_and_port_come_from_the_environment(cluster: Cluster) -> None:
     assert (result.exit_code, result.stdout) == (0, "Alice")
 
 
+def test_host_and_port_are_taken_as_redis_cli_takes_them(cluster: Cluster) -> None:
+    result = CliRunner().invoke(entry.cli, ["-h", "127.0.0.1", "-p", str(cluster.server.port), "get", "k"])
+    assert (result.exit_code, result.stdout) == (0, "Alice")
+
+
 @pytest.mark.parametrize(
     ("argv", "hoisted"),
     [
         (["get", "k", "--json"], ["--json", "get", "k"]),
         (["get", "--port", "1", "k", "--host=h"], ["--port", "1", "--host=h", "get", "k"]),
         (["get", "--", "--json"], ["get", "--", "--json"]),
+        (["-h", "h", "-p", "1", "set", "k", "-p", "--json"], ["--json", "-h", "h", "-p", "1", "set", "k", "-p"]),
         (["--json=1", "get"], ["--json=1", "get"]),
         (["get", "--port"], ["--port", "get"]),
         ([], []),

@@ -61,11 +61,15 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
 @click.group(
     cls=VerbGroup,
     context_settings={"max_content_width": 100, "show_default": True},
-    epilog="Options may also follow the verb; what stands behind -- is never an option. "
+    epilog="Options may also follow the verb, all but -h and -p; what stands behind -- is never an option. "
     "Exit status: 0 done; 1 refused, missing or out of reach; 2 wrong use.",
 )
-@click.option("--host", envvar="HELIOS_HOST", show_envvar=True, default="127.0.0.1", help="Any node of the cluster.")
+# The short forms are redis-cli's, and as there they stand in front of the verb: behind it, -h may be a value.
 @click.option(
+    "-h", "--host", envvar="HELIOS_HOST", show_envvar=True, default="127.0.0.1", help="Any node of the cluster."
+)
+@click.option(
+    "-p",
     "--port",
     envvar="HELIOS_PORT",
     show_envvar=True,
