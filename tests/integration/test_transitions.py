@@ -12,6 +12,7 @@ from tests.shards import Gate, Shards, eventually, running_shards
 from helios.coordinator import mover
 from helios.engines.valkey.changes import TrackingStream
 from helios.errors import InvalidInput, NotFound, Refused
+from helios.placement.routing import Routes
 from helios.ports.failpoints import Point
 
 PAIRS = {f"user:{n}".encode(): f"value {n}".encode() for n in range(2000)} | {
@@ -168,6 +169,32 @@ async def test_a_first_pass_outlasts_more_changes_than_a_stream_can_hold(
         await shards.settled()
         assert (await shards.admin.migration(view.id)).status == "completed"
         assert lost == []
+
+
+async def test_what_consumer_groups_did_during_a_copy_moves_too(tmp_path: Path) -> None:
+    gate = Gate()
+    async with running_shards(tmp_path, 2, gate) as shards:
+        routes = Routes(await shards.topology())
+        small, big = [key for n in range(100) if routes.owner(key := b"jobs:%d" % n) == "shard-1"][:2]
+        for key, size in ((small, 1), (big, 300_000)):
+            for entry in ("1-1", "2-1"):
+                await shards.execute("shard-1", "XADD", key, entry, "field", b"v" * size)
+            for group in ("workers", "gone"):
+                await shards.execute("shard-1", "XGROUP", "CREATE", key, group, "0")
+            await shards.execute("shard-1", "XREADGROUP", "GROUP", "workers", "w", "COUNT", 1, "STREAMS", key, ">")
+        gate.arm(Point.CATCHING_UP)
+        await shards.admin.migrate("shard-1", "shard-2", "*", verify=True)
+        await asyncio.wait_for(gate.reached.wait(), 20)
+        for key in (small, big):
+            await shards.execute("shard-1", "XACK", key, "workers", "1-1")
+            await shards.execute("shard-1", "XGROUP", "DESTROY", key, "gone")
+            await shards.execute("shard-1", "XGROUP", "CREATE", key, "fresh", "$")
+        gate.open()
+        await shards.settled()
+        for key in (small, big):
+            groups = await shards.execute("shard-2", "XINFO", "GROUPS", key)
+            assert isinstance(groups, list)
+            assert {group[b"name"]: group[b"pending"] for group in groups} == {b"workers": 0, b"fresh": 0}
 
 
 async def _has(shards: Shards, node_id: str) -> bool:

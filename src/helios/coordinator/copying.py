@@ -17,6 +17,8 @@ BATCH_BYTES = 512 << 10
 # What the copies of big values may take behind a fence. Routers hold commands a little longer than that.
 FENCED_BIG_S = 3.0
 _PASSES_MAX = 8
+# The first byte of a dumped stream, by the version that it was written with.
+_STREAM_TYPES = frozenset((15, 19, 21))
 _STEP_KEYS = 500
 _BETWEEN_PASSES_S = 1.0
 
@@ -66,18 +68,24 @@ def sort_by_size(keys: Collection[bytes], sizes: list[int], limits: CopyLimits) 
     return Sorted(batches, big)
 
 
-async def copy_batches(source: Engine, target: Engine, batches: list[list[bytes]]) -> None:
+async def copy_batches(source: Engine, target: Engine, batches: list[list[bytes]], streams: set[bytes]) -> None:
     """Make the target's copies of the keys equal to the source's. A batch is read while the one before is written."""
     async with Behind() as writing:
         for batch in batches:
-            await copy_batch(source, target, batch, at_once, writing)
+            await copy_batch(source, target, batch, at_once, writing, streams)
 
 
-async def copy_batch(source: Engine, target: Engine, keys: list[bytes], pace: Pace, writing: Behind) -> int:
-    """Read a batch and leave its writing to `writing`; how many of the keys the source had."""
+async def copy_batch(
+    source: Engine, target: Engine, keys: list[bytes], pace: Pace, writing: Behind, streams: set[bytes]
+) -> int:
+    """Read a batch and leave its writing to `writing`; how many of the keys the source had.
+
+    Those that are streams are put into `streams`: servers do not name what changes in consumer groups.
+    """
     values = await source.dump(keys)
     present = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
     absent = [key for key, value in zip(keys, values, strict=True) if value is None]
+    streams.update(key for key, value in present if value.payload[:1] and value.payload[0] in _STREAM_TYPES)
     await pace(sum(len(value.payload) for _, value in present))
 
     async def write() -> None:
@@ -161,6 +169,11 @@ class BigValues:
         mine = {key for key in keys if key in self.changed or key in self._copying}
         self.changed |= mine
         return mine
+
+    @property
+    def streams(self) -> set[bytes]:
+        """The values among them of which notes are kept, as they are of streams alone."""
+        return {key for key, notes in self._notes.items() if notes}
 
     def forget(self, keys: Collection[bytes]) -> None:
         """Others are about to write the target's copies of these keys."""

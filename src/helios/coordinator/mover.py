@@ -57,6 +57,7 @@ class _Target:
     every_write_synced: bool
     big: BigValues
     changed: set[bytes] = field(default_factory=set)
+    streams: set[bytes] = field(default_factory=set)  # whose consumer groups change unnamed
     last_round: int = 0
     gainless: int = 0
     cleared: bool = False  # whether leftovers had to be deleted from it
@@ -193,7 +194,7 @@ class SourceMover:
         await self._rate.take(len(by_size.big))
         for batch in by_size.batches:
             await self._rate.take(len(batch))
-            self.progress[target].moved += await copy_batch(source, state.engine, batch, pace, writing)
+            self.progress[target].moved += await copy_batch(source, state.engine, batch, pace, writing, state.streams)
             await self._failpoints.reach(Point.COPYING)
 
     async def _verify(self, source: Engine, stream: ChangeStream, target: str) -> None:
@@ -215,7 +216,7 @@ class SourceMover:
 
         async def named() -> Collection[bytes]:
             await self._note(await stream.barrier())
-            return state.changed | state.big.changed
+            return state.changed | state.big.changed | state.streams | state.big.streams
 
         def equal(count: int) -> None:
             progress.verified += count
@@ -275,6 +276,7 @@ class SourceMover:
 
     async def _drain(self, source: Engine, stream: ChangeStream, target: str) -> None:
         state = self._targets[target]
+        state.changed |= state.streams | state.big.streams
         # Keys may still expire behind the fence; a second look leaves nothing of that out.
         for look in range(2):
             if look:
@@ -295,7 +297,7 @@ class SourceMover:
             by_size = sort_by_size(keys, await source.sizes(keys), self._limits)
             state.big.changed.update(by_size.big)
             state.big.forget(set(keys).difference(by_size.big))
-            await copy_batches(source, state.engine, by_size.batches)
+            await copy_batches(source, state.engine, by_size.batches, state.streams)
 
     async def _note(self, changed: Collection[bytes]) -> None:
         """Keep what has changed for the next round, letting others go on meanwhile: a pair may be fenced."""
