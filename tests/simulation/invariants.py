@@ -37,7 +37,9 @@ class Invariants:
         before, routes = self.routes, Routes(topology)
         if topology.epoch <= self.topology.epoch:
             self._fail(f"epoch {topology.epoch} was published after {self.topology.epoch}")
-        if not before.empty:
+        if routes.empty and not before.empty:
+            self._fail(f"epoch {topology.epoch} leaves nobody to own any key")
+        elif not before.empty:
             for key in self._keys:
                 was, becomes = before.owner(key), routes.owner(key)
                 if was != becomes and not (before.fenced(key) and before.pair(key) == (was, becomes)):

@@ -69,6 +69,8 @@ def choose(seed: int) -> Scenario:
             virtual_nodes=random.choice((2, 4, 8)),
             migration_rate=random.choice((20, 50) if zombies else (0, 0, 50, 500)),
             auto_rebalance=random.random() < 0.5,
+            rebalance_interval=random.choice((1.0, 3.0)),
+            rebalance_rest=random.choice((0.0, 2.0)),
             verify_moves=random.random() < 0.2,
         ),
         coordinator=CoordinatorSettings(

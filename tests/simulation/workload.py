@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,24 @@ from tests.simulation.history import QUESTIONS_MAX, Command, CounterHistory, Imp
 
 from helios.admin.client import Admin
 from helios.errors import HeliosError
+from helios.model.topology import NodeState
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _CLIENT_TIMEOUT_S = 3.0
 _KINDS = ("user", "cart", "session")
+# What operators ask for, and how often.
+_DEEDS = {
+    "migrate": 40,
+    "add": 18,
+    "remove": 12,
+    "reweight": 5,
+    "drain": 4,
+    "undrain": 3,
+    "rebalance": 8,
+    "cancel": 10,
+}
 
 
 class Client:
@@ -126,37 +139,48 @@ class Operator(Actor):
 
     async def _verb(self, admin: Admin, random: Random) -> None:
         world = self.world
-        ids = sorted(world.servers)
-        members = [node.id for node in world.invariants.topology.nodes]
-        outside = [shard for shard in ids if shard not in members]
-        one, other = random.choice(members or ids), random.choice(members or ids)
-        choice = random.random()
+        what, ask = await self._choose(admin, random)
         try:
-            if choice < 0.4:
-                pattern = random.choice(("*", "user:*", "cart:*", "*:1:*", "n:*", "*[02468]", "session:*"))
-                what = f"migrate {one} {other} {pattern}"
-                await admin.migrate(one, other, pattern)
-            elif choice < 0.6:
-                one = random.choice(outside or ids)
-                what = f"add {one}"
-                weight = random.choice((0.5, 1.0, 2.0))
-                await admin.add_node(one, str(world.address(one)), weight=weight, flush=random.random() < 0.7)
-            elif choice < 0.75:
-                what = f"remove {one}"
-                await admin.remove_node(one)
-            elif choice < 0.9:
-                what = "rebalance"
-                await admin.rebalance()
-            else:
-                what = "cancel"
-                active = await admin.active_migrations()
-                if active:
-                    what = f"cancel {random.choice(active).id}"
-                    await admin.cancel_migration(what.removeprefix("cancel "))
+            await ask
         except HeliosError as error:
             world.note(f"operator: {what}: {error.code}")
         else:
             world.note(f"operator: {what}: done")
+
+    async def _choose(self, admin: Admin, random: Random) -> tuple[str, Awaitable[object]]:
+        world = self.world
+        ids = sorted(world.servers)
+        nodes = world.invariants.topology.nodes
+        members = [node.id for node in nodes]
+        one, other = random.choice(members or ids), random.choice(members or ids)
+        [deed] = random.choices(list(_DEEDS), list(_DEEDS.values()))
+        match deed:
+            case "migrate":
+                pattern = random.choice(("*", "user:*", "cart:*", "*:1:*", "n:*", "*[02468]", "session:*"))
+                return f"migrate {one} {other} {pattern}", admin.migrate(one, other, pattern)
+            case "add":
+                one = random.choice([shard for shard in ids if shard not in members] or ids)
+                weight, flush = random.choice((0.5, 1.0, 2.0)), random.random() < 0.7
+                return f"add {one}", admin.add_node(one, str(world.address(one)), weight=weight, flush=flush)
+            case "remove":
+                return f"remove {one}", admin.remove_node(one)
+            case "reweight":
+                weight = random.choice((0.2, 1.0, 3.0))
+                return f"reweight {one} {weight:g}", admin.reweight(one, weight)
+            case "drain":
+                return f"drain {one}", admin.drain(one)
+            case "undrain":
+                one = random.choice([node.id for node in nodes if node.state is NodeState.DRAINED] or ids)
+                return f"undrain {one}", admin.undrain(one)
+            case "rebalance":
+                strategy, by = random.choice(("minimize_movement", "uniform")), random.choice(("keys", "bytes", "ops"))
+                return f"rebalance {strategy} {by}", admin.rebalance(strategy=strategy, by=by)
+        return "cancel", self._cancel(admin, random)
+
+    async def _cancel(self, admin: Admin, random: Random) -> None:
+        active = await admin.active_migrations()
+        if active:
+            await admin.cancel_migration(random.choice(active).id)
 
 
 def _argv(command: Command, key: bytes) -> list[bytes]:

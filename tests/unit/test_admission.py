@@ -129,6 +129,12 @@ def test_what_makes_no_sense_is_refused(
     assert refusal(raised.value) == f"{error.code} {raised.value}"
 
 
+def test_the_last_node_that_owns_keys_stays_when_its_turn_to_leave_has_come() -> None:
+    """When it was asked to leave, the other one had not been drained yet."""
+    with pytest.raises(Refused, match="a is the last node: its keys would have nowhere to go"):
+        placement_after(draining(drained("a", "b"), "a"), remove("a"))
+
+
 @pytest.mark.parametrize("change", [found(node("a")), add(node("a"))])
 def test_a_node_without_a_server_is_refused(change: Change) -> None:
     with pytest.raises(Refused, match="a at a:6379 has no running server: start it first"):

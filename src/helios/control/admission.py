@@ -59,17 +59,14 @@ def admit(topology: Topology, change: Change, members: Mapping[str, Member], pol
 def placement_after(topology: Topology, change: Change) -> Placement:
     """The placement that a queued change asks for, by the topology at the time that its turn has come.
 
-    For a rebalance these are shares of the ring by weight alone; `control.rebalance` goes by loads.
+    For a rebalance these are shares of the ring by weight alone; `control.rebalance` goes by loads. Raises NotFound,
+    InvalidInput or Refused where what came before leaves no sense in it.
     """
     match change.kind:
         case ChangeKind.ADD_NODE | ChangeKind.REBALANCE:
             return with_weights(topology.placement, desired_weights(topology))
         case ChangeKind.REMOVE_NODE:
-            staying = replace(topology, nodes=tuple(node for node in topology.nodes if node.id != change.node))
-            remaining = without_shard(topology.placement, change.node)
-            if not topology.sharding_enabled or not remaining.weights:
-                remaining = with_weights(remaining, desired_weights(staying))
-            return remaining
+            return _without(topology, change.node)
         case ChangeKind.REWEIGHT | ChangeKind.DRAIN | ChangeKind.UNDRAIN:
             return _with_altered(topology, altered_node(topology, change))
         case ChangeKind.MIGRATE:
@@ -77,6 +74,17 @@ def placement_after(topology: Topology, change: Change) -> Placement:
             return moved(topology.placement, change.source, change.target, change.pattern)
         case ChangeKind.FOUND | ChangeKind.REPAIR:
             return topology.placement
+
+
+def _without(topology: Topology, node_id: str) -> Placement:
+    """The placement without a node that leaves. Raises Refused where nobody would be left to own its keys."""
+    staying = replace(topology, nodes=tuple(node for node in topology.nodes if node.id != node_id))
+    remaining = without_shard(topology.placement, node_id)
+    if not topology.sharding_enabled or not remaining.weights:
+        remaining = with_weights(remaining, desired_weights(staying))
+    if not remaining.weights:
+        raise Refused(_last(node_id))
+    return remaining
 
 
 def desired_weights(topology: Topology) -> dict[str, float]:
@@ -100,7 +108,7 @@ def altered_node(topology: Topology, change: Change) -> Node:
             if node.state is NodeState.DRAINED:
                 raise Refused(f"{node.id} is drained already: `undrain` brings it back, `removenode` lets it go")
             if not any(other.state is NodeState.ACTIVE for other in topology.nodes if other.id != node.id):
-                raise Refused(f"{node.id} is the last node: its keys would have nowhere to go; add another node first")
+                raise Refused(_last(node.id))
             return replace(node, state=NodeState.DRAINED)
         case ChangeKind.UNDRAIN:
             if node.state is not NodeState.DRAINED:
@@ -177,7 +185,7 @@ def _remove(topology: Topology, node_id: str) -> Admission:
         raise Refused(f"{node_id} is being removed already")
     staying = [other for other in topology.nodes if other.state is NodeState.ACTIVE and other.id != node_id]
     if not staying:
-        raise Refused(f"{node_id} is the last node: its keys would have nowhere to go; add another node first")
+        raise Refused(_last(node_id))
     return Admission(with_state(topology, node_id, NodeState.DRAINING), queued=True)
 
 
@@ -222,6 +230,10 @@ def with_state(topology: Topology, node_id: str, state: NodeState) -> Topology:
 def with_node(topology: Topology, node: Node) -> Topology:
     """The topology with one node as given; nothing changes where it has none of that id."""
     return replace(topology, nodes=tuple(node if other.id == node.id else other for other in topology.nodes))
+
+
+def _last(node_id: str) -> str:
+    return f"{node_id} is the last node: its keys would have nowhere to go; add another node first"
 
 
 def _names(topology: Topology) -> str:

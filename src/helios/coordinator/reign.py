@@ -25,7 +25,7 @@ from helios.coordinator.queue import Queue, foreseen, founding_member
 from helios.coordinator.rate import RateLimit
 from helios.coordinator.repair import repair
 from helios.coordinator.sweep import clear
-from helios.errors import EngineError, NotFound, Refused, Unavailable
+from helios.errors import Conflict, EngineError, NotFound, Refused, Unavailable
 from helios.model.codec import decode
 from helios.model.ids import Address
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration
@@ -253,7 +253,18 @@ class Reign:
             await self._queue.end(change, ChangeStatus.FAILED, str(error))
 
     async def _begin_transition(self, change: Change) -> None:
-        topology = self._publisher.topology
+        """Plan what the request asks for and begin it, by the cluster as it is in that very moment."""
+        while True:
+            try:
+                return await self._begin_by(self._publisher.topology, change)
+            except Conflict as conflict:
+                log.info("request looked at anew: change=%s reason=%s", change.id, conflict)
+
+    async def _begin_by(self, topology: Topology, change: Change) -> None:
+        """The same by a topology that was read before servers were asked; raises Conflict where it is another by now.
+
+        Requests are admitted all the while: a node that was to take the keys may have been asked to leave.
+        """
         following = placement_after(topology, change)
         if change.kind is ChangeKind.REBALANCE and topology.sharding_enabled:
             planned, said = await self._balancer.plan(change)
@@ -280,7 +291,9 @@ class Reign:
         if not pairs:
             records = ledger.finished(reversing=False)
         leaving = change.node if change.kind is ChangeKind.REMOVE_NODE else ""
-        await self._publisher.publish(lambda now: begin(now, change.id, following, pairs, leaving, altered), records)
+        await self._publisher.publish(
+            lambda now: begin(_same(topology, now), change.id, following, pairs, leaving, altered), records
+        )
 
     async def _import(self, change: Change) -> None:
         node = change.nodes[0]
@@ -329,6 +342,18 @@ class Reign:
             else:
                 await self._publisher.publish(_cleaned(shard))
         return not self._publisher.topology.unclean
+
+
+def _same(before: Topology, now: Topology) -> Topology:
+    """What the topology is now, if plans that were made by the one before still hold; else raises Conflict."""
+    if _basis(now) != _basis(before):
+        raise Conflict(f"the cluster was changed while it was planned: epoch {before.epoch} is {now.epoch} now")
+    return now
+
+
+def _basis(topology: Topology) -> tuple[object, ...]:
+    """What plans are made by."""
+    return topology.nodes, topology.placement, topology.sharding_enabled
 
 
 def _cleaned(shard: str) -> Callable[[Topology], Topology]:

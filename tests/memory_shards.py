@@ -1,0 +1,78 @@
+"""A cluster inside the test's own process whose servers and store are in memory: quick, and each of any version."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from tests.shards import FAST, eventually
+
+from helios.admin.client import Admin
+from helios.coordinator.service import Coordinator
+from helios.engines.memory import MemoryConnector, MemoryServer
+from helios.model.ids import Address
+from helios.model.settings import ClusterSettings
+from helios.model.topology import Node, NodeKind, Topology
+from helios.placement.routing import Routes
+from helios.runtime.clock import SystemClock
+from helios.stores.memory import MemoryStore
+from helios.stores.records import TOPOLOGY, read_record
+
+BY_HAND = ClusterSettings(
+    sharding=FAST.sharding.model_copy(update={"auto_rebalance": False}), coordinator=FAST.coordinator
+)
+
+
+class MemoryShards:
+    """A cluster of plain servers in memory, each of some version."""
+
+    def __init__(self, versions: dict[str, int]) -> None:
+        self.clock = SystemClock()
+        self.servers = {name: MemoryServer(name, wall=self.clock.wall, version=v) for name, v in versions.items()}
+        self.addresses = {name: Address("memory", port) for port, name in enumerate(versions, 1)}
+        connector = MemoryConnector({self.addresses[name]: server for name, server in self.servers.items()})
+        self.store = MemoryStore()
+        self.admin = Admin(self.store, connector, self.clock)
+        self.coordinator = Coordinator(self.store, connector, self.clock, node_id="test", settings=BY_HAND)
+
+    def node(self, name: str) -> Node:
+        """The server as a node."""
+        return Node(name, self.addresses[name], NodeKind.EXTERNAL)
+
+    async def topology(self) -> Topology:
+        """The topology now."""
+        record = await read_record(self.store, Topology, TOPOLOGY)
+        assert record is not None
+        return record.value
+
+    async def fill(self) -> None:
+        """Some keys where they belong."""
+        routes = Routes(await self.topology())
+        for n in range(100):
+            self.servers[routes.owner(b"%d" % n)].set(b"%d" % n, b"value")
+
+    async def ended(self, migration: str) -> str | None:
+        """The error of a migration, when it has ended."""
+
+        async def over() -> bool:
+            return (await self.admin.migration(migration)).end_time is not None
+
+        await eventually(over, "the migration ends")
+        return (await self.admin.migration(migration)).error
+
+
+@asynccontextmanager
+async def memory_shards(founders: list[str], **versions: int) -> AsyncIterator[MemoryShards]:
+    """A cluster of `founders` with a coordinator; the other servers are there and not in it."""
+    cluster = MemoryShards(versions)
+    coordinating = asyncio.create_task(cluster.coordinator.run())
+    try:
+        await cluster.admin.found([cluster.node(name) for name in founders])
+        await cluster.fill()
+        yield cluster
+    finally:
+        coordinating.cancel()
+        with suppress(asyncio.CancelledError):
+            await coordinating
+        await cluster.store.close()
