@@ -15,6 +15,7 @@ from helios.model.ids import Address
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, NodeKind, Topology
 from helios.placement.routing import Routes
+from helios.ports.failpoints import OFF, Failpoints
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
 from helios.stores.records import TOPOLOGY, read_record
@@ -27,14 +28,16 @@ BY_HAND = ClusterSettings(
 class MemoryShards:
     """A cluster of plain servers in memory, each of some version."""
 
-    def __init__(self, versions: dict[str, int]) -> None:
+    def __init__(self, versions: dict[str, int], failpoints: Failpoints) -> None:
         self.clock = SystemClock()
         self.servers = {name: MemoryServer(name, wall=self.clock.wall, version=v) for name, v in versions.items()}
         self.addresses = {name: Address("memory", port) for port, name in enumerate(versions, 1)}
         connector = MemoryConnector({self.addresses[name]: server for name, server in self.servers.items()})
         self.store = MemoryStore()
         self.admin = Admin(self.store, connector, self.clock)
-        self.coordinator = Coordinator(self.store, connector, self.clock, node_id="test", settings=BY_HAND)
+        self.coordinator = Coordinator(
+            self.store, connector, self.clock, node_id="test", settings=BY_HAND, failpoints=failpoints
+        )
 
     def node(self, name: str) -> Node:
         """The server as a node."""
@@ -63,9 +66,11 @@ class MemoryShards:
 
 
 @asynccontextmanager
-async def memory_shards(founders: list[str], **versions: int) -> AsyncIterator[MemoryShards]:
+async def memory_shards(
+    founders: list[str], failpoints: Failpoints = OFF, **versions: int
+) -> AsyncIterator[MemoryShards]:
     """A cluster of `founders` with a coordinator; the other servers are there and not in it."""
-    cluster = MemoryShards(versions)
+    cluster = MemoryShards(versions, failpoints)
     coordinating = asyncio.create_task(cluster.coordinator.run())
     try:
         await cluster.admin.found([cluster.node(name) for name in founders])

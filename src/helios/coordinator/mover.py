@@ -287,6 +287,8 @@ class SourceMover:
             raise EngineError(f"{len(state.big.changed)} big values changed behind their fence")
         if state.every_write_synced:
             await state.engine.persist(_FENCED_PERSIST_TIMEOUT_S)
+        # A target that lost its power since the last copy may have lost that, too, and does not answer here any more.
+        await state.engine.count()
         state.drained = True
         self._report(Drained(self.source, target))
 
