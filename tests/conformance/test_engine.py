@@ -316,6 +316,7 @@ async def test_a_mover_may_do_all_that_the_port_names(lab: Lab) -> None:
     stream = await mover.changes()
     (dumped,) = await mover.dump([b"a"])
     assert dumped is not None
+    assert await mover.grouped([b"a", b"none"]) == [False, False]
     await mover.restore([(b"b", dumped)])
     assert await stream.barrier() == {b"b"}
     await stream.close()

@@ -113,6 +113,18 @@ async def test_fields_of_hashes_keep_their_own_ttl(real_lab: Lab) -> None:
     assert await run(engine, "HPEXPIRETIME", b"h", "FIELDS", 2, b"a", b"b") == [ends_ms, -1]
 
 
+@pytest.mark.processes
+async def test_streams_and_their_groups_are_known(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    await run(engine, "SET", b"text", b"1")
+    for key in (b"bare", b"grouped"):
+        await run(engine, "XADD", key, b"1-1", b"f", b"v")
+    await run(engine, "XGROUP", "CREATE", b"grouped", b"g", b"0")
+    dumped = await engine.dump([b"text", b"bare", b"grouped"])
+    assert [value.stream for value in dumped if value is not None] == [False, True, True]
+    assert await engine.grouped([b"text", b"none", b"bare", b"grouped"]) == [False, False, False, True]
+
+
 CHANGING: list[tuple[str, Commands, set[bytes]]] = [
     ("rename", [("RENAME", b"old", b"new")], {b"old", b"new"}),
     ("multi", [("MULTI",), ("SET", b"a", 1), ("DEL", b"old"), ("EXEC",)], {b"a", b"old"}),

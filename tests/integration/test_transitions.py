@@ -175,7 +175,8 @@ async def test_what_consumer_groups_did_during_a_copy_moves_too(tmp_path: Path) 
     gate = Gate()
     async with running_shards(tmp_path, 2, gate) as shards:
         routes = Routes(await shards.topology())
-        small, big = [key for n in range(100) if routes.owner(key := b"jobs:%d" % n) == "shard-1"][:2]
+        small, big, bare = [key for n in range(100) if routes.owner(key := b"jobs:%d" % n) == "shard-1"][:3]
+        await shards.execute("shard-1", "XADD", bare, "1-1", "field", "value")
         for key, size in ((small, 1), (big, 300_000)):
             for entry in ("1-1", "2-1"):
                 await shards.execute("shard-1", "XADD", key, entry, "field", b"v" * size)
@@ -185,6 +186,7 @@ async def test_what_consumer_groups_did_during_a_copy_moves_too(tmp_path: Path) 
         gate.arm(Point.CATCHING_UP)
         await shards.admin.migrate("shard-1", "shard-2", "*", verify=True)
         await asyncio.wait_for(gate.reached.wait(), 20)
+        await shards.execute("shard-1", "XGROUP", "CREATE", bare, "late", "0")
         for key in (small, big):
             await shards.execute("shard-1", "XACK", key, "workers", "1-1")
             await shards.execute("shard-1", "XGROUP", "DESTROY", key, "gone")
@@ -195,6 +197,9 @@ async def test_what_consumer_groups_did_during_a_copy_moves_too(tmp_path: Path) 
             groups = await shards.execute("shard-2", "XINFO", "GROUPS", key)
             assert isinstance(groups, list)
             assert {group[b"name"]: group[b"pending"] for group in groups} == {b"workers": 0, b"fresh": 0}
+        groups = await shards.execute("shard-2", "XINFO", "GROUPS", bare)
+        assert isinstance(groups, list)
+        assert [group[b"name"] for group in groups] == [b"late"]
 
 
 async def _has(shards: Shards, node_id: str) -> bool:

@@ -16,6 +16,7 @@ from helios.coordinator.copying import (
     copy_batch,
     copy_batches,
     in_steps,
+    regrouped,
     sort_by_size,
 )
 from helios.coordinator.rate import RateLimit
@@ -276,7 +277,7 @@ class SourceMover:
 
     async def _drain(self, source: Engine, stream: ChangeStream, target: str) -> None:
         state = self._targets[target]
-        state.changed |= state.streams | state.big.streams
+        state.changed |= state.big.streams | await regrouped(source, state.engine, state.streams)
         # Keys may still expire behind the fence; a second look leaves nothing of that out.
         for look in range(2):
             if look:

@@ -29,10 +29,14 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class Dumped:
-    """A key's value, serialised by its server, and when it ends (Unix milliseconds), if ever."""
+    """A key's value, serialised by its server, and when it ends (Unix milliseconds), if ever.
+
+    `stream` tells of a value that may have consumer groups: what changes in these no change stream names.
+    """
 
     payload: bytes
     expire_at_ms: int | None
+    stream: bool = False
 
 
 class StepCopy(StrEnum):
@@ -112,6 +116,9 @@ class Engine(Protocol):
 
         Only for servers that count accesses; the numbers are good for comparing keys of one server.
         """
+
+    async def grouped(self, keys: Sequence[bytes]) -> list[bool]:
+        """For each key whether it is a stream with consumer groups."""
 
     async def copy_in_steps(
         self,

@@ -104,6 +104,10 @@ class MemoryEngine:
         """Nothing is known: accesses are not counted."""
         return [0] * len(keys)
 
+    async def grouped(self, keys: Sequence[bytes]) -> list[bool]:
+        """There are no streams."""
+        return [False] * len(keys)
+
     async def copy_in_steps(
         self,
         key: bytes,

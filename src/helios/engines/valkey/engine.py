@@ -9,7 +9,7 @@ from helios.engines.valkey.changes import TrackingStream
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
 from helios.engines.valkey.digests import digest_of
 from helios.engines.valkey.durability import fsync_policy, persist
-from helios.engines.valkey.payloads import accepts, is_payload_error, sample_payload
+from helios.engines.valkey.payloads import accepts, is_payload_error, may_be_stream, sample_payload
 from helios.engines.valkey.rights import setuser
 from helios.engines.valkey.statistics import hits_behind, operations_in
 from helios.engines.valkey.stepwise import ChangedMeanwhile, NotInSteps, Way, copy_value
@@ -95,7 +95,8 @@ class ValkeyEngine:
             if payload is None or expire_at_ms == _NO_KEY:
                 found.append(None)
             else:
-                found.append(Dumped(payload, None if expire_at_ms == _NO_EXPIRY else expire_at_ms))
+                ends = None if expire_at_ms == _NO_EXPIRY else expire_at_ms
+                found.append(Dumped(payload, ends, may_be_stream(payload)))
         return found
 
     async def restore(self, items: Sequence[tuple[bytes, Dumped]], *, replace: bool = True) -> list[bool]:
@@ -123,6 +124,11 @@ class ValkeyEngine:
         """For each key about how many bytes its value occupies, by five of its elements; 0 where it does not exist."""
         replies = await self._execute_many([("MEMORY", "USAGE", key) for key in keys])
         return [int(self._value(reply, "MEMORY USAGE", key) or 0) for key, reply in zip(keys, replies, strict=True)]
+
+    async def grouped(self, keys: Sequence[bytes]) -> list[bool]:
+        """For each key whether it is a stream with consumer groups."""
+        replies = await self._execute_many([("XINFO", "GROUPS", key) for key in keys])
+        return [bool(reply) and not isinstance(reply, ErrorReply) for reply in replies]
 
     async def frequencies(self, keys: Sequence[bytes]) -> list[int]:
         """For each key about how often it has been accessed lately; 0 where it is gone or the server does not count."""

@@ -5,11 +5,19 @@ from __future__ import annotations
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
 
 _MARK = b"\0helios-payload-mark"  # a key that exists inside one MULTI only
+# The first byte of a payload is its type. Those above are of servers to come, and may be anything.
+_STREAM_TYPES = frozenset((15, 19, 21))
+_LAST_KNOWN_TYPE = 25
 
 
 def is_payload_error(text: str) -> bool:
     """Whether an error reply says that a payload cannot be read."""
     return "payload version or checksum" in text or "Bad data format" in text
+
+
+def may_be_stream(payload: bytes) -> bool:
+    """Whether a payload is a stream's, as far as is known."""
+    return payload[0] in _STREAM_TYPES or payload[0] > _LAST_KNOWN_TYPE
 
 
 async def sample_payload(connection: Connection, timeout_s: float) -> bytes:
