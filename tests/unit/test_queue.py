@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from helios.control.admission import Policy
@@ -12,7 +14,7 @@ from helios.coordinator.queue import Queue
 from helios.engines.memory import MemoryConnector
 from helios.model.ids import Address
 from helios.model.migration import Change, ChangeKind, ChangeStatus
-from helios.model.topology import Node, NodeKind
+from helios.model.topology import Node, NodeKind, NodeState
 from helios.ports.store import Delete, Put
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
@@ -26,10 +28,14 @@ async def nothing_to_do(_change: Change) -> tuple[Rebalancing | None, str]:
     return None, "nothing to do"
 
 
+async def publisher_over(store: MemoryStore) -> Publisher:
+    """A publisher in its first term."""
+    return await Publisher.open(store, 1, await store.commit([Put(TERM, b"1")]))
+
+
 async def queue_over(store: MemoryStore) -> Queue:
     """A queue in its first term."""
-    term_version = await store.commit([Put(TERM, b"1")])
-    publisher = await Publisher.open(store, 1, term_version)
+    publisher = await publisher_over(store)
     access = Access(MemoryConnector({}), publisher)
     return Queue(publisher, access, SystemClock(), lambda: Policy(2), lambda: "id", nothing_to_do)
 
@@ -66,3 +72,30 @@ async def test_a_request_that_was_withdrawn_never_happens(again: bool) -> None:
     left = await read_record(store, Change, KEY)
     assert (left is not None) == again
     assert left is None or left.value.status is ChangeStatus.SUBMITTED
+
+
+async def test_a_request_is_refused_if_it_makes_no_sense_any_more_when_it_is_published() -> None:
+    """Between a look at the topology and its change a transition may begin: here the drain of the other node."""
+    store = MemoryStore()
+    publisher = await publisher_over(store)
+    nodes = tuple(Node(name, Address(name, 7001), NodeKind.EXTERNAL) for name in ("a", "b"))
+    await publisher.publish(lambda topology: replace(topology, nodes=nodes))
+
+    def policy() -> Policy:
+        drained = replace(nodes[0], state=NodeState.DRAINED)
+        publisher.topology = replace(publisher.topology, nodes=(drained, nodes[1]))
+        return Policy(2)
+
+    access = Access(MemoryConnector({}), publisher)
+    queue = Queue(publisher, access, SystemClock(), policy, lambda: "id", nothing_to_do)
+    await store.commit([put_record(KEY, Change("request", ChangeKind.REMOVE_NODE, node="b"))])
+    record = await read_record(store, Change, KEY)
+    assert record is not None
+    assert not await queue.take(record)
+    answered = await read_record(store, Change, KEY)
+    assert answered is not None
+    assert answered.value.status is ChangeStatus.REFUSED
+    assert answered.value.error == (
+        "REFUSED b is the last node: its keys would have nowhere to go; add another node first"
+    )
+    assert queue.next() is None

@@ -115,46 +115,50 @@ class Queue:
     async def _admit(self, request: Record[Change]) -> bool:
         """Admit or refuse; raises Conflict, with nothing changed, if the request has been withdrawn meanwhile."""
         change, asked = request.value, Compare(request.key, request.version)
-        planned: Rebalancing | None = None
         try:
             members = await self._members(change)
             if await self._inspect(change, members):
                 # It can be withdrawn no longer: what comes next cannot be undone.
                 asked = Compare(request.key, await self._publisher.write([put_record(request.key, change)], [asked]))
                 await self._flush(members[change.nodes[0].id])
-            importing = change.kind is ChangeKind.ADD_NODE and change.import_keys
-            admission = (
-                Admission(None, queued=True)
-                if importing
-                else admit(self._publisher.topology, change, members, self._policy())
-            )
-            if self._plans_now(change):
-                planned, said = await self._plan(change)
-                if planned is None:
-                    admission = Admission(None, queued=False)
-                    change = replace(change, outcome=said)
-                else:
-                    change = replace(change, reason=said)
+            await self._grant(change, members, asked)
         except (InvalidInput, NotFound, Refused, Unavailable, EngineError) as error:
             refused = replace(change, status=ChangeStatus.REFUSED, error=refusal(error))
             await self._publisher.write([put_record(CHANGES + change.id, refused)], [asked])
             return False
-        status = ChangeStatus.QUEUED if admission.queued else ChangeStatus.DONE
-        admitted = replace(change, status=status)
-        operations = [put_record(CHANGES + change.id, admitted)]
-        if admission.queued and not importing:
-            operations += self._expected(admission.topology or self._publisher.topology, admitted, planned)
+        return True
+
+    async def _grant(self, change: Change, members: dict[str, Member], asked: Compare) -> None:
+        """Publish what comes of the request at once, and let it wait for its turn where there is more to come.
+
+        Raises what it is to be refused for: it is looked at once more in the moment in which the topology changes,
+        since a transition may have begun in between.
+        """
+        importing = change.kind is ChangeKind.ADD_NODE and change.import_keys
+        planned: Rebalancing | None = None
+
+        def admitted_by(topology: Topology) -> Admission:
+            return Admission(None, queued=True) if importing else admit(topology, change, members, self._policy())
+
+        admission = admitted_by(self._publisher.topology)
+        queued = admission.queued
+        answered = change
+        if self._plans_now(change):
+            planned, said = await self._plan(change)
+            queued = planned is not None
+            answered = replace(change, reason=said) if queued else replace(change, outcome=said)
+        answered = replace(answered, status=ChangeStatus.QUEUED if queued else ChangeStatus.DONE)
+        operations = [put_record(CHANGES + change.id, answered)]
+        if queued and not importing:
+            operations += self._expected(admission.topology or self._publisher.topology, answered, planned)
         if admission.topology is not None:
             await self._publisher.publish(
-                lambda topology: admit(topology, change, members, self._policy()).topology or topology,
-                operations,
-                [asked],
+                lambda topology: admitted_by(topology).topology or topology, operations, [asked]
             )
         else:
             await self._publisher.write(operations, [asked])
-        if admission.queued:
-            self._waiting.append(admitted)
-        return True
+        if queued:
+            self._waiting.append(answered)
 
     def _plans_now(self, change: Change) -> bool:
         """Whether a rebalance can be planned as it comes: nothing is on its way that it would have to wait for."""
