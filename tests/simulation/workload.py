@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ _DEEDS = {
     "undrain": 3,
     "rebalance": 8,
     "cancel": 10,
+    "pause": 5,
+    "resume": 5,
 }
 
 
@@ -175,12 +177,16 @@ class Operator(Actor):
             case "rebalance":
                 strategy, by = random.choice(("minimize_movement", "uniform")), random.choice(("keys", "bytes", "ops"))
                 return f"rebalance {strategy} {by}", admin.rebalance(strategy=strategy, by=by)
-        return "cancel", self._cancel(admin, random)
+            case "pause":
+                return deed, self._to_one(admin, random, admin.pause_migration)
+            case "resume":
+                return deed, self._to_one(admin, random, admin.resume_migration)
+        return deed, self._to_one(admin, random, admin.cancel_migration)
 
-    async def _cancel(self, admin: Admin, random: Random) -> None:
+    async def _to_one(self, admin: Admin, random: Random, verb: Callable[[str], Awaitable[object]]) -> None:
         active = await admin.active_migrations()
         if active:
-            await admin.cancel_migration(random.choice(active).id)
+            await verb(random.choice(active).id)
 
 
 def _argv(command: Command, key: bytes) -> list[bytes]:

@@ -40,6 +40,7 @@ from helios.stores.records import (
     COORDINATOR,
     MEMBERS,
     MIGRATIONS,
+    PAUSES,
     SESSIONS,
     TOPOLOGY,
     AgentRecord,
@@ -262,12 +263,18 @@ class World:
             if self.invariants.fence_age_s() > _FENCE_MAX_S:
                 self.fail(f"a fence has been standing for {self.invariants.fence_age_s():.0f} s")
 
+    async def _resume_all(self) -> None:
+        """Nothing waits for the operator any more."""
+        for entry in (await self.inner.list(PAUSES)).entries:
+            await self.inner.commit([Delete(entry.key)])
+
     async def _come_to_rest(self) -> None:
         deadline = self.loop.time() + _REST_WITHIN_S
         while unrest := await self._unrest():
             if self.loop.time() > deadline:
                 self.fail(f"not at rest {_REST_WITHIN_S:.0f} s after the trouble: {'; '.join(unrest)}")
                 return
+            await self._resume_all()
             await asyncio.sleep(0.5)
         self.note("at rest")
 
