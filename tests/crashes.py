@@ -15,8 +15,8 @@ import httpx
 from tests.cluster import Cluster, ask, running_cluster
 from tests.histories import Recorder
 from tests.ledger import Ledger
-from tests.reckoning import answer, assert_each_key_once, opened, rests, topology_in, verb
-from tests.shards import eventually
+from tests.reckoning import answer, assert_each_key_once, opened, verb
+from tests.shards import eventually, rests, topology_in
 from tests.waiting import blocking_until
 
 from helios.model.migration import Migration

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from tests.shards import FAST, eventually
+from tests.shards import FAST, eventually, topology_in
 
 from helios.admin.client import Admin
 from helios.coordinator.service import Coordinator
@@ -18,7 +18,6 @@ from helios.placement.routing import Routes
 from helios.ports.failpoints import OFF, Failpoints
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
-from helios.stores.records import TOPOLOGY, read_record
 
 BY_HAND = ClusterSettings(
     sharding=FAST.sharding.model_copy(update={"auto_rebalance": False}), coordinator=FAST.coordinator
@@ -45,9 +44,7 @@ class MemoryShards:
 
     async def topology(self) -> Topology:
         """The topology now."""
-        record = await read_record(self.store, Topology, TOPOLOGY)
-        assert record is not None
-        return record.value
+        return await topology_in(self.store)
 
     async def fill(self) -> None:
         """Some keys where they belong."""

@@ -7,20 +7,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.cluster import Cluster
-from tests.shards import eventually
+from tests.shards import eventually, rests, topology_in
 
 from helios.coordinator.access import MOVER_PREFIX, SESSION_PREFIX
-from helios.model.migration import Change
 from helios.model.topology import Topology
 from helios.placement.routing import Routes
 from helios.ports.store import Store
 from helios.stores.records import (
-    CHANGES,
     COORDINATOR,
     SESSIONS,
-    TOPOLOGY,
     CoordinatorRecord,
-    list_records,
     read_record,
 )
 from helios.stores.sqlite import SqliteStore
@@ -54,23 +50,6 @@ async def opened(cluster: Cluster) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
-
-
-async def topology_in(store: Store) -> Topology:
-    """The topology as it stands in a store."""
-    record = await read_record(store, Topology, TOPOLOGY)
-    assert record is not None
-    return record.value
-
-
-async def rests(store: Store) -> bool:
-    """Whether all that was asked for has ended, and no server is to be swept.
-
-    A rebalance that waits for its turn has no migrations yet, so requests are looked at, and not only what moves.
-    """
-    changes = await list_records(store, Change, CHANGES)
-    topology = await topology_in(store)
-    return topology.transition is None and not topology.unclean and all(change.value.status.ended for change in changes)
 
 
 async def at_rest(cluster: Cluster, timeout_s: float = 60.0) -> None:

@@ -49,6 +49,23 @@ async def eventually(condition: Callable[[], Awaitable[bool]], what: str, timeou
         await asyncio.sleep(0.02)
 
 
+async def topology_in(store: Store) -> Topology:
+    """The topology as it stands in a store."""
+    record = await read_record(store, Topology, TOPOLOGY)
+    assert record is not None
+    return record.value
+
+
+async def rests(store: Store) -> bool:
+    """Whether all that was asked for has ended, and no server is to be swept.
+
+    A rebalance that waits for its turn has no migrations yet, so requests are looked at, and not only what moves.
+    """
+    changes = await list_records(store, Change, CHANGES)
+    topology = await topology_in(store)
+    return topology.transition is None and not topology.unclean and all(change.value.status.ended for change in changes)
+
+
 class Gate:
     """Failpoints in the test's own process: the first that comes by the armed point waits until the gate is open."""
 
@@ -116,9 +133,7 @@ class Shards:
 
     async def topology(self) -> Topology:
         """The topology now."""
-        record = await read_record(self.store, Topology, TOPOLOGY)
-        assert record is not None
-        return record.value
+        return await topology_in(self.store)
 
     async def execute(self, node_id: str, *command: bytes | str | int) -> object:
         """A command to one server, as its administrator."""
@@ -154,11 +169,7 @@ class Shards:
         """Wait until no change is on its way and every server is clean."""
 
         async def quiet() -> bool:
-            changes = await list_records(self.store, Change, CHANGES)
-            if not all(record.value.status.ended for record in changes):
-                return False
-            topology = await self.topology()
-            return topology.transition is None and not topology.unclean and not await self.admin.active_migrations()
+            return await rests(self.store) and not await self.admin.active_migrations()
 
         await eventually(quiet, "the cluster comes to rest")
 

@@ -28,10 +28,9 @@ from tests.reckoning import (
     assert_no_users_left,
     at_rest,
     opened,
-    topology_in,
     verb,
 )
-from tests.shards import eventually
+from tests.shards import eventually, topology_in
 
 from helios.model.migration import Migration
 from helios.node.locks import holder_of

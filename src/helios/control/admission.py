@@ -77,7 +77,7 @@ def placement_after(topology: Topology, change: Change) -> Placement:
 
 
 def _without(topology: Topology, node_id: str) -> Placement:
-    """The placement without a node that leaves. Raises Refused where nobody would be left to own its keys."""
+    """The placement without a node. Raises Refused where nobody would be left to own its keys."""
     staying = replace(topology, nodes=tuple(node for node in topology.nodes if node.id != node_id))
     remaining = without_shard(topology.placement, node_id)
     if not topology.sharding_enabled or not remaining.weights:
@@ -107,8 +107,7 @@ def altered_node(topology: Topology, change: Change) -> Node:
         case ChangeKind.DRAIN:
             if node.state is NodeState.DRAINED:
                 raise Refused(f"{node.id} is drained already: `undrain` brings it back, `removenode` lets it go")
-            if not any(other.state is NodeState.ACTIVE for other in topology.nodes if other.id != node.id):
-                raise Refused(_last(node.id))
+            _check_not_last(topology, node.id)
             return replace(node, state=NodeState.DRAINED)
         case ChangeKind.UNDRAIN:
             if node.state is not NodeState.DRAINED:
@@ -122,12 +121,10 @@ def altered_node(topology: Topology, change: Change) -> Node:
 def _with_altered(topology: Topology, node: Node) -> Placement:
     """The placement that goes with a node's new weight or state."""
     altered = with_node(topology, node)
-    if node.state is NodeState.DRAINED or not topology.sharding_enabled:
-        drained = node.state is NodeState.DRAINED
-        remaining = without_shard(topology.placement, node.id) if drained else topology.placement
-        if not topology.sharding_enabled or not remaining.weights:
-            remaining = with_weights(remaining, desired_weights(altered))
-        return remaining
+    if node.state is NodeState.DRAINED:
+        return _without(altered, node.id)
+    if not topology.sharding_enabled:
+        return with_weights(topology.placement, desired_weights(altered))
     weights = dict(topology.placement.weights)
     before = topology.node(node.id)
     # A node that has never been given a share keeps waiting for one: its weight says how much it will be.
@@ -183,9 +180,7 @@ def _remove(topology: Topology, node_id: str) -> Admission:
         raise NotFound(f"there is no node {node_id!r}; the nodes are {_names(topology)}")
     if node.state is NodeState.DRAINING:
         raise Refused(f"{node_id} is being removed already")
-    staying = [other for other in topology.nodes if other.state is NodeState.ACTIVE and other.id != node_id]
-    if not staying:
-        raise Refused(_last(node_id))
+    _check_not_last(topology, node_id)
     return Admission(with_state(topology, node_id, NodeState.DRAINING), queued=True)
 
 
@@ -230,6 +225,12 @@ def with_state(topology: Topology, node_id: str, state: NodeState) -> Topology:
 def with_node(topology: Topology, node: Node) -> Topology:
     """The topology with one node as given; nothing changes where it has none of that id."""
     return replace(topology, nodes=tuple(node if other.id == node.id else other for other in topology.nodes))
+
+
+def _check_not_last(topology: Topology, node_id: str) -> None:
+    """Raise Refused where no other node is there to take the keys."""
+    if not any(other.state is NodeState.ACTIVE for other in topology.nodes if other.id != node_id):
+        raise Refused(_last(node_id))
 
 
 def _last(node_id: str) -> str:

@@ -286,10 +286,11 @@ class SourceMover:
             await state.big.finish()
         if state.big.changed:
             raise EngineError(f"{len(state.big.changed)} big values changed behind their fence")
+        # A target that lost its power since the last copy may have lost that, too, and does not answer here any more.
         if state.every_write_synced:
             await state.engine.persist(_FENCED_PERSIST_TIMEOUT_S)
-        # A target that lost its power since the last copy may have lost that, too, and does not answer here any more.
-        await state.engine.count()
+        else:
+            await state.engine.count()
         state.drained = True
         self._report(Drained(self.source, target))
 
