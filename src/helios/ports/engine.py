@@ -176,6 +176,9 @@ class Engine(Protocol):
         Raises EngineUnreachable on time-out.
         """
 
+    async def memory(self, word: str) -> str:
+        """What the server answers to MEMORY with this word: DOCTOR, MALLOC-STATS or PURGE."""
+
     async def changes(self) -> ChangeStream:
         """Open a change stream; nothing that changes after this returns is missed."""
 

@@ -14,7 +14,7 @@ from helios.errors import HeliosError, StartError, Unavailable
 from helios.model.topology import Member, Topology
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
-from helios.ports.engine import Connector
+from helios.ports.engine import Connector, Engine
 from helios.ports.store import Store
 from helios.resp.commands import Command
 from helios.resp.encoding import error
@@ -91,6 +91,7 @@ class Router:
         self.library = Library(store)
         self._fault = "it has not started yet"
         self._dispatcher = Dispatcher(self)
+        self._connector = connector
         self._keeper = SessionKeeper(lambda: Session(store, connector, clock, options, self), self)
         self._ids = itertools.count(1)
         self._servers: list[asyncio.Server] = []
@@ -296,6 +297,10 @@ class Router:
     async def credentials(self, member: Member) -> Credentials | None:
         """The session's user at the member."""
         return await self._keeper.current().credentials(member)
+
+    async def administer(self, member: Member) -> Engine:
+        """The member as its administrator, for what no client's script may ask of it. Raises EngineError."""
+        return await self._connector.open(member)
 
     async def confirm(self) -> None:
         """Return if the session has not ended, by the store's word: so this router has been forced off nothing.

@@ -179,6 +179,10 @@ class MemoryEngine:
         except TimeoutError:
             raise EngineUnreachable(f"{self._server.name} did not sync within {timeout_s:g} s") from None
 
+    async def memory(self, word: str) -> str:
+        """Nothing: its memory is this process's."""
+        return await self.connection.call(str)
+
     async def changes(self) -> ChangeStream:
         """Open a change stream on a connection of its own."""
         listener = Listener(await self._again())

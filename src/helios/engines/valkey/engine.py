@@ -237,6 +237,10 @@ class ValkeyEngine:
         """
         return await persist(self._connection, timeout_s)
 
+    async def memory(self, word: str) -> str:
+        """What the server answers to MEMORY with this word: DOCTOR, MALLOC-STATS or PURGE."""
+        return bytes(await self._execute("MEMORY", word)).decode("utf-8", "replace")
+
     async def changes(self) -> ChangeStream:
         """Open a change stream on a connection of its own; nothing that changes after this returns is missed."""
         return await TrackingStream.open(

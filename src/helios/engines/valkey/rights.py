@@ -12,9 +12,11 @@ _COMMON = (
     *("~*", "&*", "+@all", "-@admin", "-@dangerous", "-select", "-move"),
     *("+info", "+keys", "+flushall", "+flushdb", "+restore", "+sort", "+sort_ro", "+role", "+config|get"),
     *("+client|list", "+client|kill", "+client|unblock"),
+    # A script runs as the router's user, so whoever may call one could ask the server for what its role hides.
+    *("-memory", "+memory|usage", "-slowlog", "-latency", "-cluster", "-asking", "-readonly", "-readwrite"),
 )
 RULES: dict[UserRole, tuple[str, ...]] = {
-    UserRole.ROUTER: (*_COMMON, "+slowlog", "+latency"),
+    UserRole.ROUTER: _COMMON,
     UserRole.MOVER: (*_COMMON, "+acl"),
 }
 
