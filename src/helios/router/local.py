@@ -12,6 +12,7 @@ from helios.resp.encoding import OK, array, bulk, encode, error, integer
 from helios.router import info
 from helios.router.callers import DONE, IN_SUBSCRIPTION, WAIT_ALL, WAIT_REPLY, Caller
 from helios.router.connections import is_name
+from helios.router.pubsub import end_denied
 from helios.router.server import ClientConnection
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ async def _logged_in(router: Router, caller: Caller, name: bytes, password: byte
         return error(f"ERR 'AUTH' is refused: {_NO_USERS}")
     source = caller.address.rpartition(":")[0] if isinstance(caller, ClientConnection) else ""
     caller.become(await router.gate.login(name.decode("utf-8", "replace"), password, source))
+    end_denied(router, caller)
     return then()
 
 

@@ -83,6 +83,17 @@ def _unsubscriber(kind: Kind) -> Handler:
     return unsubscribe
 
 
+def end_denied(router: Router, caller: Caller) -> None:
+    """End the subscriptions that the caller, who is another user now, may not have; it is told of each."""
+    if caller.rights is None or not isinstance(caller, ClientConnection):
+        return
+    for kind, name in list(router.hub.topics.of(caller)):
+        if caller.rights.refusal([kind.subscribe, name]) is not None:
+            router.hub.leave(caller, [(kind, name)])
+            count = router.hub.topics.count(caller, kind)
+            caller.push(_confirmation(caller.protocol, kind.unsubscribe, name, count))
+
+
 class _Receivers:
     """Turns the server's count of receivers, which are routers, into one of clients as far as they are known."""
 
