@@ -28,7 +28,7 @@ from helios.model.passwords import hashed
 from helios.resp.wire import encode_command
 
 pytestmark = pytest.mark.processes
-ROLES = {"alice": "admin", "monitor": "operator", "app": "read-write", "viewer": "read-only"}
+ROLES = {"alice": "admin", "monitor": "operator", "app": "read-write", "viewer": "read-only", "figures": "metrics"}
 PLAIN = 200
 Client = Any
 
@@ -239,6 +239,63 @@ def test_a_user_with_patterns_has_its_keys_and_no_others(place: Place) -> None:
         assert set(alice.keys("*")) > mine
 
 
+def test_an_operator_sees_no_data(place: Place) -> None:
+    with place.client("alice") as alice, place.client("monitor") as monitor:
+        own = place.cluster.resp_ports[0]
+        assert "'monitor' with the role operator may not add the server" in refused(
+            monitor, "ADDNODE", "thief", f"localhost:{own}"
+        )
+        body = json.dumps({"node_id": "thief", "address": f"localhost:{own}"}).encode()
+        status, said = place.get("/api/v1/shards/nodes", "monitor", "POST", body)
+        assert (status, json.loads(said)["error"]["code"]) == (403, "NOPERM")
+        before = alice.execute_command("SETTING", "router.slowlog_threshold")["value"]
+        alice.execute_command("SETTING", "router.slowlog_threshold", "0.001ms")
+
+        def noted(client: Client) -> list[list[str]]:
+            client.mset({"secret:1": "treasure"})
+            return [entry for entry in client.execute_command("SLOWLOG", "GET", -1) if "MSET" in str(entry)]
+
+        try:
+            blocking_until(lambda: bool(noted(alice)))
+            shown = str(monitor.execute_command("SLOWLOG", "GET", -1))
+            assert "MSET" in shown
+            assert "(hidden)" in shown
+            assert "secret" not in shown
+            assert "treasure" not in shown
+            assert "treasure" in str(alice.execute_command("SLOWLOG", "GET", -1))
+        finally:
+            alice.execute_command("SETTING", "router.slowlog_threshold", before)
+        for inside in ("'SLOWLOG', 'GET'", "'MEMORY', 'DOCTOR'", "'CLUSTER', 'INFO'"):
+            with place.client("viewer") as viewer:
+                assert "ACL failure in script" in refused(viewer, "EVAL_RO", f"return redis.call({inside})", "0")
+        assert "# shard-1" in alice.execute_command("MEMORY", "DOCTOR")
+        assert alice.execute_command("MEMORY", "PURGE")
+
+
+def test_subscriptions_end_with_the_right_to_them(place: Place) -> None:
+    context = ssl.create_default_context(cafile=str(place.authority.path))
+    with (
+        socket.create_connection(("127.0.0.1", place.cluster.resp_ports[0]), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secured,
+        place.client("alice") as alice,
+    ):
+        commands = ("HELLO 3 AUTH viewer viewer", "SUBSCRIBE shop:1 secret", "PSUBSCRIBE s*", "AUTH shop shop", "PING")
+        secured.sendall(b"".join(encode_command(line.encode().split()) for line in commands))
+        got = b""
+        while not got.endswith(b"+PONG\r\n"):
+            got += secured.recv(1000)
+        ended = got[got.index(b">3\r\n$11\r\nunsubscribe") :]
+        assert b"$6\r\nsecret\r\n" in ended
+        assert b"punsubscribe" in ended
+        assert b"shop:1" not in ended
+        alice.publish("secret", "no")
+        alice.publish("shop:1", "yes")
+        got = b""
+        while b"yes" not in got:
+            got += secured.recv(1000)
+        assert b"no\r\n" not in got
+
+
 def test_rest_has_the_same_users(place: Place) -> None:
     assert place.get("/healthz")[0] == 200
     status, body = place.get("/api/v1/shards/nodes")
@@ -250,6 +307,9 @@ def test_rest_has_the_same_users(place: Place) -> None:
     assert (status, json.loads(body)["error"]["code"]) == (403, "NOPERM")
     assert place.get("/metrics", "monitor")[0] == 200
     assert place.get("/metrics", "viewer")[0] == 403
+    assert place.get("/metrics", "figures")[0] == 200
+    assert place.get("/api/v1/shards/nodes", "figures")[0] == 403
+    assert place.get("/api/v1/kv/shop:rest", "figures")[0] == 403
 
 
 def test_history_names_who_has_asked(place: Place) -> None:
@@ -358,7 +418,7 @@ def test_users_change_while_they_are_connected(place: Place) -> None:
     with pytest.raises(redis.AuthenticationError):
         place.client("guest")
     assert place.cluster.up is not None
-    assert "security.users: there are 6 users now" in place.cluster.up.out
+    assert "security.users: there are 7 users now" in place.cluster.up.out
 
 
 def test_no_secret_is_told(place: Place) -> None:

@@ -24,10 +24,11 @@ CLUSTER = """client|kill client|list client|unblock commandlog|get commandlog|le
 
 # Rows are needs, columns roles.
 MATRIX = {
-    Need.LOGIN: "admin operator read-write read-only",
-    Need.ANY: "admin operator read-write read-only",
+    Need.LOGIN: "admin operator metrics read-write read-only",
+    Need.ANY: "admin operator metrics read-write read-only",
     Need.READ: "admin read-write read-only",
     Need.WRITE: "admin read-write",
+    Need.METRICS: "admin operator metrics",
     Need.CLUSTER: "admin operator",
     Need.ALL: "admin",
 }

@@ -76,7 +76,7 @@ def test_users_are_read_by_name() -> None:
         ({"a": "admin"}, "security.users.a needs role and password_hash"),
         (
             {"a": {"role": "root", "password_hash": QUICK}},
-            "security.users.a.role must be one of admin, operator, read-w",
+            "security.users.a.role must be one of admin, operator, metrics, read-w",
         ),
         ({"a": {"password_hash": QUICK}}, "security.users.a.role must be one of"),
         ({"a": {"role": "admin"}}, "security.users.a has no password_hash"),

@@ -20,6 +20,7 @@ class Need(StrEnum):
     ANY = "any"  # any user
     READ = "read"
     WRITE = "write"
+    METRICS = "metrics"  # to read figures of the cluster
     CLUSTER = "cluster"  # to see or change how the cluster is
     ALL = "all"  # everything: what nobody has thought about
 
@@ -27,7 +28,8 @@ class Need(StrEnum):
 # The matrix. Who may do ALL may do whatever there is.
 GRANTS: dict[Role, frozenset[Need]] = {
     Role.ADMIN: frozenset(Need),
-    Role.OPERATOR: frozenset((Need.LOGIN, Need.ANY, Need.CLUSTER)),
+    Role.OPERATOR: frozenset((Need.LOGIN, Need.ANY, Need.METRICS, Need.CLUSTER)),
+    Role.METRICS: frozenset((Need.LOGIN, Need.ANY, Need.METRICS)),
     Role.READ_WRITE: frozenset((Need.LOGIN, Need.ANY, Need.READ, Need.WRITE)),
     Role.READ_ONLY: frozenset((Need.LOGIN, Need.ANY, Need.READ)),
 }

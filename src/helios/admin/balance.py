@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from helios.access.asking import visible
 from helios.admin.measuring import known_loads, snapshot
 from helios.admin.routers import router_views
 from helios.admin.views import BalanceView, HotKeyView, KeyFigureView, NodeLoadView, PreviewView, RouterView
@@ -168,7 +169,7 @@ async def balance_view(
         least=0.0 if made is None else made.plan.least,
         worst_after=None if made is None else made.plan.after.worst,
         moves=moves,
-        hot_keys=hottest(await router_views(store)),
+        hot_keys=tuple(replace(one, key=visible(one.key)) for one in hottest(await router_views(store))),
     )
 
 
@@ -208,4 +209,4 @@ def _node_load(topology: Topology, standing: Standing, node_id: str, deviation: 
 
 
 def _key_views(keys: tuple[KeyFigure, ...]) -> tuple[KeyFigureView, ...]:
-    return tuple(KeyFigureView(one.key, one.bytes, one.hits) for one in keys)
+    return tuple(KeyFigureView(visible(one.key), one.bytes, one.hits) for one in keys)

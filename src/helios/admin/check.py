@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from helios.access.asking import HIDDEN, may
+from helios.access.rights import Need
 from helios.admin.views import Finding
 from helios.errors import EngineDenied, EngineError
 from helios.model.migration import Change, Migration, MigrationStatus
@@ -93,6 +95,8 @@ def _moving(routes: Routes, key: bytes, shard_id: str) -> bool:
 
 
 def _names(keys: Sequence[bytes]) -> str:
+    if not may(Need.READ):
+        return HIDDEN
     shown = ", ".join(repr(key.decode(errors="backslashreplace")) for key in keys[:_NAMED])
     return f"{shown}, …" if len(keys) > _NAMED else shown
 

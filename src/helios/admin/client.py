@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from helios.access.asking import asking
+from helios.access.asking import asking, demand
+from helios.access.rights import Need
 from helios.admin import reports
 from helios.admin.balance import balance_view, moves_of, policy_of, proposed, read_standing
 from helios.admin.check import findings
@@ -15,7 +16,7 @@ from helios.admin.history import history
 from helios.admin.joining import identify
 from helios.admin.preview import preview
 from helios.admin.requests import Requests
-from helios.admin.routers import router_views
+from helios.admin.routers import as_seen, router_views
 from helios.admin.settings import SharedSettings
 from helios.admin.views import (
     AlteredView,
@@ -100,6 +101,8 @@ class Admin:
         _check_node(node_id, weight)
         if import_keys and flush:
             raise InvalidInput("import and flush exclude each other: keys are either moved to their owners or deleted")
+        if import_keys or flush:
+            demand(Need.ALL, f"{'import' if import_keys else 'delete'} the keys of {node_id}: ask an admin")
         node = await identify(self._store, self._connector, self._clock, node_id, Address.parse(address))
         node = replace(node, weight=weight, zone=zone)
         return await self._submit(
@@ -204,7 +207,7 @@ class Admin:
 
     async def routers(self) -> list[RouterView]:
         """How every router process fares; takes a second where one does not answer."""
-        return await router_views(self._store)
+        return [as_seen(view) for view in await router_views(self._store)]
 
     async def check(self, *, repair: bool = False) -> CheckView:
         """Look at every server for what should not be there; `repair` mends what is safe to mend, then looks again.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from helios.access.asking import demand
+from helios.access.rights import Need
 from helios.errors import EngineDenied, EngineError, Refused, Unavailable
 from helios.model.ids import Address
 from helios.model.topology import Member, Node, NodeKind
@@ -15,7 +17,11 @@ _OLDEST_MAJOR = 7
 
 
 async def identify(store: Store, connector: Connector, clock: Clock, node_id: str, address: Address) -> Node:
-    """The node that is to be added under this id. Raises Refused or Unavailable with what stands in the way."""
+    """The node that is to be added under this id. Raises Refused or Unavailable with what stands in the way.
+
+    A server that is no node of this cluster's own is for administrators: who adds it can read all that moves there.
+    Raises NotPermitted before anything is sent to it.
+    """
     record = await read_record(store, AgentRecord, AGENTS + node_id)
     if record is not None and record.value.kind is NodeKind.SUPERVISED:
         agent = record.value
@@ -28,6 +34,7 @@ async def identify(store: Store, connector: Connector, clock: Clock, node_id: st
             return Node(node_id, agent.address, NodeKind.SUPERVISED)
         if clock.wall() - agent.seen_at <= HEARD_RECENTLY_S:
             raise Refused(f"the node {node_id} listens at {agent.address}, not at {address}")
+    demand(Need.ALL, f"add the server at {address}, on which no node of this cluster runs: ask an admin")
     await _check_server(connector, node_id, address)
     return Node(node_id, address, NodeKind.EXTERNAL)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import hiredis
 
+from helios.access.asking import visible
 from helios.admin.views import RouterView
 from helios.errors import StoreError
 from helios.model.codec import decode
@@ -45,6 +46,11 @@ async def _view(session: SessionRecord) -> RouterView:
         return replace(silent, error=f"its answer is not understood: {fault}")
     # It may have lost its session since; that is how it was found.
     return replace(view, session=session.id)
+
+
+def as_seen(view: RouterView) -> RouterView:
+    """The view with the names of its hot keys hidden from who may not read keys."""
+    return replace(view, hot_keys=tuple(replace(one, key=visible(one.key)) for one in view.hot_keys))
 
 
 async def _ask(address: Address, secret: str) -> object:

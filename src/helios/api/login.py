@@ -77,7 +77,7 @@ def _check(identity: Identity, path: str) -> None:
         raise NotAuthenticated(rights.reason)
     if path in _PAGES or path.startswith(_DATA + "/"):
         return
-    need = Need.CLUSTER if path.startswith(_CLUSTER) or path == _METRICS else Need.ANY
+    need = Need.METRICS if path == _METRICS else Need.CLUSTER if path.startswith(_CLUSTER) else Need.ANY
     if not rights.has(need):
         raise NotPermitted(f"user {identity.name!r} with the role {rights.user.role} may not use {path[:128]}")
 

@@ -25,6 +25,7 @@ class Role(StrEnum):
 
     ADMIN = "admin"
     OPERATOR = "operator"
+    METRICS = "metrics"
     READ_WRITE = "read-write"
     READ_ONLY = "read-only"
 

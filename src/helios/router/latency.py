@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from helios.access.asking import HIDDEN
+from helios.access.rights import Need
+from helios.resp.commands import find, find_subcommand
 from helios.resp.encoding import OK, encode, error, integer
 from helios.router.callers import DONE, Caller
 from helios.router.slowlog import COMMAND, HELD
@@ -49,10 +52,22 @@ def _slowlog_get(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
             return error("ERR count should be greater than or equal to -1")
         count = int(argv[2][:20])
     entries = [
-        [slow.id, int(slow.at), int(slow.took_s * 1e6), list(slow.arguments), slow.client, slow.name]
+        [slow.id, int(slow.at), int(slow.took_s * 1e6), _seen(caller, slow.arguments), slow.client, slow.name]
         for slow in router.slowlog.last(count)
     ]
     return encode(entries, caller.protocol)
+
+
+def _seen(caller: Caller, arguments: Sequence[bytes]) -> list[bytes]:
+    """The arguments for who may read keys; the command's name alone for others."""
+    if caller.rights is None or caller.rights.has(Need.READ):
+        return list(arguments)
+    command = find(arguments[0])
+    if command is None:
+        return [HIDDEN.encode()]
+    if command.container and len(arguments) > 1 and find_subcommand(command, arguments[1]):
+        return [*arguments[:2], HIDDEN.encode()]
+    return [arguments[0], HIDDEN.encode()]
 
 
 def _slowlog_reset(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
