@@ -20,6 +20,7 @@ WAIT_ALL: Final = 3
 SLOW: Final = 4
 
 IN_MULTI: Final = 1
+IN_NO_DATABASE: Final = 4
 IN_SUBSCRIPTION: Final = 2
 
 NEXT_REPLY: Final = 1

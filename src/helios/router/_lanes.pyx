@@ -39,6 +39,7 @@ cdef enum Muted:
 # In which modes a caller is, as bits: in any of them its commands do not take the short way.
 IN_MULTI = 1
 IN_SUBSCRIPTION = 2
+IN_NO_DATABASE = 4
 
 # Which of its replies a caller does not want.
 NEXT_REPLY = _NEXT_REPLY

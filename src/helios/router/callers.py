@@ -19,6 +19,7 @@ from helios.router._lanes import (
     HELD,
     HOLD,
     IN_MULTI,
+    IN_NO_DATABASE,
     IN_SUBSCRIPTION,
     NEXT_REPLY,
     SLOW,
@@ -47,6 +48,7 @@ __all__ = [
     "HELD",
     "HOLD",
     "IN_MULTI",
+    "IN_NO_DATABASE",
     "IN_SUBSCRIPTION",
     "NEXT_REPLY",
     "SLOW",
@@ -121,6 +123,7 @@ class Caller(Sender):
         self.library = {b"lib-name": b"", b"lib-ver": b""}
         self.transaction: Transaction | None = None  # what it has queued since MULTI
         self.watch: Watch | None = None
+        self.database = b"0"  # the one that it has asked for; with another than 0 nothing of it is run
         self.call: Blocked | None = None  # its command that waits at a server
         self.resumed: tuple[list[bytes], float | None] | None = None  # that command, to be run again, and its deadline
         self._open_way = way

@@ -26,7 +26,7 @@ from helios.router import (
 )
 from helios.router._lanes import ShortWay
 from helios.router.blocking import block
-from helios.router.callers import DONE, HOLD, IN_MULTI, IN_SUBSCRIPTION, SLOW, Caller, Slot
+from helios.router.callers import DONE, HOLD, IN_MULTI, IN_NO_DATABASE, IN_SUBSCRIPTION, SLOW, Caller, Slot
 from helios.router.lookup import find_owners, must_slow, recognise, strangers
 from helios.router.refusals import cross_shard
 from helios.router.server import ClientConnection
@@ -34,6 +34,7 @@ from helios.router.server import ClientConnection
 if TYPE_CHECKING:
     from helios.router.core import Router
 
+_ENDS_OF_TRANSACTIONS = frozenset((b"EXEC", b"DISCARD"))
 _ATTACKS = frozenset((b"POST", b"HOST:"))
 Handler = Callable[["Router", Caller, list[bytes]], int]
 HANDLERS: dict[str, Handler] = {
@@ -48,6 +49,11 @@ HANDLERS: dict[str, Handler] = {
     **latency.HANDLERS,
     "scan": scan.scan,
 }
+
+
+def _leads_back(caller: Caller, word: bytes) -> bool:
+    """Whether a connection may send this that means a database that there is not."""
+    return word in local.ON_THE_WAY_BACK or (caller.transaction is not None and word in _ENDS_OF_TRANSACTIONS)
 
 
 class Dispatcher:
@@ -80,6 +86,11 @@ class Dispatcher:
                     caller.transaction.fail()
                 caller.answer(error(refusal))
                 return DONE
+        if caller.modes & IN_NO_DATABASE and not _leads_back(caller, argv[0].upper()):
+            if caller.transaction is not None:
+                caller.transaction.fail()
+            caller.answer(local.no_database(caller, argv[0]))
+            return DONE
         if caller.modes & IN_MULTI:
             return self._queue(caller, raw, argv)
         command = find(argv[0])
@@ -118,6 +129,8 @@ class Dispatcher:
     def _queue(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
         """A command of a caller in MULTI."""
         command = recognise(argv)
+        if isinstance(command, Command) and command.name == "select":
+            local.choose_database(caller, argv[1])
         if isinstance(command, Command) and command.name in transactions.AT_ONCE:
             return HANDLERS[command.name](self._router, caller, argv)
         if isinstance(command, bytes) and argv[0].upper() == b"EXEC":

@@ -10,7 +10,7 @@ from helios.model.users import DEFAULT_USER
 from helios.placement.glob import compile_glob
 from helios.resp.encoding import OK, array, bulk, encode, error, integer
 from helios.router import info
-from helios.router.callers import DONE, IN_SUBSCRIPTION, WAIT_ALL, WAIT_REPLY, Caller
+from helios.router.callers import DONE, IN_NO_DATABASE, IN_SUBSCRIPTION, WAIT_ALL, WAIT_REPLY, Caller
 from helios.router.connections import is_name
 from helios.router.pubsub import end_denied
 from helios.router.server import ClientConnection
@@ -41,12 +41,37 @@ def _ping(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     return b"+PONG\r\n" if len(argv) == 1 else bulk(argv[1])
 
 
+# What a connection may send that has asked for a database that does not exist, so as not to go on in another one.
+ON_THE_WAY_BACK = frozenset((b"SELECT", b"RESET", b"QUIT", b"HELLO"))
+
+
 def _select(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
-    if argv[1] == b"0":
-        return OK
-    if not argv[1].lstrip(b"-").isdigit():
+    if not choose_database(caller, argv[1]):
         return error("ERR value is not an integer or out of range")
-    return error(f"ERR 'SELECT {argv[1][:20].decode()}' is refused: Helios has one database, number 0")
+    if caller.database == b"0":
+        return OK
+    return error(f"ERR 'SELECT {_database(caller)}' is refused: Helios has one database, number 0")
+
+
+def choose_database(caller: Caller, number: bytes) -> bool:
+    """Note the database that a client means from now on, whether or not it reads the reply; False for no number."""
+    if not number.removeprefix(b"-").isdigit():
+        return False
+    caller.database = number
+    caller.modes = caller.modes & ~IN_NO_DATABASE if number == b"0" else caller.modes | IN_NO_DATABASE
+    return True
+
+
+def no_database(caller: Caller, word: bytes) -> bytes:
+    """The reply to a command that means another database than the one that there is."""
+    return error(
+        f"ERR '{word[:40].decode('utf-8', 'replace').upper()}' is refused: this connection has asked for database "
+        f"{_database(caller)}, and Helios has one database, number 0 (SELECT 0 or RESET goes on there)"
+    )
+
+
+def _database(caller: Caller) -> str:
+    return caller.database[:20].decode()
 
 
 def _time(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
@@ -74,6 +99,7 @@ def _reset(router: Router, caller: Caller, argv: list[bytes]) -> int:
         router.hub.forget(caller)
     caller.protocol = 2
     caller.name = b""
+    choose_database(caller, b"0")
     caller.become(router.gate.newcomer())
     caller.answer(b"+RESET\r\n")
     return DONE

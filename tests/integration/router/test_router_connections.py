@@ -162,3 +162,43 @@ async def test_sorting_by_other_keys_needs_a_common_tag(lab: RouterLab, client: 
     await lab.acknowledged(await lab.publish(placement=replace(lab.topology.placement, rules=rules)))
     with pytest.raises(redis.ResponseError, match="no rule moves keys by pattern"):
         await client.sort("{t}list", by="{t}w_*")
+
+
+async def test_after_a_refused_select_nothing_goes_on_in_database_0(lab: RouterLab) -> None:
+    raw = await RawClient.connect(lab.port)
+    assert await raw.ask("SET", "kept", "v") == b"+OK\r\n"
+    for words in (("SELECT", "1"), ("FLUSHDB",), ("SET", "kept", "x"), ("GET", "kept"), ("PING",), ("MULTI",)):
+        raw.send(*words)
+    raw.send("HELLO", "9")
+    for _ in range(6):
+        answer = await raw.line()
+        assert answer.startswith(b"-ERR '") and b"Helios has one database, number 0" in answer
+    assert (await raw.line()).startswith(b"-NOPROTO")
+    assert (await raw.ask("SELECT", "15")).startswith(b"-ERR 'SELECT 15' is refused")
+    assert b"has asked for database 15" in await raw.ask("DEL", "kept")
+    assert await raw.ask("SELECT", "0") == b"+OK\r\n"
+    assert await raw.ask("DEL", "kept") == b":1\r\n"
+    assert (await raw.ask("SELECT", "-1")).startswith(b"-ERR")
+    assert (await raw.ask("GET", "kept")).startswith(b"-ERR 'GET' is refused")
+    assert await raw.ask("RESET") == b"+RESET\r\n"
+    assert await raw.ask("SELECT", "one") == b"-ERR value is not an integer or out of range\r\n"
+    assert await raw.ask("GET", "kept") == b"$-1\r\n"
+    raw.close()
+
+
+async def test_a_select_in_a_transaction_is_no_way_into_database_0(lab: RouterLab) -> None:
+    raw = await RawClient.connect(lab.port)
+    raw.send("MULTI")
+    raw.send("SELECT", "1")
+    raw.send("SET", "k", "v")
+    raw.send("EXEC")
+    raw.send("SET", "k", "v")
+    raw.send("SELECT", "0")
+    raw.send("EXISTS", "k")
+    assert await raw.line() == b"+OK\r\n"
+    assert (await raw.line()).startswith(b"-ERR 'SELECT")
+    assert (await raw.line()).startswith(b"-ERR 'SET' is refused")
+    assert (await raw.line()).startswith(b"-EXECABORT")
+    assert (await raw.line()).startswith(b"-ERR 'SET' is refused")
+    await raw.exactly(b"+OK\r\n:0\r\n")
+    raw.close()
