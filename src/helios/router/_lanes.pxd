@@ -58,6 +58,7 @@ cdef class Sender:
     cdef public int modes         # IN_MULTI and the like: what its commands mean depends on it
     cdef public Py_ssize_t owed, most_owed, most_commands
     cdef public bint dirty, resume, slowed
+    cdef public bint behind       # it does not read its replies as fast as they come
     cdef public double slow_s
     cdef public object hold_until
     cdef public list waiting

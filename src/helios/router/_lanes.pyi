@@ -30,8 +30,7 @@ HELD: Final = 1
 ANSWERING: Final = 2
 DRAINING: Final = 4
 FULL: Final = 8
-UNREAD: Final = 16
-CLOSED: Final = 32
+CLOSED: Final = 16
 
 class Fifo(Generic[Item]):
     def __len__(self) -> int: ...
@@ -81,6 +80,7 @@ class Sender:
     most_owed: int
     most_commands: int
     dirty: bool
+    behind: bool
     resume: bool
     slowed: bool
     slow_s: float

@@ -29,8 +29,7 @@ cdef enum Reason:
     _ANSWERING = 2
     _DRAINING = 4
     _FULL = 8
-    _UNREAD = 16
-    _CLOSED = 32
+    _CLOSED = 16
 
 cdef enum Muted:
     _NEXT_REPLY = 1
@@ -57,7 +56,6 @@ HELD = _HELD
 ANSWERING = _ANSWERING
 DRAINING = _DRAINING
 FULL = _FULL
-UNREAD = _UNREAD
 CLOSED = _CLOSED
 
 # How commands are told apart in counts.
@@ -327,7 +325,7 @@ cdef class Sender:
         transport = self.transport
         if ready and transport is not None and not transport.is_closing():
             transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
-            if self.stops & _UNREAD:
+            if self.behind:
                 self.unread()
         if self.resume:
             self.resume = False

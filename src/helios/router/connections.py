@@ -133,7 +133,7 @@ def _fields(router: Router, caller: Caller, now: float) -> Fields:
         "multi": -1 if caller.transaction is None else len(caller.transaction.frames),
         "watch": 0 if caller.watch is None else len(caller.watch.keys),
         "qbuf": len(caller.waiting),
-        "omem": caller.owed,
+        "omem": caller.unread_bytes,
         "events": "r" if not caller.stops else "",
         "cmd": caller.last_command,
         "user": caller.identity.name,

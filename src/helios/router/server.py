@@ -15,7 +15,6 @@ from helios.router.bounds import SLOW_READER, Bounds, keep_alive
 from helios.router.callers import (
     ANSWERING,
     CLOSED,
-    UNREAD,
     Caller,
     Dispatch,
     Holder,
@@ -101,13 +100,15 @@ class ClientConnection(Caller, asyncio.Protocol):
         self._clients.leave(self)
 
     def pause_writing(self) -> None:
-        """The client does not read its replies: no more commands of it until it does."""
-        self.stops |= UNREAD
-        self.stalled()
+        """The client does not read its replies: they are kept for it, and counted, until it does.
+
+        Its commands go on meanwhile: many clients write a whole pipeline before they read the first reply.
+        """
+        self.behind = True
 
     def resume_writing(self) -> None:
-        """It reads again."""
-        self.go_on(UNREAD)
+        """It has caught up."""
+        self.behind = False
 
     def broken(self, fault: ProtocolError) -> None:
         """It broke the protocol: it is told so and let go."""
@@ -132,14 +133,18 @@ class ClientConnection(Caller, asyncio.Protocol):
         return self.last_word[:40].decode("ascii", "replace").lower()
 
     @property
+    def unread_bytes(self) -> int:
+        """What it is owed: replies on their way to it, and those that wait for an earlier one."""
+        return self.owed + (0 if self.transport is None else self.transport.get_write_buffer_size())
+
+    @property
     def held_bytes(self) -> int:
         """What it is owed, and what it has sent and is not carried out."""
-        unsent = 0 if self.transport is None else self.transport.get_write_buffer_size()
         received = 0 if self.parser is None else self.parser.buffered
         queued = (0 if self.transaction is None else self.transaction.size) + (
             0 if self.watch is None else self.watch.size
         )
-        return unsent + self.owed + received + queued + sum(len(raw) for raw, _ in self.waiting)
+        return self.unread_bytes + received + queued + sum(len(raw) for raw, _ in self.waiting)
 
     @property
     def idle(self) -> bool:
@@ -160,7 +165,7 @@ class ClientConnection(Caller, asyncio.Protocol):
 
     def unread(self) -> None:
         """See whether it is owed more than may be."""
-        if self.transport is not None and self.transport.get_write_buffer_size() + self.owed > self.most_owed:
+        if self.unread_bytes > self.most_owed:
             self.overflow()
 
     def flushed(self) -> None:

@@ -143,6 +143,35 @@ async def test_one_client_that_does_not_read_is_let_go_at_its_own_limit(servers:
         raw.writer.transport.abort()
 
 
+@pytest.mark.parametrize(("count", "size"), [(3000, 10_000), (250_000, 100)])
+async def test_a_whole_pipeline_may_be_written_before_a_reply_is_read(lab: RouterLab, count: int, size: int) -> None:
+    command, reply = encode_command([b"ECHO", b"e" * size]), b"$%d\r\n" % size + b"e" * size + b"\r\n"
+    key = lab.key_of("shard-1", "nothing").encode()
+    raw, other = await RawClient.connect(lab.port), await RawClient.connect(lab.port)
+    raw.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    raw.writer.write(command * count + encode_command([b"GET", key]) * 1000)
+    async with asyncio.timeout(60):
+        await raw.writer.drain()
+        writing = raw.writer.transport
+        await until(lambda: not writing.get_write_buffer_size(), "the router has read all of it")
+        fields = dict(field.split("=") for field in (await _client_line(other, "1")).split())
+        assert 1_000_000 < int(fields["omem"]) <= count * len(reply) + 5000
+        raw.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(count):
+            assert await raw.reader.readexactly(len(reply)) == reply
+        await raw.exactly(b"$-1\r\n" * 1000)
+    await until(lambda: not next(iter(lab.router.clients.values())).unread_bytes, "it is owed nothing")
+    assert not lab.router.bounds.ended
+    raw.close()
+    other.close()
+
+
+async def _client_line(raw: RawClient, client_id: str) -> str:
+    """What CLIENT LIST says of one connection."""
+    size = int((await raw.ask("CLIENT", "LIST", "ID", client_id))[1:])
+    return (await raw.reader.readexactly(size + 2)).decode()
+
+
 # --- torture ----------------------------------------------------------------------------------------------------
 
 
