@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SOURCES := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h' 2>/dev/null)
 
 # The tests in which the compiled modules meet whatever may come.
-SANITIZED := $(addprefix tests/,property/test_wire_fuzz.py property/test_wire_chunks.py property/test_lanes.py \
+SANITIZED := $(addprefix tests/,property/test_wire_fuzz.py property/test_wire_chunks.py property/test_fast_path.py \
 	property/test_ring.py unit/test_wire.py integration/router/test_router_limits.py)
 
 # The files that take longest begin first, so that no worker is left alone with one in the end.

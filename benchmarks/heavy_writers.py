@@ -26,7 +26,7 @@ from tests.cluster import Cluster, running_cluster
 ENVIRONMENT = {"HELIOS_SHARDING__MIGRATION_RATE": "0"}
 BEFORE_S = 5.0
 AFTER_S = 5.0
-MOST_S = 180.0
+MAX_S = 180.0
 _CALLS = re.compile(rb"cmdstat_set:calls=(\d+)")
 
 
@@ -72,8 +72,8 @@ def measure(cluster: Cluster) -> None:
     print(f"{_ask(cluster, 'DBSIZE'):,} keys, those of shard-1 move to shard-2")
     shown = 0
     while migration[b"status"] in (b"pending", b"in_progress"):
-        if time.monotonic() - began_s > MOST_S:
-            raise SystemExit(f"it does not converge in {MOST_S:g} s: {migration}")
+        if time.monotonic() - began_s > MAX_S:
+            raise SystemExit(f"it does not converge in {MAX_S:g} s: {migration}")
         time.sleep(0.1)
         migration = _ask(cluster, "MIGRATIONSTATUS", migration[b"id"])
         if migration[b"slowed_ms"] != shown:

@@ -23,7 +23,7 @@ from helios.model.migration import Migration
 from helios.model.topology import PairPhase
 from helios.node.locks import holder_of
 from helios.node.process import ProcessId
-from helios.node.standstill import writers
+from helios.node.stalled_writer import writers
 from helios.placement.routing import Routes
 from helios.ports.failpoints import Point
 from helios.ports.store import Store

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as NoAnswer
-from tests.linearizability import Operation, Reply, fault
+from tests.linearizability import Operation, Reply, error
 
 # Reads are the witnesses. Appended pieces would grow without end if nothing took their place now and then.
 REGISTER = ("GET", "GET", "GET", "SET", "SET", "GETSET", "APPEND", "DEL")
@@ -57,7 +57,7 @@ class Recorder:
     def check(self) -> None:
         """Fail where the history of a key cannot be put in order."""
         for key, history in self._histories.items():
-            said = fault(history)
+            said = error(history)
             assert said is None, f"{key}: {said}"
 
     async def _run(self, number: int) -> None:

@@ -61,7 +61,7 @@ def perform(value: Value, operation: Operation) -> tuple[Value, Reply]:
     raise ValueError(f"the model does not know {operation.command}")
 
 
-def fault(history: Iterable[Operation], start: Value = None) -> str | None:
+def error(history: Iterable[Operation], start: Value = None) -> str | None:
     """None if the history of one key is linearizable, else where every attempt to order it ends."""
     operations = sorted(history, key=lambda operation: operation.invoked)
     answered = _bits(number for number, operation in enumerate(operations) if not operation.open)

@@ -66,7 +66,7 @@ async def rests(store: Store) -> bool:
     return topology.transition is None and not topology.unclean and all(change.value.status.ended for change in changes)
 
 
-class Gate:
+class Authenticator:
     """Failpoints in the test's own process: the first that comes by the armed point waits until the gate is open."""
 
     def __init__(self) -> None:

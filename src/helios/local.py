@@ -24,7 +24,7 @@ from helios.model.setting_info import all_settings
 from helios.node.files import DataFolder
 from helios.node.ports import free_ports
 from helios.runtime.children import helios_command
-from helios.runtime.life import COMPLAINT
+from helios.runtime.lifecycle import COMPLAINT
 from helios.runtime.settings import variable
 
 __all__ = ["LocalCluster"]
@@ -34,7 +34,7 @@ _TRIES = 3  # somebody else may take a port between the look and the start
 _START_S = 60.0
 _STOP_S = 30.0
 _LOOK_S = 0.02
-_MOST_SHARDS = 64
+_MAX_SHARDS = 64
 _AS_ANYBODY = Entry()
 
 # Its flags to `helios up` win over these.
@@ -65,8 +65,8 @@ class LocalCluster:
         that the environment has for other clusters (HELIOS_...) do not count. Where they name users or TLS, `entry`
         says as whom the clients of this object come in.
         """
-        if not 1 <= shards <= _MOST_SHARDS:
-            raise InvalidInput(f"shards is {shards} but must be from 1 to {_MOST_SHARDS}")
+        if not 1 <= shards <= _MAX_SHARDS:
+            raise InvalidInput(f"shards is {shards} but must be from 1 to {_MAX_SHARDS}")
         for name in settings or {}:
             if name not in all_settings():
                 raise InvalidInput(f"{name!r} is not a setting: use full names, such as sharding.migration_rate")

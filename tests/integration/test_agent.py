@@ -51,7 +51,7 @@ class Lab:
         self.folder = self.data.node("shard-1")
         self.store = MemoryStore()
         self.port = free_ports(1)
-        self.likeness = "a"
+        self.fingerprint = "a"
         self.coordinating = 0
 
     def agent(self, workers: int = 1) -> Agent:
@@ -67,8 +67,8 @@ class Lab:
 
     def _worker(self, number: int) -> WorkerSpec:
         lock = self.folder.router_lock(number)
-        argv = [sys.executable, "-c", STAND_IN, str(lock), self.likeness]
-        return WorkerSpec(argv, lock, self.data.log(f"router-{number}"), self.likeness)
+        argv = [sys.executable, "-c", STAND_IN, str(lock), self.fingerprint]
+        return WorkerSpec(argv, lock, self.data.log(f"router-{number}"), self.fingerprint)
 
     async def _coordinate(self) -> None:
         self.coordinating += 1
@@ -198,7 +198,7 @@ async def test_routers_that_were_started_otherwise_are_replaced(lab: Lab) -> Non
     async with lab.running(agent) as task:
         router = lab.router()
         await lab.abandon(task, agent)
-    lab.likeness = "b"
+    lab.fingerprint = "b"
     async with lab.running(lab.agent()):
         assert lab.router() not in (None, router)
 

@@ -12,7 +12,7 @@ from tests.servers import start_valkey
 
 from helios.resp.commands import TABLE, Command, How, find, key_positions
 from helios.resp.facts import FACTS
-from helios.router.dispatch import HANDLERS
+from helios.router.commands.dispatch import HANDLERS
 
 pytestmark = pytest.mark.processes
 

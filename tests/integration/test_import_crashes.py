@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from pathlib import Path
 
-from tests.shards import Gate, eventually, running_shards
+from tests.shards import Authenticator, eventually, running_shards
 
 from helios.ports.failpoints import Point
 
@@ -14,13 +14,13 @@ OWN = {f"old:{n}".encode(): b"%d" % n for n in range(1000)}
 
 
 async def test_what_clients_have_deleted_meanwhile_does_not_come_back(tmp_path: Path) -> None:
-    gate = Gate()
-    async with running_shards(tmp_path, 2, gate, fsync="always") as shards:
+    authenticator = Authenticator()
+    async with running_shards(tmp_path, 2, authenticator, fsync="always") as shards:
         node = await shards.server("legacy", supervised=False)
         await shards.execute("legacy", "MSET", *[part for pair in OWN.items() for part in pair])
-        gate.arm(Point.IMPORTING)
+        authenticator.arm(Point.IMPORTING)
         await shards.admin.add_node("legacy", str(node.address), import_keys=True)
-        await asyncio.wait_for(gate.reached.wait(), 20)
+        await asyncio.wait_for(authenticator.reached.wait(), 20)
         [coordinator] = shards.coordinators
         coordinator.cancel()
         with suppress(asyncio.CancelledError):

@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError, WatchError
 from tests.cluster import Cluster, running_cluster
-from tests.linearizability import Operation, fault
+from tests.linearizability import Operation, error
 from tests.reckoning import at_rest, verb
 from tests.shards import eventually
 
@@ -180,7 +180,7 @@ async def test_nothing_is_lost_or_done_twice_while_keys_go_to_and_fro(tmp_path: 
             history = load.histories[key]
             written = [operation for operation in history if operation.command == "INCR"]
             assert cluster.command("GET", key) == b"%d" % len(written)
-            assert fault(history) is None
+            assert error(history) is None
         assert len(load.pushed) > 20
         assert sorted(load.popped) == sorted(load.pushed)
         assert cluster.command("LLEN", QUEUE) == 0

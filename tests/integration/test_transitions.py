@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.shards import Gate, Shards, eventually, running_shards
+from tests.shards import Authenticator, Shards, eventually, running_shards
 
-from helios.coordinator import mover
+from helios.coordinator import shard_copier
 from helios.engines.valkey.changes import TrackingStream
 from helios.errors import InvalidInput, NotFound, Refused
 from helios.placement.routing import Routes
@@ -150,30 +150,30 @@ async def test_requests_that_make_no_sense_are_refused(tmp_path: Path) -> None:
 async def test_a_first_pass_outlasts_more_changes_than_a_stream_can_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mover, "_NOTE_EVERY_S", 0.0)
+    monkeypatch.setattr(shard_copier, "_NOTE_EVERY_S", 0.0)
     # Each of the three heaps of new keys below is some 28,000 bytes of names on its way to the coordinator.
     monkeypatch.setattr(TrackingStream, "open", partial(TrackingStream.open, max_bytes=60_000))
     lost: list[str] = []
     monkeypatch.setattr(TrackingStream, "_break", lambda _, reason: lost.append(reason))
-    gate = Gate()
-    async with running_shards(tmp_path, 2, gate) as shards:
+    authenticator = Authenticator()
+    async with running_shards(tmp_path, 2, authenticator) as shards:
         await shards.fill(PAIRS)
-        gate.arm(Point.COPYING)
+        authenticator.arm(Point.COPYING)
         view = await shards.admin.migrate("shard-1", "shard-2", "order:*")
         for part in range(3):
-            await asyncio.wait_for(gate.reached.wait(), 20)
+            await asyncio.wait_for(authenticator.reached.wait(), 20)
             await shards.fill({b"user:new:%d:%d" % (part, n): b"" for n in range(500)})
-            gate.open()
+            authenticator.open()
             if part < 2:
-                gate.arm(Point.COPYING)
+                authenticator.arm(Point.COPYING)
         await shards.settled()
         assert (await shards.admin.migration(view.id)).status == "completed"
         assert lost == []
 
 
 async def test_what_consumer_groups_did_during_a_copy_moves_too(tmp_path: Path) -> None:
-    gate = Gate()
-    async with running_shards(tmp_path, 2, gate) as shards:
+    authenticator = Authenticator()
+    async with running_shards(tmp_path, 2, authenticator) as shards:
         routes = Routes(await shards.topology())
         small, big, bare = [key for n in range(100) if routes.owner(key := b"jobs:%d" % n) == "shard-1"][:3]
         await shards.execute("shard-1", "XADD", bare, "1-1", "field", "value")
@@ -183,15 +183,15 @@ async def test_what_consumer_groups_did_during_a_copy_moves_too(tmp_path: Path) 
             for group in ("workers", "gone"):
                 await shards.execute("shard-1", "XGROUP", "CREATE", key, group, "0")
             await shards.execute("shard-1", "XREADGROUP", "GROUP", "workers", "w", "COUNT", 1, "STREAMS", key, ">")
-        gate.arm(Point.CATCHING_UP)
+        authenticator.arm(Point.CATCHING_UP)
         await shards.admin.migrate("shard-1", "shard-2", "*", verify=True)
-        await asyncio.wait_for(gate.reached.wait(), 20)
+        await asyncio.wait_for(authenticator.reached.wait(), 20)
         await shards.execute("shard-1", "XGROUP", "CREATE", bare, "late", "0")
         for key in (small, big):
             await shards.execute("shard-1", "XACK", key, "workers", "1-1")
             await shards.execute("shard-1", "XGROUP", "DESTROY", key, "gone")
             await shards.execute("shard-1", "XGROUP", "CREATE", key, "fresh", "$")
-        gate.open()
+        authenticator.open()
         await shards.settled()
         for key in (small, big):
             groups = await shards.execute("shard-2", "XINFO", "GROUPS", key)

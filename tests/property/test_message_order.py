@@ -11,7 +11,7 @@ from tests.topologies import cluster
 
 from helios.model.topology import Pair, PairPhase, Placement, Rule, Topology, Transition
 from helios.placement.routing import Routes
-from helios.router.order import Handover, InOrder
+from helios.router.pubsub.ordering import Handover, InOrder
 
 Message = tuple[bytes, int]
 CHANNELS = [b"m:%d" % i for i in range(12)]
@@ -42,10 +42,10 @@ LIFE = [Routes(topology) for topology in lives()]
 class World:
     """Servers that publish by one epoch, and a reader that may be behind by one."""
 
-    def __init__(self, most_bytes: int = 1 << 20) -> None:
+    def __init__(self, max_bytes: int = 1 << 20) -> None:
         self.epoch = self.applied = 0
         self.streams: dict[str, deque[Message | Handover]] = {shard: deque() for shard in SHARDS}
-        self.order: InOrder[Message] = InOrder(most_bytes)
+        self.order: InOrder[Message] = InOrder(max_bytes)
         self.order.apply(LIFE[0])
         self.sent: list[Message] = []
         self.got: list[Message] = []
@@ -127,7 +127,7 @@ def test_what_the_new_owner_publishes_first_waits_for_the_old_one() -> None:
 
 
 def test_too_many_that_wait_are_let_through() -> None:
-    world = World(most_bytes=25)
+    world = World(max_bytes=25)
     channel = next(channel for channel in CHANNELS if LIFE[0].owner(channel) == "a")
     while world.epoch < 5:
         world.apply()

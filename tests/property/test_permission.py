@@ -92,7 +92,7 @@ def test_the_decision_is_the_obvious_one(user: User, form: str, data: st.DataObj
 @given(user=USERS, key=KEYS)
 def test_who_takes_the_short_way_may_do_what_goes_there(user: User, key: str) -> None:
     rights = Rights(user)
-    if rights.by_short_way:
+    if rights.by_fast_path:
         assert rights.refusal([b"GET", key.encode()]) is None
         assert rights.refusal([b"SET", key.encode(), b"v"]) is None
     assert rights.sees(key.encode()) == (

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.topologies import SHARDS, cluster, in_transition, one_way, random_topology
 
-from helios.control import course as control
-from helios.control.course import Course, Ending, Event
+from helios.control import transition_state as control
 from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
 from helios.control.transition import (
     BACKOFF_MAX_S,
@@ -20,6 +19,7 @@ from helios.control.transition import (
     SWEEP_ATTEMPTS_MAX,
     step,
 )
+from helios.control.transition_state import Ending, Event, TransitionState
 from helios.model.topology import PairPhase, Placement, Topology, Transition
 from helios.placement.change import with_weights
 
@@ -34,7 +34,7 @@ class Witness:
         assert topology.transition is not None
         self.topology = topology
         self.at_once = at_once
-        self.course = Course(topology.transition, at_once)
+        self.transition_state = TransitionState(topology.transition, at_once)
         self.pending: Mutation | None = None
         self.caught_up: set[Key] = set()
         self.copying: dict[str, set[str]] = {}
@@ -91,10 +91,10 @@ class Witness:
                 self.sweeping.discard(shard)
             case control.CancelRequested() if not self.transition.reversing:
                 self.cancelled = True
-            case control.PauseRequested(paused) if self.course.paused and not paused:
+            case control.PauseRequested(paused) if self.transition_state.paused and not paused:
                 # What had caught up may have fallen behind.
                 self.caught_up &= {(p.source, p.target) for p in [self.pending] if isinstance(p, Fence)}
-        self.course, effects = step(self.course, event)
+        self.transition_state, effects = step(self.transition_state, event)
         for effect in effects:
             self.check(effect, event)
 
@@ -150,7 +150,7 @@ class Witness:
                 assert self.fenced is None
                 assert (source, target) in self.caught_up
                 assert (source, target) in self.pairs(PairPhase.COPYING)
-                assert not self.course.paused
+                assert not self.transition_state.paused
             case Switch(source, target):
                 assert self.fenced == (source, target)
                 assert self.fence == "drained"
@@ -160,7 +160,7 @@ class Witness:
             case Slow(source, target, slow_ms):
                 assert (source, target) in self.pairs(PairPhase.COPYING)
                 # Nobody is slowed for the sake of a move that waits.
-                assert slow_ms == 0 if self.course.paused else 0 < slow_ms <= SLOW_MAX_MS
+                assert slow_ms == 0 if self.transition_state.paused else 0 < slow_ms <= SLOW_MAX_MS
             case Finish(unswept):
                 assert not self.waiting
                 assert {source for source, _ in self.pairs(PairPhase.SWITCHED)} <= self.swept | unswept
@@ -191,8 +191,8 @@ class Witness:
                 assert set(self.pairs(PairPhase.SWITCHED)) == before | gained
             self.feed(control.Published(self.topology.transition))
         else:
-            self.course, effects = step(self.course, control.Published(None))
-            assert self.course.finished
+            self.transition_state, effects = step(self.transition_state, control.Published(None))
+            assert self.transition_state.finished
             assert effects == ()
 
     def anything(self, random: Random) -> Event:
@@ -225,7 +225,7 @@ class Witness:
         """Any events, and commits in between; ends early when the transition does."""
         self.feed(control.Begun())
         for _ in range(steps):
-            if self.course.finished:
+            if self.transition_state.finished:
                 return
             if self.pending is not None and random.random() < 0.4:
                 self.commit()
@@ -253,7 +253,7 @@ class Witness:
                 ready = [key for key in self.pairs(PairPhase.COPYING) if key[1] in self.copying.get(key[0], ())]
                 assert ready, "nothing is under way and nothing will come"
                 self.feed(control.CaughtUp(*ready[0]))
-            if self.course.finished:
+            if self.transition_state.finished:
                 return
         pytest.fail("it does not come to an end")
 
@@ -266,7 +266,7 @@ def test_no_order_of_events_breaks_a_promise_and_success_ends_it(seed: int) -> N
     began = witness.transition
     first = witness.topology.placement
     witness.wander(random, random.randint(0, 150))
-    if not witness.course.finished:
+    if not witness.transition_state.finished:
         witness.succeed()
     assert witness.topology.transition is None
     if witness.gave_up is None:
@@ -284,15 +284,15 @@ def test_a_pause_slows_nobody_and_what_it_stopped_catches_up_anew(seed: int) -> 
     witness.wander(random, random.randint(0, 60))
     witness.feed(control.PauseRequested(True))
     for _ in range(2 * len(SHARDS) ** 2):
-        if witness.pending is None or witness.course.finished:
+        if witness.pending is None or witness.transition_state.finished:
             break
         witness.commit()
-    if witness.course.finished:
+    if witness.transition_state.finished:
         return
     if witness.fence == "":
         assert not any(pair.slow_ms for pair in witness.transition.pairs if pair.phase is PairPhase.COPYING)
     witness.feed(control.PauseRequested(False))
-    assert not witness.course.caught_up
+    assert not witness.transition_state.caught_up
     witness.succeed()
 
 
@@ -301,7 +301,7 @@ def test_a_wish_to_cancel_is_granted_until_the_last_switch(seed: int) -> None:
     random = Random(seed)
     witness = Witness(random_topology(random), random.choice((1, 2, 3, 100)))
     witness.wander(random, random.randint(0, 60))
-    if witness.course.finished or witness.gave_up or witness.transition.reversing:
+    if witness.transition_state.finished or witness.gave_up or witness.transition.reversing:
         return
     last_is_committing = isinstance(witness.pending, Switch) and len(witness.waiting) == 1
     switched = witness.pairs(PairPhase.SWITCHED)
@@ -356,7 +356,7 @@ def test_a_break_while_the_fence_is_published_lifts_it_again() -> None:
 def test_what_cannot_come_back_goes_on() -> None:
     witness = begun("b", "c")
     witness.topology = one_way(witness.topology, ("a", "b"))
-    witness.course = Course(witness.transition)
+    witness.transition_state = TransitionState(witness.transition)
     witness.copying.clear()
     witness.feed(control.Begun())
     fence(witness, "a", "b")
@@ -387,7 +387,7 @@ def test_a_copy_that_never_works_is_given_up_with_its_reason() -> None:
     delays = []
     for n in range(COPY_ATTEMPTS_MAX):
         assert witness.gave_up is None
-        witness.course, effects = step(witness.course, control.CopyBroken("a", f"failure {n}"))
+        witness.transition_state, effects = step(witness.transition_state, control.CopyBroken("a", f"failure {n}"))
         delays += [effect.delay_s for effect in effects if isinstance(effect, control.Copy)]
     assert effects == (
         control.StopWork(),

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.topologies import KEYS, random_topology
 
-from helios.control import course as control
-from helios.control.course import Course, Event
+from helios.control import transition_state as control
 from helios.control.mutations import Fence, Mutation, Reverse, Switch, Unfence
 from helios.control.transition import step
+from helios.control.transition_state import Event, TransitionState
 from helios.coordinator.sweep import not_owned
 from helios.model.topology import PairPhase
 from helios.placement.routing import Routes
@@ -84,7 +84,7 @@ class World:
         # Until all have acknowledged the fence, some router may still send what it should hold.
         self.in_flight = any(True for _ in self.fenced())
         if self.topology.transition is not None:
-            self.course = Course(self.topology.transition, self.at_once)
+            self.transition_state = TransitionState(self.topology.transition, self.at_once)
 
     def fenced(self) -> list[tuple[str, str]]:
         transition = self.topology.transition
@@ -148,7 +148,7 @@ class World:
         event = self.events.pop(0)
         if isinstance(event, control.CopyBroken):
             self.movers.pop(event.source, None)
-        self.course, effects = step(self.course, event)
+        self.transition_state, effects = step(self.transition_state, event)
         for effect in effects:
             self.perform(effect)
 

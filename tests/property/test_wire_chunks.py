@@ -69,8 +69,8 @@ def test_byte_by_byte_gives_the_same_frames(data: bytes) -> None:
 @given(st.lists(ARGUMENTS, max_size=10), CUTS)
 def test_frames_are_the_bytes_that_came(commands: list[list[bytes]], cuts: list[int]) -> None:
     data = b"".join(map(encode_command, commands))
-    frames, fault = parse(chunks(data, cuts), 1 << 30)
-    assert not fault
+    frames, error = parse(chunks(data, cuts), 1 << 30)
+    assert not error
     assert [argv for _, argv in frames] == commands
     assert b"".join(raw for raw, _ in frames) == data
 

@@ -120,11 +120,11 @@ def test_mutated_replies_are_the_same_however_they_are_cut(seed: int) -> None:
     random = Random(seed)
     data = mutated(random, REPLIES)
     by_byte = replies([data[at : at + 1] for at in range(len(data))])
-    found, fault = replies(cut(random, data))
-    assert fault == by_byte[1]
+    found, error = replies(cut(random, data))
+    assert error == by_byte[1]
     # The piece that holds a fault gives no replies, also none of those before it: its connection is lost anyway.
     assert found == by_byte[0][: len(found)]
-    assert fault or found == by_byte[0]
+    assert error or found == by_byte[0]
 
 
 @pytest.mark.parametrize(

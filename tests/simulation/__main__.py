@@ -19,7 +19,7 @@ from tests.simulation.report import Tally, read_line, to_line
 from tests.simulation.world import live
 
 # Lives of one process: to start it takes as long as several of them.
-_LEAST_CHUNK, _MOST_CHUNK = 20, 250
+_MIN_CHUNK, _MAX_CHUNK = 20, 250
 
 
 def main() -> int:
@@ -74,7 +74,7 @@ def _spread(options: argparse.Namespace) -> int:
     tally = Tally(options.plant)
     began = time.monotonic()
     end = options.first + options.count * options.step
-    chunk_lives = max(_LEAST_CHUNK, min(_MOST_CHUNK, options.count // (4 * options.jobs)))
+    chunk_lives = max(_MIN_CHUNK, min(_MAX_CHUNK, options.count // (4 * options.jobs)))
     starts = range(options.first, end, chunk_lives * options.step)
 
     def chunk(start: int) -> None:

@@ -14,7 +14,7 @@ from tests.simulation.servers import SimServer
 from helios.engines.memory.connection import MemoryConnection
 from helios.errors import EngineDenied, EngineError, EngineUnreachable
 from helios.model.ids import Address
-from helios.resp.encoding import NULL, OK, array, bulk, error, integer
+from helios.resp.encoding import NULL, OK, array, bulk, error_reply, integer
 from helios.resp.wire import RequestParser
 
 _NEVER_S = 1e6
@@ -59,7 +59,7 @@ class _Transport(asyncio.Transport):
             if isinstance(failure, EngineUnreachable):
                 break
             reply = self._replies.popleft()
-            data.append(error(f"NOPERM {failure}") if failure is not None else reply.result())
+            data.append(error_reply(f"NOPERM {failure}") if failure is not None else reply.result())
         if data:
             self._protocol.data_received(b"".join(data))
 
@@ -117,7 +117,7 @@ def _hello(server: SimServer, connection: MemoryConnection, argv: list[bytes]) -
     try:
         server.join(connection, password)
     except EngineDenied as denied:
-        return error(f"WRONGPASS {denied}")
+        return error_reply(f"WRONGPASS {denied}")
     return array([bulk(b"server"), bulk(b"memory"), bulk(b"id"), integer(server.number(connection))])
 
 
@@ -137,5 +137,5 @@ def _data(server: SimServer, user: str, name: bytes, key: bytes, rest: list[byte
         if name == b"DEL":
             return integer(server.remove(key))
     except EngineError as failure:
-        return error(f"ERR {failure}")
-    return error(f"ERR unknown command {name!r}")
+        return error_reply(f"ERR {failure}")
+    return error_reply(f"ERR unknown command {name!r}")

@@ -10,9 +10,9 @@ from tests.simulation.invariants import Invariants
 
 from helios.coordinator.access import Access
 from helios.coordinator.fencing import Fencing
-from helios.coordinator.movement import Movement
-from helios.coordinator.mover import SourceMover
 from helios.coordinator.publisher import Publisher
+from helios.coordinator.shard_copier import ShardCopier
+from helios.coordinator.transition_runner import TransitionRunner
 from helios.model.topology import Member
 from helios.ports.engine import ChangeStream, Engine
 from helios.ports.store import Compare, Delete, Put
@@ -22,19 +22,19 @@ async def _settle_at_once(self: Fencing, epoch: int, member: Member) -> int:
     return 0
 
 
-async def _wait_for_no_disk(self: SourceMover) -> None:
+async def _wait_for_no_disk(self: ShardCopier) -> None:
     pass
 
 
-async def _wait_for_no_target(self: Movement, shard: str) -> None:
+async def _wait_for_no_target(self: TransitionRunner, shard: str) -> None:
     pass
 
 
 @contextmanager
 def _not_durable() -> Iterator[None]:
     with (
-        patch.object(SourceMover, "_make_durable", _wait_for_no_disk),
-        patch.object(Movement, "_make_durable", _wait_for_no_target),
+        patch.object(ShardCopier, "_make_durable", _wait_for_no_disk),
+        patch.object(TransitionRunner, "_make_durable", _wait_for_no_target),
     ):
         yield
 
@@ -60,10 +60,10 @@ async def _write_out_of_order(
     return await self._commit(operations, compares)
 
 
-_drain = SourceMover._drain
+_drain = ShardCopier._drain
 
 
-async def _drain_and_go_on(self: SourceMover, source: Engine, stream: ChangeStream, target: str) -> None:
+async def _drain_and_go_on(self: ShardCopier, source: Engine, stream: ChangeStream, target: str) -> None:
     await _drain(self, source, stream, target)
     self._targets[target].drained = False
 
@@ -78,7 +78,7 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "late-restore-of-zombie": _late_restore,
     # Those that follow had been in the code until a life showed them.
     "records-overwritten": lambda: patch.object(Publisher, "write", _write_out_of_order),
-    "drained-target-copied": lambda: patch.object(SourceMover, "_drain", _drain_and_go_on),
+    "drained-target-copied": lambda: patch.object(ShardCopier, "_drain", _drain_and_go_on),
     # A sweep is over before its deletions are on the source's disk, and a power cut brings back what it deleted.
     "sweep-undone": lambda: patch("helios.coordinator.sweep.make_durable", _wait_for_no_source),
 }

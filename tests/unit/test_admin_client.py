@@ -36,7 +36,7 @@ from helios.admin.views import KeyView, StatsView
 from helios.client import progress
 from helios.client.connection import CommandRefused
 from helios.errors import OutcomeUnknown
-from helios.resp.encoding import error
+from helios.resp.encoding import error_reply
 from helios.values import placement_of
 
 STATS = StatsView(2, 1, 3, True, 1, 150, 1, 0, 9, None, True, 1000, 0, (NODE,))
@@ -240,7 +240,7 @@ def _shape(method: Call) -> list[tuple[str, object, object]]:
     ],
 )
 def test_errors_are_those_of_helios(kind: str, reply: str, kind_of_error: type[Exception], message: str) -> None:
-    with serving(lambda _argv: error(reply)) as server, ended(Either(kind, f"127.0.0.1:{server.port}")) as client:
+    with serving(lambda _argv: error_reply(reply)) as server, ended(Either(kind, f"127.0.0.1:{server.port}")) as client:
         for _ in range(2):  # the connection goes on being used
             with pytest.raises(kind_of_error) as caught:
                 client("remove_node", "x")
@@ -310,7 +310,11 @@ def life(*statuses: str) -> Callable[[list[bytes]], bytes]:
     def answer(argv: list[bytes]) -> bytes:
         if argv[0] == b"CHANGESTATUS":
             status = left.pop(0) if len(left) > 1 else left[0]
-            return error("UNAVAILABLE not now") if status == "away" else resp3(asdict(replace(CHANGE, status=status)))
+            return (
+                error_reply("UNAVAILABLE not now")
+                if status == "away"
+                else resp3(asdict(replace(CHANGE, status=status)))
+            )
         other = replace(MIGRATION, change="another")
         return resp3([asdict(MIGRATION), asdict(other)])
 

@@ -17,7 +17,7 @@ from helios.model.sections import LogFormat, LoggingSettings, LogLevel
 from helios.model.settings import ClusterSettings, Settings
 from helios.runtime.agreement import agree, disagreements, follow, shared_now
 from helios.runtime.clock import SystemClock
-from helios.runtime.handover import hand_over, likeness, take_over
+from helios.runtime.handover import fingerprint, hand_over, take_over
 from helios.runtime.logs import start_logging
 from helios.runtime.settings import SettingsRead
 from helios.stores.memory import MemoryStore
@@ -132,8 +132,8 @@ def test_settings_are_handed_over_whole(tmp_path: Path) -> None:
 
 
 def test_likeness_keeps_its_parts_apart() -> None:
-    assert likeness("a", "b") == likeness("a", "b")
-    assert likeness("a", "b") != likeness("ab", "")
+    assert fingerprint("a", "b") == fingerprint("a", "b")
+    assert fingerprint("a", "b") != fingerprint("ab", "")
 
 
 @pytest.fixture

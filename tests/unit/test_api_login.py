@@ -8,7 +8,7 @@ import httpx
 import pytest
 from tests.fake_gateway import FakeAdmin, FakeKeyValue
 
-from helios.access.gate import Gate
+from helios.access.authenticator import Authenticator
 from helios.access.logins import Logins
 from helios.api.app import create_app
 from helios.model.users import Role, User
@@ -30,21 +30,21 @@ async def _health() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def gate() -> Gate:
-    return Gate(logins=Logins(check=lambda password, stored: password.decode() == stored))
+def authenticator() -> Authenticator:
+    return Authenticator(logins=Logins(check=lambda password, stored: password.decode() == stored))
 
 
 @pytest.fixture(scope="module")
-def app(gate: Gate) -> object:
+def app(authenticator: Authenticator) -> object:
     kv = FakeKeyValue()
     kv.values[b"a:1"] = b"v"
     kv.values[b"b:1"] = b"v"
-    return create_app(FakeAdmin(), kv, _health, gate=gate)
+    return create_app(FakeAdmin(), kv, _health, authenticator=authenticator)
 
 
 @pytest.fixture
-async def http(app: httpx.ASGITransport, gate: Gate) -> AsyncIterator[httpx.AsyncClient]:
-    gate.apply(USERS)
+async def http(app: httpx.ASGITransport, authenticator: Authenticator) -> AsyncIterator[httpx.AsyncClient]:
+    authenticator.apply(USERS)
     transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8443") as client:
         yield client
@@ -101,16 +101,18 @@ async def test_what_lets_nobody_in(http: httpx.AsyncClient, header: str, code: s
     assert (response.status_code, response.json()["error"]["code"]) == (401, code)
 
 
-async def test_without_users_everybody_is_let_in(http: httpx.AsyncClient, gate: Gate) -> None:
-    gate.apply(())
+async def test_without_users_everybody_is_let_in(http: httpx.AsyncClient, authenticator: Authenticator) -> None:
+    authenticator.apply(())
     assert (await http.get("/api/v1/shards/nodes")).status_code == 200
     assert (await http.get("/api/v1/shards/nodes", auth=("any", "thing"))).status_code == 200
 
 
 async def test_metrics_can_be_open() -> None:
-    gate = Gate()
-    gate.apply(USERS)
-    transport = httpx.ASGITransport(create_app(FakeAdmin(), FakeKeyValue(), _health, gate=gate, open_metrics=True))
+    authenticator = Authenticator()
+    authenticator.apply(USERS)
+    transport = httpx.ASGITransport(
+        create_app(FakeAdmin(), FakeKeyValue(), _health, authenticator=authenticator, open_metrics=True)
+    )
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8443") as client:
         assert (await client.get("/metrics")).status_code == 200
         assert (await client.get("/docs")).status_code == 401

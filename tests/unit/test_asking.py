@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.topologies import cluster
 
-from helios.access.asking import HIDDEN, asked_by, asking, may, visible
-from helios.access.gate import OWNER, Identity
+from helios.access.authenticator import OWNER, Identity
+from helios.access.request_context import HIDDEN, asked_by, asking, may, visible
 from helios.access.rights import Need, Rights
 from helios.admin.client import Admin
 from helios.errors import NotPermitted, Unavailable

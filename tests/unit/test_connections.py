@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helios.errors import InvalidInput
-from helios.router.connections import matches
+from helios.router.commands.client import matches
 
 FIELDS: dict[str, object] = {
     "id": 7,

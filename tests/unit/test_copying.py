@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.engine_lab import until
 
 from helios.coordinator import copying
-from helios.coordinator.copying import BATCH_BYTES, Behind, BigValues, CopyLimits, sort_by_size
+from helios.coordinator.copying import BATCH_BYTES, BigValues, CopyLimits, WriteBehind, sort_by_size
 from helios.errors import EngineError, TooHot
 from helios.ports.engine import Engine, Notes, Pace, StepCopy, at_once
 
@@ -45,7 +45,7 @@ async def test_work_behind_the_back_is_done_one_after_the_other() -> None:
         running -= 1
         done.append(number)
 
-    async with Behind() as behind:
+    async with WriteBehind() as behind:
         for number in range(5):
             await behind.put(work(number))
         assert len(done) < 5
@@ -62,11 +62,11 @@ async def test_a_failure_behind_the_back_is_told_with_the_next_work_or_at_the_en
         done.append(1)
 
     with pytest.raises(EngineError, match="it failed"):
-        async with Behind() as behind:
+        async with WriteBehind() as behind:
             await behind.put(fail())
             await behind.put(work())
     with pytest.raises(EngineError, match="it failed"):
-        async with Behind() as behind:
+        async with WriteBehind() as behind:
             await behind.put(fail())
     assert done == []
 
@@ -81,7 +81,7 @@ async def test_work_behind_the_back_ends_with_who_gave_it() -> None:
             ended.append("ended")
 
     with pytest.raises(EngineError):
-        async with Behind() as behind:
+        async with WriteBehind() as behind:
             await behind.put(work())
             await asyncio.sleep(0)
             raise EngineError("something else")
@@ -93,8 +93,8 @@ class Steps:
 
     def __init__(self, copy: Callable[[bytes], StepCopy] = lambda key: StepCopy.COPIED) -> None:
         self.copied: list[bytes] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
+        self.authenticator = asyncio.Event()
+        self.authenticator.set()
         self.begun = asyncio.Event()
         self._copy = copy
 
@@ -105,7 +105,7 @@ class Steps:
         assert step_bytes == LIMITS.step_bytes
         await pace(step_bytes)
         self.begun.set()
-        await self.gate.wait()
+        await self.authenticator.wait()
         self.copied.append(key)
         return self._copy(key)
 
@@ -141,11 +141,11 @@ async def test_what_changes_while_it_is_copied_stays_in_these_hands() -> None:
     source = Steps()
     big = big_values(source)
     big.changed.add(b"a")
-    source.gate.clear()
+    source.authenticator.clear()
     assert not await big.ready()
     await source.begun.wait()
     assert big.take_over({b"a", b"other"}) == {b"a"}
-    source.gate.set()
+    source.authenticator.set()
     await until(big.ready)
     assert big.changed == {b"a"}
     await big.finish()
@@ -156,12 +156,12 @@ async def test_a_copy_that_is_stopped_is_made_again() -> None:
     source = Steps()
     big = big_values(source)
     big.changed.add(b"a")
-    source.gate.clear()
+    source.authenticator.clear()
     assert not await big.ready()
     await source.begun.wait()
     await big.stop()
     assert big.changed == {b"a"}
-    source.gate.set()
+    source.authenticator.set()
     await big.finish()
     assert source.copied == [b"a"]
 

@@ -8,7 +8,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.linearizability import Operation, Reply, Value, fault, perform
+from tests.linearizability import Operation, Reply, Value, error, perform
 
 
 def op(begin: float, end: float, command: str, argument: str = "", reply: Reply = b"OK") -> Operation:
@@ -70,12 +70,12 @@ BAD = {
 
 @pytest.mark.parametrize("history", GOOD.values(), ids=GOOD)
 def test_good_histories_pass(history: list[Operation]) -> None:
-    assert fault(history) is None
+    assert error(history) is None
 
 
 @pytest.mark.parametrize("history", BAD.values(), ids=BAD)
 def test_bad_histories_are_shown(history: list[Operation]) -> None:
-    said = fault(history)
+    said = error(history)
     assert said is not None
     assert str(history[-1]) in said
 
@@ -85,9 +85,9 @@ def test_a_long_history_is_no_burden() -> None:
     for number in range(1500):
         history.append(op(number, number + 2.5, "SET", str(number)))
         history.append(op(number + 0.5, number + 2.6, "GET", reply=str(number).encode()))
-    assert fault(history) is None
+    assert error(history) is None
     history.append(op(2000, 2001, "GET", reply=b"3"))
-    assert fault(history) is not None
+    assert error(history) is not None
 
 
 def slow(history: list[Operation]) -> bool:
@@ -131,4 +131,4 @@ def histories(draw: st.DrawFn) -> list[Operation]:
 
 @given(histories())
 def test_it_agrees_with_trying_every_order(history: list[Operation]) -> None:
-    assert (fault(history) is None) == slow(history)
+    assert (error(history) is None) == slow(history)

@@ -133,7 +133,7 @@ def test_tail_shows_the_last_lines_behind_a_place(tmp_path: Path) -> None:
 
 
 def test_backoff_doubles_up_to_a_limit_and_forgets() -> None:
-    backoff = Backoff(first_s=1, most_s=5, calm_s=30)
+    backoff = Backoff(first_s=1, max_s=5, calm_s=30)
     assert [backoff.next(0) for _ in range(4)] == [1, 2, 4, 5]
     assert backoff.next(30) == 1
     assert backoff.next(29) == 2

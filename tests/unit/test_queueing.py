@@ -9,9 +9,9 @@ import pytest
 
 from helios.resp.commands import TABLE, How, find
 from helios.resp.wire import encode_command
-from helios.router.callers import IN_MULTI, Caller, Outbox
+from helios.router.commands.transactions import AT_ONCE, Transaction, queue, refusal
+from helios.router.frontend.caller import IN_MULTI, Caller, Outbox
 from helios.router.options import RouterOptions
-from helios.router.transactions import AT_ONCE, Transaction, queue, refusal
 
 QUEUED = b"+QUEUED\r\n"
 SMALL = RouterOptions(transaction_commands=3, transaction_bytes=200)

@@ -77,10 +77,10 @@ def test_before_a_login_there_is_little() -> None:
 
 
 def test_the_short_way_is_for_who_may_read_and_write_every_key() -> None:
-    assert Rights(User("u", Role.READ_WRITE)).by_short_way
+    assert Rights(User("u", Role.READ_WRITE)).by_fast_path
     for user in (User("u", Role.READ_ONLY), User("u", Role.OPERATOR), User("u", Role.READ_WRITE, "", ("*",))):
-        assert not Rights(user).by_short_way
-    assert not Nobody().by_short_way
+        assert not Rights(user).by_fast_path
+    assert not Nobody().by_fast_path
 
 
 @pytest.mark.parametrize(

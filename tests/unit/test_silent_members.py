@@ -10,9 +10,9 @@ from tests.timers import Timers
 
 from helios.model.ids import Address
 from helios.model.topology import Member
-from helios.router.callers import FutureReply
-from helios.router.member import LinkState, MemberLink
+from helios.router.frontend.caller import FutureReply
 from helios.router.options import RouterOptions
+from helios.router.upstream.link import ConnectionState, ServerConnection
 
 TIMEOUT_S = 10.0
 PART_S = TIMEOUT_S / 4
@@ -22,15 +22,15 @@ class Watched:
     """A link with a connection that only keeps what is done to it."""
 
     def __init__(self) -> None:
-        host: Any = SimpleNamespace(alive=lambda: True, heat=SimpleNamespace(passed=lambda shard, frames: None))
+        host: Any = SimpleNamespace(alive=lambda: True, hot_keys=SimpleNamespace(passed=lambda shard, frames: None))
         member = Member("shard-1.0", "shard-1", Address("127.0.0.1", 1))
-        self.link = MemberLink("shard-1", member, 2, host, RouterOptions(member_timeout_s=TIMEOUT_S))
+        self.link = ServerConnection("shard-1", member, 2, host, RouterOptions(member_timeout_s=TIMEOUT_S))
         self.timers = Timers()
         self.ended: list[str] = []
         link: Any = self.link
         link._loop = self.timers
         link._wire = SimpleNamespace(transport=SimpleNamespace(write=lambda data: None), abort=self.ended.append)
-        self.link.state = LinkState.READY
+        self.link.state = ConnectionState.READY
 
     def send(self) -> None:
         self.link.send(b"*1\r\n$4\r\nPING\r\n", FutureReply())

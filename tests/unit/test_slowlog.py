@@ -8,7 +8,7 @@ import resource
 import pytest
 
 from helios.resp.wire import encode_command
-from helios.router.slowlog import SlowLog, shortened
+from helios.router.stats.slowlog import SlowLog, shortened
 from helios.runtime.files import clients_that_fit
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from helios.errors import ProtocolError
-from helios.resp.encoding import encode, error
+from helios.resp.encoding import encode, error_reply
 from helios.resp.wire import Limits, ReplySplitter, RequestParser, elements, encode_command, split_inline
 
 
@@ -92,4 +92,4 @@ def test_values_in_both_protocols() -> None:
     value = {"a": [1, 2.5, None], "b": True}
     assert encode(value, 3) == b"%2\r\n$1\r\na\r\n*3\r\n:1\r\n,2.5\r\n_\r\n$1\r\nb\r\n#t\r\n"
     assert encode(value, 2) == b"*4\r\n$1\r\na\r\n*3\r\n:1\r\n$3\r\n2.5\r\n$-1\r\n$1\r\nb\r\n:1\r\n"
-    assert error("ERR two\r\nlines") == b"-ERR two  lines\r\n"
+    assert error_reply("ERR two\r\nlines") == b"-ERR two  lines\r\n"

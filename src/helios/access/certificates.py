@@ -10,7 +10,7 @@ from pathlib import Path
 
 from helios.errors import StartError
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _LOOK_S = 1.0
 
 
@@ -35,8 +35,8 @@ class Certificates:
         self._seen = self._marks()
         try:
             self.context = _context(files)
-        except (OSError, ValueError) as fault:
-            raise StartError(f"TLS cannot be served: {_explained(files, fault)}") from fault
+        except (OSError, ValueError) as error:
+            raise StartError(f"TLS cannot be served: {_explained(files, error)}") from error
 
     async def keep(self) -> None:
         """Look for changes once a second. Never returns."""
@@ -56,10 +56,10 @@ class Certificates:
             self.context.load_cert_chain(self._files.cert, self._files.key, _no_password)
             if self._files.client_ca is not None:
                 self.context.load_verify_locations(self._files.client_ca)
-        except (OSError, ValueError) as fault:
-            _log.warning("the new certificate is not used, the old one stays: %s", _explained(self._files, fault))
+        except (OSError, ValueError) as error:
+            logger.warning("the new certificate is not used, the old one stays: %s", _explained(self._files, error))
             return False
-        _log.info("certificate replaced: file=%s", self._files.cert)
+        logger.info("certificate replaced: file=%s", self._files.cert)
         return True
 
     def _marks(self) -> list[tuple[int, ...] | None]:
@@ -90,14 +90,14 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted: store it without a passphrase, readable by Helios alone")
 
 
-def _explained(files: TlsFiles, fault: Exception) -> str:
+def _explained(files: TlsFiles, error: Exception) -> str:
     for path in filter(None, (files.cert, files.key, files.client_ca)):
         try:
             with path.open("rb"):
                 pass
         except OSError as unreadable:
             return f"{path} cannot be read: {unreadable.strerror}"
-    if isinstance(fault, ssl.SSLError):
-        reason = (fault.reason or str(fault)).replace("_", " ").lower()
+    if isinstance(error, ssl.SSLError):
+        reason = (error.reason or str(error)).replace("_", " ").lower()
         return f"{files.cert} and {files.key} are not a certificate and its key in PEM form ({reason})"
-    return str(fault)
+    return str(error)

@@ -14,12 +14,12 @@ from helios.errors import Unavailable
 from helios.model.passwords import hashed, matches
 
 _AT_ONCE = 2
-_MOST_WAITING = 256
-_MOST_WAITING_OF_SOURCE = 16
-_MOST_SOURCES = 4096
+_MAX_WAITING = 256
+_MAX_WAITING_OF_SOURCE = 16
+_MAX_SOURCES = 4096
 _LONGEST_PASSWORD_BYTES = 1024
 _FIRST_DELAY_S = 0.1
-_MOST_DELAY_S = 2.0
+_MAX_DELAY_S = 2.0
 _FORGIVEN_AFTER_S = 60.0
 
 
@@ -36,7 +36,7 @@ class _Source:
         """How long the next attempt has to wait."""
         if now - self.failed_at > _FORGIVEN_AFTER_S:
             self.failures = 0
-        return min(_FIRST_DELAY_S * 2.0 ** (self.failures - 1), _MOST_DELAY_S) if self.failures else 0.0
+        return min(_FIRST_DELAY_S * 2.0 ** (self.failures - 1), _MAX_DELAY_S) if self.failures else 0.0
 
 
 class Logins:
@@ -83,7 +83,7 @@ class Logins:
         return hashlib.blake2b(password, key=self._key).digest()
 
     async def _in_turn(self, password: bytes, stored: str | None, source: _Source) -> bool:
-        if source.waiting >= _MOST_WAITING_OF_SOURCE or self._waiting >= _MOST_WAITING:
+        if source.waiting >= _MAX_WAITING_OF_SOURCE or self._waiting >= _MAX_WAITING:
             raise Unavailable("too many logins wait to be checked: try again in a moment")
         source.waiting += 1
         self._waiting += 1
@@ -115,7 +115,7 @@ class Logins:
         found = self._sources.get(name)
         if found is None:
             found = self._sources[name] = _Source()
-            while len(self._sources) > _MOST_SOURCES:
+            while len(self._sources) > _MAX_SOURCES:
                 oldest = next(
                     (key for key, each in self._sources.items() if not each.waiting and each is not found), None
                 )

@@ -7,14 +7,14 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
-from helios.access.gate import Gate
+from helios.access.authenticator import Authenticator
 from helios.errors import Conflict
 from helios.model.users import User
 from helios.ports.store import Compare, Store
 from helios.stores.following import followed
 from helios.stores.records import USERS, UsersRecord, put_record, read_record
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 async def stored_users(store: Store) -> tuple[User, ...] | None:
@@ -36,18 +36,18 @@ async def publish_users(store: Store, users: Sequence[User]) -> bool:
             )
         except Conflict:
             continue
-        _log.info("users published: users=%d", len(wanted.users))
+        logger.info("users published: users=%d", len(wanted.users))
         return True
 
 
 @asynccontextmanager
-async def following_users(store: Store, gate: Gate) -> AsyncIterator[None]:
+async def following_users(store: Store, authenticator: Authenticator) -> AsyncIterator[None]:
     """Keep the gate's users those of the store, from before the block begins. Raises StoreError at its begin.
 
     While the store is away, the last users that were known stay.
     """
-    gate.apply(await stored_users(store) or ())
-    task = asyncio.create_task(_follow(store, gate), name="users")
+    authenticator.apply(await stored_users(store) or ())
+    task = asyncio.create_task(_follow(store, authenticator), name="users")
     try:
         yield
     finally:
@@ -55,8 +55,8 @@ async def following_users(store: Store, gate: Gate) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def _follow(store: Store, gate: Gate) -> None:
+async def _follow(store: Store, authenticator: Authenticator) -> None:
     async with aclosing(followed(store, UsersRecord, USERS)) as records:
         async for record in records:
-            if {user.name: user for user in record.users} != gate.users:
-                gate.apply(record.users)
+            if {user.name: user for user in record.users} != authenticator.users:
+                authenticator.apply(record.users)

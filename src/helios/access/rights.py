@@ -98,7 +98,7 @@ class Rights:
         self._shown = f"user {user.name!r}"
 
     @property
-    def by_short_way(self) -> bool:
+    def by_fast_path(self) -> bool:
         """Whether every well-formed command with one key may be sent without a look at it."""
         return not self._globs and self._granted >= {Need.READ, Need.WRITE}
 
@@ -139,8 +139,8 @@ class Rights:
             return f"ERR wrong number of arguments for '{command.name}' command"
         try:
             positions = key_positions(command, argv)
-        except InvalidInput as fault:
-            return f"ERR {fault}"
+        except InvalidInput as error:
+            return f"ERR {error}"
         keys = [argv[position] for position in positions] or argv[_CHANNELS.get(command.name, slice(0, 0))]
         denied = next((key for key in keys if not self.sees(key)), None)
         if denied is None:

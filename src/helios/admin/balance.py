@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from helios.access.asking import visible
+from helios.access.request_context import visible
 from helios.admin.measuring import known_loads, snapshot
 from helios.admin.routers import router_views
 from helios.admin.views import BalanceView, HotKeyView, KeyFigureView, NodeLoadView, PreviewView, RouterView
@@ -32,7 +32,7 @@ from helios.stores.records import (
     HealthRecord,
     KeyFigure,
     LoadRecord,
-    ShardFigures,
+    ShardStats,
     list_records,
     read_record,
 )
@@ -59,7 +59,7 @@ class Standing:
     """What the coordinator has written down of every node: its load and its health."""
 
     collected_at: float | None
-    figures: Mapping[str, ShardFigures]
+    figures: Mapping[str, ShardStats]
     health: Mapping[str, NodeHealth]
 
     def load(self, shard: str, by: Measure) -> float:
@@ -187,7 +187,7 @@ def hottest(routers: Sequence[RouterView]) -> tuple[HotKeyView, ...]:
 
 
 def _node_load(topology: Topology, standing: Standing, node_id: str, deviation: float | None) -> NodeLoadView:
-    figures = standing.figures.get(node_id, ShardFigures(node_id))
+    figures = standing.figures.get(node_id, ShardStats(node_id))
     weights = desired_weights(topology)
     known = figures.measured_at is not None
     return NodeLoadView(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helios.access.asking import HIDDEN, may
+from helios.access.request_context import HIDDEN, may
 from helios.access.rights import Need
 from helios.admin.views import Finding
 from helios.errors import EngineDenied, EngineError

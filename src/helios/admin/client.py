@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from helios.access.asking import asking, demand
+from helios.access.request_context import asking, demand
 from helios.access.rights import Need
 from helios.admin import reports
 from helios.admin.balance import balance_view, moves_of, policy_of, proposed, read_standing

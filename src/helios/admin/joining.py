@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helios.access.asking import demand
+from helios.access.request_context import demand
 from helios.access.rights import Need
 from helios.errors import EngineDenied, EngineError, Refused, Unavailable
 from helios.model.ids import Address

@@ -12,7 +12,7 @@ from helios.placement.load import Load, SampledKey, ShardLoad
 from helios.placement.ring import position
 from helios.placement.routing import Routes
 from helios.ports.engine import Engine, EngineInfo
-from helios.stores.records import ShardFigures
+from helios.stores.records import ShardStats
 
 Open = Callable[[Member], Awaitable[Engine]]
 
@@ -136,7 +136,7 @@ async def snapshot(
     return replace(load, shards={**load.shards, **last}, silent=silent)
 
 
-def known_loads(figures: Mapping[str, ShardFigures]) -> dict[str, ShardLoad]:
+def known_loads(figures: Mapping[str, ShardStats]) -> dict[str, ShardLoad]:
     """What was last collected of each shard, for those that do not answer when a plan is to be made."""
     return {shard: ShardLoad(one.keys, one.bytes, one.ops) for shard, one in figures.items()}
 

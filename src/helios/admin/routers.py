@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import hiredis
 
-from helios.access.asking import visible
+from helios.access.request_context import visible
 from helios.admin.views import RouterView
 from helios.errors import StoreError
 from helios.model.codec import decode
@@ -34,16 +34,16 @@ async def _view(session: SessionRecord) -> RouterView:
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             answer = await _ask(Address.parse(session.address), session.secret)
-    except (OSError, TimeoutError) as fault:
-        return replace(silent, error=f"it does not answer at {session.address}: {str(fault) or 'time-out'}")
-    except hiredis.ProtocolError as fault:
-        return replace(silent, error=f"what answers at {session.address} is no router: {fault}")
+    except (OSError, TimeoutError) as error:
+        return replace(silent, error=f"it does not answer at {session.address}: {str(error) or 'time-out'}")
+    except hiredis.ProtocolError as error:
+        return replace(silent, error=f"what answers at {session.address} is no router: {error}")
     if not isinstance(answer, bytes):
         return replace(silent, error=f"it refuses to answer at {session.address}: {answer}")
     try:
         view = decode(RouterView, answer)
-    except StoreError as fault:
-        return replace(silent, error=f"its answer is not understood: {fault}")
+    except StoreError as error:
+        return replace(silent, error=f"its answer is not understood: {error}")
     # It may have lost its session since; that is how it was found.
     return replace(view, session=session.id)
 

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Red
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from helios.access.gate import Gate
+from helios.access.authenticator import Authenticator
 from helios.admin.service import AdminService
 from helios.api import docs_page, problems
 from helios.api.balance import balance_router
@@ -18,10 +18,10 @@ from helios.api.guard import BrowserGuard
 from helios.api.kv import kv_router
 from helios.api.kv_replies import KeyValue
 from helios.api.login import GuardedKeyValue, Login
+from helios.api.maintenance import maintenance_router
 from helios.api.metrics import Metrics, RequestMeter
 from helios.api.routers import routers_router
 from helios.api.shards import shards_router
-from helios.api.upkeep import upkeep_router
 
 Health = Callable[[], Awaitable[Sequence[str]]]
 """Why the gateway cannot serve at the moment, one sentence a reason; none when it can."""
@@ -41,7 +41,7 @@ def create_app(
     *,
     max_value_bytes: int = 64 * 1024 * 1024,
     allowed_hosts: Collection[str] | None = None,
-    gate: Gate | None = None,
+    authenticator: Authenticator | None = None,
     open_metrics: bool = False,
 ) -> FastAPI:
     """The application: /api/v1/shards, /api/v1/routers, /api/v1/kv, /healthz, /metrics, /docs, /openapi.json.
@@ -60,13 +60,13 @@ def create_app(
         redirect_slashes=False,
     )
     problems.install(app)
-    app.add_middleware(Login, gate=gate or Gate(), open_metrics=open_metrics)
+    app.add_middleware(Login, authenticator=authenticator or Authenticator(), open_metrics=open_metrics)
     app.add_middleware(BrowserGuard, allowed_hosts=allowed_hosts)
     metrics = Metrics(admin)
     app.add_middleware(RequestMeter, metrics=metrics)
     app.include_router(shards_router(admin))
     app.include_router(balance_router(admin))
-    app.include_router(upkeep_router(admin))
+    app.include_router(maintenance_router(admin))
     app.include_router(routers_router(admin))
     app.include_router(kv_router(GuardedKeyValue(kv), max_value_bytes))
     _add_pages(app, health, metrics)

@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from helios.access.asking import asked_by
-from helios.access.gate import Gate, Identity
+from helios.access.authenticator import Authenticator, Identity
+from helios.access.request_context import asked_by
 from helios.access.rights import Need, Nobody, Rights
 from helios.api.kv_replies import KeyValue
 from helios.api.problems import answer, problem
@@ -35,9 +35,9 @@ class Login:
     `GuardedKeyValue`.
     """
 
-    def __init__(self, app: ASGIApp, gate: Gate, *, open_metrics: bool = False) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator, *, open_metrics: bool = False) -> None:
         self._app = app
-        self._gate = gate
+        self._gate = authenticator
         self._open = _OPEN | ({_METRICS} if open_metrics else frozenset())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

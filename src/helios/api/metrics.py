@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from helios.admin.service import AdminService
 from helios.admin.views import MigrationView, StatsView
-from helios.api.router_metrics import RouterFigures
+from helios.api.router_metrics import RouterStats
 from helios.errors import HeliosError
 
 # They would add a series to each counter, with the moment of its making.
@@ -78,7 +78,7 @@ class Metrics:
             self._follow(migrations)
         now = CollectorRegistry()
         now.register(_Now(stats, migrations))
-        now.register(RouterFigures(routers))
+        now.register(RouterStats(routers))
         return generate_latest(now) + generate_latest(self._registry)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -44,7 +44,7 @@ _BY_NAME: tuple[tuple[str, str, str, Callable[[RouterView], Mapping[str, int]]],
 _LINK_STATES = ("ready", "connecting", "down", "closed", "idle")
 
 
-class RouterFigures(Collector):
+class RouterStats(Collector):
     """Every router that has a session; of one that does not answer only that."""
 
     def __init__(self, routers: Sequence[RouterView]) -> None:

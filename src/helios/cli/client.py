@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from helios.cli import balance_verbs, cluster_verbs, key_verbs, top, transfer_verbs, upkeep_verbs
+from helios.cli import balance_verbs, cluster_verbs, key_verbs, maintenance_verbs, top, transfer_verbs
 from helios.cli.session import Session
 from helios.client.connection import CommandRefused
 from helios.client.entry import Entry
@@ -105,7 +105,7 @@ for verb in (
     *key_verbs.VERBS,
     *cluster_verbs.VERBS,
     *balance_verbs.VERBS,
-    *upkeep_verbs.VERBS,
+    *maintenance_verbs.VERBS,
     top.top,
     *transfer_verbs.VERBS,
 ):

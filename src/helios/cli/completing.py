@@ -6,7 +6,7 @@ import os
 
 import click
 
-_PATIENCE_S = 1.0  # a person waits with a finger on the key
+_REQUEST_TIMEOUT_S = 1.0  # a person waits with a finger on the key
 
 
 def node_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -50,7 +50,7 @@ def _ids(ctx: click.Context, verb: str) -> list[str]:
     entry = Entry(user=user, password=password, tls=wanted, insecure=bool(given.get("insecure")), **tls)
     try:
         host, port = given.get("host") or "127.0.0.1", given.get("port") or 6379
-        with RespClient(host, port, _PATIENCE_S, entry) as client:
+        with RespClient(host, port, _REQUEST_TIMEOUT_S, entry) as client:
             return [str(view["id"]) for view in plain(client.call(verb.encode()))]
     except (HeliosError, KeyError, TypeError):
         return []

@@ -98,7 +98,7 @@ def check(
         try:
             rows = checked(_source(file, data_dir))
         except (SettingsError, StartError) as error:
-            from helios.runtime.life import complain
+            from helios.runtime.lifecycle import complain
 
             complain(str(error))
             raise typer.Exit(NOT_IN_ORDER) from error

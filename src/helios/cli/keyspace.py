@@ -19,7 +19,7 @@ from helios.placement.ring import position
 
 CHUNK_KEYS = 1 << 20
 _VALUE_BYTES = 100.0
-_LEAST_BYTES = 64.0
+_MIN_BYTES = 64.0
 _TAIL = 1.5
 
 
@@ -142,7 +142,7 @@ def _masses(kind: Distribution, ranks: range, exponent: float, random: Random) -
         random.shuffle(masses)
         return masses
     draw = random.random
-    return [_LEAST_BYTES * (1.0 - draw()) ** (-1 / _TAIL) for _ in ranks]
+    return [_MIN_BYTES * (1.0 - draw()) ** (-1 / _TAIL) for _ in ranks]
 
 
 def _add(totals: list[float], ends: Sequence[int], masses: Sequence[float] | None) -> None:

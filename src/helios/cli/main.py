@@ -184,7 +184,7 @@ def router(
     node_id: Annotated[str, typer.Option("--id")],
     listen: Annotated[str, typer.Option("--listen")],
     worker: Annotated[int, typer.Option("--worker")],
-    likeness: Annotated[str, typer.Option("--likeness")],
+    fingerprint: Annotated[str, typer.Option("--likeness")],
     settings: Annotated[Path, typer.Option("--settings")],
     data_dir: DataDir = None,
 ) -> None:
@@ -194,7 +194,7 @@ def router(
         from helios.model.ids import Address
         from helios.runtime.router import WorkerOptions, run_router
 
-        options = WorkerOptions(node_id, Address.parse(listen), worker, likeness)
+        options = WorkerOptions(node_id, Address.parse(listen), worker, fingerprint)
         run_router(options, _settings(settings, None, {"atlas.data_dir": data_dir})[0].settings)
 
     carry_out(start)

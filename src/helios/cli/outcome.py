@@ -22,7 +22,7 @@ def carry_out(start: Callable[[], None]) -> None:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     else:
         return
-    from helios.runtime.life import complain
+    from helios.runtime.lifecycle import complain
 
     complain(message)
     raise typer.Exit(WRONG_USE)

@@ -29,7 +29,7 @@ from helios.client.async_connection import AsyncRespClient
 from helios.client.blocking import addresses_of
 from helios.client.connection import REPLY_TIMEOUT_S, CommandRefused
 from helios.client.entry import Entry
-from helios.client.progress import Followed, Patience, Progress, change_id, outcome, seen
+from helios.client.progress import Followed, Progress, RequestTimeout, change_id, outcome, seen
 from helios.client.replies import error_of
 from helios.client.verbs import Request
 from helios.errors import HeliosError, InvalidInput, OutcomeUnknown, Unavailable
@@ -236,7 +236,7 @@ class AsyncAdminClient:
         """How a change fares, whenever that is something new; see AdminClient.follow."""
         change = change_id(what)
         loop = asyncio.get_running_loop()
-        patience = Patience(change, loop.time(), timeout_s)
+        patience = RequestTimeout(change, loop.time(), timeout_s)
         last: Progress | None = None
         while True:
             try:

@@ -27,7 +27,7 @@ from helios.admin.views import (
 from helios.client import verbs
 from helios.client.connection import REPLY_TIMEOUT_S, CommandRefused, RespClient
 from helios.client.entry import Entry
-from helios.client.progress import Followed, Patience, Progress, change_id, outcome, seen
+from helios.client.progress import Followed, Progress, RequestTimeout, change_id, outcome, seen
 from helios.client.replies import error_of
 from helios.client.verbs import Request
 from helios.errors import HeliosError, InvalidInput, OutcomeUnknown, Unavailable
@@ -258,7 +258,7 @@ class AdminClient:
         after a minute of silence, NotFound where the change has been cleaned up.
         """
         change = change_id(what)
-        patience = Patience(change, time.monotonic(), timeout_s)
+        patience = RequestTimeout(change, time.monotonic(), timeout_s)
         last: Progress | None = None
         while True:
             try:

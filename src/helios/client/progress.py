@@ -79,7 +79,7 @@ def outcome(progress: Progress) -> Progress:
     raise ChangeFailed(f"{what} {progress.change.status}: {progress.change.message}")
 
 
-class Patience:
+class RequestTimeout:
     """How long to go on waiting; times are seconds of a clock that never goes back."""
 
     def __init__(self, change: str, began_s: float, limit_s: float | None) -> None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from helios.control.course import (
+from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
+from helios.control.transition_state import (
     Acknowledged,
     AwaitAcknowledgements,
     Begun,
@@ -22,7 +23,6 @@ from helios.control.course import (
     Copy,
     CopyBroken,
     CopyProgressed,
-    Course,
     Drain,
     Drained,
     Effect,
@@ -41,8 +41,8 @@ from helios.control.course import (
     Sweep,
     SweepFailed,
     Swept,
+    TransitionState,
 )
-from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
 from helios.model.topology import PairPhase, Transition
 
 COPY_ATTEMPTS_MAX = 8
@@ -54,7 +54,7 @@ BACKOFF_FIRST_S = 0.25
 BACKOFF_MAX_S = 8.0
 
 
-def step(course: Course, event: Event) -> tuple[Course, tuple[Effect, ...]]:
+def step(course: TransitionState, event: Event) -> tuple[TransitionState, tuple[Effect, ...]]:
     """What the event means and what is to be done now. Events that have become pointless change nothing."""
     course, effects = _record(course, event)
     if course.finished:
@@ -63,7 +63,7 @@ def step(course: Course, event: Event) -> tuple[Course, tuple[Effect, ...]]:
     return course, effects + more
 
 
-def _record(course: Course, event: Event) -> tuple[Course, tuple[Effect, ...]]:
+def _record(course: TransitionState, event: Event) -> tuple[TransitionState, tuple[Effect, ...]]:
     match event:
         case Published(transition):
             return _published(course, transition)
@@ -105,7 +105,7 @@ def _record(course: Course, event: Event) -> tuple[Course, tuple[Effect, ...]]:
     return course, ()
 
 
-def _published(course: Course, transition: Transition | None) -> tuple[Course, tuple[Effect, ...]]:
+def _published(course: TransitionState, transition: Transition | None) -> tuple[TransitionState, tuple[Effect, ...]]:
     mutation = course.publishing
     if transition is None:
         return replace(course, publishing=None, finished=True), ()
@@ -125,12 +125,12 @@ def _published(course: Course, transition: Transition | None) -> tuple[Course, t
         case Slow(source, target, _):
             return replace(course, lagging=course.lagging - {(source, target)}), ()
         case Reverse():
-            return Course(transition, at_once=course.at_once, paused=course.paused), ()
+            return TransitionState(transition, at_once=course.at_once, paused=course.paused), ()
         case _:
             return course, ()
 
 
-def _copy_broken(course: Course, source: str, reason: str, *, fatal: bool) -> Course:
+def _copy_broken(course: TransitionState, source: str, reason: str, *, fatal: bool) -> TransitionState:
     if source not in course.copying:
         return course
     attempts = course.copy_attempts.get(source, 0) + 1
@@ -145,12 +145,12 @@ def _copy_broken(course: Course, source: str, reason: str, *, fatal: bool) -> Co
     return _give_up(course, reason) if fatal or attempts >= COPY_ATTEMPTS_MAX else course
 
 
-def _fence_failed(course: Course, reason: str) -> Course:
+def _fence_failed(course: TransitionState, reason: str) -> TransitionState:
     course = replace(course, stage=Stage.LIFTING, fence_failures=course.fence_failures + 1)
     return _give_up(course, reason) if course.fence_failures >= FENCE_ATTEMPTS_MAX else course
 
 
-def _paused(course: Course, *, paused: bool) -> tuple[Course, tuple[Effect, ...]]:
+def _paused(course: TransitionState, *, paused: bool) -> tuple[TransitionState, tuple[Effect, ...]]:
     if paused or not course.paused:
         return replace(course, paused=paused), ()
     # Big values that change are not copied while their pair waits for its fence: it has to catch up once more.
@@ -166,13 +166,13 @@ def _can_end(transition: Transition) -> bool:
     return not transition.reversing and not transition.no_way_back
 
 
-def _give_up(course: Course, reason: str) -> Course:
+def _give_up(course: TransitionState, reason: str) -> TransitionState:
     if course.ending is not None or not _can_end(course.transition):
         return course
     return replace(course, ending=Ending(cancelled=False, reason=reason))
 
 
-def _sweep_failed(course: Course, shard: str) -> Course:
+def _sweep_failed(course: TransitionState, shard: str) -> TransitionState:
     attempts = course.sweep_attempts.get(shard, 0) + 1
     course = replace(
         course,
@@ -183,7 +183,7 @@ def _sweep_failed(course: Course, shard: str) -> Course:
     return replace(course, unswept=course.unswept | {shard}) if attempts >= SWEEP_ATTEMPTS_MAX else course
 
 
-def _decide(course: Course) -> tuple[Course, tuple[Effect, ...]]:
+def _decide(course: TransitionState) -> tuple[TransitionState, tuple[Effect, ...]]:
     """The work that is due; nothing while a publication is under way, since it may change everything."""
     if course.publishing is not None:
         return course, ()
@@ -199,7 +199,7 @@ def _decide(course: Course) -> tuple[Course, tuple[Effect, ...]]:
     return course, copies + sweeps
 
 
-def _due_publication(course: Course) -> Mutation | None:
+def _due_publication(course: TransitionState) -> Mutation | None:
     if course.fenced is not None:
         if course.stage is Stage.DRAINED:
             return Switch(*course.fenced)
@@ -222,7 +222,7 @@ def _due_publication(course: Course) -> Mutation | None:
     return None
 
 
-def _due_copies(course: Course) -> tuple[Course, tuple[Effect, ...]]:
+def _due_copies(course: TransitionState) -> tuple[TransitionState, tuple[Effect, ...]]:
     """Copies of the sources that none serves, for as many pairs as there is room for."""
     effects: list[Effect] = []
     copying = dict(course.copying)
@@ -240,7 +240,7 @@ def _without(copying: Mapping[str, tuple[str, ...]], source: str) -> dict[str, t
     return {other: targets for other, targets in copying.items() if other != source}
 
 
-def _due_sweeps(course: Course) -> tuple[Course, tuple[Effect, ...]]:
+def _due_sweeps(course: TransitionState) -> tuple[TransitionState, tuple[Effect, ...]]:
     # One pass over a source serves all its pairs, so it waits for the last of them to switch. It also
     # waits where the shard is still a target, whose copies in the making are not to be counted as leftovers.
     busy = {shard for key in course.waiting for shard in key}
@@ -249,7 +249,7 @@ def _due_sweeps(course: Course) -> tuple[Course, tuple[Effect, ...]]:
     return replace(course, sweeping=course.sweeping | set(due)), effects
 
 
-def _to_sweep(course: Course) -> frozenset[str]:
+def _to_sweep(course: TransitionState) -> frozenset[str]:
     """The shards that hold keys which they do not own, or may do so."""
     pairs = course.transition.pairs
     sources = frozenset(pair.source for pair in pairs)

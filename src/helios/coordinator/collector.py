@@ -19,7 +19,7 @@ from helios.placement.load import Load
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Engine
-from helios.stores.records import LOAD, KeyFigure, LoadRecord, ShardFigures, put_record, read_record
+from helios.stores.records import LOAD, KeyFigure, LoadRecord, ShardStats, put_record, read_record
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Collector:
         self._access = access
         self._clock = clock
         self._settings = settings
-        self._figures: dict[str, ShardFigures] = {}
+        self._figures: dict[str, ShardStats] = {}
         self._cursors: dict[str, int] = {}
         self._noted: dict[str, tuple[bytes, ...]] = {}
         self._counters: dict[str, _Counter] = {}
@@ -114,19 +114,19 @@ class Collector:
         self._planned = None if load.silent else (change, topology.placement, now_s, load)
         return load
 
-    def _failed(self, shard: str, error: EngineError) -> ShardFigures:
-        known = self._figures.get(shard, ShardFigures(shard))
+    def _failed(self, shard: str, error: EngineError) -> ShardStats:
+        known = self._figures.get(shard, ShardStats(shard))
         if not known.error:
             log.warning("load not collected: shard=%s error=%s", shard, error)
         self._counters.pop(shard, None)
         return replace(known, error=str(error))
 
-    def _taken(self, shard: str, found: Measured, now: float) -> ShardFigures:
+    def _taken(self, shard: str, found: Measured, now: float) -> ShardStats:
         self._cursors[shard] = found.cursor
         biggest = _top((one for one in found.sample if one.bytes >= BIG_VALUE_BYTES), lambda one: one.bytes)
         hottest = _top((one for one in found.sample if one.hits >= _HOT_HITS), lambda one: one.hits)
         self._noted[shard] = tuple(one.key for one in (*biggest, *hottest))
-        return ShardFigures(
+        return ShardStats(
             shard,
             now,
             round(found.keys),

@@ -68,13 +68,13 @@ def sort_by_size(keys: Collection[bytes], sizes: list[int], limits: CopyLimits) 
 
 async def copy_batches(source: Engine, target: Engine, batches: list[list[bytes]], streams: set[bytes]) -> None:
     """Make the target's copies of the keys equal to the source's. A batch is read while the one before is written."""
-    async with Behind() as writing:
+    async with WriteBehind() as writing:
         for batch in batches:
             await copy_batch(source, target, batch, at_once, writing, streams)
 
 
 async def copy_batch(
-    source: Engine, target: Engine, keys: list[bytes], pace: Pace, writing: Behind, streams: set[bytes]
+    source: Engine, target: Engine, keys: list[bytes], pace: Pace, writing: WriteBehind, streams: set[bytes]
 ) -> int:
     """Read a batch and leave its writing to `writing`; how many of the keys the source had.
 
@@ -108,7 +108,7 @@ async def regrouped(source: Engine, target: Engine, streams: Collection[bytes]) 
     return found
 
 
-class Behind:
+class WriteBehind:
     """Carries out one thing at a time, in order, behind the back of who gives it. Use it as a context."""
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class Behind:
         if running is not None:
             await running
 
-    async def __aenter__(self) -> Behind:
+    async def __aenter__(self) -> WriteBehind:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:

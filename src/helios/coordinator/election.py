@@ -14,7 +14,7 @@ _LOOK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Mandate:
+class Leadership:
     """A won election: valid as long as the lease lives, and nobody has a higher term."""
 
     term: int
@@ -22,7 +22,7 @@ class Mandate:
     lease: str
 
 
-async def campaign(store: Store, node: str, lease_ttl_s: float) -> Mandate:
+async def campaign(store: Store, node: str, lease_ttl_s: float) -> Leadership:
     """Wait for the place to be free and take it. Raises StoreError."""
     while True:
         mandate = await _try(store, node, lease_ttl_s)
@@ -31,7 +31,7 @@ async def campaign(store: Store, node: str, lease_ttl_s: float) -> Mandate:
         await _await_vacancy(store)
 
 
-async def _try(store: Store, node: str, lease_ttl_s: float) -> Mandate | None:
+async def _try(store: Store, node: str, lease_ttl_s: float) -> Leadership | None:
     if await store.get(COORDINATOR) is not None:
         return None
     before = await store.get(TERM)
@@ -47,7 +47,7 @@ async def _try(store: Store, node: str, lease_ttl_s: float) -> Mandate | None:
     except (Conflict, LeaseLost):
         await store.revoke(lease)
         return None
-    return Mandate(term, version, lease)
+    return Leadership(term, version, lease)
 
 
 async def _await_vacancy(store: Store) -> None:
@@ -62,7 +62,7 @@ async def _await_vacancy(store: Store) -> None:
             pass
 
 
-async def keep(store: Store, mandate: Mandate, lease_ttl_s: float) -> None:
+async def keep(store: Store, mandate: Leadership, lease_ttl_s: float) -> None:
     """Renew the lease for ever. Raises LeaseLost, or StoreError when it could not be renewed for its whole time."""
     loop = asyncio.get_running_loop()
     lives_until = loop.time() + lease_ttl_s

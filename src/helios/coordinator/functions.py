@@ -8,7 +8,7 @@ from helios.coordinator.access import Access
 from helios.errors import EngineError
 from helios.model.topology import PairPhase, Topology
 
-_MOST_ROUNDS = 10
+_MAX_ROUNDS = 10
 
 
 def is_new(topology: Topology, shard: str) -> bool:
@@ -33,7 +33,7 @@ async def bring_functions(access: Access, source: str, target: str) -> None:
             opened.push_async_callback(here.close)
             there = await access.open(access.leader(target), identity)
             opened.push_async_callback(there.close)
-            for _ in range(_MOST_ROUNDS):
+            for _ in range(_MAX_ROUNDS):
                 present = await there.libraries()
                 wanted = await here.libraries()
                 if present == wanted:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from helios.coordinator.election import Mandate, campaign, keep
+from helios.coordinator.election import Leadership, campaign, keep
 from helios.coordinator.health import Watch
+from helios.coordinator.leader_term import LeaderTerm
 from helios.coordinator.publisher import Publisher
-from helios.coordinator.reign import Reign
 from helios.errors import StoreError
 from helios.model.settings import ClusterSettings
 from helios.ports.clock import Clock
@@ -60,10 +60,10 @@ class Coordinator:
                     log.warning("reign ended: node=%s reason=%s", self._node_id, error)
             await asyncio.sleep(_AFTER_FAILURE_S)
 
-    async def _reign(self, mandate: Mandate, settings: ClusterSettings) -> None:
+    async def _reign(self, mandate: Leadership, settings: ClusterSettings) -> None:
         try:
             publisher = await Publisher.open(self._store, mandate.term, mandate.term_version)
-            reign = Reign(
+            reign = LeaderTerm(
                 publisher, self._connector, self._clock, settings, lambda: new_id(self._clock), self._failpoints
             )
             async with asyncio.TaskGroup() as tasks:

@@ -13,8 +13,8 @@ SALT_BYTES = 16
 _HASH_BYTES = 32
 # 16 MB and some tens of milliseconds: much for who guesses, little for who logs in once a connection.
 _COST = (1 << 14, 8, 1)
-_MOST_MEMORY_BYTES = 256 << 20
-_MOST_LANES = 16
+_MAX_MEMORY_BYTES = 256 << 20
+_MAX_LANES = 16
 _FORM = re.compile(r"scrypt\$(\d{1,8})\$(\d{1,3})\$(\d{1,3})\$([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+)\Z")
 
 
@@ -36,7 +36,7 @@ class _Parts:
             n=self.n,
             r=self.r,
             p=self.p,
-            maxmem=2 * _MOST_MEMORY_BYTES,
+            maxmem=2 * _MAX_MEMORY_BYTES,
             dklen=len(self.digest),
         )
 
@@ -67,7 +67,7 @@ def _parse(stored: str) -> _Parts:
     if found is None:
         raise ValueError("is not a password's hash: `helios hash-password` prints one")
     n, r, p = int(found[1]), int(found[2]), int(found[3])
-    if n < 2 or n & (n - 1) or not 1 <= p <= _MOST_LANES or r < 1 or 128 * n * r > _MOST_MEMORY_BYTES:
+    if n < 2 or n & (n - 1) or not 1 <= p <= _MAX_LANES or r < 1 or 128 * n * r > _MAX_MEMORY_BYTES:
         raise ValueError("is a password's hash of a cost that is not accepted: `helios hash-password` prints another")
     try:
         salt, digest = base64.b64decode(found[4], validate=True), base64.b64decode(found[5], validate=True)

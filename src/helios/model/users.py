@@ -16,8 +16,8 @@ DEFAULT_USER = "default"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}\Z")
 _FIELDS = frozenset(("role", "password_hash", "keys"))
-_MOST_USERS = 10_000
-_MOST_PATTERNS = 100
+_MAX_USERS = 10_000
+_MAX_PATTERNS = 100
 
 
 class Role(StrEnum):
@@ -69,8 +69,8 @@ def parse_users(value: object) -> tuple[User, ...]:
         value = _by_name(value)
     if not isinstance(value, Mapping):
         raise InvalidInput("security.users must hold users by name, each with role and password_hash")
-    if len(value) > _MOST_USERS:
-        raise InvalidInput(f"security.users holds more than {_MOST_USERS} users")
+    if len(value) > _MAX_USERS:
+        raise InvalidInput(f"security.users holds more than {_MAX_USERS} users")
     return tuple(_user(str(name), value[name]) for name in sorted(value, key=str))
 
 
@@ -126,8 +126,8 @@ def _keys(where: str, role: Role, fields: Mapping[str, object]) -> tuple[str, ..
     patterns = (keys,) if isinstance(keys, str) else keys
     if not isinstance(patterns, list | tuple) or not all(isinstance(each, str) and each for each in patterns):
         raise InvalidInput(f"{where}.keys must be a pattern such as app:* or a list of them")
-    if len(patterns) > _MOST_PATTERNS:
-        raise InvalidInput(f"{where}.keys has more than {_MOST_PATTERNS} patterns")
+    if len(patterns) > _MAX_PATTERNS:
+        raise InvalidInput(f"{where}.keys has more than {_MAX_PATTERNS} patterns")
     if not patterns:
         raise InvalidInput(f"{where}.keys holds no pattern: leave it out for every key")
     if not role.has_keys:

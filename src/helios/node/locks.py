@@ -16,7 +16,7 @@ from helios.errors import StartError
 from helios.node.process import ProcessId
 
 _RETRY_S = 0.05
-_PATIENCE_S = 0.5
+_REQUEST_TIMEOUT_S = 0.5
 _NAME_BYTES = 1023
 
 
@@ -63,7 +63,7 @@ class RunLock:
     @classmethod
     def acquire(cls, path: Path, note: Mapping[str, str] | None = None) -> RunLock:
         """The lock, with this process's name in it; blocks for at most half a second. Raises LockHeld."""
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _REQUEST_TIMEOUT_S
         while True:
             lock = cls.try_acquire(path)
             if lock is not None:

@@ -15,7 +15,7 @@ from helios.node.process import Process, size_of, start_process, tail
 log = logging.getLogger(__name__)
 
 READY = "ready"  # a worker writes this into the note of its lock, once it serves
-LIKENESS = "likeness"  # and this: what it was started with
+FINGERPRINT = "likeness"  # and this: what it was started with
 
 _POLL_S = 0.02
 _START_S = 30.0
@@ -30,7 +30,7 @@ class WorkerSpec:
     argv: Sequence[str]
     lock: Path
     log: Path
-    likeness: str
+    fingerprint: str
     env: Mapping[str, str] | None = None
 
 
@@ -48,7 +48,7 @@ class Worker:
         Raises StartError. If this is cancelled, `process` is what runs.
         """
         holder = await self._holder()
-        if holder is not None and holder.note.get(LIKENESS) != self.spec.likeness:
+        if holder is not None and holder.note.get(FINGERPRINT) != self.spec.fingerprint:
             log.info("router replaced: router=%s pid=%d", self.name, holder.process.pid)
             await Process(holder.process).stop(STOP_S)
             holder = None

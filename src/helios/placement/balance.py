@@ -8,9 +8,9 @@ from math import fsum
 
 from helios.model.balancing import Strategy
 from helios.model.topology import Placement
-from helios.placement.board import Board
 from helios.placement.change import EVERYTHING
 from helios.placement.load import ArcLoads, Spread, owners_at, spread
+from helios.placement.point_assignment import PointAssignment
 from helios.placement.ring import points_of
 from helios.placement.table import table_of
 from helios.placement.targets import Scope
@@ -122,12 +122,12 @@ class _Setting:
     heaviness: Sequence[float]
     ruled: Mapping[str, float]
 
-    def board(self, owners: Sequence[str]) -> Board:
+    def board(self, owners: Sequence[str]) -> PointAssignment:
         """A board with all sums made afresh."""
-        return Board(self.scope, self.measured, owners, self.heaviness, self.ruled)
+        return PointAssignment(self.scope, self.measured, owners, self.heaviness, self.ruled)
 
 
-def _evened(setting: _Setting, owners: Sequence[str]) -> tuple[Board, Board]:
+def _evened(setting: _Setting, owners: Sequence[str]) -> tuple[PointAssignment, PointAssignment]:
     """The board before and after as many passes as each improve by a margin.
 
     Every pass begins with sums made afresh from the owners. So planning again on the outcome repeats

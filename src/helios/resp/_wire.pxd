@@ -24,9 +24,9 @@ cdef class Stream:
 
 
 cdef class RequestParser(Stream):
-    cdef Py_ssize_t most_arguments
-    cdef Py_ssize_t most_bulk
-    cdef Py_ssize_t most_frame
+    cdef Py_ssize_t max_arguments
+    cdef Py_ssize_t max_bulk
+    cdef Py_ssize_t max_frame
     cdef Py_ssize_t missing   # arguments that the frame under way still lacks
     cdef Span *spans          # where its arguments are
     cdef Py_ssize_t spans_room

@@ -148,9 +148,9 @@ cdef class RequestParser(Stream):
 
     def bound(self, limits not None):
         """Accept no more than this from now on."""
-        self.most_arguments = limits.arguments
-        self.most_bulk = limits.bulk_bytes
-        self.most_frame = limits.frame_bytes
+        self.max_arguments = limits.arguments
+        self.max_bulk = limits.bulk_bytes
+        self.max_frame = limits.frame_bytes
 
     @property
     def buffered(self):
@@ -208,7 +208,7 @@ cdef class RequestParser(Stream):
                 raise ProtocolError("Protocol error: too big mbulk count string")
             return 0
         count = number(self.data + self.position + 1, line - self.position - 1)
-        if count == NO_NUMBER or count > self.most_arguments:
+        if count == NO_NUMBER or count > self.max_arguments:
             raise ProtocolError("Protocol error: invalid multibulk length")
         if count > 0:
             self.missing = count
@@ -234,11 +234,11 @@ cdef class RequestParser(Stream):
                     raise ProtocolError("Protocol error: too big bulk count string")
                 return 0
             length = number(data + self.position + 1, line - self.position - 1)
-            if length < 0 or length > self.most_bulk:
+            if length < 0 or length > self.max_bulk:
                 raise ProtocolError("Protocol error: invalid bulk length")
             body = line + 2
             stop = body + length
-            if stop - self.start > self.most_frame:
+            if stop - self.start > self.max_frame:
                 raise ProtocolError("Protocol error: too big request")
             if stop + 2 > self.end:
                 return 0

@@ -15,7 +15,7 @@ from helios.resp.keys import stream_options
 _SECONDS = re.compile(rb"(?:[0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})\Z")
 _MILLISECONDS = re.compile(rb"[0-9]{1,15}\Z")
 # 0 means for ever: what has run out while a command could not be sent still gets one look at the key.
-_LEAST_S = 0.001
+_MIN_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Timeout:
 
     def shortened(self, argv: Sequence[bytes], left_s: float) -> list[bytes]:
         """The command with what is left of its time."""
-        left_s = max(left_s, _LEAST_S)
+        left_s = max(left_s, _MIN_S)
         text = b"%d" % round(left_s * 1000) if self.milliseconds else b"%.3f" % left_s
         return [*argv[: self.position], text, *argv[self.position + 1 :]]
 

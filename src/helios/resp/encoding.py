@@ -11,7 +11,7 @@ NULL_ARRAY = {2: b"*-1\r\n", 3: b"_\r\n"}
 EMPTY_ARRAY = b"*0\r\n"
 
 
-def error(message: str) -> bytes:
+def error_reply(message: str) -> bytes:
     """An error reply; the first word of the message is its code. Line breaks become spaces."""
     return b"-" + message.replace("\r", " ").replace("\n", " ").encode("utf-8", "replace") + b"\r\n"
 

@@ -8,7 +8,7 @@ import logging
 import ssl
 from collections.abc import Coroutine, Sequence
 
-from helios.access.gate import Gate
+from helios.access.authenticator import Authenticator
 from helios.admin.service import AdminService
 from helios.errors import HeliosError, StartError, Unavailable
 from helios.model.topology import Member, Topology
@@ -17,31 +17,31 @@ from helios.ports.clock import Clock
 from helios.ports.engine import Connector, Engine
 from helios.ports.store import Store
 from helios.resp.commands import Command
-from helios.resp.encoding import error
+from helios.resp.encoding import error_reply
 from helios.resp.wire import encode_command
-from helios.router import figures
-from helios.router._lanes import Kind
-from helios.router.blocking import Blocked
-from helios.router.bounds import MAX_CLIENTS, STOPPING, Bounds
-from helios.router.callers import Caller, LastSlot, OneCommand, Outbox, Slot, Waiter
-from helios.router.dispatch import Dispatcher
-from helios.router.figures import Pulse
-from helios.router.heat import Heat
-from helios.router.holding import Holding
-from helios.router.hub import Hub
-from helios.router.inspection import Inspection
-from helios.router.library import Library
-from helios.router.member import Credentials
+from helios.router import router_view
+from helios.router._fast_path import CommandStats
+from helios.router.commands.blocking import Blocked
+from helios.router.commands.dispatch import Dispatcher
+from helios.router.commands.transactions import Watch
+from helios.router.errors import ErrorReply
+from helios.router.frontend.caller import Caller, LastSlot, OneCommand, Outbox, Slot, Waiter
+from helios.router.frontend.connection import ClientConnection
+from helios.router.frontend.holding import Holding
+from helios.router.frontend.limits import MAX_CLIENTS, STOPPING, ClientLimits
 from helios.router.options import RouterOptions
-from helios.router.pool import Pool
-from helios.router.refusals import ErrorReply
-from helios.router.server import ClientConnection
+from helios.router.pubsub.hub import Hub
+from helios.router.router_view import RateMeter
+from helios.router.script_cache import ScriptCache
 from helios.router.session import Mark, Session, SessionKeeper
-from helios.router.slowlog import HELD, SlowLog
-from helios.router.transactions import Watch
+from helios.router.stats.endpoint import StatsEndpoint
+from helios.router.stats.hot_keys import HotKeys
+from helios.router.stats.slowlog import HELD, SlowLog
+from helios.router.upstream.link import Credentials
+from helios.router.upstream.pool import Pool
 from helios.stores.records import SessionRecord
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _END_TIMEOUT_S = 1.5
 _CANCEL_AGAIN_S = 0.2
 _LAST_REPLIES_S = 1.0
@@ -60,24 +60,24 @@ class Router:
         admin: AdminService,
         clock: Clock,
         options: RouterOptions,
-        gate: Gate | None = None,
+        authenticator: Authenticator | None = None,
     ) -> None:
         self.options = options
         self.admin = admin
         self.clock = clock
-        self.gate = gate or Gate()
-        self.gate.listen(self._users_changed)
+        self.authenticator = authenticator or Authenticator()
+        self.authenticator.listen(self._users_changed)
         self.topology = Topology(epoch=0)
         self.routes: Routes | None = None
         self.unclean: frozenset[str] = frozenset()  # shards whose servers may hold keys of others
         self.deadline = 0.0  # commands may be sent until then, by the clock's monotonic seconds
         self.clients: dict[int, ClientConnection] = {}
         self.clients_total = 0
-        self.bounds = Bounds(self.clients, options, lambda client: self.hub.topics.size(client))
+        self.client_limits = ClientLimits(self.clients, options, lambda client: self.hub.topics.size(client))
         self.slowlog: SlowLog = SlowLog(options.slow_s, options.slow_entries)
-        self.pulse = Pulse()
-        self.heat = Heat(clock.monotonic())
-        self._inspection = Inspection(lambda: figures.view(self))
+        self.rate_meter = RateMeter()
+        self.hot_keys = HotKeys(clock.monotonic())
+        self._endpoint = StatsEndpoint(lambda: router_view.view(self))
         self._watching: asyncio.Task[None] | None = None
         self.started_at = clock.monotonic()
         self.product: dict[bytes, bytes] = {}
@@ -88,7 +88,7 @@ class Router:
         self.blocked: set[Blocked] = set()
         self.watches: set[Watch] = set()
         self.hub = Hub(self, options)
-        self.library = Library(store)
+        self.script_cache = ScriptCache(store)
         self._fault = "it has not started yet"
         self._dispatcher = Dispatcher(self)
         self._connector = connector
@@ -109,28 +109,28 @@ class Router:
         """Open the first session; raises StartError if the store does not let it in `start_timeout_s`."""
         self._outbox = Outbox(asyncio.get_running_loop())
         if self.options.inspected:
-            await self._inspection.open()
+            await self._endpoint.open()
         self._watching = asyncio.create_task(self._watch(), name="clients' limits")
         self._keep()
-        following = asyncio.create_task(self.library.follow(), name="scripts")
+        following = asyncio.create_task(self.script_cache.follow(), name="scripts")
         self._tasks.add(following)
         following.add_done_callback(self._tasks.discard)
         try:
             async with asyncio.timeout(self.options.start_timeout_s):
                 await self._opened.wait()
-                await self.library.ready.wait()
+                await self.script_cache.ready.wait()
         except TimeoutError:
-            fault = self._fault
+            error = self._fault
             await self.stop()
-            raise StartError(f"the router got no session within {self.options.start_timeout_s:g} s: {fault}") from None
+            raise StartError(f"the router got no session within {self.options.start_timeout_s:g} s: {error}") from None
 
     async def _watch(self) -> None:
         """See again and again to the limits of clients, and to how many commands there are."""
         while True:
-            self.pulse.beat(self.clock.monotonic(), self.commands)
-            self.heat.fade(self.clock.monotonic())
-            await asyncio.sleep(self.bounds.pause_s)
-            self.bounds.look()
+            self.rate_meter.sample(self.clock.monotonic(), self.commands)
+            self.hot_keys.fade(self.clock.monotonic())
+            await asyncio.sleep(self.client_limits.pause_s)
+            self.client_limits.look()
 
     def _keep(self) -> None:
         if self._stopping:
@@ -141,13 +141,13 @@ class Router:
     def _keep_again(self, keeping: asyncio.Task[None]) -> None:
         """After an error that nobody foresaw: say so, serve nothing, and begin with a new session."""
         if not self._stopping and not keeping.cancelled():
-            _log.critical("the session ended by an internal error", exc_info=keeping.exception())
+            logger.critical("the session ended by an internal error", exc_info=keeping.exception())
             self.session_over("an internal error, which the log shows")
             asyncio.get_running_loop().call_later(_END_TIMEOUT_S, self._keep)
 
     def configure(self, options: RouterOptions) -> None:
         """Go by other times and limits: from the next command that is held, and from the next client's connection."""
-        self.options = self.bounds.options = options
+        self.options = self.client_limits.options = options
         self.holding.timeout_s = options.hold_timeout_s
         self.slowlog.configure(options.slow_s, options.slow_entries)
         self.pool.configure(options)
@@ -156,7 +156,7 @@ class Router:
     async def stop(self) -> None:
         """End connections and session, within a few seconds. Commands under way get an answer that says so."""
         self._stopping = True
-        self._inspection.close()
+        self._endpoint.close()
         for server in self._servers:
             server.close()
         for task in (self._keeping, self._watching):
@@ -171,7 +171,7 @@ class Router:
         for client in list(self.clients.values()):
             client.close_after_replies()
         for waiting in list(self.blocked):
-            waiting.cut(error("CLUSTERDOWN the router is stopping; nothing was executed"))
+            waiting.cut(error_reply("CLUSTERDOWN the router is stopping; nothing was executed"))
         settled = await self._all_answered()
         self.session_over("the router is stopping")
         for call in list(self._calls):
@@ -205,8 +205,8 @@ class Router:
                 ssl=tls,
                 ssl_handshake_timeout=self.options.handshake_timeout_s if tls else None,
             )
-        except OSError as fault:
-            raise StartError(f"cannot listen on {host}:{port}: {fault.strerror or fault}") from fault
+        except OSError as error:
+            raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
@@ -277,10 +277,8 @@ class Router:
 
     def record(self, session_id: str, acked_epoch: int) -> SessionRecord:
         """What the store is to say of a session of this router."""
-        options, inspection = self.options, self._inspection
-        return SessionRecord(
-            session_id, options.node, acked_epoch, options.worker, inspection.address, inspection.secret
-        )
+        options, endpoint = self.options, self._endpoint
+        return SessionRecord(session_id, options.node, acked_epoch, options.worker, endpoint.address, endpoint.secret)
 
     # --- for the links ---
 
@@ -320,18 +318,18 @@ class Router:
     @property
     def commands(self) -> int:
         """Commands taken from clients since the start, or since CONFIG RESETSTAT."""
-        return self._dispatcher.way.commands
+        return self._dispatcher.fast_path.commands
 
     @commands.setter
     def commands(self, count: int) -> None:
-        self._dispatcher.way.commands = count
+        self._dispatcher.fast_path.commands = count
 
     def reset_statistics(self) -> None:
         """Count commands, connections and errors from zero again, as CONFIG RESETSTAT asks for."""
         self.errors.clear()
         self.commands = self.clients_total = self.holding.total = 0
-        self.bounds.refused.clear()
-        self.bounds.ended.clear()
+        self.client_limits.refused.clear()
+        self.client_limits.ended.clear()
 
     @property
     def bytes_in(self) -> int:
@@ -349,13 +347,13 @@ class Router:
         return self._outbox.errors if self._outbox is not None else {}
 
     @property
-    def kinds(self) -> dict[str, Kind]:
+    def kinds(self) -> dict[str, CommandStats]:
         """The commands that have gone to servers, by name."""
-        return self._dispatcher.way.by_name
+        return self._dispatcher.fast_path.by_name
 
-    def kind_of(self, command: Command) -> Kind:
+    def kind_of(self, command: Command) -> CommandStats:
         """How a command is counted."""
-        return self._dispatcher.way.kind_of(command.name, int(command.writes))
+        return self._dispatcher.fast_path.kind_of(command.name, int(command.writes))
 
     @property
     def session_id(self) -> str:
@@ -383,16 +381,16 @@ class Router:
     def _connection(self) -> ClientConnection:
         assert self._outbox is not None
         dispatcher = self._dispatcher
-        return ClientConnection(self, dispatcher.dispatch, self._outbox, self.holding, dispatcher.way)
+        return ClientConnection(self, dispatcher.dispatch, self._outbox, self.holding, dispatcher.fast_path)
 
     def admit(self, client: ClientConnection) -> str | None:
         """Enter a connection, or say why not."""
         if self._stopping or len(self.clients) >= self.options.clients:
-            self.bounds.refused[STOPPING if self._stopping else MAX_CLIENTS] += 1
+            self.client_limits.refused[STOPPING if self._stopping else MAX_CLIENTS] += 1
             return "ERR the router is stopping" if self._stopping else "ERR max number of clients reached"
         client.id = next(self._ids)
         client.since = client.last_at = client.outbox.now()
-        client.become(self.gate.newcomer())
+        client.become(self.authenticator.newcomer())
         self.clients[client.id] = client
         self.clients_total += 1
         return None
@@ -405,7 +403,7 @@ class Router:
     def _users_changed(self) -> None:
         """Every connection goes on with the rights that it has now, or ends where it could do more before."""
         for client in list(self.clients.values()):
-            identity = self.gate.still(client.identity)
+            identity = self.authenticator.still(client.identity)
             if identity is not None:
                 client.become(identity)
             else:
@@ -426,12 +424,12 @@ class Router:
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, waiter: Waiter, work: Coroutine[None, None, bytes]) -> None:
-        reply = error("UNKNOWN the router is stopping; whether the command was carried out is not known")
+        reply = error_reply("UNKNOWN the router is stopping; whether the command was carried out is not known")
         try:
             reply = await work
-        except ErrorReply as fault:
-            reply = fault.raw
-        except HeliosError as fault:
-            reply = error(f"{fault.code} {fault}")
+        except ErrorReply as error:
+            reply = error.raw
+        except HeliosError as error:
+            reply = error_reply(f"{error.code} {error}")
         finally:
             waiter.fill(reply)

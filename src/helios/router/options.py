@@ -23,11 +23,11 @@ class RouterOptions:
     connect_timeout_s: float = 1.0
     # A server that has commands and answers none of them for so long counts as dead.
     member_timeout_s: float = 10.0
-    least_backoff_s: float = 0.05
-    most_backoff_s: float = 1.0
+    min_backoff_s: float = 0.05
+    max_backoff_s: float = 1.0
     member_commands: int = 131_072  # sent to one server and unanswered
     member_bytes: int = 128 * 1024 * 1024
-    lines: int = 1000  # connections to one server that a client has for itself, in use at a time
+    dedicated: int = 1000  # connections to one server that a client has for itself, in use at a time
     idle_lines: int = 16  # of them, kept for the next client, for one server and RESP version
     transaction_commands: int = 65_536
     transaction_bytes: int = 64 * 1024 * 1024  # of its queued commands, or of the keys that it watches

@@ -15,11 +15,11 @@ from helios.model.topology import Member, NodeKind, Topology
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector, UserRole
 from helios.ports.store import Compare, Store
-from helios.router.member import Credentials
 from helios.router.options import RouterOptions
+from helios.router.upstream.link import Credentials
 from helios.stores.records import SESSIONS, TOPOLOGY, SessionRecord, put_record, read_record
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _RETRY_S = 0.1
 _UNHURRIED_S = 0.25
 USER_PREFIX = "helios-s-"
@@ -97,7 +97,7 @@ class Session:
                 tasks.create_task(self._watch_self(snapshot.revision))
                 tasks.create_task(self._acknowledge())
         except* HeliosError as group:
-            raise _SessionOver("; ".join(str(fault) for fault in group.exceptions)) from group
+            raise _SessionOver("; ".join(str(error) for error in group.exceptions)) from group
 
     # --- the lease ---
 
@@ -110,12 +110,12 @@ class Session:
             try:
                 async with asyncio.timeout(max(self._deadline - sent, 0.001)):
                     await self._store.keep_alive(self._lease)
-            except LeaseLost as fault:
-                raise _SessionOver(f"the lease is lost: {fault}") from fault
-            except (StoreError, TimeoutError) as fault:
+            except LeaseLost as error:
+                raise _SessionOver(f"the lease is lost: {error}") from error
+            except (StoreError, TimeoutError) as error:
                 if clock.monotonic() >= self._deadline:
-                    why = str(fault) or "the store did not answer"
-                    raise _SessionOver(f"the lease could not be renewed in time: {why}") from fault
+                    why = str(error) or "the store did not answer"
+                    raise _SessionOver(f"the lease could not be renewed in time: {why}") from error
                 pause = options.session_ttl_s / 30
                 continue
             pause = options.session_ttl_s / 3
@@ -137,8 +137,8 @@ class Session:
                         revision = events[-1].version
             except WatchLost:
                 gap = True
-            except StoreError as fault:
-                _log.warning("the session's record cannot be watched: %s", fault)
+            except StoreError as error:
+                logger.warning("the session's record cannot be watched: %s", error)
             await asyncio.sleep(_RETRY_S)
 
     async def confirm(self) -> int:
@@ -172,8 +172,8 @@ class Session:
                         revision = events[-1].version
             except WatchLost:
                 gap = True
-            except StoreError as fault:
-                _log.warning("the topology cannot be followed: %s", fault)
+            except StoreError as error:
+                logger.warning("the topology cannot be followed: %s", error)
             await asyncio.sleep(_RETRY_S)
 
     def _read(self, value: bytes | None) -> None:
@@ -227,11 +227,11 @@ class Session:
                 return
             except Conflict:
                 stale = True
-            except LeaseLost as fault:
-                raise _SessionOver(f"the lease is lost: {fault}") from fault
-            except StoreError as fault:
+            except LeaseLost as error:
+                raise _SessionOver(f"the lease is lost: {error}") from error
+            except StoreError as error:
                 # Whether it was written is unknown: a Conflict next time tells, and the version is read again.
-                _log.warning("epoch %d cannot be acknowledged yet: %s", epoch, fault)
+                logger.warning("epoch %d cannot be acknowledged yet: %s", epoch, error)
                 await asyncio.sleep(_RETRY_S)
 
     # --- users at the members ---
@@ -268,8 +268,8 @@ class Session:
         try:
             if self._lease and revoke:
                 await self._store.revoke(self._lease)
-        except StoreError as fault:
-            _log.info("the session's lease was left to expire: %s", fault)
+        except StoreError as error:
+            logger.info("the session's lease was left to expire: %s", error)
         members = {member.id: member for shard in self.topology.shards for member in shard.members}
         users = [self._remove_user(members[name]) for name in self._credentials if name in members]
         await asyncio.gather(*users)
@@ -281,8 +281,8 @@ class Session:
                 await engine.force_off(USER_PREFIX + self.id)
             finally:
                 await engine.close()
-        except HeliosError as fault:
-            _log.info("the session's user was left on %s: %s", member.id, fault)
+        except HeliosError as error:
+            logger.info("the session's user was left on %s: %s", member.id, error)
 
 
 class SessionKeeper:
@@ -301,9 +301,9 @@ class SessionKeeper:
             self.sessions += 1
             try:
                 await session.live()
-            except HeliosError as fault:
-                _log.warning("session %s is over: %s", session.id, fault)
-                self._host.session_over(str(fault))
+            except HeliosError as error:
+                logger.warning("session %s is over: %s", session.id, error)
+                self._host.session_over(str(error))
             await asyncio.sleep(_RETRY_S)
 
     def current(self) -> Session:
@@ -319,4 +319,4 @@ class SessionKeeper:
                 async with asyncio.timeout(timeout_s):
                     await self.session.end(revoke=revoke)
             except TimeoutError:
-                _log.info("the session's end was not confirmed within %g s", timeout_s)
+                logger.info("the session's end was not confirmed within %g s", timeout_s)

@@ -14,7 +14,7 @@ from pathlib import Path
 from helios.errors import StartError
 from helios.node.backoff import Backoff
 from helios.node.process import Process, size_of, start_process, tail
-from helios.runtime.life import COMPLAINT, say
+from helios.runtime.lifecycle import COMPLAINT, say
 
 log = logging.getLogger(__name__)
 

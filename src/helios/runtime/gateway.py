@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from helios.admin.client import Admin
 from helios.api.app import create_app
-from helios.api.patience import PatientProtocol
+from helios.api.request_timeout import PatientProtocol
 from helios.errors import StartError
 from helios.model.ids import Address
 from helios.model.notation import is_loopback
@@ -32,7 +32,7 @@ from helios.router.core import Router
 from helios.runtime.agreement import disagreements, shared_now
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.clock import SystemClock
-from helios.runtime.life import run, tell
+from helios.runtime.lifecycle import run, tell
 from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.reload import Reloader
 from helios.runtime.router import follow_settings, opened_router
@@ -89,7 +89,7 @@ async def _serve(
             settings = await shared_now(store, read.settings)
             adjust_logging(settings.logging)
             async with opened_router(store, settings, node=NODE, host=listen.host) as router:
-                check_exposed(router.gate.users.values(), {"the REST interface": listen.host})
+                check_exposed(router.authenticator.users.values(), {"the REST interface": listen.host})
                 jobs = [follow_settings(store, settings, router, node=NODE)]
                 if source is not None:
                     for sentence in disagreements(settings.cluster, read):
@@ -113,7 +113,7 @@ def _app(store: Store, router: Router, settings: Settings) -> FastAPI:
         router,
         health,
         allowed_hosts=_names(settings.gateway.listen),
-        gate=router.gate,
+        authenticator=router.authenticator,
         open_metrics=settings.security.open_metrics,
     )
 

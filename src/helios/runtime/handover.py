@@ -35,6 +35,6 @@ def take_over(path: Path) -> SettingsRead:
         raise SettingsError(f"{path}: was written by another version of Helios ({error})") from error
 
 
-def likeness(*parts: str) -> str:
+def fingerprint(*parts: str) -> str:
     """A short name for what a process was started with: equal parts, equal names."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -16,16 +16,16 @@ from helios.model.topology import Topology
 from helios.node.agent import Agent, AgentSpec, lock_node
 from helios.node.files import DataFolder
 from helios.node.ports import is_wildcard, outward_host
-from helios.node.standstill import Standstill
+from helios.node.stalled_writer import StalledWriterWatch
 from helios.node.workers import WorkerSpec
 from helios.runtime.agreement import agree, disagreements, follow
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.children import helios_command
 from helios.runtime.clock import SystemClock
+from helios.runtime.departure_notice import tell_of_departure
 from helios.runtime.failpoints import failpoints
-from helios.runtime.handover import hand_over, likeness
-from helios.runtime.leaving import tell_of_leaving
-from helios.runtime.life import run, say, tell
+from helios.runtime.handover import fingerprint, hand_over
+from helios.runtime.lifecycle import run, say, tell
 from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.reload import Reloader
 from helios.runtime.security import check_exposed, settle_users, with_absolute_files
@@ -107,8 +107,8 @@ async def _serve(
                 lambda now: adjust_logging(now.logging),
                 lambda now: agent.retune(now.atlas.aof_fsync, now.atlas.maxmemory),
             ),
-            Standstill(data).watch(),
-            tell_of_leaving(store, lambda left: _farewell(left, options, data)),
+            StalledWriterWatch(data).watch(),
+            tell_of_departure(store, lambda left: _farewell(left, options, data)),
         ]
         if source is not None and not options.child:
             for sentence in disagreements(cluster, read):
@@ -159,6 +159,6 @@ def _worker(options: NodeOptions, settings: Settings, data: DataFolder, number: 
     shared = settings.router.shared()
     own = {name: value for name, value in settings.router.model_dump(mode="json").items() if name not in shared}
     secured = with_absolute_files(settings).security.model_dump_json()
-    like = likeness(version("helios"), *words, json.dumps(own), secured)
+    like = fingerprint(version("helios"), *words, json.dumps(own), secured)
     argv = helios_command(*words, "--data-dir", str(data.root), "--settings", str(folder.settings), "--likeness", like)
     return WorkerSpec(argv, folder.router_lock(number), data.log(f"{options.node_id}-router-{number}"), like)

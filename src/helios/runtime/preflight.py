@@ -24,7 +24,7 @@ from helios.stores.records import SETTINGS, TOPOLOGY, read_record
 
 DEFAULT_SHARDS = 3
 DEFAULT_PORT = 6379
-MOST_SHARDS = 64
+MAX_SHARDS = 64
 _ENDING_S = 15.0
 
 
@@ -77,8 +77,8 @@ def lock_folder(data: DataFolder) -> RunLock:
 
 async def look(data: DataFolder, settings: Settings, options: UpOptions) -> Plan:
     """The plan, after all checks. Changes nothing. Raises StartError, InvalidInput or StoreError."""
-    if options.shards is not None and not 1 <= options.shards <= MOST_SHARDS:
-        raise InvalidInput(f"--shards is {options.shards} but must be from 1 to {MOST_SHARDS}")
+    if options.shards is not None and not 1 <= options.shards <= MAX_SHARDS:
+        raise InvalidInput(f"--shards is {options.shards} but must be from 1 to {MAX_SHARDS}")
     topology, users = Topology(epoch=0), settings.security.users
     if data.store.exists():
         topology, stored = await _existing(data, settings)

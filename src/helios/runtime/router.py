@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from helios.access.gate import Gate
+from helios.access.authenticator import Authenticator
 from helios.access.publishing import following_users
 from helios.admin.client import Admin
 from helios.errors import StartError
@@ -19,7 +19,7 @@ from helios.node.files import DataFolder
 from helios.node.locks import LockHeld, RunLock
 from helios.node.process import ProcessId
 from helios.node.waiting import unless
-from helios.node.workers import LIKENESS, READY
+from helios.node.workers import FINGERPRINT, READY
 from helios.ports.store import Store
 from helios.resp.wire import Limits
 from helios.router.core import Router
@@ -28,7 +28,7 @@ from helios.runtime.agreement import follow, shared_now
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.clock import SystemClock
 from helios.runtime.files import clients_that_fit
-from helios.runtime.life import run
+from helios.runtime.lifecycle import run
 from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.security import serving_tls
 from helios.runtime.settings import data_folder
@@ -41,7 +41,7 @@ class WorkerOptions:
     node_id: str
     listen: Address
     worker: int
-    likeness: str
+    fingerprint: str
 
 
 def router_options(settings: Settings, node: str, worker: int = 0) -> RouterOptions:
@@ -61,7 +61,7 @@ def router_options(settings: Settings, node: str, worker: int = 0) -> RouterOpti
         clients_bytes=router.clients_memory,
         transaction_commands=router.transaction_commands,
         transaction_bytes=router.transaction_memory,
-        lines=router.max_lines,
+        dedicated=router.max_lines,
         idle_timeout_s=router.client_idle_timeout,
         command_timeout_s=router.client_command_timeout,
         keepalive_s=router.tcp_keepalive,
@@ -79,9 +79,11 @@ async def opened_router(
     `host` is where clients reach it: other machines' are let in as users alone.
     """
     clock, engines = SystemClock(), connector(store)
-    gate = Gate(exposed=not is_loopback(host))
-    router = Router(store, engines, Admin(store, engines, clock), clock, router_options(settings, node, worker), gate)
-    async with following_users(store, gate):
+    authenticator = Authenticator(exposed=not is_loopback(host))
+    router = Router(
+        store, engines, Admin(store, engines, clock), clock, router_options(settings, node, worker), authenticator
+    )
+    async with following_users(store, authenticator):
         await router.start()
         try:
             yield router
@@ -102,7 +104,7 @@ async def follow_settings(store: Store, settings: Settings, router: Router, *, n
 def run_router(options: WorkerOptions, settings: Settings) -> None:
     """Route clients' commands until told to stop. Raises StartError or StoreError."""
     data = DataFolder(data_folder(settings))
-    note = {LIKENESS: options.likeness}
+    note = {FINGERPRINT: options.fingerprint}
     try:
         lock = RunLock.acquire(data.node(options.node_id).router_lock(options.worker), note)
     except LockHeld as held:
@@ -130,7 +132,7 @@ async def _serve(
                 await router.serve(host, port, reuse_port=True, tls=tls)
                 if tls is not None and settings.security.plain_port_offset:
                     await router.serve(host, port + settings.security.plain_port_offset, reuse_port=True)
-                lock.name(me, {LIKENESS: options.likeness, READY: "yes"})
+                lock.name(me, {FINGERPRINT: options.fingerprint, READY: "yes"})
                 await follow_settings(store, current, router, node=options.node_id, worker=options.worker)
                 await asyncio.Event().wait()  # the store was closed, which the end of this process does
 

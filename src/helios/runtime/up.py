@@ -16,17 +16,17 @@ from helios.node.locks import holder_of
 from helios.node.member import member_of
 from helios.node.ports import Reservation
 from helios.node.process import Process
-from helios.node.standstill import Standstill
+from helios.node.stalled_writer import StalledWriterWatch
 from helios.node.waiting import together, unless
 from helios.ports.store import Store
 from helios.runtime.agreement import agree, follow
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.children import Child, ChildSpec, helios_command
 from helios.runtime.clock import SystemClock
+from helios.runtime.departure_notice import tell_of_departure
 from helios.runtime.founding import bring_in
 from helios.runtime.handover import hand_over
-from helios.runtime.leaving import tell_of_leaving
-from helios.runtime.life import complain, run, say, tell
+from helios.runtime.lifecycle import complain, run, say, tell
 from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.preflight import NodePlan, UpOptions, lock_folder, look
 from helios.runtime.readiness import agent_ready, gateway_ready, routing
@@ -136,8 +136,8 @@ class Up:
             self._source, self._read, self._store, SystemClock(), who=_WHO, tell=tell, complete=_complete
         )
         followed = follow(self._store, self._settings, lambda now: adjust_logging(now.logging))
-        left = tell_of_leaving(self._store, self._farewell)
-        await together([followed, left, reloader.run(self.reload), Standstill(self._data).watch()])
+        left = tell_of_departure(self._store, self._farewell)
+        await together([followed, left, reloader.run(self.reload), StalledWriterWatch(self._data).watch()])
 
     def _farewell(self, left: str) -> None:
         if any(child.spec.name == left for child in self._children):

@@ -12,7 +12,7 @@ from helios.ports.clock import Clock
 from helios.ports.store import Compare, Delete, Entry, Event, Put, Snapshot
 from helios.stores.watching import Signal, check_operations, check_ttl
 
-_LEAST_WAIT_S = 0.001  # Timers may fire a hair early; waiting at least this long lets a virtual clock go on.
+_MIN_WAIT_S = 0.001  # Timers may fire a hair early; waiting at least this long lets a virtual clock go on.
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class _Shared:
         self._bound: dict[str, str] = {}  # key → the lease it goes with
         self._leases: dict[str, _Lease] = {}
         self._leases_granted = 0
-        self._log: deque[tuple[Event, ...]] = deque()
+        self.logger: deque[tuple[Event, ...]] = deque()
         self._forgotten = 0  # the last revision that is no longer in the log
         self._timer: asyncio.TimerHandle | None = None
         self.revision = 1
@@ -79,7 +79,7 @@ class _Shared:
         if revision < self._forgotten:
             raise WatchLost(f"changes after {revision} are known from {self._forgotten} on only; list again")
         fresh: list[tuple[Event, ...]] = []
-        for events in reversed(self._log):
+        for events in reversed(self.logger):
             if events[0].version <= revision:
                 break
             fresh.append(events)
@@ -129,9 +129,9 @@ class _Shared:
                 events.append(Event(key, None, version))
         if events:
             self.revision = version
-            self._log.append(tuple(events))
-            if len(self._log) > self._keep_commits:
-                self._forgotten = self._log.popleft()[0].version
+            self.logger.append(tuple(events))
+            if len(self.logger) > self._keep_commits:
+                self._forgotten = self.logger.popleft()[0].version
             for watcher in self.watchers:
                 watcher.committed(events, version)
         return self.revision
@@ -143,7 +143,7 @@ class _Shared:
         """Have a timer at or before the earliest deadline, and none where there is no lease."""
         if not self._leases:
             return
-        wait_s = max(min(lease.deadline for lease in self._leases.values()) - self._now(), _LEAST_WAIT_S)
+        wait_s = max(min(lease.deadline for lease in self._leases.values()) - self._now(), _MIN_WAIT_S)
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             if self._timer.when() <= loop.time() + wait_s:

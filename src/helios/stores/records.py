@@ -130,7 +130,7 @@ class KeyFigure:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardFigures:
+class ShardStats:
     """What a shard carries: its own keys, their bytes, operations a second, and what stood out in a sample.
 
     Figures of a shard that does not answer are those of its last answer; `error` says what is wrong then.
@@ -154,7 +154,7 @@ class LoadRecord:
     """The figures of all shards as collected last (Unix seconds)."""
 
     collected_at: float
-    shards: tuple[ShardFigures, ...]
+    shards: tuple[ShardStats, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 from helios.errors import StoreError
 from helios.ports.clock import Clock
 from helios.ports.store import Compare, Delete, Entry, Event, Put, Snapshot
-from helios.stores.bell import Bell
+from helios.stores.change_notifier import ChangeNotifier
 from helios.stores.sqlite_file import SqliteFile
 from helios.stores.watching import Signal, check_operations, check_ttl
 
@@ -39,10 +39,10 @@ class SqliteStore:
     ) -> None:
         self._file = file
         self._eye = eye  # The loop's own connection; it looks at a number in shared memory and never waits.
-        self._bell = _listen(file.path)
+        self._change_notifier = _listen(file.path)
         self._loop = asyncio.get_running_loop()
-        if self._bell is not None:
-            self._loop.add_reader(self._bell.fd, self._on_bell, self._bell)
+        if self._change_notifier is not None:
+            self._loop.add_reader(self._change_notifier.fd, self._on_bell, self._change_notifier)
         self._thread = thread
         self._signal = Signal()
         self._seen_version: int | None = None
@@ -151,9 +151,9 @@ class SqliteStore:
         if self._closing is None:
             if self._timer is not None:
                 self._timer.cancel()
-            if self._bell is not None:
-                self._loop.remove_reader(self._bell.fd)
-                self._bell.close()
+            if self._change_notifier is not None:
+                self._loop.remove_reader(self._change_notifier.fd)
+                self._change_notifier.close()
             self._closing = asyncio.wrap_future(self._thread.submit(_close_both, self._file, self._eye))
             self._thread.shutdown(wait=False)
             self._signal.fire()
@@ -172,11 +172,11 @@ class SqliteStore:
 
     def _keep_looking(self) -> None:
         if self._timer is None:
-            wait_s = _LOOK_WITHOUT_BELL_EVERY_S if self._bell is None else _LOOK_EVERY_S
+            wait_s = _LOOK_WITHOUT_BELL_EVERY_S if self._change_notifier is None else _LOOK_EVERY_S
             self._timer = self._loop.call_later(wait_s, self._look)
 
-    def _on_bell(self, bell: Bell) -> None:
-        bell.heard()
+    def _on_bell(self, change_notifier: ChangeNotifier) -> None:
+        change_notifier.heard()
         self._signal.fire()
 
     def _look(self) -> None:
@@ -205,9 +205,9 @@ class SqliteStore:
             self._signal.fire()
 
 
-def _listen(path: Path) -> Bell | None:
+def _listen(path: Path) -> ChangeNotifier | None:
     try:
-        return Bell(path)
+        return ChangeNotifier(path)
     except OSError:
         return None
 

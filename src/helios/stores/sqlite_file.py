@@ -15,7 +15,7 @@ from pathlib import Path
 from helios.errors import Conflict, LeaseLost, StoreError, WatchLost
 from helios.ports.store import Compare, Entry, Event, Put, Snapshot
 from helios.ports.store import Delete as DeleteKey
-from helios.stores.bell import ring
+from helios.stores.change_notifier import ring
 
 _APPLICATION_ID = 0x48454C53  # "HELS", in the file's header
 _SCHEMA_VERSION = 1

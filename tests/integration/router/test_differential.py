@@ -73,7 +73,7 @@ def pair(servers: dict[str, Server], plain: Server) -> Iterator[Pair]:
         yield Pair(lab, plain)
 
 
-class Course:
+class TransitionState:
     """What a connection's commands have led to so far: what the router refuses is not given to the plain server."""
 
     def __init__(self, pair: Pair) -> None:
@@ -173,7 +173,7 @@ def test_the_replies_are_those_of_one_server(pair: Pair, commands: list[Words], 
             client.ask("FLUSHALL")
             if third:
                 client.ask("HELLO", "3")
-        course = Course(pair)
+        course = TransitionState(pair)
         replies = router.ask_all(commands) if at_once else [router.ask(*words) for words in commands]
         for words, said in zip(commands, replies, strict=True):
             course.take(words, said)

@@ -31,8 +31,8 @@ async def measured(lab: RouterLab, *words: str) -> dict[str, float]:
     command = [program, "-p", str(lab.port), "--csv", *words]
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
     async with asyncio.timeout(WAIT_S):
-        out, fault = await process.communicate()
-    assert (process.returncode, fault.decode()) == (0, "")
+        out, error = await process.communicate()
+    assert (process.returncode, error.decode()) == (0, "")
     rows = list(csv.DictReader(out.decode().splitlines()))
     assert not lab.router.errors
     return {row["test"]: float(row["rps"]) for row in rows}

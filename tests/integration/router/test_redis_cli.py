@@ -49,9 +49,9 @@ class Cli:
         process = await self.begin(*words, stdin=PIPE if stdin else DEVNULL)
         async with asyncio.timeout(WAIT_S):
             given = stdin.encode() if isinstance(stdin, str) else stdin
-            out, fault = await process.communicate(given or None)
+            out, error = await process.communicate(given or None)
         assert process.returncode is not None
-        return Ended(out.decode("latin-1").strip(), fault.decode().strip(), process.returncode)
+        return Ended(out.decode("latin-1").strip(), error.decode().strip(), process.returncode)
 
     async def said(self, *words: str, stdin: bytes | str = b"") -> str:
         """What it wrote, where it had nothing to complain of."""
@@ -228,7 +228,9 @@ async def test_who_waits_gets_what_comes(lab: RouterLab, cli: Cli) -> None:
 
 async def test_logins(lab: RouterLab, cli: Cli) -> None:
     password = hashed(b"secret", bytes(16))
-    lab.router.gate.apply([User("app", Role.READ_WRITE, password, ("app:*",)), User("boss", Role.ADMIN, password)])
+    lab.router.authenticator.apply(
+        [User("app", Role.READ_WRITE, password, ("app:*",)), User("boss", Role.ADMIN, password)]
+    )
     address = f"redis://app:secret@127.0.0.1:{lab.port}"
     quiet = "--no-auth-warning"
     assert await cli.said(quiet, "-u", address, "set", "app:1", "x") == "OK"

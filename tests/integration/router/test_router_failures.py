@@ -21,7 +21,7 @@ from helios.stores.records import SESSIONS
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2", "shard-3")
 CONFIG = {"appendonly": "yes"}
-QUICK = RouterOptions(node="shard-1", connect_timeout_s=0.3, member_timeout_s=0.3, most_backoff_s=0.1)
+QUICK = RouterOptions(node="shard-1", connect_timeout_s=0.3, member_timeout_s=0.3, max_backoff_s=0.1)
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ async def test_a_client_that_is_owed_too_much_is_let_go(servers: dict[str, Serve
                 await raw.exactly(b"x" * 100)
         finally:
             lab.servers["shard-2"].cont()
-        assert lab.router.bounds.ended["client_memory"] == 1
+        assert lab.router.client_limits.ended["client_memory"] == 1
 
 
 async def test_clients_that_vanish_mid_command_leave_nothing(lab: RouterLab) -> None:

@@ -52,7 +52,7 @@ async def test_idle_clients_are_let_go_and_others_are_not(servers: dict[str, Ser
         with suppress(ConnectionResetError):
             assert await idle.closed() == b""
         keeping.cancel()
-        assert lab.router.bounds.ended == {"idle": 1}
+        assert lab.router.client_limits.ended == {"idle": 1}
         assert len(lab.router.clients) == 3
         listening.close()
         waiting.close()
@@ -69,7 +69,7 @@ async def test_who_does_not_go_on_with_a_command_is_told_and_let_go(servers: dic
         told = b"-ERR nothing more of a command has come for 0.3 s\r\n"
         assert await silent.closed() == told
         assert await halfway.closed() == told
-        assert lab.router.bounds.ended == {"command_timeout": 2}
+        assert lab.router.client_limits.ended == {"command_timeout": 2}
         assert await resting.ask("PING") == b"+PONG\r\n"
         resting.close()
 
@@ -95,12 +95,12 @@ async def test_where_memory_is_short_those_with_the_most_are_let_go(servers: dic
         assert await spared.ask("CLIENT", "NO-EVICT", "ON") == b"+OK\r\n"
         spared.writer.write(b"*2\r\n$3\r\nGET\r\n$10000000\r\n" + b"x" * 3_000_000)
         small.writer.write(b"*2\r\n$3\r\nGET\r\n$10000000\r\n" + b"x" * 100_000)
-        await until(lambda: lab.router.bounds.held_bytes > 3_000_000, "what they have sent is counted")
-        assert not lab.router.bounds.ended
+        await until(lambda: lab.router.client_limits.held_bytes > 3_000_000, "what they have sent is counted")
+        assert not lab.router.client_limits.ended
         big.writer.write(b"*2\r\n$3\r\nGET\r\n$10000000\r\n" + b"x" * 2_500_000)
         with suppress(ConnectionResetError):
             assert await big.closed() == b""
-        assert lab.router.bounds.ended == {"clients_memory": 1}
+        assert lab.router.client_limits.ended == {"clients_memory": 1}
         assert len(lab.router.clients) == 2
         small.close()
         spared.close()
@@ -115,7 +115,7 @@ async def test_what_is_queued_in_a_transaction_counts(servers: dict[str, Server]
             for _ in range(4):
                 raw.send("SET", lab.key_of("shard-1"), b"v" * 1_000_000)
             assert await raw.closed() in (b"", b"+QUEUED\r\n" * 2, b"+QUEUED\r\n" * 3, b"+QUEUED\r\n" * 4)
-        assert lab.router.bounds.ended == {"client_memory": 1}
+        assert lab.router.client_limits.ended == {"client_memory": 1}
 
 
 async def test_subscriptions_count(servers: dict[str, Server]) -> None:
@@ -126,7 +126,7 @@ async def test_subscriptions_count(servers: dict[str, Server]) -> None:
             raw.send("SUBSCRIBE", f"{number}" + "x" * 1_000_000)
         with suppress(ConnectionError):
             await raw.closed()
-        assert lab.router.bounds.ended == {"client_memory": 1}
+        assert lab.router.client_limits.ended == {"client_memory": 1}
         await until(lambda: not lab.router.hub.topics, "nothing is subscribed for it any more")
 
 
@@ -139,7 +139,7 @@ async def test_one_client_that_does_not_read_is_let_go_at_its_own_limit(servers:
         raw.reader._transport.pause_reading()  # type: ignore[attr-defined]
         raw.writer.write(encode_command([b"GET", key.encode()]) * 30)
         await until(lambda: not lab.router.clients, "the client is gone")
-        assert lab.router.bounds.ended == {"client_memory": 1}
+        assert lab.router.client_limits.ended == {"client_memory": 1}
         raw.writer.transport.abort()
 
 
@@ -161,7 +161,7 @@ async def test_a_whole_pipeline_may_be_written_before_a_reply_is_read(lab: Route
             assert await raw.reader.readexactly(len(reply)) == reply
         await raw.exactly(b"$-1\r\n" * 1000)
     await until(lambda: not next(iter(lab.router.clients.values())).unread_bytes, "it is owed nothing")
-    assert not lab.router.bounds.ended
+    assert not lab.router.client_limits.ended
     raw.close()
     other.close()
 
@@ -224,8 +224,8 @@ async def test_announced_lengths_cost_nothing_before_the_bytes_come(lab: RouterL
     for raw in clients:
         raw.writer.write(b"*1048576\r\n$536870912\r\nabc")
     await until(lambda: lab.router.bytes_in >= 20 * 20, "all of it has come")
-    lab.router.bounds.look()
-    assert 20 * 3 <= lab.router.bounds.held_bytes < 20 * 100
+    lab.router.client_limits.look()
+    assert 20 * 3 <= lab.router.client_limits.held_bytes < 20 * 100
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
     for raw in clients:
         raw.close()
@@ -242,8 +242,8 @@ async def test_clients_that_vanish_amid_a_reply_leave_nothing(lab: RouterLab) ->
     await until(lambda: not lab.router.clients, "all connections are gone")
     link = lab.router.pool.links[2]["shard-2"]
     await until(lambda: link.issued == link.answered, "all commands are answered")
-    lab.router.bounds.look()
-    assert lab.router.bounds.held_bytes == 0
+    lab.router.client_limits.look()
+    assert lab.router.client_limits.held_bytes == 0
 
 
 async def test_thousands_of_idle_connections_hold(servers: dict[str, Server]) -> None:
@@ -263,14 +263,14 @@ async def test_thousands_of_idle_connections_hold(servers: dict[str, Server]) ->
                 if number % 500 == 499:
                     await until(lambda number=number: len(lab.router.clients) > number, "they are connected")  # type: ignore[misc]
             await until(lambda: len(lab.router.clients) == count, "all are connected")
-            lab.router.bounds.look()
+            lab.router.client_limits.look()
             for one in sockets[:: max(1, count // 50)]:
                 one.send(b"PING\r\n")
             for one in sockets[:: max(1, count // 50)]:
                 assert await asyncio.get_running_loop().sock_recv(one, 100) == b"+PONG\r\n"
             refused = await RawClient.connect(lab.port)
             assert await refused.closed() == b"-ERR max number of clients reached\r\n"
-            assert lab.router.bounds.refused == {"max_clients": 1}
+            assert lab.router.client_limits.refused == {"max_clients": 1}
             assert await lab.router.execute([b"PING"]) == b"+PONG\r\n"
         finally:
             for one in sockets:
@@ -348,7 +348,7 @@ async def test_nobody_else_learns_anything_there(lab: RouterLab) -> None:
 
 async def test_a_router_that_does_not_answer_is_shown_as_such(lab: RouterLab) -> None:
     (session,) = await lab.sessions()
-    lab.router._inspection.close()
+    lab.router._endpoint.close()
 
     async def silent() -> bool:
         (view,) = await router_views(lab.store)
@@ -420,7 +420,7 @@ async def test_info_tells_what_happens(lab: RouterLab, client: Client) -> None:
     key = lab.key_of("shard-1")
     for _ in range(20):
         await client.set(key, "v")
-    await until(lambda: lab.router.pulse.per_s > 0, "the pulse has been taken twice")
+    await until(lambda: lab.router.rate_meter.per_s > 0, "the pulse has been taken twice")
     stats = await client.info("stats")
     assert stats["total_commands_processed"] >= 20
     assert stats["instantaneous_ops_per_sec"] >= 1

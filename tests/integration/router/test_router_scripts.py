@@ -75,7 +75,7 @@ async def test_loaded_scripts_are_known_everywhere_and_for_good(lab: RouterLab, 
         assert await direct.script_exists(script.sha) == [True]
         await direct.script_flush()  # as if the server had been started anew
     assert await client.script_exists(script.sha) == [True]
-    lab.router.library._told.clear()
+    lab.router.script_cache._told.clear()
     async with client.pipeline(transaction=True) as pipe:
         pipe.set(there, 40)
         await script(keys=[there], args=[2], client=pipe)
@@ -90,7 +90,7 @@ async def test_loaded_scripts_are_known_everywhere_and_for_good(lab: RouterLab, 
         sha = script.sha.encode()
         assert await second.execute([b"EVALSHA", sha, b"1", there.encode(), b"1"]) == b":43\r\n"
         assert await client.script_flush()
-        await until(lambda: second.library.body(sha) is None, "the other router has forgotten it, too")
+        await until(lambda: second.script_cache.body(sha) is None, "the other router has forgotten it, too")
         assert (await second.execute([b"EVALSHA", sha, b"1", there.encode(), b"1"])).startswith(b"-NOSCRIPT")
     finally:
         await second.stop()
@@ -145,8 +145,8 @@ async def test_a_script_that_does_not_end_can_be_ended(lab: RouterLab, client: C
         async with lab.client() as other:
             try:
                 return bool(await other.script_kill())
-            except redis.ResponseError as fault:
-                assert "NOTBUSY" in str(fault), fault
+            except redis.ResponseError as error:
+                assert "NOTBUSY" in str(error), error
                 return False
 
     await until(killed, "the script is ended")

@@ -17,9 +17,7 @@ from helios.router.options import RouterOptions
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
 FENCED, SWITCHED = PairPhase.FENCED, PairPhase.SWITCHED
-QUICK = RouterOptions(
-    node="shard-1", connect_timeout_s=0.3, member_timeout_s=0.3, most_backoff_s=0.1, hold_timeout_s=20
-)
+QUICK = RouterOptions(node="shard-1", connect_timeout_s=0.3, member_timeout_s=0.3, max_backoff_s=0.1, hold_timeout_s=20)
 
 
 @pytest.fixture
@@ -237,7 +235,7 @@ async def test_exec_answers_null_after_the_session_has_ended(servers: dict[str, 
         raw = await RawClient.connect(lab.port)
         assert await raw.ask("WATCH", key) == b"+OK\r\n"
         lab.routers_store.away = True
-        await until(lambda: len(lab.router.pool.lines) == 0, "the lines are closed")
+        await until(lambda: len(lab.router.pool.dedicated) == 0, "the lines are closed")
         lab.routers_store.away = False
         await until(lab.router.alive, "there is a new session")
         raw.send("MULTI")
@@ -265,11 +263,11 @@ async def test_lines_are_used_again_with_nothing_watched(lab: RouterLab, client:
         assert await other.ask("EXEC") == b"*0\r\n"
         other.close()
     await until(lambda: not lab.router.watches, "nothing is watched")
-    assert len(lab.router.pool.lines) == 1
+    assert len(lab.router.pool.dedicated) == 1
 
 
 async def test_too_many_lines_are_refused(servers: dict[str, Server]) -> None:
-    options = replace(QUICK, lines=2, idle_lines=0)
+    options = replace(QUICK, dedicated=2, idle_lines=0)
     async with RouterLab(servers, options=options).running() as lab:
         key = lab.key_of("shard-1")
         raws = [await RawClient.connect(lab.port) for _ in range(3)]
@@ -279,10 +277,10 @@ async def test_too_many_lines_are_refused(servers: dict[str, Server]) -> None:
         said = await lab.router.execute([b"INFO", b"clients"])
         assert b"watching_clients:2\r\ntotal_watched_keys:2\r\n" in said
         assert await raws[0].ask("UNWATCH") == b"+OK\r\n"
-        await until(lambda: len(lab.router.pool.lines) == 1, "a line is free")
+        await until(lambda: len(lab.router.pool.dedicated) == 1, "a line is free")
         assert await raws[2].ask("WATCH", key) == b"+OK\r\n"
         assert (await raws[0].ask("WATCH", key)).startswith(b"-OVERLOADED")
-        lab.router.configure(replace(options, lines=3))
+        lab.router.configure(replace(options, dedicated=3))
         assert await raws[0].ask("WATCH", key) == b"+OK\r\n"
         for connection in raws:
             connection.close()

@@ -37,7 +37,7 @@ async def persist(connection: Connection, timeout_s: float) -> bool:
 async def _persist(connection: Connection) -> bool:
     policy = fsync_policy(await connection.execute("CONFIG", "GET", "appendfsync"))
     sometimes = await connection.execute("CONFIG", "GET", "no-appendfsync-on-rewrite")
-    log = await _log(connection)
+    log = await logger(connection)
     if log.get("aof_enabled") != "1" or policy == "no" or b"no" not in sometimes.values():
         return False
     await _leave_mark(connection)
@@ -48,7 +48,7 @@ async def _persist(connection: Connection) -> bool:
     # that saw none is sent after that: if the next sees none either, a sync that began after the mark has ended.
     idle = 0
     while idle < 2:
-        log = await _log(connection)
+        log = await logger(connection)
         if log.get("aof_last_write_status") != "ok":
             raise EngineError(f"{connection.endpoint} cannot write its log to disk: see the server's own log")
         idle = idle + 1 if log.get("aof_pending_bio_fsync") == "0" else 0
@@ -76,7 +76,7 @@ def fsync_policy(config: Reply) -> str:
     return bytes(config.get(b"appendfsync", b"no")).decode()
 
 
-async def _log(connection: Connection) -> dict[str, str]:
+async def logger(connection: Connection) -> dict[str, str]:
     """The fields of INFO persistence."""
     text = (await connection.execute("INFO", "persistence")).decode(errors="replace")
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
-from helios.engines.valkey.stepwise.way import MAX_ELEMENTS, ChangedMeanwhile, Together, Way, ahead
+from helios.engines.valkey.stepwise.way import MAX_ELEMENTS, BoundedTasks, ChangedMeanwhile, Way, ahead
 from helios.errors import PayloadRefused
 
 # What Valkey and Redis say of a database in which no hash has a field with an end.
@@ -169,7 +169,7 @@ async def copy_members(way: Way, kind: Members, *, patch: bool) -> None:
     count = await way.elements_in_step(length)
     seen = 0
     ending = False
-    async with Together() as writing, aclosing(ahead(kind.steps(way, count))) as steps:
+    async with BoundedTasks() as writing, aclosing(ahead(kind.steps(way, count))) as steps:
         async for rows in steps:
             seen += len(rows.names)
             ending = ending or (rows.ends is not None and max(rows.ends) != _NEVER)

@@ -66,7 +66,7 @@ class Way:
         return max(1, min(MAX_ELEMENTS, self.step_bytes * length // max(usage, 1)))
 
 
-class Together:
+class BoundedTasks:
     """A few things under way at a time, in no particular order; what any of them raises is raised. Use as a context."""
 
     def __init__(self, most: int = 4) -> None:
@@ -84,7 +84,7 @@ class Together:
         for task in done:
             task.result()
 
-    async def __aenter__(self) -> Together:
+    async def __aenter__(self) -> BoundedTasks:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -1,0 +1,328 @@
+"""Copying the keys that leave one shard: once through, and then whatever changes, until each target is released."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from helios.control.transition_state import CaughtUp, CopyBroken, CopyProgressed, Drained, Event, Lagging, Released
+from helios.coordinator.access import Access, Identity
+from helios.coordinator.copying import (
+    BigValues,
+    CopyLimits,
+    WriteBehind,
+    copy_batch,
+    copy_batches,
+    in_steps,
+    regrouped,
+    sort_by_size,
+)
+from helios.coordinator.rate import RateLimit
+from helios.coordinator.sweep import SCAN_COUNT, delete_where, make_durable, not_owned
+from helios.coordinator.verification import Pair, verify
+from helios.errors import CopyDiffers, EngineError, NotFound, PayloadRefused, TooHot
+from helios.placement.routing import Routes
+from helios.ports.engine import ChangeStream, Engine
+from helios.ports.failpoints import OFF, Failpoints, Point
+
+_ROUND_S = 0.02
+_NOTE_EVERY_S = 1.0  # names of changed keys are taken from their stream, while the first pass lasts
+_GAINLESS_ROUNDS = 3
+_GAIN = 0.8  # a round that is not smaller than this part of the one before it has gained nothing
+_FENCED_PERSIST_TIMEOUT_S = 2.0
+
+
+@dataclass(slots=True)
+class PairProgress:
+    """What users see of one pair's copy. `expected` is an estimate until the first pass is through."""
+
+    moved: int = 0
+    expected: int = 0
+    catching_up: bool = False
+    verified: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """Something asked of the running copy: drain the target, resume after a lifted fence, or release it."""
+
+    kind: str
+    target: str
+
+
+@dataclass(slots=True)
+class _Target:
+    engine: Engine
+    every_write_synced: bool
+    big: BigValues
+    changed: set[bytes] = field(default_factory=set)
+    streams: set[bytes] = field(default_factory=set)  # whose consumer groups change unnamed
+    last_round: int = 0
+    gainless: int = 0
+    cleared: bool = False  # whether leftovers had to be deleted from it
+    announced: bool = False
+    drained: bool = False  # it may own its keys from now on, also if nobody here learns of the switch
+
+
+class ShardCopier:
+    """One copy of one source, for all its targets; made anew for each attempt.
+
+    A key's copies are made by one task at a time, in order, so that they never overtake each other. Changes
+    that arrive while a key is being copied are named by the source and put it into the next round.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        targets: Iterable[str],
+        *,
+        access: Access,
+        routes: Callable[[], Routes],
+        report: Callable[[Event], None],
+        rate: RateLimit,
+        bandwidth: RateLimit,
+        limits: CopyLimits,
+        failpoints: Failpoints = OFF,
+    ) -> None:
+        self.source = source
+        self.progress = {target: PairProgress() for target in targets}
+        self._access = access
+        self._routes = routes
+        self._report = report
+        self._rate = rate
+        self._bandwidth = bandwidth
+        self._limits = limits
+        self._failpoints = failpoints
+        self._requests: asyncio.Queue[_Request] = asyncio.Queue()
+        self._targets: dict[str, _Target] = {}
+
+    def drain(self, target: str) -> None:
+        """Copy the pair's last changes, behind its fence, and report Drained."""
+        self._requests.put_nowait(_Request("drain", target))
+
+    def resume(self, target: str) -> None:
+        """The fence was lifted: announce the pair again when it has caught up."""
+        self._requests.put_nowait(_Request("resume", target))
+
+    def release(self, target: str) -> None:
+        """The pair has switched: its keys are no longer followed. The last release ends the mover."""
+        self._requests.put_nowait(_Request("release", target))
+
+    async def run(self) -> None:
+        """Copy until every target is released, which is reported as Released; a failure is reported as CopyBroken."""
+        try:
+            async with AsyncExitStack() as opened:
+                identity = opened.enter_context(self._access.identity())
+                source = await self._open(self.source, identity, opened)
+                stream = await source.changes()
+                opened.push_async_callback(stream.close)
+                for target in self.progress:
+                    engine = await self._open(target, identity, opened)
+                    big = BigValues(source, engine, self._limits, self._bandwidth.take)
+                    opened.push_async_callback(big.stop)
+                    self._targets[target] = _Target(engine, (await engine.info()).aof_fsync == "always", big)
+                await self._clear_leftovers()
+                await self._first_pass(source, stream)
+                if self._limits.verify:
+                    for target in self._targets:
+                        await self._verify(source, stream, target)
+                await self._make_durable()
+                self._report(CopyProgressed(self.source))
+                await self._follow(source, stream)
+        except (EngineError, NotFound) as error:
+            fatal = isinstance(error, PayloadRefused | TooHot | CopyDiffers)
+            self._report(CopyBroken(self.source, f"{self.source}: {error}", fatal))
+        else:
+            self._report(Released(self.source))
+
+    async def _open(self, shard: str, identity: Identity, opened: AsyncExitStack) -> Engine:
+        engine = await self._access.open(self._access.leader(shard), identity)
+        opened.push_async_callback(engine.close)
+        return engine
+
+    async def _clear_leftovers(self) -> None:
+        """Remove what earlier copies left: a key deleted on the source since then must not come back."""
+        routes = self._routes()
+        for target, state in self._targets.items():
+            arriving = {source for source, other in _unswitched(routes) if other == target and source != self.source}
+            condemned = not_owned(routes, target, arriving=frozenset(arriving))
+            state.cleared = await delete_where(state.engine, condemned) > 0
+
+    async def _first_pass(self, source: Engine, stream: ChangeStream) -> None:
+        total = await source.count()
+        seen = 0
+        found = dict.fromkeys(self._targets, 0)
+        waiting: dict[str, list[bytes]] = {target: [] for target in self._targets}
+        noted_at_s = asyncio.get_running_loop().time()
+        async with WriteBehind() as writing:
+            cursor, keys = await source.scan(0, SCAN_COUNT)
+            while True:
+                seen += len(keys)
+                for target, mine in self._by_target(set(keys)).items():
+                    found[target] += len(mine)
+                    waiting[target] += mine
+                    # The rest of the keyspace is taken to be like the part that was seen.
+                    ahead = found[target] / seen * max(0, total - seen)
+                    self.progress[target].expected = found[target] + round(ahead)
+                over = cursor == 0
+                for target, mine in waiting.items():
+                    if mine and (over or len(mine) >= self._limits.batch_keys):
+                        waiting[target] = []
+                        await self._copy_first(source, target, mine, writing)
+                if over:
+                    break
+                if asyncio.get_running_loop().time() - noted_at_s >= _NOTE_EVERY_S:
+                    # A slow pass over a busy server would otherwise lose the stream to the names that wait in it.
+                    await self._note(await stream.barrier())
+                    noted_at_s = asyncio.get_running_loop().time()
+                cursor, keys = await source.scan(cursor, SCAN_COUNT)
+        for target, state in self._targets.items():
+            copied = len(state.big.changed)
+            await state.big.copy_all()
+            self.progress[target].moved += copied
+        for target, progress in self.progress.items():
+            progress.expected = found[target]
+            progress.catching_up = True
+
+    async def _copy_first(self, source: Engine, target: str, keys: list[bytes], writing: WriteBehind) -> None:
+        """Copy small values now, at most at the rates that are set; big ones wait for the end of the pass."""
+        state = self._targets[target]
+        pace = self._bandwidth.take
+        by_size = sort_by_size(keys, await source.sizes(keys), self._limits)
+        state.big.changed.update(by_size.big)
+        await self._rate.take(len(by_size.big))
+        for batch in by_size.batches:
+            await self._rate.take(len(batch))
+            self.progress[target].moved += await copy_batch(source, state.engine, batch, pace, writing, state.streams)
+            await self._failpoints.reach(Point.COPYING)
+
+    async def _verify(self, source: Engine, stream: ChangeStream, target: str) -> None:
+        """Compare the copies of one pair with their sources; what differs is copied again."""
+        state = self._targets[target]
+        progress = self.progress[target]
+
+        def mine(key: bytes) -> bool:
+            return self._routes().pair(key) == (self.source, target)
+
+        async def take(keys: int, size: int) -> None:
+            await self._rate.take(keys)
+            await self._bandwidth.take(size)
+
+        async def copy_again(keys: Collection[bytes]) -> None:
+            state.changed.update(keys)
+            await self._copy_changed(source, state)
+            await state.big.copy_all()
+
+        async def named() -> Collection[bytes]:
+            await self._note(await stream.barrier())
+            return state.changed | state.big.changed | state.streams | state.big.streams
+
+        def equal(count: int) -> None:
+            progress.verified += count
+
+        await verify(Pair(source, state.engine, target, mine, take, copy_again, named, equal))
+
+    async def _make_durable(self) -> None:
+        """The bulk reaches the disks before any fence, so that no pause has to wait for that.
+
+        So do the deletions of leftovers: once the target owns such a key, a power cut must not bring it back.
+        """
+        touched = [state.engine for name, state in self._targets.items() if state.cleared or self.progress[name].moved]
+        await make_durable(*touched)
+
+    async def _follow(self, source: Engine, stream: ChangeStream) -> None:
+        """Rounds of copying what has changed; requests are served in between."""
+        while self._targets:
+            try:
+                request = await asyncio.wait_for(self._requests.get(), _ROUND_S)
+            except TimeoutError:
+                request = None
+            if request is not None and request.kind == "release":
+                await self._targets.pop(request.target).big.stop()
+                continue
+            if request is not None and request.kind == "resume":
+                self._targets[request.target].announced = False
+                self._targets[request.target].drained = False
+            if request is None and self._gives_way():
+                continue
+            await self._note(await stream.barrier())
+            if request is not None and request.kind == "drain":
+                await self._drain(source, stream, request.target)
+            for target, state in self._targets.items():
+                if not state.drained:
+                    await self._catch_up(source, target, state)
+
+    def _gives_way(self) -> bool:
+        """Whether clients wait for the last keys of another source."""
+        return any(pair.source != self.source for pair in self._routes().topology.fenced)
+
+    async def _catch_up(self, source: Engine, target: str, state: _Target) -> None:
+        count = len(state.changed)
+        await self._copy_changed(source, state)
+        if state.announced:
+            return
+        if count <= self._limits.fence_budget_keys:
+            if await state.big.ready():
+                state.announced = True
+                await self._failpoints.reach(Point.CATCHING_UP)
+                self._report(CaughtUp(self.source, target))
+            return
+        state.gainless = state.gainless + 1 if count > state.last_round * _GAIN else 0
+        state.last_round = count
+        if state.gainless >= _GAINLESS_ROUNDS:
+            state.gainless = 0
+            self._report(Lagging(self.source, target))
+
+    async def _drain(self, source: Engine, stream: ChangeStream, target: str) -> None:
+        state = self._targets[target]
+        state.changed |= state.big.streams | await regrouped(source, state.engine, state.streams)
+        # Keys may still expire behind the fence; a second look leaves nothing of that out.
+        for look in range(2):
+            if look:
+                await self._note(await stream.barrier())
+            await self._copy_changed(source, state)
+            await state.big.finish()
+        if state.big.changed:
+            raise EngineError(f"{len(state.big.changed)} big values changed behind their fence")
+        # A target that lost its power since the last copy may have lost that, too, and does not answer here any more.
+        if state.every_write_synced:
+            await state.engine.persist(_FENCED_PERSIST_TIMEOUT_S)
+        else:
+            await state.engine.count()
+        state.drained = True
+        self._report(Drained(self.source, target))
+
+    async def _copy_changed(self, source: Engine, state: _Target) -> None:
+        """Copy the small values that have changed, and set the big ones apart. No limit may stop the rounds."""
+        changed, state.changed = sorted(state.changed - state.big.take_over(state.changed)), set()
+        for keys in in_steps(changed):
+            by_size = sort_by_size(keys, await source.sizes(keys), self._limits)
+            state.big.changed.update(by_size.big)
+            state.big.forget(set(keys).difference(by_size.big))
+            await copy_batches(source, state.engine, by_size.batches, state.streams)
+
+    async def _note(self, changed: Collection[bytes]) -> None:
+        """Keep what has changed for the next round, letting others go on meanwhile: a pair may be fenced."""
+        for keys in in_steps(list(changed)):
+            for target, mine in self._by_target(keys).items():
+                self._targets[target].changed.update(mine)
+            await asyncio.sleep(0)
+
+    def _by_target(self, keys: Iterable[bytes]) -> dict[str, list[bytes]]:
+        """The keys that leave this source for a target that is still to be served."""
+        routes = self._routes()
+        leaving: dict[str, list[bytes]] = {}
+        for key in keys:
+            pair = routes.pair(key)
+            if pair is not None and pair[0] == self.source and pair[1] in self._targets:
+                leaving.setdefault(pair[1], []).append(key)
+        return leaving
+
+
+def _unswitched(routes: Routes) -> list[tuple[str, str]]:
+    transition = routes.topology.transition
+    if transition is None:
+        return []
+    return [(pair.source, pair.target) for pair in transition.pairs if pair.phase != "switched"]

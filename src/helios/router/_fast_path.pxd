@@ -1,0 +1,117 @@
+from libc.stdint cimport int64_t
+
+from helios.placement._points cimport Points
+from helios.resp._wire cimport RequestParser
+
+cdef enum:
+    BUCKETS = 109
+
+
+cdef class Latencies:
+    cdef int64_t counts[BUCKETS]
+    cdef readonly int64_t total_ns
+
+    cdef int add(self, int64_t took_ns) except -1
+
+
+cdef class CommandStats:
+    cdef readonly str name
+    cdef readonly int group      # READ, WRITE or OTHER
+    cdef readonly Latencies latencies
+    cdef int arity, position
+
+
+cdef struct Flight:
+    int64_t began_ns
+    void *kind  # a Kind of a ShortWay, which has to outlive the queue, or OWN
+
+
+cdef class Fifo:
+    cdef list cells  # a power of two of them, used round and round
+    cdef Py_ssize_t head, count
+
+    cdef int push(self, object item) except -1
+    cdef object shift(self)
+    cdef object peek(self)
+    cpdef clear(self)
+
+
+cdef class Slot:
+    cdef readonly ClientState caller
+    cdef readonly bytes reply
+
+    cpdef fill(self, bytes reply)
+
+
+cdef class Outbox:
+    cdef object loop
+    cdef list callers
+    cdef public dict errors          # error replies by their first word
+    cdef public Py_ssize_t bytes_in, bytes_out
+
+    cpdef mark(self, ClientState caller)
+
+
+cdef class ClientState:
+    cdef public int protocol
+    cdef public int stops
+    cdef public int modes         # IN_MULTI and the like: what its commands mean depends on it
+    cdef public Py_ssize_t owed, max_owed, max_commands
+    cdef public bint dirty, resume, slowed
+    cdef public bint behind       # it does not read its replies as fast as they come
+    cdef public double slow_s
+    cdef public object hold_until
+    cdef public list waiting
+    cdef public bytes last_word
+    cdef public double last_at    # the loop's time when it was last flushed
+    cdef readonly int64_t arrived_ns  # when something last came from it, by the monotonic clock
+    cdef public object transport  # where its replies go; None while there is none
+    cdef public int muted         # which of its replies it does not want; 0: it wants all
+    cdef public bint ending       # `flushed` is to be called after each flush
+    cdef readonly Fifo replies
+    cdef readonly Outbox outbox
+    cdef readonly object dispatch
+    cdef readonly object holder
+    cdef readonly RequestParser parser
+    cdef public FastPath fast_path      # None: every command goes to the dispatcher
+
+    cpdef run(self)
+    cpdef go_on(self, int reason)
+    cpdef list take_ready(self)
+    cdef int stop(self, int verdict, object frame) except -1
+
+
+cdef class CommandQueue:
+    cdef public bint ready
+    cdef public bint scheduled
+    cdef public Py_ssize_t issued, answered, queued_bytes
+    cdef public list out
+    cdef public int64_t slow_ns   # `slow` is told of commands that took so long or longer
+    cdef readonly Fifo waiters
+    cdef readonly Latencies latencies
+    cdef Fifo frames
+    cdef Flight *flights          # as many as waiters, used round and round like their cells
+    cdef Py_ssize_t flights_head, flights_room
+    cdef int64_t requests[3]
+    cdef Py_ssize_t max_commands, max_bytes
+    cdef bint pushes
+
+    cpdef send(self, bytes raw, object waiter)
+    cpdef send_as(self, bytes raw, object waiter, CommandStats kind)
+    cdef int enqueue(self, bytes raw, object waiter, int64_t began_ns, CommandStats kind) except -1
+    cdef int fly(self, bytes raw, object waiter, int64_t began_ns, CommandStats kind) except -1
+    cdef int grow_flights(self) except -1
+    cpdef bint received(self, list replies) except -1
+
+
+cdef class FastPath:
+    cdef public Py_ssize_t commands  # counted since the start, whichever way they went
+    cdef dict kinds               # by spelling
+    cdef readonly dict by_name    # the same, and those of commands that never go the short way
+    cdef dict links2, links3
+    cdef object routes
+    cdef Points points
+    cdef bytes word
+    cdef CommandStats kind
+
+    cdef bint forward(self, ClientState caller) except -1

@@ -1,0 +1,193 @@
+"""Commands that wait at a server for something to come, and follow their keys where these go.
+
+Each waits on a line. When one of its keys is fenced or gets another owner, it is woken at the server, which says that
+nothing was done, and its caller runs it again with what is left of its time: held, at the new owner, or where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import hiredis
+
+from helios.placement.routing import Routes
+from helios.resp.blocking import Timeout, new_entries_of
+from helios.resp.commands import Command
+from helios.resp.encoding import NULL_ARRAY, error_reply
+from helios.resp.wire import encode_command
+from helios.router.commands.lookup import find_owners
+from helios.router.errors import ErrorReply, cross_shard
+from helios.router.frontend.caller import ANSWERING, CLOSED, DONE, WAIT_ALL, WAIT_REPLY, Caller, LastSlot
+from helios.router.upstream.dedicated import UNBLOCKED, DedicatedConnection
+
+if TYPE_CHECKING:
+    from helios.router.core import Router
+
+
+def block(
+    router: Router, caller: Caller, raw: bytes, argv: list[bytes], command: Command, timeout: Timeout, keys: list[bytes]
+) -> int:
+    """Carry out a command that may wait; what becomes of the caller is in the result."""
+    if caller.replies:
+        return WAIT_ALL  # They may be on another connection, and it must not overtake them.
+    owners = find_owners(router, caller, keys, writes=command.writes)
+    if isinstance(owners, int):
+        return owners
+    if len(set(owners)) > 1:
+        caller.answer(cross_shard(owners, f"'{command.name.upper()}'"))
+        return DONE
+    try:
+        line = router.pool.line(owners[0] if owners else router.topology.shards[0].id, caller.protocol)
+    except ErrorReply as error:
+        caller.answer(error.raw)
+        return DONE
+    now = caller.outbox.now()
+    if caller.resumed is not None and caller.resumed[0] is argv:
+        deadline = caller.resumed[1]
+    elif caller.ending:
+        deadline = now  # It has hung up: it may get what is there, but nobody waits.
+    else:
+        seconds = timeout.seconds(argv)
+        deadline = None if seconds is None else now + seconds
+    if deadline is not None and (caller.resumed is not None or caller.ending):
+        argv = timeout.shortened(argv, deadline - now)
+        raw = encode_command(argv)
+    caller.resumed = None
+    caller.call = Blocked(router, caller, line, raw, argv, command, keys, deadline)
+    caller.call.issue()
+    return WAIT_REPLY
+
+
+class Blocked:
+    """One command that waits on a line; it is its own waiter there. `deadline` is by the loop's time, None for ever."""
+
+    def __init__(
+        self,
+        router: Router,
+        caller: Caller,
+        line: DedicatedConnection,
+        raw: bytes,
+        argv: list[bytes],
+        command: Command,
+        keys: Sequence[bytes],
+        deadline: float | None,
+    ) -> None:
+        self._router = router
+        self._caller = caller
+        self._line = line
+        self._raw = raw
+        self._argv = argv
+        self._command = command
+        self.keys = keys
+        self._deadline = deadline
+        self._woken = False
+        self._abandoned = False
+        self._last: bytes | None = None  # what the caller is answered if the wait is cut short
+        self._slot = LastSlot(caller)
+        caller.replies.append(self._slot)
+        router.blocked.add(self)
+
+    def issue(self) -> None:
+        """Send it to the server."""
+        news = new_entries_of(self._command, self._argv)
+        if news:
+            # "$" means what comes from now on, also when the command is sent again later.
+            _StreamEnds(self, self._line, self._argv, news)
+        else:
+            self._line.block(self._raw, self, self.keys)
+
+    def issue_from(self, argv: list[bytes]) -> None:
+        """Send it with ends of streams that have been looked up, unless it has been woken meanwhile."""
+        self._argv, self._raw = argv, encode_command(argv)
+        if self._woken:
+            self.fill(UNBLOCKED + b" it was not sent\r\n")
+        else:
+            self._line.block(self._raw, self, self.keys)
+
+    def follow(self, routes: Routes) -> None:
+        """Wake it if a key of it is fenced or lives elsewhere now."""
+        shard = self._line.shard
+        if routes.empty or any(routes.fenced(key) or routes.owner(key) != shard for key in self.keys):
+            self._wake()
+
+    def unblock(self, *, as_error: bool) -> None:
+        """Let the caller go on, with an error or as if the time had run out; unless something came for it first."""
+        self.cut(
+            error_reply("UNBLOCKED client unblocked via CLIENT UNBLOCK")
+            if as_error
+            else NULL_ARRAY[self._caller.protocol]
+        )
+
+    def cut(self, reply: bytes) -> None:
+        """Answer the caller with this, unless something came for it first."""
+        self._last = reply
+        self._wake()
+
+    def _wake(self) -> None:
+        self._woken = True
+        self._line.wake()
+
+    def abandon(self) -> None:
+        """The caller has gone: nothing may be taken from the keys for it any more."""
+        self._abandoned = True
+        self._router.blocked.discard(self)
+        self._line.end()
+
+    def fill(self, reply: bytes) -> None:
+        """Take the reply, or go where the keys have gone."""
+        caller, line = self._caller, self._line
+        self._router.blocked.discard(self)
+        if caller.call is self:
+            caller.call = None
+        line.release()
+        if self._abandoned:
+            return  # An error that nobody is told is none.
+        if reply.startswith(UNBLOCKED) and self._last is not None:
+            reply = self._last
+        elif (reply.startswith(UNBLOCKED) or self._harmless(reply)) and caller.last_slot() is self._slot:
+            if not caller.stops & CLOSED:
+                caller.replies.pop()
+                caller.waiting.insert(0, (self._raw, self._argv))
+                caller.resumed = (self._argv, self._deadline)
+                caller.go_on(ANSWERING)
+                return
+            reply = error_reply("CLUSTERDOWN the router is stopping; nothing was executed")
+        self._slot.fill(reply)
+
+    def _harmless(self, reply: bytes) -> bool:
+        """Whether it was lost with its connection, and running it again changes nothing: it only reads."""
+        return reply.startswith(b"-UNKNOWN") and not self._command.writes
+
+
+class _StreamEnds:
+    """Looks up the last entries of streams of which what comes from now on is wanted, and names them instead."""
+
+    def __init__(
+        self, call: Blocked, line: DedicatedConnection, argv: list[bytes], news: Sequence[tuple[int, int]]
+    ) -> None:
+        self._call = call
+        self._argv = list(argv)
+        self._places = [place for _, place in news]
+        for position, _ in news:
+            line.send(encode_command([b"XINFO", b"STREAM", argv[position]]), self)
+
+    def fill(self, reply: bytes) -> None:
+        """Take what the server says of one stream."""
+        place = self._places.pop(0)
+        self._argv[place] = _last_id(reply) or b"$"
+        if not self._places:
+            self._call.issue_from(self._argv)
+
+
+def _last_id(reply: bytes) -> bytes | None:
+    """The id of the last entry; None where the key holds something else, which the server will say itself."""
+    if reply.startswith(b"-ERR no such key"):
+        return b"0-0"
+    if reply[:1] == b"-":
+        return None
+    reader = hiredis.Reader()
+    reader.feed(reply)
+    said = reader.gets()
+    fields = said if isinstance(said, dict) else dict(zip(said[::2], said[1::2], strict=True))
+    return bytes(fields[b"last-generated-id"])

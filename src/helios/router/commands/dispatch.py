@@ -1,0 +1,197 @@
+"""From a command's arguments to who carries it out. Nothing is sent before all of its keys have been looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from helios.errors import InvalidInput
+from helios.placement.routing import Routes
+from helios.resp.blocking import timeout_of
+from helios.resp.commands import ELEMENT_SCANS, ONE_KEY, Command, How, find, key_positions, objection
+from helios.resp.encoding import error_reply
+from helios.router._fast_path import FastPath
+from helios.router.commands import (
+    admin,
+    client,
+    command_info,
+    keyspace,
+    latency,
+    memory,
+    pubsub,
+    scan,
+    scatter,
+    scripting,
+    server,
+    transactions,
+)
+from helios.router.commands.blocking import block
+from helios.router.commands.lookup import find_owners, must_slow, recognise, strangers
+from helios.router.errors import cross_shard
+from helios.router.frontend.caller import DONE, HOLD, IN_MULTI, IN_NO_DATABASE, IN_SUBSCRIPTION, SLOW, Caller, Slot
+from helios.router.frontend.connection import ClientConnection
+
+if TYPE_CHECKING:
+    from helios.router.core import Router
+
+_ENDS_OF_TRANSACTIONS = frozenset((b"EXEC", b"DISCARD"))
+_ATTACKS = frozenset((b"POST", b"HOST:"))
+Handler = Callable[["Router", Caller, list[bytes]], int]
+HANDLERS: dict[str, Handler] = {
+    **server.HANDLERS,
+    **keyspace.HANDLERS,
+    **transactions.HANDLERS,
+    **pubsub.HANDLERS,
+    **scripting.HANDLERS,
+    **command_info.HANDLERS,
+    **client.HANDLERS,
+    **memory.HANDLERS,
+    **latency.HANDLERS,
+    "scan": scan.scan,
+}
+
+
+def _leads_back(caller: Caller, word: bytes) -> bool:
+    """Whether a connection may send this that means a database that there is not."""
+    return word in server.ON_THE_WAY_BACK or (caller.transaction is not None and word in _ENDS_OF_TRANSACTIONS)
+
+
+class Dispatcher:
+    """The way of every command.
+
+    Those with one key take the compiled short way where it is open, from the same table and the same links.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._now = router.clock.monotonic
+        self._links = router.pool.links
+        self.fast_path = FastPath(ONE_KEY, self._links[2], self._links[3])
+
+    def serve(self, routes: Routes) -> None:
+        """Open the short way where every command with one key goes at once to the shard that has the key."""
+        if routes.empty or routes.has_fence or routes.has_slow:
+            self.fast_path.serve(None, None)
+        else:
+            self.fast_path.serve(routes, routes.points)
+
+    def dispatch(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
+        """Carry out one command; what becomes of the caller is in the result (see callers)."""
+        router = self._router
+        self.fast_path.commands += 1
+        if caller.rights is not None:
+            refusal = caller.rights.refusal(argv)
+            if refusal is not None:
+                if caller.transaction is not None:
+                    caller.transaction.fail()
+                caller.answer(error_reply(refusal))
+                return DONE
+        if caller.modes & IN_NO_DATABASE and not _leads_back(caller, argv[0].upper()):
+            if caller.transaction is not None:
+                caller.transaction.fail()
+            caller.answer(server.no_database(caller, argv[0]))
+            return DONE
+        if caller.modes & IN_MULTI:
+            return self._queue(caller, raw, argv)
+        command = find(argv[0])
+        if caller.modes & IN_SUBSCRIPTION and (command is None or command.name not in pubsub.ALLOWED):
+            caller.answer(pubsub.not_now(argv[0]))
+            return DONE
+        if command is None or not command.one_key or not command.fits(len(argv)):
+            return self._other(caller, raw, argv)
+        routes = router.routes
+        if routes is None or self._now() >= router.deadline:
+            return self._down(caller)
+        key = argv[command.one_key]
+        try:
+            shard = routes.owner(key)
+        except IndexError:
+            return self._down(caller)
+        if routes.has_fence and routes.fenced(key):
+            return HOLD
+        if routes.has_slow and command.writes and must_slow(caller, routes.slow_s(key)):
+            return SLOW
+        self._send(caller, shard, raw, command)
+        return DONE
+
+    def _send(self, caller: Caller, shard: str, raw: bytes, command: Command) -> None:
+        link = self._links[caller.protocol].get(shard)
+        if link is None:
+            link = self._router.pool.link(shard, caller.protocol)
+        slot = Slot(caller)
+        caller.replies.append(slot)
+        link.send_as(raw, slot, self.fast_path.kind_of(command.name, int(command.writes)))
+
+    def _down(self, caller: Caller) -> int:
+        caller.answer(error_reply(f"CLUSTERDOWN {self._router.reason() or 'try again'}; nothing was executed"))
+        return DONE
+
+    def _queue(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
+        """A command of a caller in MULTI."""
+        command = recognise(argv)
+        if isinstance(command, Command) and command.name == "select":
+            server.choose_database(caller, argv[1])
+        if isinstance(command, Command) and command.name in transactions.AT_ONCE:
+            return HANDLERS[command.name](self._router, caller, argv)
+        if isinstance(command, bytes) and argv[0].upper() == b"EXEC":
+            transactions.abort(caller, command)
+        else:
+            transactions.queue(self._router.options, caller, raw, argv)
+        return DONE
+
+    def _other(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
+        """Everything but a well-formed command with one key."""
+        command = recognise(argv)
+        if isinstance(command, bytes):
+            if argv[0].upper() in _ATTACKS and isinstance(caller, ClientConnection):
+                # A web page can make a browser send these to a server that should not be reached from it.
+                caller.abort()
+            elif argv[0].upper() == b"EXEC":
+                transactions.abort(caller, command)
+            else:
+                caller.answer(command)
+            return DONE
+        if command.how is How.ROUTER:
+            return HANDLERS[command.name](self._router, caller, argv)
+        if command.how is How.VERB:
+            return admin.run(self._router, caller, command.name, argv)
+        return self._keyed(caller, raw, argv, command)
+
+    def _keyed(self, caller: Caller, raw: bytes, argv: list[bytes], command: Command) -> int:
+        """Commands that shards carry out, with any number of keys."""
+        try:
+            refusal = objection(command, argv)
+            if refusal is not None:
+                caller.answer(error_reply(f"ERR {refusal}"))
+                return DONE
+            keys = [argv[position] for position in key_positions(command, argv)]
+            timeout = timeout_of(command, argv) if command.how is How.BLOCKING else None
+        except InvalidInput as error:
+            caller.answer(error_reply(f"ERR {error}"))
+            return DONE
+        if timeout is not None:
+            return block(self._router, caller, raw, argv, command, timeout, keys)
+        owners = find_owners(self._router, caller, keys, writes=command.writes)
+        if isinstance(owners, int):
+            return owners
+        assert self._router.routes is not None
+        strange = strangers(self._router.routes, command, argv)
+        if strange is not None:
+            caller.answer(error_reply(f"ERR {strange}"))
+            return DONE
+        if not owners:
+            # Scripts and HELP texts need no key; where a key is missing, any server says so in its own words.
+            owners = [self._router.routes.home]
+        first = owners[0]
+        if all(owner == first for owner in owners):
+            if command.name in ELEMENT_SCANS:
+                scan.scan_elements(self._router, caller, argv, first)
+            elif command.name in scripting.CALLS:
+                scripting.call(self._router, caller, first, raw, argv)
+            else:
+                self._send(caller, first, raw, command)
+        elif command.how is How.SPLIT:
+            scatter.split(self._router, caller, argv, command, owners)
+        else:
+            caller.answer(cross_shard(owners, f"'{command.name.upper()}'"))
+        return DONE

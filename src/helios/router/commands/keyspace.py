@@ -1,0 +1,229 @@
+"""Commands about all keys: a key counts and is listed only where it is owned.
+
+A shard whose server may hold keys of others (copies in the making, moved keys not yet swept) is looked through
+key by key, in small steps between which other clients are served; any other shard is asked directly.
+Keys are not listed while the topology has a fence: behind it they may have left their server already.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+
+from helios.errors import Unavailable
+from helios.placement.routing import Routes
+from helios.resp.encoding import NULL, array, bulk, error_reply, integer
+from helios.resp.wire import encode_command
+from helios.router.commands.scatter import all_ok, concatenated, to_all, total
+from helios.router.errors import ErrorReply
+from helios.router.frontend.caller import DONE, HOLD, WAIT_REPLY, Caller, Slot
+
+if TYPE_CHECKING:
+    from helios.router.core import Router
+
+STEP = 500  # keys looked at between two turns of the loop
+_MAX_RESTARTS = 20
+# A server names a key twice where its table grows under the scan. So many keys of a shard are remembered to
+# tell; beyond that, DBSIZE and KEYS of an unclean shard may count such a key twice.
+_MAX_REMEMBERED = 1_000_000
+
+
+def decoded(raw: bytes) -> Any:
+    """A RESP2 reply as a value; raises ErrorReply."""
+    if raw[:1] == b"-":
+        raise ErrorReply(raw)
+    reader = hiredis.Reader()
+    reader.feed(raw)
+    return reader.gets()
+
+
+def down(router: Router, caller: Caller) -> bool:
+    """Whether keys are not served now; the caller has been told then."""
+    reason = router.reason()
+    if reason is not None:
+        caller.answer(error_reply(f"CLUSTERDOWN {reason}; nothing was executed"))
+    return reason is not None
+
+
+def _shards(router: Router) -> list[str]:
+    return [shard.id for shard in router.topology.shards]
+
+
+# --- DBSIZE, KEYS -----------------------------------------------------------------------------------------------
+
+
+def dbsize(router: Router, caller: Caller, argv: list[bytes]) -> int:
+    """The number of keys."""
+    if down(router, caller):
+        return DONE
+    if router.unclean:
+        router.spawn(caller, _counted(router))
+        return WAIT_REPLY
+    slot = Slot(caller)
+    caller.replies.append(slot)
+    to_all(router, slot, caller.protocol, [(shard, b"*1\r\n$6\r\nDBSIZE\r\n") for shard in _shards(router)], total)
+    return DONE
+
+
+async def _counted(router: Router) -> bytes:
+    return integer(await count_keys(router))
+
+
+async def count_keys(router: Router) -> int:
+    """The number of keys, each counted where it is owned, for what that is worth while a pair is switching.
+
+    Raises ErrorReply or Unavailable.
+    """
+    for _ in range(_MAX_RESTARTS):
+        routes = present_routes(router)
+        count = 0
+        for shard in _shards(router):
+            if shard in router.unclean:
+                async for keys in owned(router, routes, shard, [], fenced=True):
+                    count += len(keys)
+            else:
+                count += decoded(await router.pool.ask(shard, [b"DBSIZE"]))
+        if still(router, routes):
+            return count
+    raise Unavailable("the keys could not be counted: they change their shard again and again; try again")
+
+
+def keys(router: Router, caller: Caller, argv: list[bytes]) -> int:
+    """All keys that match a pattern."""
+    if down(router, caller):
+        return DONE
+    if router.unclean or not _sees_all(caller):
+        router.spawn(caller, _listed(router, caller, argv[1]))
+        return WAIT_REPLY
+    slot = Slot(caller)
+    caller.replies.append(slot)
+    frame = encode_command(argv)
+    to_all(router, slot, caller.protocol, [(shard, frame) for shard in _shards(router)], concatenated)
+    return DONE
+
+
+def _sees_all(caller: Caller) -> bool:
+    """Whether no key is hidden from the caller."""
+    return caller.rights is None or caller.rights.sees_all
+
+
+async def _listed(router: Router, caller: Caller, pattern: bytes) -> bytes:
+    for _ in range(_MAX_RESTARTS):
+        routes = present_routes(router)
+        found: list[bytes] = []
+        for shard in _shards(router):
+            if shard in router.unclean:
+                async for batch in owned(router, routes, shard, [b"MATCH", pattern]):
+                    found += batch
+            else:
+                await router.unfenced()
+                found += decoded(await router.pool.ask(shard, [b"KEYS", pattern]))
+        if still(router, routes):
+            rights = caller.rights
+            return array([bulk(key) for key in found if rights is None or rights.sees(key)])
+    raise Unavailable("the keys could not be listed: they change their shard again and again; try again")
+
+
+def present_routes(router: Router) -> Routes:
+    """The routes of the moment. Raises Unavailable where keys are not served."""
+    routes = router.routes
+    if routes is None or router.reason() is not None:
+        raise Unavailable(f"{router.reason()}; nothing was executed")
+    return routes
+
+
+def still(router: Router, routes: Routes) -> bool:
+    """Whether no key has changed its owner since `routes` were the present ones."""
+    now = router.routes
+    return now is not None and (now is routes or _ownership(now) == _ownership(routes))
+
+
+def _ownership(routes: Routes) -> object:
+    topology = routes.topology
+    transition = topology.transition
+    switched = {pair for pair in transition.pairs if pair.phase == "switched"} if transition else set()
+    leaders = [(shard.id, shard.leader) for shard in topology.shards]
+    return topology.placement, transition.next if switched and transition else None, frozenset(switched), leaders
+
+
+async def owned(
+    router: Router, routes: Routes, shard: str, options: list[bytes], *, fenced: bool = False
+) -> AsyncIterator[list[bytes]]:
+    """The keys on a shard's server that the shard owns by `routes`, once each, in steps.
+
+    Some may be missing where it goes on although the topology has a fence (`fenced`).
+    """
+    cursor = b"0"
+    remembered: set[bytes] = set()
+    while True:
+        if not fenced:
+            await router.unfenced()
+        if not still(router, routes):
+            return
+        reply = await router.pool.ask(shard, [b"SCAN", cursor, *options, b"COUNT", b"%d" % STEP])
+        cursor, found = decoded(reply)
+        fresh = [key for key in found if key not in remembered and routes.owner(key) == shard]
+        if len(remembered) < _MAX_REMEMBERED:
+            remembered.update(fresh)
+        yield fresh
+        if cursor == b"0":
+            return
+
+
+# --- FLUSHALL, RANDOMKEY ----------------------------------------------------------------------------------------
+
+
+def flush(router: Router, caller: Caller, argv: list[bytes]) -> int:
+    """Remove every key. While keys are being handed over it waits, or copies might survive it."""
+    if len(argv) > 2 or (len(argv) == 2 and argv[1].upper() not in (b"SYNC", b"ASYNC")):
+        caller.answer(error_reply("ERR syntax error"))
+        return DONE
+    if down(router, caller):
+        return DONE
+    assert router.routes is not None
+    if router.routes.has_fence:
+        return HOLD
+    slot = Slot(caller)
+    caller.replies.append(slot)
+    frame = encode_command(argv)
+    frames = [(shard, frame) for shard in _shards(router)]
+    to_all(router, slot, caller.protocol, frames, all_ok, "; other shards were emptied")
+    return DONE
+
+
+def randomkey(router: Router, caller: Caller, argv: list[bytes]) -> int:
+    """Some key."""
+    if down(router, caller):
+        return DONE
+    router.spawn(caller, _random_key(router, caller.protocol))
+    return WAIT_REPLY
+
+
+async def _random_key(router: Router, protocol: int) -> bytes:
+    shards = _shards(router)
+    random.shuffle(shards)
+    for shard in shards:
+        for _ in range(10):
+            key = decoded(await router.pool.ask(shard, [b"RANDOMKEY"]))
+            if key is None:
+                break
+            if present_routes(router).owner(key) == shard:
+                return bulk(key)
+    for shard in shards:
+        routes = present_routes(router)
+        async for batch in owned(router, routes, shard, []):
+            if batch:
+                return bulk(random.choice(batch))
+    return NULL[protocol]
+
+
+HANDLERS: dict[str, Callable[[Router, Caller, list[bytes]], int]] = {
+    "dbsize": dbsize,
+    "keys": keys,
+    "flushall": flush,
+    "flushdb": flush,
+    "randomkey": randomkey,
+}

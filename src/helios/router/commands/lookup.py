@@ -1,0 +1,86 @@
+"""What a command is, who owns its keys now, and whether it may go there now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from helios.placement.ring import hash_tag
+from helios.placement.routing import Routes
+from helios.resp.commands import Command, How, find, find_subcommand, looked_up
+from helios.resp.encoding import error_reply
+from helios.router.errors import unknown_command, unknown_subcommand, wrong_number
+from helios.router.frontend.caller import DONE, HOLD, SLOW, Caller
+
+if TYPE_CHECKING:
+    from helios.router.core import Router
+
+
+def find_owners(router: Router, caller: Caller, keys: Sequence[bytes], *, writes: bool) -> list[str] | int:
+    """The owner of each key; or what becomes of the caller, where the command cannot go now.
+
+    Where that is DONE the caller has been answered. Without keys there is no owner, but the same obstacles.
+    """
+    reason = router.reason()
+    if reason is not None:
+        caller.answer(error_reply(f"CLUSTERDOWN {reason}; nothing was executed"))
+        return DONE
+    routes = router.routes
+    assert routes is not None
+    if routes.has_fence and any(map(routes.fenced, keys)):
+        return HOLD
+    if writes and routes.has_slow and must_slow(caller, max(map(routes.slow_s, keys), default=0.0)):
+        return SLOW
+    return [routes.owner(key) for key in keys]
+
+
+def must_slow(caller: Caller, slow_s: float) -> bool:
+    """Whether a write has yet to wait its time, so that the copy of its key can catch up."""
+    if caller.slowed or not slow_s:
+        caller.slowed = False
+        return False
+    caller.slow_s = slow_s
+    return True
+
+
+def strangers(routes: Routes, command: Command, argv: Sequence[bytes]) -> str | None:
+    """Why SORT cannot look at the keys that its patterns stand for; None where they share the shard of its key.
+
+    That is sure only where every such key has the hash tag of the key that is sorted, and no rule tells them apart.
+    """
+    patterns = looked_up(command, argv)
+    if not patterns:
+        return None
+    tag, transition = hash_tag(argv[1]), routes.topology.transition
+    beginnings = [pattern.partition(b"*")[0] for pattern in patterns]
+    tagged = all(hash_tag(beginning) == tag != beginning for beginning in beginnings)
+    if tagged and not routes.topology.placement.rules and not (transition and transition.next.rules):
+        return None
+    return (
+        f"'{shown(command)} ... BY or GET pattern' is refused: the keys that "
+        f"'{patterns[0].decode('utf-8', 'replace')}' stands for may live on other shards; it works where the key and "
+        "the pattern, before its '*', have the same {tag}, as long as no rule moves keys by pattern"
+    )
+
+
+def recognise(argv: Sequence[bytes]) -> Command | bytes:
+    """The command (or subcommand) that is asked for; or why it is none that can be carried out, as a reply."""
+    command = find(argv[0])
+    if command is None:
+        return unknown_command(argv)
+    if command.container and len(argv) > 1:
+        inner = find_subcommand(command, argv[1])
+        if inner is not None:
+            command = inner
+        elif command.how is not How.REFUSED:
+            return unknown_subcommand(command.name, argv[1])
+    if command.how is How.REFUSED:
+        return error_reply(f"ERR {command.reason}")
+    if not command.fits(len(argv)):
+        return wrong_number(command.name)
+    return command
+
+
+def shown(command: Command) -> str:
+    """The command's name as people write it."""
+    return command.name.replace("|", " ").upper()

@@ -1,0 +1,204 @@
+"""SUBSCRIBE, PUBLISH, PUBSUB and their kin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING
+
+from helios.resp.encoding import NULL, array, bulk, encode, error_reply, integer
+from helios.resp.wire import encode_command
+from helios.router.commands.keyspace import decoded
+from helios.router.frontend.caller import DONE, HOLD, WAIT_REPLY, Caller, Slot, Waiter
+from helios.router.frontend.connection import ClientConnection
+from helios.router.pubsub.subscriptions import Kind, Topic
+
+if TYPE_CHECKING:
+    from helios.router.core import Router
+
+Handler = Callable[["Router", Caller, list[bytes]], int]
+# What a client with RESP2 may send while it is subscribed to something.
+ALLOWED = frozenset(f"{prefix}{verb}subscribe" for prefix in ("", "p", "s") for verb in ("", "un"))
+ALLOWED |= {"ping", "quit", "reset"}
+_KINDS = {"": Kind.CHANNEL, "p": Kind.PATTERN, "s": Kind.SHARD}
+
+
+def not_now(word: bytes) -> bytes:
+    """The reply to a command that a client with RESP2 may not send while it is subscribed."""
+    shown = word[:128].decode("utf-8", "replace").lower()
+    return error_reply(
+        f"ERR Can't execute '{shown}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in "
+        "this context"
+    )
+
+
+def _confirmation(protocol: int, word: bytes, name: bytes | None, count: int) -> bytes:
+    kind = b">" if protocol == 3 else b"*"
+    shown = NULL[protocol] if name is None else bulk(name)
+    return kind + b"3\r\n" + bulk(word) + shown + integer(count)
+
+
+def _subscriber(kind: Kind) -> Handler:
+    def subscribe(router: Router, caller: Caller, argv: list[bytes]) -> int:
+        """Subscribe to channels or patterns; the replies come when no message can be missed any more."""
+        if not isinstance(caller, ClientConnection):
+            caller.answer(error_reply("ERR subscriptions need a connection of their own"))
+            return DONE
+        reason = router.reason()
+        if reason is not None:
+            caller.answer(error_reply(f"CLUSTERDOWN {reason}; nothing was subscribed"))
+            return DONE
+        topics: list[Topic] = [(kind, name) for name in argv[1:]]
+        known = set(router.hub.topics.of(caller))
+        count = router.hub.topics.count(caller, kind)
+        confirmations = []
+        for topic in topics:
+            count += topic not in known
+            known.add(topic)
+            confirmations.append(_confirmation(caller.protocol, kind.subscribe, topic[1], count))
+        router.hub.join(caller, topics, b"".join(confirmations))
+        return WAIT_REPLY
+
+    return subscribe
+
+
+def _unsubscriber(kind: Kind) -> Handler:
+    def unsubscribe(router: Router, caller: Caller, argv: list[bytes]) -> int:
+        """End subscriptions: those that are named, or all of the kind."""
+        if not isinstance(caller, ClientConnection):
+            caller.answer(_confirmation(caller.protocol, kind.unsubscribe, None, 0))
+            return DONE
+        topics = router.hub.topics
+        names: list[bytes | None] = list(argv[1:])
+        names = names or [name for each, name in topics.of(caller) if each is kind] or [None]
+        replies = []
+        for name in names:
+            if name is not None:
+                router.hub.leave(caller, [(kind, name)])
+            count = topics.count(caller, kind)
+            replies.append(_confirmation(caller.protocol, kind.unsubscribe, name, count))
+        caller.answer(b"".join(replies))
+        return DONE
+
+    return unsubscribe
+
+
+def end_denied(router: Router, caller: Caller) -> None:
+    """End the subscriptions that the caller, who is another user now, may not have; it is told of each."""
+    if caller.rights is None or not isinstance(caller, ClientConnection):
+        return
+    for kind, name in list(router.hub.topics.of(caller)):
+        if caller.rights.refusal([kind.subscribe, name]) is not None:
+            router.hub.leave(caller, [(kind, name)])
+            count = router.hub.topics.count(caller, kind)
+            caller.push(_confirmation(caller.protocol, kind.unsubscribe, name, count))
+
+
+class _Receivers:
+    """Turns the server's count of receivers, which are routers, into one of clients as far as they are known."""
+
+    __slots__ = ("_channel", "_router", "_shard", "_waiter")
+
+    def __init__(self, router: Router, waiter: Waiter, shard: str, channel: Topic) -> None:
+        self._router = router
+        self._waiter = waiter
+        self._shard = shard
+        self._channel = channel
+
+    def fill(self, reply: bytes) -> None:
+        """Take the server's reply."""
+        if reply[:1] == b":":
+            reply = integer(clients_reached(self._router, self._shard, self._channel, int(reply[1:-2])))
+        self._waiter.fill(reply)
+
+
+def clients_reached(router: Router, shard: str, channel: Topic, connections: int) -> int:
+    """How many messages clients get where the shard's server counts so many connections.
+
+    This router's clients are counted each; of another router it is known only that it has some.
+    """
+    seen, clients = router.hub.reached(shard, channel)
+    return max(0, connections - seen) + clients
+
+
+def _publisher(kind: Kind) -> Handler:
+    def publish(router: Router, caller: Caller, argv: list[bytes]) -> int:
+        """Publish at the shard that would own a key of the channel's name."""
+        reason = router.reason()
+        if reason is not None:
+            caller.answer(error_reply(f"CLUSTERDOWN {reason}; nothing was executed"))
+            return DONE
+        routes, channel = router.routes, argv[1]
+        assert routes is not None
+        if routes.has_fence and routes.fenced(channel):
+            return HOLD
+        shard = routes.owner(channel)
+        slot = Slot(caller)
+        caller.replies.append(slot)
+        waiter = _Receivers(router, slot, shard, (kind, channel))
+        router.pool.link(shard, caller.protocol).send(encode_command(argv), waiter)
+        return DONE
+
+    return publish
+
+
+# --- PUBSUB -----------------------------------------------------------------------------------------------------
+
+
+def _asking(work: Callable[[Router, int, list[bytes]], Coroutine[None, None, bytes]]) -> Handler:
+    """A handler that asks the shards and answers when they have."""
+
+    def handler(router: Router, caller: Caller, argv: list[bytes]) -> int:
+        reason = router.reason()
+        if reason is not None:
+            caller.answer(error_reply(f"CLUSTERDOWN {reason}; nothing was executed"))
+            return DONE
+        router.spawn(caller, work(router, caller.protocol, argv))
+        return WAIT_REPLY
+
+    return handler
+
+
+async def _channels(router: Router, protocol: int, argv: list[bytes]) -> bytes:
+    """The channels that somebody is subscribed to, through any router."""
+    if len(argv) > 3:
+        return error_reply(f"ERR wrong number of arguments for 'pubsub|{argv[1].decode('latin-1').lower()}' command")
+    replies = await asyncio.gather(*(router.pool.ask(shard.id, argv) for shard in router.topology.shards))
+    return encode(sorted({name for reply in replies for name in decoded(reply)}), protocol)
+
+
+async def _patterns(router: Router, protocol: int, argv: list[bytes]) -> bytes:
+    """The number of different patterns: every shard knows them all."""
+    replies = await asyncio.gather(*(router.pool.ask(shard.id, argv) for shard in router.topology.shards))
+    return integer(max(decoded(reply) for reply in replies))
+
+
+def _counter(kind: Kind) -> Handler:
+    async def count(router: Router, protocol: int, argv: list[bytes]) -> bytes:
+        """For each channel how many clients are subscribed to it, those of other routers as one each."""
+        routes, names = router.routes, argv[2:]
+        assert routes is not None
+        owners = [routes.owner(name) for name in names]
+        asked = [router.pool.ask(owner, [*argv[:2], name]) for owner, name in zip(owners, names, strict=True)]
+        flat: list[bytes] = []
+        for owner, name, reply in zip(owners, names, await asyncio.gather(*asked), strict=True):
+            topic = kind, name
+            here = router.hub.subscribed(owner, topic)
+            mine = len(router.hub.topics.audience(topic)) if here else 0
+            flat += [bulk(name), integer(max(0, int(decoded(reply)[1]) - here) + mine)]
+        return array(flat)
+
+    return _asking(count)
+
+
+HANDLERS: dict[str, Handler] = {
+    **{f"{prefix}subscribe": _subscriber(kind) for prefix, kind in _KINDS.items()},
+    **{f"{prefix}unsubscribe": _unsubscriber(kind) for prefix, kind in _KINDS.items()},
+    "publish": _publisher(Kind.CHANNEL),
+    "spublish": _publisher(Kind.SHARD),
+    "pubsub|channels": _asking(_channels),
+    "pubsub|shardchannels": _asking(_channels),
+    "pubsub|numpat": _asking(_patterns),
+    "pubsub|numsub": _counter(Kind.CHANNEL),
+    "pubsub|shardnumsub": _counter(Kind.SHARD),
+}

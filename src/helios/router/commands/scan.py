@@ -1,0 +1,189 @@
+"""SCAN over all shards, and HSCAN, SSCAN and ZSCAN of keys that may change theirs (see placement/scanning.py)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from helios.access.rights import Rights
+from helios.errors import Unavailable
+from helios.model.topology import Shard, with_numbers
+from helios.placement import scanning
+from helios.placement.scanning import Ahead, CursorTooLong, Place
+from helios.resp.encoding import EMPTY_ARRAY, array, bulk, error_reply
+from helios.resp.wire import elements, encode_command
+from helios.router.commands.keyspace import STEP, decoded, down, owned, present_routes, still
+from helios.router.frontend.caller import DONE, HOLD, WAIT_REPLY, Caller, Slot, Waiter
+
+if TYPE_CHECKING:
+    from helios.router.core import Router
+    from helios.router.upstream.link import ServerConnection
+
+_MAX_RESTARTS = 20
+_MAX_DIGITS = 20
+
+
+def _cursor(word: bytes) -> int | None:
+    """The cursor that a client gives; None for what is none."""
+    if not word.isdigit() or len(word) > _MAX_DIGITS or int(word) >> 64:
+        return None
+    return int(word)
+
+
+# --- SCAN -------------------------------------------------------------------------------------------------------
+
+
+def scan(router: Router, caller: Caller, argv: list[bytes]) -> int:
+    """The next keys of the shard at which the cursor stands; held while the topology has a fence."""
+    cursor = _cursor(argv[1])
+    if cursor is None:
+        caller.answer(error_reply("ERR invalid cursor"))
+        return DONE
+    if down(router, caller):
+        return DONE
+    assert router.routes is not None
+    if router.routes.has_fence:
+        return HOLD
+    try:
+        place = scanning.decode(cursor, router.topology)
+        found = scanning.shard_at(place, router.topology)
+    except Ahead:
+        return HOLD
+    if found is None:
+        router.spawn(caller, _end(router, place, EMPTY_ARRAY))
+        return WAIT_REPLY
+    place, shard = found
+    if place.last:
+        router.spawn(caller, _rest(router, caller, place, argv[2:]))
+        return WAIT_REPLY
+    options = _capped(argv[2:]) if shard.id in router.unclean else argv[2:]
+    slot = Slot(caller)
+    caller.replies.append(slot)
+    command = encode_command([b"SCAN", b"%d" % place.inner, *options])
+    link = router.pool.link(shard.id, caller.protocol)
+    link.send(command, _ScanReply(router, slot, link, place, caller.rights))
+    return DONE
+
+
+def _capped(options: list[bytes]) -> list[bytes]:
+    """The options with a COUNT that cannot stall the router, which looks up the owner of every key given."""
+    capped = list(options)
+    for i in range(0, len(options) - 1, 2):
+        if options[i].upper() == b"COUNT" and options[i + 1].isdigit() and int(options[i + 1][:20]) > STEP:
+            capped[i + 1] = b"%d" % STEP
+    return capped
+
+
+class _ScanReply:
+    """Puts the place into the cursor of a SCAN reply and takes foreign keys out of it, and those not to be seen."""
+
+    __slots__ = ("_link", "_place", "_rights", "_router", "_waiter")
+
+    def __init__(
+        self, router: Router, waiter: Waiter, link: ServerConnection, place: Place, rights: Rights | None
+    ) -> None:
+        self._router = router
+        self._waiter = waiter
+        self._link = link
+        self._place = place
+        self._rights = None if rights is None or rights.sees_all else rights
+
+    def fill(self, reply: bytes) -> None:
+        """Take the shard's reply."""
+        if reply[:1] != b"*":
+            self._waiter.fill(reply)
+            return
+        router, shard = self._router, self._link.shard
+        cursor, found = elements(reply)
+        inner = int(decoded(cursor))
+        further = self._place.within(inner, self._link.run)
+        routes = router.routes
+        if shard in router.unclean and routes is not None and not routes.empty:
+            found = array([bulk(key) for key in decoded(found) if routes.owner(key) == shard])
+        if self._rights is not None:
+            found = array([bulk(key) for key in decoded(found) if self._rights.sees(key)])
+        visited = not inner and not self._place.cut_off(self._link.run)
+        following = scanning.after(self._place, router.topology) if visited else further
+        if following is None:
+            router.fill_later(self._waiter, _end(router, self._place, found))
+            return
+        try:
+            outer = scanning.encode(following)
+        except CursorTooLong as error:
+            self._waiter.fill(error_reply(f"ERR {shard}: {error}"))
+            return
+        self._waiter.fill(array([bulk(b"%d" % outer), found]))
+
+
+async def _end(router: Router, place: Place, found: bytes) -> bytes:
+    """The last reply of a scan; or not the last one, where there is more to visit than this router knew."""
+    await router.confirm()
+    return array([bulk(b"%d" % scanning.encode(scanning.after(place, router.topology))), found])
+
+
+async def _rest(router: Router, caller: Caller, place: Place, options: list[bytes]) -> bytes:
+    """All keys of the shards that are still to be visited, in one reply, which takes no longer than keys stay."""
+    for _ in range(_MAX_RESTARTS):
+        await router.unfenced()
+        routes = present_routes(router)
+        found: list[bytes] = []
+        rights = caller.rights
+        for shard in router.topology.shards:
+            if place.visits(shard):
+                async for batch in owned(router, routes, shard.id, _without_count(options)):
+                    found += [bulk(key) for key in batch if rights is None or rights.sees(key)]
+        await router.confirm()
+        if still(router, routes):
+            return array([bulk(b"0"), array(found)])
+    raise Unavailable("the scan comes to no end: keys change their shard again and again; try again")
+
+
+def _without_count(options: list[bytes]) -> list[bytes]:
+    pairs = [options[i : i + 2] for i in range(0, len(options), 2)]
+    return [word for pair in pairs if pair[0].upper() != b"COUNT" for word in pair]
+
+
+# --- HSCAN, SSCAN, ZSCAN ----------------------------------------------------------------------------------------
+
+
+def scan_elements(router: Router, caller: Caller, argv: list[bytes], owner: str) -> None:
+    """Some elements of a key. Where another server has answered before, it begins at the first one again."""
+    cursor = _cursor(argv[2])
+    if cursor is None:
+        caller.answer(error_reply("ERR invalid cursor"))
+        return
+    shard = next(shard for shard in with_numbers(router.topology.shards) if shard.id == owner)
+    inner, run = scanning.decode_element(cursor, shard)
+    slot = Slot(caller)
+    caller.replies.append(slot)
+    command = encode_command([*argv[:2], b"%d" % inner, *argv[3:]])
+    link = router.pool.link(owner, caller.protocol)
+    link.send(command, _ElementsReply(slot, link, shard, run if inner else None))
+
+
+class _ElementsReply:
+    """Puts the server into the cursor of an HSCAN, SSCAN or ZSCAN reply."""
+
+    __slots__ = ("_link", "_run", "_shard", "_waiter")
+
+    def __init__(self, waiter: Waiter, link: ServerConnection, shard: Shard, run: int | None) -> None:
+        self._waiter = waiter
+        self._link = link
+        self._shard = shard
+        self._run = run
+
+    def fill(self, reply: bytes) -> None:
+        """Take the shard's reply."""
+        if reply[:1] != b"*":
+            self._waiter.fill(reply)
+            return
+        cursor, found = elements(reply)
+        run = self._link.run
+        try:
+            if self._run is not None and not scanning.same_run(run, self._run):
+                outer = scanning.restart_element(self._shard, run)
+            else:
+                outer = scanning.encode_element(int(decoded(cursor)), self._shard, run)
+        except CursorTooLong as error:
+            self._waiter.fill(error_reply(f"ERR {error}"))
+            return
+        self._waiter.fill(array([bulk(b"%d" % outer), found]))

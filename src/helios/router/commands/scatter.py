@@ -1,0 +1,134 @@
+"""Commands with keys on several shards: each shard gets its part, and the replies become one.
+
+The parts are separate commands. MSET, DEL and UNLINK across shards are therefore not atomic: others may see
+some of the keys changed before the rest, and if a shard fails, what went to the others stays done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from helios.errors import ProtocolError
+from helios.resp.commands import Command
+from helios.resp.encoding import OK, array, error_reply, integer
+from helios.resp.wire import elements, encode_command
+from helios.router._fast_path import OWN, CommandStats
+from helios.router.frontend.caller import Caller, Slot, Waiter
+
+if TYPE_CHECKING:
+    from helios.router.core import Router
+
+Combine = Callable[[list[bytes]], bytes]
+
+
+class Part:
+    """One shard's part of a gathering."""
+
+    __slots__ = ("_gathering", "_index")
+
+    def __init__(self, gathering: Gathering, index: int) -> None:
+        self._gathering = gathering
+        self._index = index
+
+    def fill(self, reply: bytes) -> None:
+        """Take the shard's reply."""
+        self._gathering.fill(self._index, reply)
+
+
+class Gathering:
+    """Replies of several shards on their way into one; an error of any of them is the reply."""
+
+    __slots__ = ("_combine", "_left", "_remark", "_replies", "_waiter")
+
+    def __init__(self, count: int, waiter: Waiter, combine: Combine, remark: str = "") -> None:
+        self._replies = [b""] * count
+        self._left = count
+        self._waiter = waiter
+        self._combine = combine
+        self._remark = remark
+
+    def fill(self, index: int, reply: bytes) -> None:
+        """Take one reply; the last one completes the whole."""
+        self._replies[index] = reply
+        self._left -= 1
+        if not self._left:
+            self._waiter.fill(self._whole())
+
+    def _whole(self) -> bytes:
+        errors = [reply for reply in self._replies if reply[:1] == b"-"]
+        if errors:
+            # The first word is the code that programs look at; all texts may be of use to people.
+            message = errors[0][1:-2].decode("utf-8", "replace")
+            return error_reply(message + self._remark if len(errors) < len(self._replies) else message)
+        try:
+            return self._combine(self._replies)
+        except (ValueError, ProtocolError):
+            return error_reply(f"ERR the shards' replies do not fit together: {self._replies[0][:40]!r}")
+
+
+def total(replies: Sequence[bytes]) -> bytes:
+    """The sum of integer replies."""
+    return integer(sum(int(reply[1:-2]) for reply in replies))
+
+
+def all_ok(replies: Sequence[bytes]) -> bytes:
+    """OK, since no reply is an error."""
+    return OK
+
+
+def concatenated(replies: Sequence[bytes]) -> bytes:
+    """One array of the elements of all arrays, which are not looked into."""
+    ends = [reply.index(b"\r\n") for reply in replies]
+    count = sum(int(reply[1:end]) for reply, end in zip(replies, ends, strict=True))
+    return b"*%d\r\n" % count + b"".join(reply[end + 2 :] for reply, end in zip(replies, ends, strict=True))
+
+
+def to_all(
+    router: Router,
+    waiter: Waiter,
+    protocol: int,
+    frames: Sequence[tuple[str, bytes]],
+    combine: Combine,
+    remark: str = "",
+    kind: CommandStats = OWN,
+) -> None:
+    """Send each shard its frame, all in this turn of the loop; the waiter gets the combined reply."""
+    gathering = Gathering(len(frames), waiter, combine, remark)
+    for index, (shard, frame) in enumerate(frames):
+        router.pool.link(shard, protocol).send_as(frame, Part(gathering, index), kind)
+
+
+def split(router: Router, caller: Caller, argv: list[bytes], command: Command, owners: list[str]) -> None:
+    """Carry out MGET, MSET, DEL, UNLINK, EXISTS or TOUCH on the shards that own its keys, one owner for each key."""
+    width = 2 if command.name == "mset" else 1
+    if len(argv) != 1 + width * len(owners):
+        caller.answer(error_reply(f"ERR wrong number of arguments for '{command.name}' command"))
+        return
+    parts: dict[str, list[bytes]] = {}
+    places: dict[str, list[int]] = {}
+    for index, owner in enumerate(owners):
+        parts.setdefault(owner, [argv[0]]).extend(argv[1 + index * width : 1 + index * width + width])
+        places.setdefault(owner, []).append(index)
+    slot = Slot(caller)
+    caller.replies.append(slot)
+    remark = "" if not command.writes else "; the other shards' keys were handled"
+    if command.name == "mget":
+        combine = _interleave(list(places.values()), len(owners))
+    else:
+        combine = all_ok if command.name == "mset" else total
+    frames = [(owner, encode_command(part)) for owner, part in parts.items()]
+    to_all(router, slot, caller.protocol, frames, combine, remark, router.kind_of(command))
+
+
+def _interleave(places: list[list[int]], count: int) -> Combine:
+    """Puts the elements of each shard's array at the places of its keys."""
+
+    def combine(replies: list[bytes]) -> bytes:
+        found = [b""] * count
+        for where, reply in zip(places, replies, strict=True):
+            for place, element in zip(where, elements(reply), strict=True):
+                found[place] = element
+        return array(found)
+
+    return combine

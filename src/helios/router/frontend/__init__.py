@@ -1,0 +1,1 @@
+"""Clients: their connections, their limits, and what they wait for."""

@@ -1,0 +1,107 @@
+"""Clients that are let go: idle, stuck in the middle of a command, or owed more than there is room for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from helios.resp.encoding import error_reply
+from helios.router.options import RouterOptions
+
+if TYPE_CHECKING:
+    from helios.router.frontend.connection import ClientConnection
+
+logger = logging.getLogger(__name__)
+_LOOK_S = 0.25
+_CLIENTS_A_SECOND = 20_000  # looked at, at most: so many cost a few thousandths of a processor
+_FULLEST = 0.9  # to what part of the limit the clients' memory is brought down
+
+IDLE = "idle"
+STUCK = "command_timeout"
+SLOW_READER = "client_memory"
+MEMORY = "clients_memory"
+MAX_CLIENTS = "max_clients"
+STOPPING = "stopping"
+
+
+class ClientLimits:
+    """Looks at all clients several times a second and ends those that are over a limit; counts those by reason."""
+
+    def __init__(
+        self,
+        clients: Mapping[int, ClientConnection],
+        options: RouterOptions,
+        subscribed: Callable[[ClientConnection], int],
+    ) -> None:
+        self._clients = clients
+        self._subscribed = subscribed  # what a client's subscriptions take; with any it need not send anything
+        self.options = options
+        self.ended: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.held_bytes = 0  # by all clients, at the last look
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next look."""
+        return max(_LOOK_S, len(self._clients) / _CLIENTS_A_SECOND)
+
+    def look(self) -> None:
+        """End the clients that are over a limit now."""
+        options, now_ns = self.options, time.monotonic_ns()
+        sizes: list[tuple[int, ClientConnection]] = []
+        self.held_bytes = 0
+        for client in list(self._clients.values()):
+            subscribed = self._subscribed(client)
+            size = client.held_bytes + subscribed
+            self.held_bytes += size
+            if size > options.client_bytes:
+                self.end(client, SLOW_READER)
+                continue
+            if size:
+                sizes.append((size, client))
+            silent_s = (now_ns - client.arrived_ns) / 1e9
+            if options.command_timeout_s and silent_s > options.command_timeout_s and client.amid_command:
+                self.end(client, STUCK, f"nothing more of a command has come for {options.command_timeout_s:g} s")
+            elif options.idle_timeout_s and silent_s > options.idle_timeout_s and client.idle and not subscribed:
+                self.end(client, IDLE)
+        if self.held_bytes > options.clients_bytes:
+            self._make_room(sizes)
+
+    def _make_room(self, sizes: list[tuple[int, ClientConnection]]) -> None:
+        """End the clients that hold the most until the others fit."""
+        sizes.sort(key=lambda entry: (entry[1].spared, -entry[0]))
+        for size, client in sizes:
+            if self.held_bytes <= self.options.clients_bytes * _FULLEST:
+                return
+            self.end(client, MEMORY)
+            self.held_bytes -= size
+
+    def end(self, client: ClientConnection, reason: str, told: str = "") -> None:
+        """Disconnect a client; one that may still read is told why."""
+        self.ended[reason] += 1
+        level = logging.INFO if reason == IDLE else logging.WARNING
+        logger.log(
+            level, "client disconnected: address=%s reason=%s bytes=%d", client.address, reason, client.held_bytes
+        )
+        if told:
+            client.answer(error_reply(f"ERR {told}"))
+            client.close_after_replies()
+        else:
+            client.abort()
+
+
+def keep_alive(transport: asyncio.Transport, after_s: float) -> None:
+    """Let the system ask now and then whether the other end of a silent connection is still there."""
+    found = transport.get_extra_info("socket")
+    if not after_s or found is None or found.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # As the servers do: three questions in the time that the silence may last.
+    for name, value in (("TCP_KEEPIDLE", after_s), ("TCP_KEEPINTVL", after_s / 3), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, int(value)))

@@ -1,0 +1,1 @@
+"""Subscriptions: who hears what, over which connection, in which order."""

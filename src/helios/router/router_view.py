@@ -1,0 +1,167 @@
+"""What a router says of itself, for metrics and for those who watch it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from helios.admin.views import LatencyView, RouterShardView, RouterView
+from helios.errors import InvalidInput
+from helios.resp.commands import find, key_positions
+
+if TYPE_CHECKING:
+    from helios.router._fast_path import Latencies
+    from helios.router.core import Router
+    from helios.router.upstream.link import ServerConnection
+
+_SAMPLES = 16
+# States of a link, the worst first: a shard's is the worst of those that are in use.
+_STATES = ("down", "connecting", "closed", "ready", "idle")
+
+
+class Retired:
+    """The counts of links that are gone, by shard: what is counted never counts down."""
+
+    def __init__(self) -> None:
+        self.requests: dict[str, list[int]] = {}
+        self.buckets: dict[str, Counter[int]] = {}
+        self.total_ns: Counter[str] = Counter()
+
+    def add(self, link: ServerConnection) -> None:
+        """Keep what a link has counted, which is closed."""
+        had = self.requests.setdefault(link.shard, [0, 0, 0])
+        self.requests[link.shard] = [one + other for one, other in zip(had, link.counts, strict=True)]
+        self.buckets.setdefault(link.shard, Counter()).update(dict(link.latencies.counted()))
+        self.total_ns[link.shard] += link.latencies.total_ns
+
+
+class RateMeter:
+    """How many commands a second there were of late."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
+
+    def sample(self, now: float, commands: int) -> None:
+        """Note how many commands there have been so far; to be called several times a second."""
+        if self._samples and commands < self._samples[-1][1]:
+            self._samples.clear()  # counted from the beginning again
+        self._samples.append((now, commands))
+
+    @property
+    def per_s(self) -> float:
+        """Commands a second, over the last few seconds."""
+        if len(self._samples) < 2:
+            return 0.0
+        (begin, before), (end, after) = self._samples[0], self._samples[-1]
+        return (after - before) / max(end - begin, 0.001)
+
+
+def view(router: Router) -> RouterView:
+    """The router as it is now."""
+    options, now = router.options, router.clock.monotonic()
+    shards = list(_shards(router))
+    held = len(router.holding)
+    return RouterView(
+        session=router.session_id,
+        node=options.node,
+        worker=options.worker,
+        pid=os.getpid(),
+        version=options.version,
+        answers=True,
+        error=router.reason(),
+        epoch=router.topology.epoch,
+        lease_left_s=round(max(router.deadline - now, 0.0), 3),
+        uptime_s=round(now - router.started_at, 3),
+        sessions=router.sessions,
+        clients=len(router.clients),
+        clients_max=options.clients,
+        clients_total=router.clients_total,
+        clients_bytes=router.client_limits.held_bytes,
+        refused=dict(router.client_limits.refused),
+        disconnected=dict(router.client_limits.ended),
+        commands=router.commands,
+        commands_per_s=round(router.rate_meter.per_s, 1),
+        bytes_in=router.bytes_in,
+        bytes_out=router.bytes_out,
+        held=held,
+        held_total=router.holding.total,
+        slowed_total=router.holding.delayed,
+        errors=dict(sorted(router.errors.items())),
+        unanswered=sum(shard.unanswered for shard in shards),
+        slow_commands=router.slowlog.total,
+        latency=_together([shard.latency for shard in shards]),
+        shards=tuple(shards),
+        hot_keys=router.hot_keys.hottest(),
+    )
+
+
+def _shards(router: Router) -> Iterator[RouterShardView]:
+    held = _held_by_shard(router)
+    for shard in router.topology.shards:
+        links = [link for links in router.pool.links.values() if (link := links.get(shard.id)) is not None]
+        retired = router.pool.retired
+        requests = list(retired.requests.get(shard.id, (0, 0, 0)))
+        buckets = Counter(retired.buckets.get(shard.id, {}))
+        total_ns = retired.total_ns[shard.id]
+        for link in links:
+            requests = [one + other for one, other in zip(requests, link.counts, strict=True)]
+            buckets.update(dict(link.latencies.counted()))
+            total_ns += link.latencies.total_ns
+        states = {link.state.value for link in links}
+        yield RouterShardView(
+            shard=shard.id,
+            state=next((state for state in _STATES if state in states), "idle"),
+            unanswered=sum(link.issued - link.answered for link in links),
+            queued_bytes=sum(link.queued_bytes for link in links),
+            held=held[shard.id],
+            reads=requests[0],
+            writes=requests[1],
+            others=requests[2],
+            latency=latency(total_ns, buckets.items()),
+        )
+
+
+def _held_by_shard(router: Router) -> Counter[str]:
+    """The commands that wait for a fence to be lifted, by the shard that has had their keys."""
+    held: Counter[str] = Counter()
+    routes = router.routes
+    if routes is None or not routes.has_fence:
+        return held
+    for caller in router.holding.callers():
+        argv = caller.waiting[0][1] if caller.waiting else []
+        command = find(argv[0]) if argv else None
+        if command is None:
+            continue
+        try:
+            keys = [argv[position] for position in key_positions(command, argv)]
+        except InvalidInput:
+            continue
+        fenced = next((key for key in keys if routes.fenced(key)), None)
+        if fenced is not None:
+            held[routes.owner(fenced)] += 1
+    return held
+
+
+def latency(total_ns: int, buckets: Iterable[tuple[int, int]]) -> LatencyView:
+    """Counts of commands by their longest time, in nanoseconds, as they are shown."""
+    ordered = sorted(buckets)
+    return LatencyView(
+        sum(count for _, count in ordered), total_ns / 1e9, tuple((bound / 1e9, count) for bound, count in ordered)
+    )
+
+
+def latency_of(latencies: Latencies) -> LatencyView:
+    """The same of one kind of command."""
+    return latency(latencies.total_ns, latencies.counted())
+
+
+def _together(views: Iterable[LatencyView]) -> LatencyView:
+    buckets: Counter[float] = Counter()
+    count, total_s = 0, 0.0
+    for each in views:
+        count += each.count
+        total_s += each.total_s
+        buckets.update(dict(each.buckets))
+    return LatencyView(count, total_s, tuple(sorted(buckets.items())))

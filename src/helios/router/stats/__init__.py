@@ -1,0 +1,1 @@
+"""What a router counts and samples, and the endpoint that tells it."""

@@ -1,0 +1,113 @@
+"""Which keys are asked for the most: told from a sample of what is sent to servers, outside the way of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp
+from random import Random
+
+from helios.admin.views import HotKeyView
+from helios.errors import InvalidInput
+from helios.resp.commands import find, key_positions
+
+CAPACITY = 256  # keys that are kept when there are too many
+_MIN_GAP = 20  # one command of so many is looked at, of more where there are many
+_LOOKS_PER_S = 500
+_MEMORY_S = 60.0
+_MIN_LOOKS = 10  # that make a key stand out
+_MIN_PART = 0.01  # of all commands with keys
+_SHOWN = 10
+_MAX_ARGUMENTS = 1024
+_MAX_BYTES = 1024
+
+
+class HotKeys:
+    """Counts of the keys in a sample of commands, which fade with a memory of a minute, in bounded room.
+
+    Where there are more different keys than there is room for, all are taken off what the last of those that stay has
+    (Misra and Gries), so that no count is ever too high, nor too low by more than one part in `CAPACITY` of all. So
+    a key that stands out surely does, and one that is asked for by more than two commands in a hundred does.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._counts: dict[bytes, float] = {}  # commands, estimated from looks
+        self._shards: dict[bytes, str] = {}
+        self._all = 0.0
+        self._watched_s = 0.0  # the time that the counts stand for, as it has faded
+        self._now_s = now_s
+        # A fixed seed: which commands are looked at must not depend on them, and need not be a secret.
+        self._random = Random(1)
+        self._gap = self._left = _MIN_GAP
+        self._passed = 0
+
+    def passed(self, shard: str, frames: Sequence[bytes]) -> None:
+        """These commands are written to the shard's server; looks at one of them now and then."""
+        left, count = self._left, len(frames)
+        self._passed += count
+        while left < count:
+            self._look(shard, frames[left])
+            left += 1 + self._random.randrange(2 * self._gap - 1)
+        self._left = left - count
+
+    def fade(self, now_s: float) -> None:
+        """Let time pass; to be called several times a second."""
+        passed_s, self._now_s = now_s - self._now_s, now_s
+        if passed_s <= 0:
+            return
+        self._gap = max(_MIN_GAP, round(self._passed / passed_s / _LOOKS_PER_S))
+        self._passed = 0
+        part = exp(-passed_s / _MEMORY_S)
+        self._all *= part
+        self._watched_s = self._watched_s * part + _MEMORY_S * (1 - part)
+        self._keep({key: count * part for key, count in self._counts.items() if count > 1})
+
+    def hottest(self) -> tuple[HotKeyView, ...]:
+        """The keys that stand out, the hottest first."""
+        least = max(_MIN_LOOKS * self._gap, _MIN_PART * self._all)
+        found = sorted((-count, key) for key, count in self._counts.items() if count >= least)
+        return tuple(
+            HotKeyView(key.decode(errors="backslashreplace")[:200], self._shards[key], round(-count / self._watched_s))
+            for count, key in found[:_SHOWN]
+            if self._watched_s
+        )
+
+    def _look(self, shard: str, frame: bytes) -> None:
+        keys = _keys(frame)
+        if not keys:
+            return
+        key = keys[self._random.randrange(len(keys))]
+        self._all += self._gap
+        self._counts[key] = self._counts.get(key, 0.0) + self._gap
+        self._shards[key] = shard
+        if len(self._counts) > 2 * CAPACITY:
+            off = sorted(self._counts.values())[-CAPACITY - 1]
+            self._keep({key: count - off for key, count in self._counts.items() if count > off})
+
+    def _keep(self, counts: dict[bytes, float]) -> None:
+        if len(counts) < len(self._counts):
+            self._shards = {key: self._shards[key] for key in counts}
+        self._counts = counts
+
+
+def _keys(frame: bytes) -> list[bytes]:
+    """The keys of a command as it is sent; none where it has none, or they cannot be told cheaply."""
+    arguments = _beginnings(frame)
+    command = find(arguments[0]) if arguments else None
+    if command is None:
+        return []
+    try:
+        return [arguments[position] for position in key_positions(command, arguments)]
+    except (InvalidInput, IndexError):
+        return []
+
+
+def _beginnings(frame: bytes) -> list[bytes]:
+    """The first thousand arguments, the first kilobyte of each: values may be large, and are passed over."""
+    at = frame.index(b"\r\n") + 2
+    arguments = []
+    for _ in range(min(int(frame[1 : at - 2]), _MAX_ARGUMENTS)):
+        begin = frame.index(b"\r\n", at) + 2
+        size = int(frame[at + 1 : begin - 2])
+        arguments.append(frame[begin : begin + min(size, _MAX_BYTES)])
+        at = begin + size + 2
+    return arguments

@@ -1,0 +1,91 @@
+"""The connections of a router to all shards' leaders, for the time of one session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+from helios.model.topology import Topology
+from helios.resp.wire import encode_command
+from helios.router.frontend.caller import FutureReply
+from helios.router.options import RouterOptions
+from helios.router.router_view import Retired
+from helios.router.upstream.dedicated import DedicatedConnection, DedicatedConnections, Mark
+from helios.router.upstream.link import ConnectionHost, ServerConnection
+
+__all__ = ["Mark", "Pool"]
+
+
+class Pool:
+    """Links by RESP version and shard, opened when first needed. `links[protocol]` stays the same dict for ever."""
+
+    def __init__(self, host: ConnectionHost, options: RouterOptions) -> None:
+        self.links: dict[int, dict[str, ServerConnection]] = {2: {}, 3: {}}
+        self.dedicated = DedicatedConnections(host, options, lambda shard: self.link(shard, 2))
+        self.retired = Retired()
+        self._host = host
+        self._options = options
+        self._topology = Topology(epoch=0)
+
+    def apply(self, topology: Topology) -> None:
+        """Let go of the links to servers that lead their shard no longer."""
+        self._topology = topology
+        leaders = {shard.id: shard.leading for shard in topology.shards}
+        for links in self.links.values():
+            for shard, link in list(links.items()):
+                leader = leaders.get(shard)
+                if leader is None or (leader.id, leader.address) != (link.member.id, link.member.address):
+                    del links[shard]
+                    link.close("the shard has another leader" if leader else "the shard is no longer in the cluster")
+                    self.retired.add(link)
+        self.dedicated.apply(leaders)
+
+    def link(self, shard_id: str, protocol: int) -> ServerConnection:
+        """The link to the leader of a shard of the present topology."""
+        links = self.links[protocol]
+        link = links.get(shard_id)
+        if link is None:
+            shard = self._topology.shard(shard_id)
+            assert shard is not None, f"the placement names {shard_id}, which the topology does not have"
+            link = links[shard_id] = ServerConnection(shard_id, shard.leading, protocol, self._host, self._options)
+        return link
+
+    def line(self, shard_id: str, protocol: int) -> DedicatedConnection:
+        """A connection to the leader of a shard for one client alone. Raises ErrorReply where there can be none."""
+        shard = self._topology.shard(shard_id)
+        assert shard is not None, f"the placement names {shard_id}, which the topology does not have"
+        return self.dedicated.take(shard, protocol)
+
+    def marks(self, shards: Iterable[str], fenced: Callable[[bytes], bool]) -> list[Mark]:
+        """What has been issued to these shards and not been answered, but for what waits for keys not fenced."""
+        shards = set(shards)
+        shared: list[Mark] = [
+            (link, link.issued)
+            for shard in shards
+            for links in self.links.values()
+            if (link := links.get(shard)) is not None and link.answered < link.issued
+        ]
+        return shared + self.dedicated.marks(shards, fenced)
+
+    def ask(self, shard: str, argv: Sequence[bytes], protocol: int = 2) -> asyncio.Future[bytes]:
+        """The raw reply of a shard's leader to a command of the router's own."""
+        reply = FutureReply()
+        self.link(shard, protocol).send(encode_command(argv), reply)
+        return reply
+
+    def close(self, reason: str) -> None:
+        """End every connection; what was in flight is answered with an error."""
+        self.dedicated.close(reason)
+        for links in self.links.values():
+            for link in links.values():
+                link.close(reason)
+                self.retired.add(link)
+            links.clear()
+
+    def configure(self, options: RouterOptions) -> None:
+        """Go by other times and limits from now on."""
+        self._options = options
+        self.dedicated.configure(options)
+        for links in self.links.values():
+            for link in links.values():
+                link.configure(options)

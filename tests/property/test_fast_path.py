@@ -1,0 +1,268 @@
+"""The compiled way of commands: each to its key's shard, each caller's replies in the order of its commands."""
+
+from __future__ import annotations
+
+from collections import deque
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.obvious import obvious_walk
+
+from helios.model.ids import Address
+from helios.model.topology import Member, Node, NodeKind, Placement, Shard, Topology
+from helios.placement.ring import points_of, position
+from helios.placement.routing import Routes
+from helios.resp.commands import ONE_KEY
+from helios.resp.wire import RequestParser, encode_command
+from helios.router._fast_path import CommandQueue, FastPath, Fifo, LastSlot, Outbox, Slot
+from helios.router.frontend.caller import ANSWERING, DONE, FULL, WAIT_REPLY, Caller, Dispatch
+
+SHARDS = ("shard-1", "shard-2", "shard-3")
+POINTS = {shard: points_of(shard, 1.0, 150) for shard in SHARDS}
+TOPOLOGY = Topology(
+    epoch=1,
+    nodes=tuple(Node(shard, Address("127.0.0.1", 1), NodeKind.EXTERNAL) for shard in SHARDS),
+    shards=tuple(Shard(s, f"{s}.0", (Member(f"{s}.0", s, Address("127.0.0.1", 1)),)) for s in SHARDS),
+    placement=Placement(weights=tuple((shard, 1.0) for shard in SHARDS)),
+)
+
+
+class Loop:
+    """Runs what is to be run in the next turn when told to."""
+
+    def __init__(self) -> None:
+        self.calls: deque[object] = deque()
+
+    def call_soon(self, call: object) -> None:
+        self.calls.append(call)
+
+    def time(self) -> float:
+        return 5.0
+
+    def turn(self) -> None:
+        while self.calls:
+            call = self.calls.popleft()
+            assert callable(call)
+            call()
+
+
+class Server(CommandQueue):
+    """A queue whose server has not answered yet."""
+
+    def __init__(self, max_commands: int = 1 << 20, max_bytes: int = 1 << 30) -> None:
+        super().__init__(max_commands=max_commands, max_bytes=max_bytes, pushes=True)
+        self.ready = True
+        self.got: deque[bytes] = deque()
+
+    def schedule(self) -> None:
+        pass
+
+    def overloaded(self) -> bytes:
+        return b"-OVERLOADED\r\n"
+
+    def answer(self, count: int) -> None:
+        """Answer some of what came, each command by its own text."""
+        self.scheduled = False
+        self.got += self.out
+        self.out = []
+        assert self.received([b"$%d\r\n%b\r\n" % (len(raw), raw) for raw in (self.got.popleft() for _ in range(count))])
+
+
+class Holder:
+    def hold(self, caller: Caller) -> None:
+        raise AssertionError("nothing is fenced")
+
+    delay = forget = hold
+
+
+class Client(Caller):
+    """A caller whose replies are collected."""
+
+    def __init__(self, outbox: Outbox, fast_path: FastPath) -> None:
+        super().__init__(self.slow_way, outbox, Holder(), RequestParser(), fast_path)
+        self.received: list[bytes] = []
+        self.others: list[list[bytes]] = []
+        self.closing: Dispatch | None = None
+
+    def slow_way(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
+        """Stands for the dispatcher: answers at once, or (WAIT) later."""
+        if self.closing is not None:
+            return self.closing(caller, raw, argv)
+        self.others.append(argv)
+        assert raw == encode_command(argv)
+        if argv[0] == b"WAIT":
+            self.pending = LastSlot(self)
+            self.replies.append(self.pending)
+            return WAIT_REPLY
+        self.answer(b"+%b\r\n" % argv[0])
+        return DONE
+
+    def flush(self) -> None:
+        self.received += self.take_ready()
+        if self.resume:
+            self.resume = False
+            self.run()
+
+
+def laid_out() -> tuple[Loop, dict[str, Server], Client]:
+    loop = Loop()
+    servers = {shard: Server() for shard in SHARDS}
+    fast_path = FastPath(ONE_KEY, servers, {})
+    routes = Routes(TOPOLOGY)
+    fast_path.serve(routes, routes.points)
+    return loop, servers, Client(Outbox(loop), fast_path)
+
+
+COMMANDS = st.lists(
+    st.one_of(
+        st.binary(max_size=9).map(lambda key: [b"GET", key]),
+        st.tuples(st.binary(max_size=9), st.binary(max_size=40)).map(lambda pair: [b"set", *pair]),
+        st.just([b"PING"]),
+        st.just([b"GET"]),
+        st.just([b"GET", b"too", b"many"]),
+        st.just([b"MGET", b"a", b"b"]),
+    ),
+    max_size=60,
+)
+
+
+@given(COMMANDS, st.integers(0, 2**32))
+def test_replies_keep_the_order_of_the_commands(commands: list[list[bytes]], seed: int) -> None:
+    random = Random(seed)
+    loop, servers, client = laid_out()
+    data, at = b"".join(map(encode_command, commands)), 0
+    while at < len(data) or any(server.out or server.got for server in servers.values()):
+        size = random.choice((1, 5, 100))
+        if at < len(data):
+            client.data_received(data[at : at + size])
+            at += size
+        for server in random.sample(list(servers.values()), 2):
+            waiting = len(server.out) + len(server.got)
+            if waiting:
+                server.answer(random.randint(0, waiting))
+        if random.random() < 0.5:
+            loop.turn()
+    loop.turn()
+    expected, other = [], []
+    for argv in commands:
+        if len(argv) == {b"GET": 2, b"set": 3}.get(argv[0]):
+            raw = encode_command(argv)
+            expected.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
+        else:
+            other.append(argv)
+            expected.append(b"+%b\r\n" % argv[0])
+    assert client.received == expected
+    assert client.others == other
+    assert client.owed == 0
+    assert len(client.replies) == 0
+    assert sum(server.answered for server in servers.values()) == len(commands) - len(other)
+    assert all(server.queued_bytes == 0 for server in servers.values())
+
+
+@given(st.lists(st.binary(max_size=30), max_size=30))
+def test_each_key_goes_to_the_shard_that_an_obvious_ring_names(keys: list[bytes]) -> None:
+    _, servers, client = laid_out()
+    frames = {shard: [encode_command([b"GET", k]) for k in keys if owner(k) == shard] for shard in SHARDS}
+    client.data_received(b"".join(encode_command([b"GET", key]) for key in keys))
+    assert {shard: server.out for shard, server in servers.items()} == frames
+
+
+def owner(key: bytes) -> str:
+    return obvious_walk(POINTS, position(key))[0]
+
+
+def test_nothing_takes_the_short_way_while_it_is_closed() -> None:
+    _, servers, client = laid_out()
+    fast_path = FastPath(ONE_KEY, servers, {})
+    closed = Client(client.outbox, fast_path)
+    closed.data_received(encode_command([b"GET", b"a"]))
+    assert closed.others == [[b"GET", b"a"]]
+    assert fast_path.commands == 0
+    assert not any(server.out for server in servers.values())
+
+
+def test_a_command_whose_reply_is_awaited_stops_those_behind_it() -> None:
+    loop, servers, client = laid_out()
+    client.data_received(encode_command([b"WAIT"]) + encode_command([b"GET", b"a"]))
+    assert client.stops == ANSWERING
+    assert not any(server.out for server in servers.values())
+    client.pending.fill(b"+done\r\n")
+    loop.turn()
+    assert client.received == [b"+done\r\n"]
+    assert servers[owner(b"a")].out == [encode_command([b"GET", b"a"])]
+
+
+def test_a_client_with_too_many_commands_stops_until_half_are_answered() -> None:
+    loop, servers, client = laid_out()
+    client.max_commands = 10
+    client.data_received(encode_command([b"GET", b"a"]) * 25)
+    server = servers[owner(b"a")]
+    assert client.stops == FULL
+    assert len(server.out) == 10
+    server.answer(4)
+    loop.turn()
+    assert client.stops == FULL
+    server.answer(1)
+    loop.turn()
+    assert len(client.replies) == 10
+    while client.replies:
+        server.answer(len(server.out) + len(server.got))
+        loop.turn()
+    assert len(client.received) == 25
+    assert client.stops == 0
+
+
+def test_a_full_queue_refuses_and_a_big_command_alone_passes() -> None:
+    loop, _, client = laid_out()
+    server = Server(max_commands=2, max_bytes=100)
+    for raw in (b"x" * 500, b"y", b"z"):
+        slot = Slot(client)
+        client.replies.append(slot)
+        server.send(raw, slot)
+    assert server.out == [b"x" * 500]
+    assert (server.issued, server.queued_bytes) == (1, 500)
+    server.answer(1)
+    loop.turn()
+    assert client.received[1:] == [b"-OVERLOADED\r\n"] * 2
+
+
+def test_a_reply_that_nothing_asked_for_is_noticed_and_pushes_are_not_replies() -> None:
+    server = Server()
+    assert server.received([b">1\r\n+x\r\n"])
+    assert not server.received([b"+OK\r\n"])
+    server.out, server.ready = [], True
+    assert server.answered == 0
+
+
+@given(st.lists(st.sampled_from(["append", "popleft", "pop", "clear"]), max_size=200))
+def test_a_fifo_is_a_deque(steps: list[str]) -> None:
+    fifo: Fifo[int] = Fifo()
+    model: deque[int] = deque()
+    for number, step in enumerate(steps):
+        if step == "append":
+            fifo.append(number)
+            model.append(number)
+        elif step == "clear":
+            if number % 7 == 0:
+                fifo.clear()
+                model.clear()
+        elif model:
+            assert getattr(fifo, step)() == getattr(model, step)()
+        assert len(fifo) == len(model)
+
+
+def test_a_way_that_a_command_closes_is_closed_for_the_next() -> None:
+    loop, servers, client = laid_out()
+
+    def close(caller: Caller, raw: bytes, argv: list[bytes]) -> int:
+        caller.fast_path = None
+        client.others.append(argv)
+        caller.answer(b"+closed\r\n")
+        return DONE
+
+    client.closing = close
+    client.data_received(b"".join(map(encode_command, ([b"GET", b"a"], [b"PING"], [b"GET", b"a"]))))
+    loop.turn()
+    assert sum(len(server.out) for server in servers.values()) == 1
+    assert client.others == [[b"PING"], [b"GET", b"a"]]
