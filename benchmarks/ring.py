@@ -33,7 +33,7 @@ from helios.placement.change import with_weights, without_shard
 from helios.placement.load import Load, ShardLoad, estimate
 from helios.placement.plan import pairs_between
 from helios.placement.ring import Ring
-from helios.placement.table import PlacementTable, table_of
+from helios.placement.table import table_of
 
 TEST_KEYS = Path(__file__).parent.parent / "tests" / "data" / "keys.txt.gz"
 VIRTUAL_NODES = 150
@@ -66,7 +66,6 @@ def main(words: Sequence[str] | None = None) -> None:
     print(f"Python {platform.python_version()}, uhashring {version('uhashring')}")
     print(f"{len(keys):,} keys of {chosen.file.name}, {VIRTUAL_NODES} points a node")
     look_ups(keys, effort)
-    rules(keys, effort)
     building(effort)
     planning(effort)
     balance(keys)
@@ -132,21 +131,6 @@ def look_ups(keys: Sequence[bytes], effort: Effort) -> None:
             f"{nodes:5} nodes    {mine * 1e9:7.0f} ns   {other * 1e9:7.0f} ns   {other / mine:5.2f}"
             f"   {log2(nodes * VIRTUAL_NODES):12.1f}"
         )
-
-
-def rules(keys: Sequence[bytes], effort: Effort) -> None:
-    """What rules add to a look-up, in the worst case: every one of them is tried and none matches."""
-    some = keys[: effort.look_ups]
-    print("\nlook-up, 3 nodes      with rules that do not match")
-    for count in (0, 1, 10):
-        tried = tuple(Rule(shard, "shard-1", (f"nothing{n}:*",)) for shard in ids(3) for n in range(count))
-        owner = PlacementTable(record(3, tried)).owner
-
-        def work(owner: Callable[[bytes], object] = owner) -> None:
-            for key in some:
-                owner(key)
-
-        print(f"{count:5} rules a node {best(work, effort) / len(some) * 1e9:7.0f} ns")
 
 
 def building(effort: Effort) -> None:

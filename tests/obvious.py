@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from helios.model.topology import Placement, Rule
+from helios.model.topology import ANY, Placement, Rule
 from helios.placement.ring import points_of, position
 
 Points = Mapping[str, Sequence[int]]
@@ -58,7 +58,7 @@ def deciding_rule(placement: Placement, key: bytes) -> Rule | None:
     """The first rule that applies to a key, None where the ring alone decides."""
     home = obvious_home(placement, key)
     for rule in placement.rules:
-        if rule.source == home and all(obvious_match(pattern.encode(), key) for pattern in rule.patterns):
+        if rule.source in (home, ANY) and all(obvious_match(pattern.encode(), key) for pattern in rule.patterns):
             return rule
     return None
 
@@ -72,4 +72,5 @@ def obvious_home(placement: Placement, key: bytes) -> str:
 def obvious_owner(placement: Placement, key: bytes) -> str:
     """The shard that a key lives on."""
     rule = deciding_rule(placement, key)
-    return obvious_home(placement, key) if rule is None else rule.target
+    home = obvious_home(placement, key)
+    return home if rule is None or rule.target == ANY else rule.target

@@ -110,7 +110,7 @@ def laid_out() -> tuple[Loop, dict[str, Server], Client]:
     servers = {shard: Server() for shard in SHARDS}
     fast_path = FastPath(ONE_KEY, servers, {})
     routes = Routes(TOPOLOGY)
-    fast_path.serve(routes, routes.points)
+    fast_path.serve(routes, routes.owners)
     return loop, servers, Client(Outbox(loop), fast_path)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.real_keys import real_keys
 
-from helios.model.topology import Placement, Rule
+from helios.model.topology import ANY, Placement, Rule
 from helios.placement.change import moved, with_weights, without_shard
 from helios.placement.plan import moved_share, pairs_between
 from helios.placement.table import table_of
@@ -23,8 +23,8 @@ KEYS = tuple(f"{kind}:{n}".encode() for kind in ("user", "x") for n in range(1, 
 WEIGHTS = st.dictionaries(st.sampled_from(SHARDS), st.sampled_from([0.5, 1.0, 2.0]), min_size=1)
 RULES = st.builds(
     Rule,
-    st.sampled_from(SHARDS),
-    st.sampled_from(SHARDS),
+    st.sampled_from((*SHARDS, ANY)),
+    st.sampled_from((*SHARDS, ANY)),
     st.sets(st.sampled_from(PATTERNS), min_size=1, max_size=2).map(lambda patterns: tuple(sorted(patterns))),
 )
 # Points that a rebalance has given away: by their number on the ring, to a shard that is on it.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.obvious import deciding_rule, obvious_match, obvious_owner
 
-from helios.model.topology import Placement, Rule
+from helios.model.topology import ANY, Placement, Rule
 from helios.placement.change import moved, with_weights, without_shard
+from helios.placement.rules import shortened
 from helios.placement.table import PlacementTable, table_of
 
 SHARDS = ("a", "b", "c", "d")
@@ -44,8 +46,8 @@ MOVES = st.tuples(st.sampled_from(SHARDS), st.sampled_from(SHARDS), st.sampled_f
 )
 RULES = st.builds(
     Rule,
-    st.sampled_from(SHARDS),
-    st.sampled_from(SHARDS),
+    st.sampled_from((*SHARDS, ANY)),
+    st.sampled_from((*SHARDS, ANY)),
     st.sets(st.sampled_from(PATTERNS), min_size=1, max_size=2).map(lambda patterns: tuple(sorted(patterns))),
 )
 PLACEMENTS = st.builds(lambda ring, rules: replace(ring, rules=tuple(rules)), ON_RING, st.lists(RULES, max_size=6))
@@ -59,6 +61,23 @@ def test_the_first_rule_of_the_ring_s_shard_decides(placement: Placement, key: b
     table = PlacementTable(placement)
     assert table.owner(key) == obvious_owner(placement, key)
     assert table.rule(key) == deciding_rule(placement, key)
+
+
+SHORT = st.lists(st.sampled_from(("a", "b", "*", "?", "\\*")), min_size=1, max_size=5).map("".join)
+
+
+@given(st.lists(st.tuples(st.sampled_from((*SHARDS, ANY)), SHORT), max_size=30))
+def test_the_index_finds_the_first_of_many_rules(rules: list[tuple[str, str]]) -> None:
+    """Beginnings that begin with each other, one rule's keys all of another's, and patterns that are no beginning."""
+    sources = ("a", "b", ANY)
+    tried = tuple(Rule(sources[n % 3], target, (pattern,)) for n, (target, pattern) in enumerate(rules))
+    placement = replace(founded("a", "b"), rules=tried)
+    table = PlacementTable(placement)
+    for size in range(5):
+        for letters in product(b"ab*", repeat=size):
+            key = bytes(letters)
+            assert table.rule(key) == deciding_rule(placement, key)
+            assert table.owner(key) == obvious_owner(placement, key)
 
 
 def after_move(placement: Placement, before: Where, source: str, target: str, pattern: str) -> Where:
@@ -127,16 +146,52 @@ def test_each_change_does_to_a_dictionary_what_it_says(
 
 
 @given(PLACEMENTS)
-def test_normalising_drops_only_rules_that_never_decide_anything(placement: Placement) -> None:
-    weights = dict(placement.weights)
-    normal = with_weights(placement, weights)
-    assert where(normal) == where(placement)
-    assert with_weights(normal, weights) == normal
-    kept = list(normal.rules)
-    for rule in placement.rules:  # What is left stands in the order of before.
-        if kept and rule == kept[0]:
-            kept.pop(0)
-    assert kept == []
+def test_a_shortened_list_places_every_key_as_the_long_one(placement: Placement) -> None:
+    short = shortened(placement.rules)
+    assert where(replace(placement, rules=short)) == where(placement)
+    assert shortened(short) == short
+    assert len(short) <= len(placement.rules)
+    assert sum(len(rule.patterns) for rule in short) <= sum(len(rule.patterns) for rule in placement.rules)
+
+
+LITERALS = tuple(f"t{n}:*" for n in range(8))
+
+
+@given(st.lists(st.tuples(st.permutations(SHARDS[:3]), st.sampled_from(LITERALS)), max_size=60))
+def test_patterns_that_share_no_key_leave_one_rule_a_shard_and_pattern_at_most(
+    moves: list[tuple[list[str], str]],
+) -> None:
+    placement = founded("a", "b", "c")
+    for (source, target, _), pattern in moves:
+        placement = moved(placement, source, target, pattern)
+    named = [(rule.source, rule.patterns) for rule in placement.rules]
+    assert len(set(named)) == len(named)
+    assert all(len(rule.patterns) == 1 and rule.source != rule.target for rule in placement.rules)
+
+
+def test_a_ring_of_moves_leaves_no_more_rules_than_moves() -> None:
+    placement = founded("a", "b", "c")
+    for _ in range(5):
+        for source, target in (("a", "b"), ("b", "c"), ("c", "a")):
+            for n in (1, 2):
+                placement = moved(placement, source, target, f"{source}{n}:*")
+        assert len(placement.rules) == 6
+
+
+def test_a_wider_move_takes_the_rules_of_narrower_ones_along() -> None:
+    placement = founded("a", "b")
+    for n in range(9):
+        placement = moved(placement, "a", "b", f"user:{n}*")
+    assert moved(placement, "a", "b", "user:*").rules == (Rule("a", "b", ("user:*",)),)
+
+
+def test_no_conjunction_is_left_where_another_order_says_the_same() -> None:
+    placement = moved(founded("a", "b", "c"), "a", "b", "user:*")
+    placement = moved(moved(placement, "b", "c", "*:eu"), "a", "c", "*:eu")
+    assert [rule for rule in placement.rules if rule.source == "a"] == [
+        Rule("a", "c", ("*:eu",)),
+        Rule("a", "b", ("user:*",)),
+    ]
 
 
 @given(ON_RING, MOVES)

@@ -66,6 +66,10 @@ class Shard:
         return next(member for member in self.members if member.id == self.leader)
 
 
+ANY = "*"
+"""Instead of a shard's id in a rule: as a source every shard, as a target the shard that the ring gives the key to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Keys that the ring gives to `source` and that match every one of `patterns` live on `target`.
@@ -77,6 +81,10 @@ class Rule:
     source: str
     target: str
     patterns: tuple[str, ...]
+
+    def owner(self, home: str) -> str:
+        """The shard that has the rule's keys which the ring gives to `home`."""
+        return home if self.target == ANY else self.target
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from math import fsum
 
 from helios.model.balancing import Strategy
 from helios.model.topology import Placement
-from helios.placement.change import EVERYTHING
 from helios.placement.load import ArcLoads, Spread, owners_at, spread
+from helios.placement.patterns import EVERYTHING
 from helios.placement.point_assignment import PointAssignment
 from helios.placement.ring import points_of
 from helios.placement.table import table_of

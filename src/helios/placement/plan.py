@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from helios.model.topology import Placement, Rule
-from helios.placement.change import implies
+from helios.model.topology import Placement
+from helios.placement.patterns import can_match_both, includes
 from helios.placement.ring import POSITIONS, Ring
+from helios.placement.rules import Outcome, outcomes
 from helios.placement.table import table_of
 
 
 def pairs_between(current: Placement, following: Placement) -> tuple[tuple[str, str], ...]:
     """Every (source, target) whose keys may differ between the two, sorted.
 
-    No pair that moves a key is missing. A pair can turn out to be empty, since whether two patterns
-    ever match the same key is not decided here.
+    No pair that moves a key is missing. A pair can turn out to be empty, since whether a key matches more than two
+    patterns is not decided here.
     """
     if not current.weights or not following.weights:
         return ()
     found: set[tuple[str, str]] = set()
     before, after = table_of(current).ring, table_of(following).ring
     for old, new in {(old, new) for old, new, _ in _arcs(before, after)}:
-        found.update(_outcomes(_of(current, old), old, _of(following, new), new))
+        _between(outcomes(current.rules, old), outcomes(following.rules, new), found)
     return tuple(sorted(found))
 
 
@@ -43,15 +44,32 @@ def _arcs(before: Ring, after: Ring) -> Iterator[tuple[str, str, int]]:
         previous = edge
 
 
-def _of(placement: Placement, shard: str) -> list[Rule]:
-    return [rule for rule in placement.rules if rule.source == shard]
+def _between(before: Sequence[Outcome], after: Sequence[Outcome], found: set[tuple[str, str]]) -> None:
+    """Find the (owner, next owner) that a key of one arc can have, by which rule decides in each placement.
+
+    What both lists begin with decides alike, and so does what they end with where both come that far: a key
+    changes its owner only by what stands between.
+    """
+    first = _common(before, after)
+    last = _common(before[first:][::-1], after[first:][::-1])
+    middles = len(before) - last, len(after) - last
+    for i in range(first, len(before)):
+        for j in range(first, len(after) if i < middles[0] else middles[1]):
+            was, becomes = before[i], after[j]
+            pair = was.shard, becomes.shard
+            if was.shard == becomes.shard or pair in found or not can_match_both(was.patterns, becomes.patterns):
+                continue
+            both = (*was.patterns, *becomes.patterns)
+            earlier = (*before[:i], *after[first:j])
+            if not any(includes(outcome.patterns, both) for outcome in earlier):
+                found.add(pair)
 
 
-def _outcomes(before: list[Rule], old: str, after: list[Rule], new: str) -> Iterator[tuple[str, str]]:
-    """The (owner, next owner) that a key of one arc can have, by which rule decides in each placement."""
-    for i, was in enumerate([*before, Rule(old, old, ())]):
-        for j, becomes in enumerate([*after, Rule(new, new, ())]):
-            atoms = {*was.patterns, *becomes.patterns}
-            earlier = [*before[:i], *after[:j]]
-            if was.target != becomes.target and not any(implies(rule, atoms) for rule in earlier):
-                yield was.target, becomes.target
+def _common(one: Sequence[Outcome], other: Sequence[Outcome]) -> int:
+    """How many outcomes both begin with."""
+    count = 0
+    for mine, its in zip(one, other, strict=False):
+        if mine != its:
+            break
+        count += 1
+    return count

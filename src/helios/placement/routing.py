@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from helios.model.topology import PairPhase, Topology
-from helios.placement._points import Points
+from helios.placement._owners import Owners
 from helios.placement.table import PlacementTable, table_of
 
 
@@ -36,9 +36,9 @@ class Routes:
         return not self.topology.placement.weights
 
     @property
-    def points(self) -> Points | None:
-        """The ring's points where they alone decide; None where there are rules or a transition."""
-        return self._current.points if self._next is None else None
+    def owners(self) -> Owners | None:
+        """The compiled look-up where the current placement alone decides; None in a transition."""
+        return self._current.owners if self._next is None else None
 
     @property
     def home(self) -> str:

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 
-from helios.placement._points cimport Points
+from helios.placement._owners cimport Owners
 from helios.resp._wire cimport RequestParser
 
 cdef enum:
@@ -110,7 +110,7 @@ cdef class FastPath:
     cdef readonly dict by_name    # the same, and those of commands that never go the short way
     cdef dict links2, links3
     cdef object routes
-    cdef Points points
+    cdef Owners owners
     cdef bytes word
     cdef CommandStats kind
 

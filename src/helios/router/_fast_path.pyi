@@ -2,7 +2,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final, Generic, TypeVar
 
-from helios.placement._points import Points
+from helios.placement._owners import Owners
 from helios.placement.routing import Routes
 from helios.resp.wire import Frame, RequestParser
 from helios.router.frontend.caller import Caller, Dispatch, Holder, Waiter
@@ -143,4 +143,4 @@ class FastPath:
         links3: Mapping[str, CommandQueue],
     ) -> None: ...
     def kind_of(self, name: str, group: int) -> CommandStats: ...
-    def serve(self, routes: Routes | None, points: Points | None) -> None: ...
+    def serve(self, routes: Routes | None, owners: Owners | None) -> None: ...

@@ -13,7 +13,6 @@ from libc.string cimport memcmp, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from helios.errors import ProtocolError
-from helios.placement._points cimport place_of
 from helios.resp._wire cimport Span
 
 
@@ -573,10 +572,10 @@ cdef class FastPath:
         self.links2 = links2
         self.links3 = links3
 
-    def serve(self, routes, Points points):
-        """Use these routes; of `points` if the ring alone decides. None for both: leave everything to the dispatcher."""
+    def serve(self, routes, Owners owners):
+        """Use these routes; by `owners` if they alone decide. None for both: leave everything to the dispatcher."""
         self.routes = routes
-        self.points = points
+        self.owners = owners
 
     def kind_of(self, str name, int group):
         """How a command is counted that the dispatcher sends."""
@@ -616,8 +615,8 @@ cdef class FastPath:
         if kind.position >= parser.count:
             return False
         key = &spans[kind.position]
-        if self.points is not None:
-            shard = self.points.owner_at(place_of(frame + key.start, key.size))
+        if self.owners is not None:
+            shard = self.owners.owner_of(frame + key.start, key.size)
         else:
             shard = self.routes.owner(PyBytes_FromStringAndSize(frame + key.start, key.size))
         link = (self.links2 if caller.protocol == 2 else self.links3).get(shard)

@@ -24,7 +24,7 @@ from helios.node.process import ProcessId
 from helios.node.server import find_server
 from helios.runtime.preflight import Plan, UpOptions, look
 
-_COMPILED = ("helios.resp._wire", "helios.router._fast_path", "helios.placement._points")
+_COMPILED = ("helios.resp._wire", "helios.router._fast_path", "helios.placement._points", "helios.placement._owners")
 _FILES_GOOD, _FILES_LEAST = 65_536, 4_096
 _BACKLOG = 1024
 _FREE_GOOD, _FREE_LEAST = 2 << 30, 100 << 20

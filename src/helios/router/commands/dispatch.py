@@ -73,7 +73,7 @@ class Dispatcher:
         if routes.empty or routes.has_fence or routes.has_slow:
             self.fast_path.serve(None, None)
         else:
-            self.fast_path.serve(routes, routes.points)
+            self.fast_path.serve(routes, routes.owners)
 
     def dispatch(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
         """Carry out one command; what becomes of the caller is in the result (see callers)."""

@@ -1,0 +1,19 @@
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from helios.placement._points import Points
+
+class Glob(Protocol):
+    def match(self, key: bytes, /) -> object: ...
+
+class RuleIndex:
+    targets: list[str | None]
+    def __init__(
+        self, ends: Sequence[tuple[bytes, bytes]], globs: Sequence[Sequence[Glob]], targets: Sequence[str | None]
+    ) -> None: ...
+    def first(self, key: bytes) -> int: ...
+
+class Owners:
+    def __init__(self, points: Points, indexes: Mapping[str, RuleIndex], common: RuleIndex | None) -> None: ...
+    def owner(self, key: bytes) -> str: ...
+    def first(self, key: bytes) -> int: ...
