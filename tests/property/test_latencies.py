@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from helios.admin.views import LatencyView
 from helios.api.router_metrics import buckets
 from helios.router._fast_path import Latencies, Outbox
-from helios.router.router_view import latency
+from helios.router.stats.latency import latency
 
 BOUNDS = [1024] + [(5 + quarter) << (power - 2) for power in range(10, 37) for quarter in range(4)]
 

@@ -9,8 +9,9 @@ import pytest
 
 from helios.resp.commands import TABLE, How, find
 from helios.resp.wire import encode_command
-from helios.router.commands.transactions import AT_ONCE, Transaction, queue, refusal
+from helios.router.commands.transactions import AT_ONCE, queue, refusal
 from helios.router.frontend.caller import IN_MULTI, Caller, Outbox
+from helios.router.frontend.transaction import Transaction
 from helios.router.options import RouterOptions
 
 QUEUED = b"+QUEUED\r\n"

@@ -21,19 +21,26 @@ from helios.resp.encoding import error_reply
 from helios.resp.wire import encode_command
 from helios.router import router_view
 from helios.router._fast_path import CommandStats
-from helios.router.commands.blocking import Blocked
 from helios.router.commands.dispatch import Dispatcher
-from helios.router.commands.transactions import Watch
 from helios.router.errors import ErrorReply
-from helios.router.frontend.caller import Caller, LastSlot, OneCommand, Outbox, Slot, Waiter
+from helios.router.frontend.caller import (
+    Caller,
+    LastSlot,
+    OneCommand,
+    Outbox,
+    Slot,
+    Waiter,
+    WaitingCommand,
+    WatchedKeys,
+)
 from helios.router.frontend.connection import ClientConnection
 from helios.router.frontend.holding import Holding
 from helios.router.frontend.limits import MAX_CLIENTS, STOPPING, ClientLimits
 from helios.router.options import RouterOptions
 from helios.router.pubsub.hub import Hub
-from helios.router.router_view import RateMeter
 from helios.router.script_cache import ScriptCache
 from helios.router.session import Mark, Session, SessionKeeper
+from helios.router.stats.counters import RateMeter
 from helios.router.stats.endpoint import StatsEndpoint
 from helios.router.stats.hot_keys import HotKeys
 from helios.router.stats.slowlog import HELD, SlowLog
@@ -73,7 +80,9 @@ class Router:
         self.deadline = 0.0  # commands may be sent until then, by the clock's monotonic seconds
         self.clients: dict[int, ClientConnection] = {}
         self.clients_total = 0
-        self.client_limits = ClientLimits(self.clients, options, lambda client: self.hub.topics.size(client))
+        self.client_limits: ClientLimits[ClientConnection] = ClientLimits(
+            self.clients, options, lambda client: self.hub.topics.size(client)
+        )
         self.slowlog: SlowLog = SlowLog(options.slow_s, options.slow_entries)
         self.rate_meter = RateMeter()
         self.hot_keys = HotKeys(clock.monotonic())
@@ -85,8 +94,8 @@ class Router:
             options.hold_timeout_s, lambda took_s: self.slowlog.note(HELD, self.clock.wall(), took_s)
         )
         self.pool = Pool(self, options)
-        self.blocked: set[Blocked] = set()
-        self.watches: set[Watch] = set()
+        self.blocked: set[WaitingCommand] = set()
+        self.watches: set[WatchedKeys] = set()
         self.hub = Hub(self, options)
         self.script_cache = ScriptCache(store)
         self._fault = "it has not started yet"

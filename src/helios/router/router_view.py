@@ -3,62 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterator
 
-from helios.admin.views import LatencyView, RouterShardView, RouterView
+from helios.admin.views import RouterShardView, RouterView
 from helios.errors import InvalidInput
 from helios.resp.commands import find, key_positions
+from helios.router.context import RouterContext
+from helios.router.stats.latency import latency, together
 
-if TYPE_CHECKING:
-    from helios.router._fast_path import Latencies
-    from helios.router.core import Router
-    from helios.router.upstream.link import ServerConnection
-
-_SAMPLES = 16
 # States of a link, the worst first: a shard's is the worst of those that are in use.
 _STATES = ("down", "connecting", "closed", "ready", "idle")
 
 
-class Retired:
-    """The counts of links that are gone, by shard: what is counted never counts down."""
-
-    def __init__(self) -> None:
-        self.requests: dict[str, list[int]] = {}
-        self.buckets: dict[str, Counter[int]] = {}
-        self.total_ns: Counter[str] = Counter()
-
-    def add(self, link: ServerConnection) -> None:
-        """Keep what a link has counted, which is closed."""
-        had = self.requests.setdefault(link.shard, [0, 0, 0])
-        self.requests[link.shard] = [one + other for one, other in zip(had, link.counts, strict=True)]
-        self.buckets.setdefault(link.shard, Counter()).update(dict(link.latencies.counted()))
-        self.total_ns[link.shard] += link.latencies.total_ns
-
-
-class RateMeter:
-    """How many commands a second there were of late."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
-
-    def sample(self, now: float, commands: int) -> None:
-        """Note how many commands there have been so far; to be called several times a second."""
-        if self._samples and commands < self._samples[-1][1]:
-            self._samples.clear()  # counted from the beginning again
-        self._samples.append((now, commands))
-
-    @property
-    def per_s(self) -> float:
-        """Commands a second, over the last few seconds."""
-        if len(self._samples) < 2:
-            return 0.0
-        (begin, before), (end, after) = self._samples[0], self._samples[-1]
-        return (after - before) / max(end - begin, 0.001)
-
-
-def view(router: Router) -> RouterView:
+def view(router: RouterContext) -> RouterView:
     """The router as it is now."""
     options, now = router.options, router.clock.monotonic()
     shards = list(_shards(router))
@@ -91,13 +49,13 @@ def view(router: Router) -> RouterView:
         errors=dict(sorted(router.errors.items())),
         unanswered=sum(shard.unanswered for shard in shards),
         slow_commands=router.slowlog.total,
-        latency=_together([shard.latency for shard in shards]),
+        latency=together([shard.latency for shard in shards]),
         shards=tuple(shards),
         hot_keys=router.hot_keys.hottest(),
     )
 
 
-def _shards(router: Router) -> Iterator[RouterShardView]:
+def _shards(router: RouterContext) -> Iterator[RouterShardView]:
     held = _held_by_shard(router)
     for shard in router.topology.shards:
         links = [link for links in router.pool.links.values() if (link := links.get(shard.id)) is not None]
@@ -123,7 +81,7 @@ def _shards(router: Router) -> Iterator[RouterShardView]:
         )
 
 
-def _held_by_shard(router: Router) -> Counter[str]:
+def _held_by_shard(router: RouterContext) -> Counter[str]:
     """The commands that wait for a fence to be lifted, by the shard that has had their keys."""
     held: Counter[str] = Counter()
     routes = router.routes
@@ -142,26 +100,3 @@ def _held_by_shard(router: Router) -> Counter[str]:
         if fenced is not None:
             held[routes.owner(fenced)] += 1
     return held
-
-
-def latency(total_ns: int, buckets: Iterable[tuple[int, int]]) -> LatencyView:
-    """Counts of commands by their longest time, in nanoseconds, as they are shown."""
-    ordered = sorted(buckets)
-    return LatencyView(
-        sum(count for _, count in ordered), total_ns / 1e9, tuple((bound / 1e9, count) for bound, count in ordered)
-    )
-
-
-def latency_of(latencies: Latencies) -> LatencyView:
-    """The same of one kind of command."""
-    return latency(latencies.total_ns, latencies.counted())
-
-
-def _together(views: Iterable[LatencyView]) -> LatencyView:
-    buckets: Counter[float] = Counter()
-    count, total_s = 0, 0.0
-    for each in views:
-        count += each.count
-        total_s += each.total_s
-        buckets.update(dict(each.buckets))
-    return LatencyView(count, total_s, tuple(sorted(buckets.items())))

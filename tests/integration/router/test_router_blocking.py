@@ -11,6 +11,7 @@ from tests.routers import Client, RawClient, RouterLab, until
 from tests.servers import Server
 
 from helios.model.topology import PairPhase
+from helios.router.commands.blocking import Blocked
 from helios.router.options import RouterOptions
 
 pytestmark = pytest.mark.processes
@@ -181,6 +182,7 @@ async def test_a_time_out_goes_on_at_the_new_owner(lab: RouterLab, raw: RawClien
     assert await raw.line() == b"*-1\r\n"
     await blocked_at(lab, "shard-2")
     (call,) = lab.router.blocked
+    assert isinstance(call, Blocked)
     assert call._deadline is not None and call._deadline - asyncio.get_running_loop().time() <= 60
 
 

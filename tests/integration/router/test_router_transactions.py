@@ -12,6 +12,7 @@ from tests.routers import Client, RawClient, RouterLab, until
 from tests.servers import Server
 
 from helios.model.topology import PairPhase
+from helios.router.commands.transactions import Watch
 from helios.router.options import RouterOptions
 
 pytestmark = pytest.mark.processes
@@ -219,6 +220,7 @@ async def test_exec_answers_null_after_the_connection_that_watched_was_lost(lab:
     key = lab.key_of("shard-1")
     assert await raw.ask("WATCH", key) == b"+OK\r\n"
     (watch,) = lab.router.watches
+    assert isinstance(watch, Watch)
     async with lab.direct("shard-1") as direct:
         await direct.client_kill_filter(_id=watch.line.client_id)
     await until(lambda: not watch.holds(2), "the loss is noticed")

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helios.access.request_context import asked_by, noted
 from helios.admin.service import AdminService
 from helios.errors import InvalidInput
 from helios.resp.encoding import encode, error_reply
+from helios.router.context import RouterContext
 from helios.router.frontend.caller import DONE, WAIT_REPLY, Caller
-
-if TYPE_CHECKING:
-    from helios.router.core import Router
 
 Words = list[str]
 
 
-def run(router: Router, caller: Caller, verb: str, argv: list[bytes]) -> int:
+def run(router: RouterContext, caller: Caller, verb: str, argv: list[bytes]) -> int:
     """Carry out a verb; the caller waits for its reply."""
     if verb == "migrate" and (len(argv) > 5 or (len(argv) == 5 and argv[4].upper() != b"VERIFY")):
         caller.answer(

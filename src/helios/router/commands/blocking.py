@@ -7,7 +7,6 @@ nothing was done, and its caller runs it again with what is left of its time: he
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import hiredis
 
@@ -17,16 +16,20 @@ from helios.resp.commands import Command
 from helios.resp.encoding import NULL_ARRAY, error_reply
 from helios.resp.wire import encode_command
 from helios.router.commands.lookup import find_owners
+from helios.router.context import RouterContext
 from helios.router.errors import ErrorReply, cross_shard
 from helios.router.frontend.caller import ANSWERING, CLOSED, DONE, WAIT_ALL, WAIT_REPLY, Caller, LastSlot
 from helios.router.upstream.dedicated import UNBLOCKED, DedicatedConnection
 
-if TYPE_CHECKING:
-    from helios.router.core import Router
-
 
 def block(
-    router: Router, caller: Caller, raw: bytes, argv: list[bytes], command: Command, timeout: Timeout, keys: list[bytes]
+    router: RouterContext,
+    caller: Caller,
+    raw: bytes,
+    argv: list[bytes],
+    command: Command,
+    timeout: Timeout,
+    keys: list[bytes],
 ) -> int:
     """Carry out a command that may wait; what becomes of the caller is in the result."""
     if caller.replies:
@@ -64,7 +67,7 @@ class Blocked:
 
     def __init__(
         self,
-        router: Router,
+        router: RouterContext,
         caller: Caller,
         line: DedicatedConnection,
         raw: bytes,

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from helios.errors import InvalidInput
 from helios.resp.encoding import NULL, OK, bulk, encode, error_reply, integer
+from helios.router.commands.handlers import Handler, at_once
+from helios.router.context import RouterContext
 from helios.router.frontend.caller import DONE, EVERY_REPLY, NEXT_REPLY, WAIT_ALL, Caller
 from helios.router.frontend.connection import ClientConnection
 from helios.router.pubsub.subscriptions import Kind
 
-if TYPE_CHECKING:
-    from helios.router.core import Router
-
-Handler = Callable[["Router", Caller, list[bytes]], int]
-Answer = Callable[["Router", Caller, list[bytes]], bytes]
 Fields = dict[str, object]
 _TYPES = frozenset(("normal", "pubsub", "replica", "slave", "master", "primary"))
 # By what CLIENT LIST and CLIENT KILL choose, beside ID, SKIPME, MAXAGE, IDLE and FLAGS: the field that must be equal.
@@ -27,16 +23,6 @@ NO_TRACKING = (
 )
 
 
-def _at_once(answer: Answer) -> Handler:
-    """A handler that answers with the bytes that `answer` gives."""
-
-    def handler(router: Router, caller: Caller, argv: list[bytes]) -> int:
-        caller.answer(answer(router, caller, argv))
-        return DONE
-
-    return handler
-
-
 # --- its own connection -----------------------------------------------------------------------------------------
 
 
@@ -45,18 +31,18 @@ def is_name(name: bytes) -> bool:
     return all(33 <= byte <= 126 for byte in name)
 
 
-def _set_name(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _set_name(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     if not is_name(argv[2]):
         return error_reply("ERR Client names cannot contain spaces, newlines or special characters.")
     caller.name = argv[2]
     return OK
 
 
-def _get_name(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _get_name(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     return bulk(caller.name) if caller.name else NULL[caller.protocol]
 
 
-def _set_info(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _set_info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     attribute = argv[2].lower()
     if attribute not in (b"lib-name", b"lib-ver"):
         return error_reply(f"ERR Unrecognized option '{argv[2][:40].decode('utf-8', 'replace')}'")
@@ -66,7 +52,7 @@ def _set_info(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     return OK
 
 
-def _reply(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def _reply(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """Leave replies out from now on, or the next one. What came before it is answered first."""
     wish = argv[2].upper()
     if wish not in (b"ON", b"OFF", b"SKIP") or not isinstance(caller, ClientConnection):
@@ -83,7 +69,7 @@ def _reply(router: Router, caller: Caller, argv: list[bytes]) -> int:
     return DONE
 
 
-def _switch(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _switch(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """CLIENT NO-EVICT: others are let go first where memory is short. NO-TOUCH is accepted, and means nothing."""
     if argv[2].upper() not in (b"ON", b"OFF"):
         return error_reply("ERR syntax error")
@@ -92,17 +78,17 @@ def _switch(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     return OK
 
 
-def _tracking(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _tracking(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     if argv[2].upper() == b"OFF":
         return OK
     return error_reply(NO_TRACKING if argv[2].upper() == b"ON" else "ERR syntax error")
 
 
-def _tracking_info(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _tracking_info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     return encode({"flags": ["off"], "redirect": -1, "prefixes": []}, caller.protocol)
 
 
-def _caching(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _caching(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     return error_reply(
         "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled"
     )
@@ -111,7 +97,7 @@ def _caching(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
 # --- all connections --------------------------------------------------------------------------------------------
 
 
-def _fields(router: Router, caller: Caller, now: float) -> Fields:
+def _fields(router: RouterContext, caller: Caller, now: float) -> Fields:
     """What CLIENT LIST says of a connection."""
     if not isinstance(caller, ClientConnection):
         return {"id": caller.id, "name": caller.name.decode()}
@@ -147,7 +133,7 @@ def _line(fields: Fields) -> bytes:
     return " ".join(f"{name}={value}" for name, value in fields.items()).encode()
 
 
-def _info(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     return bulk(_line(_fields(router, caller, caller.outbox.now())) + b"\n")
 
 
@@ -203,7 +189,7 @@ def _has(fields: Fields, name: str, values: list[str]) -> bool:
     return str(fields[_EQUAL[name]]) == value
 
 
-def _chosen(router: Router, caller: Caller, words: list[bytes], *, skip_me: bool) -> list[ClientConnection]:
+def _chosen(router: RouterContext, caller: Caller, words: list[bytes], *, skip_me: bool) -> list[ClientConnection]:
     texts = [word.decode("utf-8", "replace") for word in words]
     now = caller.outbox.now()
     return [
@@ -213,7 +199,7 @@ def _chosen(router: Router, caller: Caller, words: list[bytes], *, skip_me: bool
     ]
 
 
-def _list(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _list(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     words = argv[2:]
     if len(words) == 1 or (len(words) > 1 and words[0].upper() == b"ID" and not words[1].isdigit()):
         return error_reply("ERR syntax error")
@@ -225,7 +211,7 @@ def _list(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     return bulk(b"".join(_line(_fields(router, client, now)) + b"\n" for client in chosen))
 
 
-def _kill(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def _kill(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """End connections: one by its address, or all that are chosen, of which the number is answered."""
     by_address = len(argv) == 3
     try:
@@ -246,7 +232,7 @@ def _kill(router: Router, caller: Caller, argv: list[bytes]) -> int:
     return DONE
 
 
-def _unblock(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _unblock(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """Let a client's blocking command go on."""
     how = argv[3].upper() if len(argv) > 3 else b"TIMEOUT"
     if len(argv) > 4 or how not in (b"TIMEOUT", b"ERROR"):
@@ -257,19 +243,19 @@ def _unblock(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
 
 
 HANDLERS: dict[str, Handler] = {
-    "client|id": _at_once(lambda router, caller, argv: integer(caller.id)),
-    "client|setname": _at_once(_set_name),
-    "client|getname": _at_once(_get_name),
-    "client|setinfo": _at_once(_set_info),
-    "client|info": _at_once(_info),
-    "client|list": _at_once(_list),
+    "client|id": at_once(lambda router, caller, argv: integer(caller.id)),
+    "client|setname": at_once(_set_name),
+    "client|getname": at_once(_get_name),
+    "client|setinfo": at_once(_set_info),
+    "client|info": at_once(_info),
+    "client|list": at_once(_list),
     "client|kill": _kill,
-    "client|unblock": _at_once(_unblock),
+    "client|unblock": at_once(_unblock),
     "client|reply": _reply,
-    "client|no-evict": _at_once(_switch),
-    "client|no-touch": _at_once(_switch),
-    "client|tracking": _at_once(_tracking),
-    "client|trackinginfo": _at_once(_tracking_info),
-    "client|getredir": _at_once(lambda router, caller, argv: integer(-1)),
-    "client|caching": _at_once(_caching),
+    "client|no-evict": at_once(_switch),
+    "client|no-touch": at_once(_switch),
+    "client|tracking": at_once(_tracking),
+    "client|trackinginfo": at_once(_tracking_info),
+    "client|getredir": at_once(lambda router, caller, argv: integer(-1)),
+    "client|caching": at_once(_caching),
 }

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from helios.errors import InvalidInput
 from helios.placement.glob import compile_glob
 from helios.resp.commands import TABLE, Command, How, find, key_positions
 from helios.resp.encoding import EMPTY_ARRAY, NULL, array, bulk, encode, error_reply, integer, simple
+from helios.router.commands.handlers import Answer, Handler, at_once
+from helios.router.context import RouterContext
 from helios.router.frontend.caller import DONE, WAIT_REPLY, Caller
-
-if TYPE_CHECKING:
-    from helios.router.core import Router
-
-Handler = Callable[["Router", Caller, list[bytes]], int]
-Answer = Callable[["Router", Caller, list[bytes]], bytes]
-
-
-def _at_once(answer: Answer) -> Handler:
-    """A handler that answers with the bytes that `answer` gives."""
-
-    def handler(router: Router, caller: Caller, argv: list[bytes]) -> int:
-        caller.answer(answer(router, caller, argv))
-        return DONE
-
-    return handler
 
 
 def _offered() -> list[Command]:
@@ -43,11 +26,11 @@ def _described(command: Command, protocol: int) -> bytes:
     return array([bulk(command.name.encode()), integer(command.arity), flags, *numbers, *rest])
 
 
-def _command(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _command(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     return array([_described(command, caller.protocol) for command in _offered()])
 
 
-def _info(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     if len(argv) == 2:
         return _command(router, caller, argv)
     found = [TABLE.get(word.decode("latin-1").lower()) for word in argv[2:]]
@@ -55,7 +38,7 @@ def _info(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     return array([null if command is None else _described(command, caller.protocol) for command in found])
 
 
-def _list(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _list(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     names = [command.name for command in _offered()]
     if len(argv) == 5 and argv[2].upper() == b"FILTERBY" and argv[3].upper() == b"PATTERN":
         glob = compile_glob(argv[4].decode("utf-8", "replace"))
@@ -65,7 +48,7 @@ def _list(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     return encode(names, caller.protocol)
 
 
-def _keys(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _keys(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     command = find(argv[2])
     inner = argv[2:]
     if command is not None and command.container and len(inner) > 1:
@@ -83,7 +66,7 @@ def _keys(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     return encode([inner[position] for position in positions], caller.protocol)
 
 
-def _docs(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def _docs(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """The servers' own documentation of what Helios passes on, and some of its own of the verbs."""
     reason = router.reason()
     if reason is not None:
@@ -95,7 +78,7 @@ def _docs(router: Router, caller: Caller, argv: list[bytes]) -> int:
     return WAIT_REPLY
 
 
-async def _documented(router: Router, protocol: int, commands: list[Command]) -> bytes:
+async def _documented(router: RouterContext, protocol: int, commands: list[Command]) -> bytes:
     verbs = [command for command in commands if command.how is How.VERB]
     others = [command.name.encode() for command in commands if command.how is not How.VERB]
     count, known = 0, b""
@@ -134,14 +117,14 @@ def _help_of(container: str) -> Answer:
 
 
 HANDLERS: dict[str, Handler] = {
-    "command": _at_once(_command),
-    "command|count": _at_once(lambda router, caller, argv: integer(len(_offered()))),
-    "command|info": _at_once(_info),
+    "command": at_once(_command),
+    "command|count": at_once(lambda router, caller, argv: integer(len(_offered()))),
+    "command|info": at_once(_info),
     "command|docs": _docs,
-    "command|list": _at_once(_list),
-    "command|getkeys": _at_once(_keys),
+    "command|list": at_once(_list),
+    "command|getkeys": at_once(_keys),
     **{
-        name: _at_once(_help_of(name.removesuffix("|help")))
+        name: at_once(_help_of(name.removesuffix("|help")))
         for name, command in TABLE.items()
         if name.endswith("|help") and command.how is How.ROUTER
     },

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from helios.errors import InvalidInput
 from helios.placement.routing import Routes
 from helios.resp.blocking import timeout_of
@@ -26,17 +23,15 @@ from helios.router.commands import (
     transactions,
 )
 from helios.router.commands.blocking import block
+from helios.router.commands.handlers import Handler
 from helios.router.commands.lookup import find_owners, must_slow, recognise, strangers
+from helios.router.context import RouterContext
 from helios.router.errors import cross_shard
 from helios.router.frontend.caller import DONE, HOLD, IN_MULTI, IN_NO_DATABASE, IN_SUBSCRIPTION, SLOW, Caller, Slot
 from helios.router.frontend.connection import ClientConnection
 
-if TYPE_CHECKING:
-    from helios.router.core import Router
-
 _ENDS_OF_TRANSACTIONS = frozenset((b"EXEC", b"DISCARD"))
 _ATTACKS = frozenset((b"POST", b"HOST:"))
-Handler = Callable[["Router", Caller, list[bytes]], int]
 HANDLERS: dict[str, Handler] = {
     **server.HANDLERS,
     **keyspace.HANDLERS,
@@ -62,7 +57,7 @@ class Dispatcher:
     Those with one key take the compiled short way where it is open, from the same table and the same links.
     """
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: RouterContext) -> None:
         self._router = router
         self._now = router.clock.monotonic
         self._links = router.pool.links

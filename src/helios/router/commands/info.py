@@ -6,18 +6,15 @@ import os
 import resource
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from helios.errors import HeliosError
 from helios.resp.encoding import bulk
 from helios.router.commands.keyspace import count_keys
+from helios.router.context import RouterContext
 from helios.router.errors import ErrorReply
 from helios.router.frontend.limits import MEMORY, SLOW_READER
 from helios.router.pubsub.subscriptions import Kind
-from helios.router.router_view import latency_of
-
-if TYPE_CHECKING:
-    from helios.router.core import Router
+from helios.router.stats.latency import latency_of
 
 # What is said as long as no server has been heard: the version that Valkey itself gives to Redis clients.
 _REDIS_VERSION = "7.2.4"
@@ -44,12 +41,12 @@ _SUBSCRIBED = {
 Fields = dict[str, object]
 
 
-def redis_version(router: Router) -> str:
+def redis_version(router: RouterContext) -> str:
     """The Redis version that clients should act on, as the members report it."""
     return router.product.get(b"redis_version", _REDIS_VERSION.encode()).decode()
 
 
-def _server(router: Router) -> Fields:
+def _server(router: RouterContext) -> Fields:
     product = {name.decode(): value.decode() for name, value in router.product.items() if name != b"run_id"}
     uptime_s = int(router.clock.monotonic() - router.started_at)
     return {
@@ -67,7 +64,7 @@ def _server(router: Router) -> Fields:
     }
 
 
-def _helios(router: Router) -> Fields:
+def _helios(router: RouterContext) -> Fields:
     topology = router.topology
     return {
         "epoch": topology.epoch,
@@ -82,7 +79,7 @@ def _helios(router: Router) -> Fields:
     }
 
 
-def _clients(router: Router) -> Fields:
+def _clients(router: RouterContext) -> Fields:
     return {
         "connected_clients": len(router.clients),
         "maxclients": router.options.clients,
@@ -96,7 +93,7 @@ def _clients(router: Router) -> Fields:
     }
 
 
-def _memory(router: Router) -> Fields:
+def _memory(router: RouterContext) -> Fields:
     used = resident_bytes()
     return {
         "used_memory": used,
@@ -116,7 +113,7 @@ def resident_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _stats(router: Router) -> Fields:
+def _stats(router: RouterContext) -> Fields:
     return {
         "total_connections_received": router.clients_total,
         "total_commands_processed": router.commands,
@@ -132,29 +129,29 @@ def _stats(router: Router) -> Fields:
     }
 
 
-def _persistence(router: Router) -> Fields:
+def _persistence(router: RouterContext) -> Fields:
     # Whoever asks whether a server is still reading its data can use a router at once: errors name shards that do.
     return {"loading": 0, "async_loading": 0}
 
 
-def _cpu(router: Router) -> Fields:
+def _cpu(router: RouterContext) -> Fields:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {"used_cpu_sys": f"{used.ru_stime:.6f}", "used_cpu_user": f"{used.ru_utime:.6f}"}
 
 
-def _replication(router: Router) -> Fields:
+def _replication(router: RouterContext) -> Fields:
     return {"role": "master", "connected_slaves": 0, "master_repl_offset": 0}
 
 
-def _cluster(router: Router) -> Fields:
+def _cluster(router: RouterContext) -> Fields:
     return {"cluster_enabled": 0}
 
 
-def _errorstats(router: Router) -> Fields:
+def _errorstats(router: RouterContext) -> Fields:
     return {f"errorstat_{name}": f"count={count}" for name, count in sorted(router.errors.items())}
 
 
-def _commandstats(router: Router) -> Fields:
+def _commandstats(router: RouterContext) -> Fields:
     fields: Fields = {}
     for name, kind in sorted(router.kinds.items()):
         calls = sum(count for _, count in kind.latencies.counted())
@@ -164,7 +161,7 @@ def _commandstats(router: Router) -> Fields:
     return fields
 
 
-def _latencystats(router: Router) -> Fields:
+def _latencystats(router: RouterContext) -> Fields:
     fields: Fields = {}
     for name, kind in sorted(router.kinds.items()):
         view = latency_of(kind.latencies)
@@ -190,7 +187,7 @@ _SECTIONS = {
 }
 
 
-async def reply(router: Router, protocol: int, wanted: list[str]) -> bytes:
+async def reply(router: RouterContext, protocol: int, wanted: list[str]) -> bytes:
     """The INFO reply with the sections that are wanted; the usual ones where none is named."""
     usual = not wanted or {"all", "everything", "default"} & set(wanted)
     names = [name for name in _DEFAULT if usual or name in wanted]
@@ -204,7 +201,7 @@ async def reply(router: Router, protocol: int, wanted: list[str]) -> bytes:
     return b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text) if protocol == 3 else bulk(text)
 
 
-async def _keyspace(router: Router) -> Fields:
+async def _keyspace(router: RouterContext) -> Fields:
     """The number of keys; nothing where a shard does not say."""
     try:
         keys = await count_keys(router)
@@ -213,7 +210,7 @@ async def _keyspace(router: Router) -> Fields:
     return {"db0": f"keys={keys},expires=0,avg_ttl=0"} if keys else {}
 
 
-def parameters(router: Router) -> dict[str, str]:
+def parameters(router: RouterContext) -> dict[str, str]:
     """What CONFIG GET knows: what clients and benchmarks ask servers for."""
     limits = router.options.limits
     return {

@@ -8,8 +8,8 @@ Keys are not listed while the topology has a fence: behind it they may have left
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import Any
 
 import hiredis
 
@@ -17,12 +17,11 @@ from helios.errors import Unavailable
 from helios.placement.routing import Routes
 from helios.resp.encoding import NULL, array, bulk, error_reply, integer
 from helios.resp.wire import encode_command
+from helios.router.commands.handlers import Handler
 from helios.router.commands.scatter import all_ok, concatenated, to_all, total
+from helios.router.context import RouterContext
 from helios.router.errors import ErrorReply
 from helios.router.frontend.caller import DONE, HOLD, WAIT_REPLY, Caller, Slot
-
-if TYPE_CHECKING:
-    from helios.router.core import Router
 
 STEP = 500  # keys looked at between two turns of the loop
 _MAX_RESTARTS = 20
@@ -40,7 +39,7 @@ def decoded(raw: bytes) -> Any:
     return reader.gets()
 
 
-def down(router: Router, caller: Caller) -> bool:
+def down(router: RouterContext, caller: Caller) -> bool:
     """Whether keys are not served now; the caller has been told then."""
     reason = router.reason()
     if reason is not None:
@@ -48,14 +47,14 @@ def down(router: Router, caller: Caller) -> bool:
     return reason is not None
 
 
-def _shards(router: Router) -> list[str]:
+def _shards(router: RouterContext) -> list[str]:
     return [shard.id for shard in router.topology.shards]
 
 
 # --- DBSIZE, KEYS -----------------------------------------------------------------------------------------------
 
 
-def dbsize(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def dbsize(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """The number of keys."""
     if down(router, caller):
         return DONE
@@ -68,11 +67,11 @@ def dbsize(router: Router, caller: Caller, argv: list[bytes]) -> int:
     return DONE
 
 
-async def _counted(router: Router) -> bytes:
+async def _counted(router: RouterContext) -> bytes:
     return integer(await count_keys(router))
 
 
-async def count_keys(router: Router) -> int:
+async def count_keys(router: RouterContext) -> int:
     """The number of keys, each counted where it is owned, for what that is worth while a pair is switching.
 
     Raises ErrorReply or Unavailable.
@@ -91,7 +90,7 @@ async def count_keys(router: Router) -> int:
     raise Unavailable("the keys could not be counted: they change their shard again and again; try again")
 
 
-def keys(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def keys(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """All keys that match a pattern."""
     if down(router, caller):
         return DONE
@@ -110,7 +109,7 @@ def _sees_all(caller: Caller) -> bool:
     return caller.rights is None or caller.rights.sees_all
 
 
-async def _listed(router: Router, caller: Caller, pattern: bytes) -> bytes:
+async def _listed(router: RouterContext, caller: Caller, pattern: bytes) -> bytes:
     for _ in range(_MAX_RESTARTS):
         routes = present_routes(router)
         found: list[bytes] = []
@@ -127,7 +126,7 @@ async def _listed(router: Router, caller: Caller, pattern: bytes) -> bytes:
     raise Unavailable("the keys could not be listed: they change their shard again and again; try again")
 
 
-def present_routes(router: Router) -> Routes:
+def present_routes(router: RouterContext) -> Routes:
     """The routes of the moment. Raises Unavailable where keys are not served."""
     routes = router.routes
     if routes is None or router.reason() is not None:
@@ -135,7 +134,7 @@ def present_routes(router: Router) -> Routes:
     return routes
 
 
-def still(router: Router, routes: Routes) -> bool:
+def still(router: RouterContext, routes: Routes) -> bool:
     """Whether no key has changed its owner since `routes` were the present ones."""
     now = router.routes
     return now is not None and (now is routes or _ownership(now) == _ownership(routes))
@@ -150,7 +149,7 @@ def _ownership(routes: Routes) -> object:
 
 
 async def owned(
-    router: Router, routes: Routes, shard: str, options: list[bytes], *, fenced: bool = False
+    router: RouterContext, routes: Routes, shard: str, options: list[bytes], *, fenced: bool = False
 ) -> AsyncIterator[list[bytes]]:
     """The keys on a shard's server that the shard owns by `routes`, once each, in steps.
 
@@ -176,7 +175,7 @@ async def owned(
 # --- FLUSHALL, RANDOMKEY ----------------------------------------------------------------------------------------
 
 
-def flush(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def flush(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """Remove every key. While keys are being handed over it waits, or copies might survive it."""
     if len(argv) > 2 or (len(argv) == 2 and argv[1].upper() not in (b"SYNC", b"ASYNC")):
         caller.answer(error_reply("ERR syntax error"))
@@ -194,7 +193,7 @@ def flush(router: Router, caller: Caller, argv: list[bytes]) -> int:
     return DONE
 
 
-def randomkey(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def randomkey(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """Some key."""
     if down(router, caller):
         return DONE
@@ -202,7 +201,7 @@ def randomkey(router: Router, caller: Caller, argv: list[bytes]) -> int:
     return WAIT_REPLY
 
 
-async def _random_key(router: Router, protocol: int) -> bytes:
+async def _random_key(router: RouterContext, protocol: int) -> bytes:
     shards = _shards(router)
     random.shuffle(shards)
     for shard in shards:
@@ -220,7 +219,7 @@ async def _random_key(router: Router, protocol: int) -> bytes:
     return NULL[protocol]
 
 
-HANDLERS: dict[str, Callable[[Router, Caller, list[bytes]], int]] = {
+HANDLERS: dict[str, Handler] = {
     "dbsize": dbsize,
     "keys": keys,
     "flushall": flush,

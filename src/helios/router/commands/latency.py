@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from helios.access.request_context import HIDDEN
 from helios.access.rights import Need
 from helios.resp.commands import find, find_subcommand
 from helios.resp.encoding import OK, encode, error_reply, integer
-from helios.router.frontend.caller import DONE, Caller
+from helios.router.commands.handlers import Handler, at_once
+from helios.router.context import RouterContext
+from helios.router.frontend.caller import Caller
 from helios.router.stats.slowlog import COMMAND, HELD
-
-if TYPE_CHECKING:
-    from helios.router.core import Router
 
 _SHOWN = 10
 _SLOWLOG_HELP = (
@@ -45,7 +43,7 @@ _LATENCY_HELP = (
 )
 
 
-def _slowlog_get(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _slowlog_get(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     count = _SHOWN
     if len(argv) > 2:
         if not argv[2].removeprefix(b"-").isdigit() or int(argv[2][:20]) < -1:
@@ -70,12 +68,12 @@ def _seen(caller: Caller, arguments: Sequence[bytes]) -> list[bytes]:
     return [arguments[0], HIDDEN.encode()]
 
 
-def _slowlog_reset(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _slowlog_reset(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     router.slowlog.commands.clear()
     return OK
 
 
-def _latest(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _latest(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     log = router.slowlog
     rows = [
         [event, int(moments[-1].at), _ms(moments[-1].took_s), _ms(log.worst_s[event])]
@@ -84,16 +82,16 @@ def _latest(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     return encode(rows, caller.protocol)
 
 
-def _history(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _history(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     moments = router.slowlog.moments.get(argv[2].decode("latin-1").lower(), ())
     return encode([[int(moment.at), _ms(moment.took_s)] for moment in moments], caller.protocol)
 
 
-def _reset(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _reset(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     return integer(router.slowlog.forget_moments([word.decode("latin-1").lower() for word in argv[2:]]))
 
 
-def _histogram(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _histogram(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     wanted = {word.decode("latin-1").lower() for word in argv[2:]}
     found: dict[str, object] = {}
     for name, kind in sorted(router.kinds.items()):
@@ -117,7 +115,7 @@ def _next_power(number: float) -> int:
     return power
 
 
-def _doctor(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _doctor(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     log = router.slowlog
     if not log.threshold_s:
         return encode("The slow log is off: set router.slowlog_threshold to have delays noticed.", caller.protocol)
@@ -136,7 +134,7 @@ def _doctor(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     return encode(" ".join(said) or f"Nothing took {log.threshold_s * 1000:g} ms or longer.", caller.protocol)
 
 
-def _graph(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _graph(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     return error_reply(
         "ERR 'LATENCY GRAPH' is refused: a router draws no pictures; use LATENCY HISTORY or `helios-cli top`"
     )
@@ -146,24 +144,16 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _at_once(answer: Callable[[Router, Caller, list[bytes]], bytes]) -> Callable[[Router, Caller, list[bytes]], int]:
-    def handler(router: Router, caller: Caller, argv: list[bytes]) -> int:
-        caller.answer(answer(router, caller, argv))
-        return DONE
-
-    return handler
-
-
-HANDLERS: dict[str, Callable[[Router, Caller, list[bytes]], int]] = {
-    "slowlog|get": _at_once(_slowlog_get),
-    "slowlog|len": _at_once(lambda router, caller, argv: integer(len(router.slowlog.commands))),
-    "slowlog|reset": _at_once(_slowlog_reset),
-    "slowlog|help": _at_once(lambda router, caller, argv: encode(_SLOWLOG_HELP, caller.protocol)),
-    "latency|latest": _at_once(_latest),
-    "latency|history": _at_once(_history),
-    "latency|reset": _at_once(_reset),
-    "latency|histogram": _at_once(_histogram),
-    "latency|doctor": _at_once(_doctor),
-    "latency|graph": _at_once(_graph),
-    "latency|help": _at_once(lambda router, caller, argv: encode(_LATENCY_HELP, caller.protocol)),
+HANDLERS: dict[str, Handler] = {
+    "slowlog|get": at_once(_slowlog_get),
+    "slowlog|len": at_once(lambda router, caller, argv: integer(len(router.slowlog.commands))),
+    "slowlog|reset": at_once(_slowlog_reset),
+    "slowlog|help": at_once(lambda router, caller, argv: encode(_SLOWLOG_HELP, caller.protocol)),
+    "latency|latest": at_once(_latest),
+    "latency|history": at_once(_history),
+    "latency|reset": at_once(_reset),
+    "latency|histogram": at_once(_histogram),
+    "latency|doctor": at_once(_doctor),
+    "latency|graph": at_once(_graph),
+    "latency|help": at_once(lambda router, caller, argv: encode(_LATENCY_HELP, caller.protocol)),
 }

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from helios.placement.ring import hash_tag
 from helios.placement.routing import Routes
 from helios.resp.commands import Command, How, find, find_subcommand, looked_up
 from helios.resp.encoding import error_reply
+from helios.router.context import RouterContext
 from helios.router.errors import unknown_command, unknown_subcommand, wrong_number
 from helios.router.frontend.caller import DONE, HOLD, SLOW, Caller
 
-if TYPE_CHECKING:
-    from helios.router.core import Router
 
-
-def find_owners(router: Router, caller: Caller, keys: Sequence[bytes], *, writes: bool) -> list[str] | int:
+def find_owners(router: RouterContext, caller: Caller, keys: Sequence[bytes], *, writes: bool) -> list[str] | int:
     """The owner of each key; or what becomes of the caller, where the command cannot go now.
 
     Where that is DONE the caller has been answered. Without keys there is no owner, but the same obstacles.

@@ -6,18 +6,16 @@ The router's own user at a server may not ask for this, or every client that may
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from helios.model.topology import Shard
 from helios.resp.encoding import OK, bulk
-from helios.router.commands.scripting import Handler, working
+from helios.router.commands.handlers import Handler
+from helios.router.commands.scripting import working
+from helios.router.context import RouterContext
 from helios.router.frontend.caller import Caller
 
-if TYPE_CHECKING:
-    from helios.router.core import Router
 
-
-async def _ask(router: Router, argv: list[bytes]) -> dict[str, str]:
+async def _ask(router: RouterContext, argv: list[bytes]) -> dict[str, str]:
     """What each shard's leader answers. Raises EngineError where one does not."""
 
     async def ask(shard: Shard) -> str:
@@ -31,12 +29,12 @@ async def _ask(router: Router, argv: list[bytes]) -> dict[str, str]:
     return dict(zip((shard.id for shard in shards), await asyncio.gather(*map(ask, shards)), strict=True))
 
 
-async def _told(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+async def _told(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """What each server says, under its shard's name."""
     return bulk("\n".join(f"# {shard}\n{said}\n" for shard, said in (await _ask(router, argv)).items()).encode())
 
 
-async def _purged(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+async def _purged(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     await _ask(router, argv)
     return OK
 

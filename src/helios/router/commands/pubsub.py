@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING
 
 from helios.resp.encoding import NULL, array, bulk, encode, error_reply, integer
 from helios.resp.wire import encode_command
+from helios.router.commands.handlers import Handler
 from helios.router.commands.keyspace import decoded
+from helios.router.context import RouterContext
 from helios.router.frontend.caller import DONE, HOLD, WAIT_REPLY, Caller, Slot, Waiter
 from helios.router.frontend.connection import ClientConnection
 from helios.router.pubsub.subscriptions import Kind, Topic
 
-if TYPE_CHECKING:
-    from helios.router.core import Router
-
-Handler = Callable[["Router", Caller, list[bytes]], int]
 # What a client with RESP2 may send while it is subscribed to something.
 ALLOWED = frozenset(f"{prefix}{verb}subscribe" for prefix in ("", "p", "s") for verb in ("", "un"))
 ALLOWED |= {"ping", "quit", "reset"}
@@ -39,7 +36,7 @@ def _confirmation(protocol: int, word: bytes, name: bytes | None, count: int) ->
 
 
 def _subscriber(kind: Kind) -> Handler:
-    def subscribe(router: Router, caller: Caller, argv: list[bytes]) -> int:
+    def subscribe(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
         """Subscribe to channels or patterns; the replies come when no message can be missed any more."""
         if not isinstance(caller, ClientConnection):
             caller.answer(error_reply("ERR subscriptions need a connection of their own"))
@@ -63,7 +60,7 @@ def _subscriber(kind: Kind) -> Handler:
 
 
 def _unsubscriber(kind: Kind) -> Handler:
-    def unsubscribe(router: Router, caller: Caller, argv: list[bytes]) -> int:
+    def unsubscribe(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
         """End subscriptions: those that are named, or all of the kind."""
         if not isinstance(caller, ClientConnection):
             caller.answer(_confirmation(caller.protocol, kind.unsubscribe, None, 0))
@@ -83,7 +80,7 @@ def _unsubscriber(kind: Kind) -> Handler:
     return unsubscribe
 
 
-def end_denied(router: Router, caller: Caller) -> None:
+def end_denied(router: RouterContext, caller: Caller) -> None:
     """End the subscriptions that the caller, who is another user now, may not have; it is told of each."""
     if caller.rights is None or not isinstance(caller, ClientConnection):
         return
@@ -99,7 +96,7 @@ class _Receivers:
 
     __slots__ = ("_channel", "_router", "_shard", "_waiter")
 
-    def __init__(self, router: Router, waiter: Waiter, shard: str, channel: Topic) -> None:
+    def __init__(self, router: RouterContext, waiter: Waiter, shard: str, channel: Topic) -> None:
         self._router = router
         self._waiter = waiter
         self._shard = shard
@@ -112,7 +109,7 @@ class _Receivers:
         self._waiter.fill(reply)
 
 
-def clients_reached(router: Router, shard: str, channel: Topic, connections: int) -> int:
+def clients_reached(router: RouterContext, shard: str, channel: Topic, connections: int) -> int:
     """How many messages clients get where the shard's server counts so many connections.
 
     This router's clients are counted each; of another router it is known only that it has some.
@@ -122,7 +119,7 @@ def clients_reached(router: Router, shard: str, channel: Topic, connections: int
 
 
 def _publisher(kind: Kind) -> Handler:
-    def publish(router: Router, caller: Caller, argv: list[bytes]) -> int:
+    def publish(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
         """Publish at the shard that would own a key of the channel's name."""
         reason = router.reason()
         if reason is not None:
@@ -145,10 +142,10 @@ def _publisher(kind: Kind) -> Handler:
 # --- PUBSUB -----------------------------------------------------------------------------------------------------
 
 
-def _asking(work: Callable[[Router, int, list[bytes]], Coroutine[None, None, bytes]]) -> Handler:
+def _asking(work: Callable[[RouterContext, int, list[bytes]], Coroutine[None, None, bytes]]) -> Handler:
     """A handler that asks the shards and answers when they have."""
 
-    def handler(router: Router, caller: Caller, argv: list[bytes]) -> int:
+    def handler(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
         reason = router.reason()
         if reason is not None:
             caller.answer(error_reply(f"CLUSTERDOWN {reason}; nothing was executed"))
@@ -159,7 +156,7 @@ def _asking(work: Callable[[Router, int, list[bytes]], Coroutine[None, None, byt
     return handler
 
 
-async def _channels(router: Router, protocol: int, argv: list[bytes]) -> bytes:
+async def _channels(router: RouterContext, protocol: int, argv: list[bytes]) -> bytes:
     """The channels that somebody is subscribed to, through any router."""
     if len(argv) > 3:
         return error_reply(f"ERR wrong number of arguments for 'pubsub|{argv[1].decode('latin-1').lower()}' command")
@@ -167,14 +164,14 @@ async def _channels(router: Router, protocol: int, argv: list[bytes]) -> bytes:
     return encode(sorted({name for reply in replies for name in decoded(reply)}), protocol)
 
 
-async def _patterns(router: Router, protocol: int, argv: list[bytes]) -> bytes:
+async def _patterns(router: RouterContext, protocol: int, argv: list[bytes]) -> bytes:
     """The number of different patterns: every shard knows them all."""
     replies = await asyncio.gather(*(router.pool.ask(shard.id, argv) for shard in router.topology.shards))
     return integer(max(decoded(reply) for reply in replies))
 
 
 def _counter(kind: Kind) -> Handler:
-    async def count(router: Router, protocol: int, argv: list[bytes]) -> bytes:
+    async def count(router: RouterContext, protocol: int, argv: list[bytes]) -> bytes:
         """For each channel how many clients are subscribed to it, those of other routers as one each."""
         routes, names = router.routes, argv[2:]
         assert routes is not None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from helios.access.rights import Rights
 from helios.errors import Unavailable
 from helios.model.topology import Shard, with_numbers
@@ -12,11 +10,9 @@ from helios.placement.scanning import Ahead, CursorTooLong, Place
 from helios.resp.encoding import EMPTY_ARRAY, array, bulk, error_reply
 from helios.resp.wire import elements, encode_command
 from helios.router.commands.keyspace import STEP, decoded, down, owned, present_routes, still
+from helios.router.context import RouterContext
 from helios.router.frontend.caller import DONE, HOLD, WAIT_REPLY, Caller, Slot, Waiter
-
-if TYPE_CHECKING:
-    from helios.router.core import Router
-    from helios.router.upstream.link import ServerConnection
+from helios.router.upstream.link import ServerConnection
 
 _MAX_RESTARTS = 20
 _MAX_DIGITS = 20
@@ -32,7 +28,7 @@ def _cursor(word: bytes) -> int | None:
 # --- SCAN -------------------------------------------------------------------------------------------------------
 
 
-def scan(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def scan(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """The next keys of the shard at which the cursor stands; held while the topology has a fence."""
     cursor = _cursor(argv[1])
     if cursor is None:
@@ -79,7 +75,7 @@ class _ScanReply:
     __slots__ = ("_link", "_place", "_rights", "_router", "_waiter")
 
     def __init__(
-        self, router: Router, waiter: Waiter, link: ServerConnection, place: Place, rights: Rights | None
+        self, router: RouterContext, waiter: Waiter, link: ServerConnection, place: Place, rights: Rights | None
     ) -> None:
         self._router = router
         self._waiter = waiter
@@ -114,13 +110,13 @@ class _ScanReply:
         self._waiter.fill(array([bulk(b"%d" % outer), found]))
 
 
-async def _end(router: Router, place: Place, found: bytes) -> bytes:
+async def _end(router: RouterContext, place: Place, found: bytes) -> bytes:
     """The last reply of a scan; or not the last one, where there is more to visit than this router knew."""
     await router.confirm()
     return array([bulk(b"%d" % scanning.encode(scanning.after(place, router.topology))), found])
 
 
-async def _rest(router: Router, caller: Caller, place: Place, options: list[bytes]) -> bytes:
+async def _rest(router: RouterContext, caller: Caller, place: Place, options: list[bytes]) -> bytes:
     """All keys of the shards that are still to be visited, in one reply, which takes no longer than keys stay."""
     for _ in range(_MAX_RESTARTS):
         await router.unfenced()
@@ -145,7 +141,7 @@ def _without_count(options: list[bytes]) -> list[bytes]:
 # --- HSCAN, SSCAN, ZSCAN ----------------------------------------------------------------------------------------
 
 
-def scan_elements(router: Router, caller: Caller, argv: list[bytes], owner: str) -> None:
+def scan_elements(router: RouterContext, caller: Caller, argv: list[bytes], owner: str) -> None:
     """Some elements of a key. Where another server has answered before, it begins at the first one again."""
     cursor = _cursor(argv[2])
     if cursor is None:

@@ -7,17 +7,14 @@ some of the keys changed before the rest, and if a shard fails, what went to the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from helios.errors import ProtocolError
 from helios.resp.commands import Command
 from helios.resp.encoding import OK, array, error_reply, integer
 from helios.resp.wire import elements, encode_command
 from helios.router._fast_path import OWN, CommandStats
+from helios.router.context import RouterContext
 from helios.router.frontend.caller import Caller, Slot, Waiter
-
-if TYPE_CHECKING:
-    from helios.router.core import Router
 
 Combine = Callable[[list[bytes]], bytes]
 
@@ -85,7 +82,7 @@ def concatenated(replies: Sequence[bytes]) -> bytes:
 
 
 def to_all(
-    router: Router,
+    router: RouterContext,
     waiter: Waiter,
     protocol: int,
     frames: Sequence[tuple[str, bytes]],
@@ -99,7 +96,7 @@ def to_all(
         router.pool.link(shard, protocol).send_as(frame, Part(gathering, index), kind)
 
 
-def split(router: Router, caller: Caller, argv: list[bytes], command: Command, owners: list[str]) -> None:
+def split(router: RouterContext, caller: Caller, argv: list[bytes], command: Command, owners: list[str]) -> None:
     """Carry out MGET, MSET, DEL, UNLINK, EXISTS or TOUCH on the shards that own its keys, one owner for each key."""
     width = 2 if command.name == "mset" else 1
     if len(argv) != 1 + width * len(owners):

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING
 
 import hiredis
 
 from helios.resp.encoding import OK, array, bulk, error_reply, integer
 from helios.resp.wire import encode_command
+from helios.router.commands.handlers import Handler
 from helios.router.commands.keyspace import decoded
+from helios.router.context import RouterContext
 from helios.router.frontend.caller import DONE, WAIT_REPLY, Caller, FutureReply, Slot
 from helios.router.script_cache import sha_of
 from helios.router.upstream.connection import ask_aside
 from helios.router.upstream.link import ServerConnection
 
-if TYPE_CHECKING:
-    from helios.router.core import Router
-
-Handler = Callable[["Router", Caller, list[bytes]], int]
-Work = Callable[["Router", Caller, list[bytes]], Coroutine[None, None, bytes]]
+Work = Callable[[RouterContext, Caller, list[bytes]], Coroutine[None, None, bytes]]
 
 
 def working(work: Work) -> Handler:
     """A handler whose caller waits for work that asks the shards."""
 
-    def handler(router: Router, caller: Caller, argv: list[bytes]) -> int:
+    def handler(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
         reason = router.reason()
         if reason is not None:
             caller.answer(error_reply(f"CLUSTERDOWN {reason}; nothing was executed"))
@@ -37,7 +34,7 @@ def working(work: Work) -> Handler:
     return handler
 
 
-def _at_home(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def _at_home(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """Ask the one shard that answers for all."""
     reason = router.reason()
     if reason is not None or router.routes is None:
@@ -49,7 +46,7 @@ def _at_home(router: Router, caller: Caller, argv: list[bytes]) -> int:
     return DONE
 
 
-def _in_turn(router: Router) -> list[str]:
+def _in_turn(router: RouterContext) -> list[str]:
     """All shards, those that own nothing yet at the end.
 
     So a shard that is about to own keys never has anything that its source, which is looked at after it, has not.
@@ -58,14 +55,14 @@ def _in_turn(router: Router) -> list[str]:
     return sorted((shard.id for shard in router.topology.shards), key=lambda shard: (shard not in owners, shard))
 
 
-async def ask_each(router: Router, argv: Sequence[bytes]) -> dict[str, bytes]:
+async def ask_each(router: RouterContext, argv: Sequence[bytes]) -> dict[str, bytes]:
     """Each shard's raw reply to the same command."""
     shards = [shard.id for shard in router.topology.shards]
     replies = await asyncio.gather(*(router.pool.ask(shard, argv) for shard in shards))
     return dict(zip(shards, replies, strict=True))
 
 
-async def everywhere(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+async def everywhere(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """Carry a command out on every shard, one after the other; the error of any says how far that went.
 
     It begins only if all of them answer, and what the first refuses is done nowhere.
@@ -98,7 +95,7 @@ def _text(reply: bytes) -> str:
 CALLS = frozenset(("eval", "eval_ro", "evalsha", "evalsha_ro"))
 
 
-def call(router: Router, caller: Caller, shard: str, raw: bytes, argv: list[bytes]) -> None:
+def call(router: RouterContext, caller: Caller, shard: str, raw: bytes, argv: list[bytes]) -> None:
     """Run a script on a shard, which is told it first if it may not know it."""
     link = router.pool.link(shard, caller.protocol)
     slot = Slot(caller)
@@ -107,7 +104,7 @@ def call(router: Router, caller: Caller, shard: str, raw: bytes, argv: list[byte
     link.send(raw, waiter)
 
 
-def prepare(router: Router, link: ServerConnection, calls: Sequence[list[bytes]]) -> None:
+def prepare(router: RouterContext, link: ServerConnection, calls: Sequence[list[bytes]]) -> None:
     """See to it that the scripts that are about to be called in a transaction are known behind the link."""
     for argv in calls:
         router.script_cache.before(link, argv, FutureReply())
@@ -116,7 +113,7 @@ def prepare(router: Router, link: ServerConnection, calls: Sequence[list[bytes]]
 # --- SCRIPT -----------------------------------------------------------------------------------------------------
 
 
-async def _script_load(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+async def _script_load(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """Load a script on every shard; one that does not answer gets it before its first call there."""
     remembered = False
     replies = await ask_each(router, argv)
@@ -132,7 +129,7 @@ async def _script_load(router: Router, caller: Caller, argv: list[bytes]) -> byt
     return bulk(sha_of(argv[2]))
 
 
-async def _script_exists(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+async def _script_exists(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """Whether each script can be called: it is remembered, or every shard has it."""
     known = [router.script_cache.body(sha.lower()) is not None for sha in argv[2:]]
     if not all(known):
@@ -141,7 +138,7 @@ async def _script_exists(router: Router, caller: Caller, argv: list[bytes]) -> b
     return array([integer(int(here)) for here in known])
 
 
-async def _script_flush(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+async def _script_flush(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """Forget every script, everywhere."""
     if len(argv) > 3 or (len(argv) == 3 and argv[2].upper() not in (b"SYNC", b"ASYNC")):
         return error_reply("ERR SCRIPT FLUSH only support SYNC|ASYNC option")
@@ -151,7 +148,7 @@ async def _script_flush(router: Router, caller: Caller, argv: list[bytes]) -> by
     return reply
 
 
-async def _script_show(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+async def _script_show(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """A script's body."""
     body = router.script_cache.body(argv[2].lower())
     if body is not None:
@@ -160,7 +157,7 @@ async def _script_show(router: Router, caller: Caller, argv: list[bytes]) -> byt
     return next((reply for reply in replies if reply[:1] != b"-"), next(iter(replies)))
 
 
-async def _kill(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+async def _kill(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """End what runs for too long: asked on connections of its own, since the others wait behind it."""
     members = [shard.leading for shard in router.topology.shards]
     asked = (ask_aside(member, router, router.options, argv) for member in members)
@@ -173,7 +170,7 @@ async def _kill(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
 # --- FUNCTION ---------------------------------------------------------------------------------------------------
 
 
-async def _function_stats(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+async def _function_stats(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """The statistics of the shard on which a function runs, of any other where none does."""
     members = [shard.leading for shard in router.topology.shards]
     asked = (ask_aside(member, router, router.options, argv, caller.protocol) for member in members)

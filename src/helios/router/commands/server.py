@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from helios.access.rights import Nobody
 from helios.model.users import DEFAULT_USER
@@ -11,29 +10,16 @@ from helios.placement.glob import compile_glob
 from helios.resp.encoding import OK, array, bulk, encode, error_reply, integer
 from helios.router.commands import info
 from helios.router.commands.client import is_name
+from helios.router.commands.handlers import Handler, at_once
 from helios.router.commands.pubsub import end_denied
+from helios.router.context import RouterContext
 from helios.router.frontend.caller import DONE, IN_NO_DATABASE, IN_SUBSCRIPTION, WAIT_ALL, WAIT_REPLY, Caller
 from helios.router.frontend.connection import ClientConnection
 
-if TYPE_CHECKING:
-    from helios.router.core import Router
-
-Answer = Callable[["Router", Caller, list[bytes]], bytes]
-Handler = Callable[["Router", Caller, list[bytes]], int]
 _NO_USERS = "no users are configured (see security.users): connect without a password"
 
 
-def _at_once(answer: Answer) -> Handler:
-    """A handler that answers with the bytes that `answer` gives."""
-
-    def handler(router: Router, caller: Caller, argv: list[bytes]) -> int:
-        caller.answer(answer(router, caller, argv))
-        return DONE
-
-    return handler
-
-
-def _ping(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _ping(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     if len(argv) > 2:
         return error_reply("ERR wrong number of arguments for 'ping' command")
     if caller.modes & IN_SUBSCRIPTION:
@@ -45,7 +31,7 @@ def _ping(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
 ON_THE_WAY_BACK = frozenset((b"SELECT", b"RESET", b"QUIT", b"HELLO"))
 
 
-def _select(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _select(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     if not choose_database(caller, argv[1]):
         return error_reply("ERR value is not an integer or out of range")
     if caller.database == b"0":
@@ -74,23 +60,23 @@ def _database(caller: Caller) -> str:
     return caller.database[:20].decode()
 
 
-def _time(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _time(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     microseconds = int(router.clock.wall() * 1_000_000)
     return encode([b"%d" % part for part in divmod(microseconds, 1_000_000)], 2)
 
 
-def _role(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _role(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """What a server says that has no replicas; to clients, a router is one."""
     return encode(["master", 0, []], caller.protocol)
 
 
-def _quit(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def _quit(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     caller.answer(OK)
     caller.close_after_replies()
     return DONE
 
 
-def _reset(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def _reset(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     # A client's commands to one shard keep their order on one connection; each protocol has its own.
     if caller.protocol != 2 and caller.replies:
         return WAIT_ALL
@@ -105,7 +91,7 @@ def _reset(router: Router, caller: Caller, argv: list[bytes]) -> int:
     return DONE
 
 
-def _hello(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def _hello(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     protocol, name = caller.protocol, caller.name
     if len(argv) > 1:
         if not argv[1].isdigit():
@@ -142,7 +128,7 @@ def _hello(router: Router, caller: Caller, argv: list[bytes]) -> int:
     return DONE
 
 
-def _greeting(router: Router, caller: Caller, protocol: int, name: bytes) -> bytes:
+def _greeting(router: RouterContext, caller: Caller, protocol: int, name: bytes) -> bytes:
     """Switch to the protocol and say who answers."""
     caller.protocol, caller.name = protocol, name
     if isinstance(caller, ClientConnection):
@@ -159,7 +145,7 @@ def _greeting(router: Router, caller: Caller, protocol: int, name: bytes) -> byt
     return encode(fields, protocol)
 
 
-def _wait(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _wait(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """How many replicas have what was written: shards have none, which is known without waiting."""
     for word, what in zip(argv[1:], ("value", "timeout"), strict=True):
         if not word.isdigit() or len(word) > 18:
@@ -170,7 +156,7 @@ def _wait(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
 # --- users ------------------------------------------------------------------------------------------------------
 
 
-def _auth(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def _auth(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     if len(argv) > 3:
         caller.answer(error_reply("ERR wrong number of arguments for 'auth' command"))
         return DONE
@@ -179,7 +165,9 @@ def _auth(router: Router, caller: Caller, argv: list[bytes]) -> int:
     return WAIT_REPLY
 
 
-async def _logged_in(router: Router, caller: Caller, name: bytes, password: bytes, then: Callable[[], bytes]) -> bytes:
+async def _logged_in(
+    router: RouterContext, caller: Caller, name: bytes, password: bytes, then: Callable[[], bytes]
+) -> bytes:
     """Make the caller that user, then what `then` answers. Raises WrongPassword or Unavailable."""
     if not router.authenticator.guarded:
         return error_reply(f"ERR 'AUTH' is refused: {_NO_USERS}")
@@ -192,7 +180,7 @@ async def _logged_in(router: Router, caller: Caller, name: bytes, password: byte
 # --- CONFIG, INFO -----------------------------------------------------------------------------------------------
 
 
-def _config_get(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _config_get(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     globs = [compile_glob(pattern.decode("utf-8", "replace").lower()) for pattern in argv[2:]]
     known = info.parameters(router)
     return encode(
@@ -201,31 +189,31 @@ def _config_get(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
     )
 
 
-def _reset_statistics(router: Router, caller: Caller, argv: list[bytes]) -> bytes:
+def _reset_statistics(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     router.reset_statistics()
     return OK
 
 
-def _info(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def _info(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     router.spawn(caller, info.reply(router, caller.protocol, [word.decode("latin-1").lower() for word in argv[1:]]))
     return WAIT_REPLY
 
 
 HANDLERS: dict[str, Handler] = {
-    "ping": _at_once(_ping),
-    "echo": _at_once(lambda router, caller, argv: bulk(argv[1])),
-    "acl|whoami": _at_once(lambda router, caller, argv: bulk(caller.identity.name.encode())),
+    "ping": at_once(_ping),
+    "echo": at_once(lambda router, caller, argv: bulk(argv[1])),
+    "acl|whoami": at_once(lambda router, caller, argv: bulk(caller.identity.name.encode())),
     "auth": _auth,
-    "select": _at_once(_select),
-    "time": _at_once(_time),
-    "role": _at_once(_role),
+    "select": at_once(_select),
+    "time": at_once(_time),
+    "role": at_once(_role),
     # Commands of modules are unknown here, whatever the servers have.
-    "module|list": _at_once(lambda router, caller, argv: encode([], caller.protocol)),
+    "module|list": at_once(lambda router, caller, argv: encode([], caller.protocol)),
     "quit": _quit,
     "reset": _reset,
     "hello": _hello,
     "info": _info,
-    "wait": _at_once(_wait),
-    "config|get": _at_once(_config_get),
-    "config|resetstat": _at_once(_reset_statistics),
+    "wait": at_once(_wait),
+    "config|get": at_once(_config_get),
+    "config|resetstat": at_once(_reset_statistics),
 }

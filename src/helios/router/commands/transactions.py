@@ -6,8 +6,7 @@ and EXEC goes over it, too; where a watched key may have changed its shard meanw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import MutableSet, Sequence
 
 from helios.errors import InvalidInput
 from helios.placement.routing import Routes
@@ -15,15 +14,15 @@ from helios.resp.commands import ELEMENT_SCANS, Command, How, key_positions, loo
 from helios.resp.encoding import EMPTY_ARRAY, NULL_ARRAY, OK, error_reply
 from helios.resp.wire import encode_command
 from helios.router.commands import scripting
+from helios.router.commands.handlers import Handler
 from helios.router.commands.lookup import find_owners, recognise, shown
+from helios.router.context import RouterContext
 from helios.router.errors import ErrorReply, cross_shard
-from helios.router.frontend.caller import DONE, IN_MULTI, WAIT_ALL, WAIT_REPLY, Caller, LastSlot, Slot
+from helios.router.frontend.caller import DONE, IN_MULTI, WAIT_ALL, WAIT_REPLY, Caller, LastSlot, Slot, WatchedKeys
+from helios.router.frontend.transaction import Transaction
 from helios.router.options import RouterOptions
 from helios.router.upstream.dedicated import DedicatedConnection
 from helios.router.upstream.link import ConnectionState
-
-if TYPE_CHECKING:
-    from helios.router.core import Router
 
 _MULTI, _EXEC, _UNWATCH = (encode_command([word]) for word in (b"MULTI", b"EXEC", b"UNWATCH"))
 _EXECABORT = "EXECABORT Transaction discarded because of"
@@ -32,33 +31,6 @@ AT_ONCE = frozenset(("multi", "exec", "discard", "watch", "reset", "quit"))
 # Commands that the router answers outside of transactions, and any shard inside.
 _PASSING = frozenset(("ping", "echo", "time", "unwatch", "publish", "spublish"))
 _SHARDS_OWN = frozenset((How.FORWARD, How.SPLIT, How.BLOCKING, How.ANYWHERE))
-
-
-class Transaction:
-    """The commands that a client has queued since MULTI; none any more once one of them was refused."""
-
-    __slots__ = ("calls", "failed", "frames", "keys", "size", "writes")
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.calls: list[list[bytes]] = []  # those of the commands that call scripts
-        self.keys: list[bytes] = []
-        self.size = 0
-        self.writes = False
-        self.failed = False
-
-    def add(self, raw: bytes, keys: Sequence[bytes], *, writes: bool) -> None:
-        """Queue a command; of no effect after a failure."""
-        if not self.failed:
-            self.frames.append(raw)
-            self.keys += keys
-            self.size += len(raw)
-            self.writes = self.writes or writes
-
-    def fail(self) -> None:
-        """EXEC will discard it: nothing of it is kept."""
-        self.failed = True
-        self.frames, self.calls, self.keys, self.size = [], [], [], 0
 
 
 def refusal(argv: Sequence[bytes], command: Command) -> str | None:
@@ -120,7 +92,7 @@ class Watch:
 
     __slots__ = ("_watches", "broken", "keys", "line", "size")
 
-    def __init__(self, line: DedicatedConnection, watches: set[Watch]) -> None:
+    def __init__(self, line: DedicatedConnection, watches: MutableSet[WatchedKeys]) -> None:
         self.line = line
         self.keys: list[bytes] = []
         self.size = 0
@@ -155,6 +127,12 @@ class Watch:
             line.send(_UNWATCH, _Cleared(line))
         else:
             line.end()
+
+
+def _watched(caller: Caller) -> Watch | None:
+    """What a caller watches."""
+    assert caller.watch is None or isinstance(caller.watch, Watch)
+    return caller.watch
 
 
 class _Cleared:
@@ -194,13 +172,13 @@ class _WatchReply:
         self._slot.fill(reply)
 
 
-def watch(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def watch(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """From now on, EXEC does nothing if one of these keys has been changed."""
     if caller.transaction is not None:
         return _not_inside(caller, "watch")
     if caller.replies:
         return WAIT_ALL
-    keys, held = argv[1:], caller.watch
+    keys, held = argv[1:], _watched(caller)
     owners = find_owners(router, caller, keys, writes=False)
     if isinstance(owners, int):
         return owners
@@ -232,7 +210,7 @@ def watch(router: Router, caller: Caller, argv: list[bytes]) -> int:
     return WAIT_REPLY
 
 
-def unwatch(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def unwatch(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """Watch nothing any more."""
     _stop_watching(caller)
     caller.answer(OK)
@@ -248,7 +226,7 @@ def _stop_watching(caller: Caller) -> None:
 # --- MULTI, EXEC, DISCARD -----------------------------------------------------------------------------------------
 
 
-def multi(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def multi(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """Queue the commands that follow."""
     if caller.transaction is not None:
         return _not_inside(caller, "multi")
@@ -270,7 +248,7 @@ def _leave(caller: Caller) -> None:
     caller.modes &= ~IN_MULTI
 
 
-def discard(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def discard(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """Forget what was queued, and watch nothing any more."""
     if caller.transaction is None:
         caller.answer(error_reply("ERR DISCARD without MULTI"))
@@ -289,9 +267,9 @@ def abort(caller: Caller, error: bytes) -> None:
     caller.answer(error_reply(f"{_EXECABORT}: {text}"))
 
 
-def execute(router: Router, caller: Caller, argv: list[bytes]) -> int:
+def execute(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """EXEC: carry out what was queued, all of it or nothing, with nothing of others in between."""
-    transaction, watched = caller.transaction, caller.watch
+    transaction, watched = caller.transaction, _watched(caller)
     if transaction is None:
         caller.answer(error_reply("ERR EXEC without MULTI"))
         return DONE
@@ -369,7 +347,7 @@ class _ExecReply:
         self._slot.fill(reply)
 
 
-HANDLERS: dict[str, Callable[[Router, Caller, list[bytes]], int]] = {
+HANDLERS: dict[str, Handler] = {
     "multi": multi,
     "exec": execute,
     "discard": discard,

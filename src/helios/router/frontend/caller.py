@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 from helios.access.authenticator import OWNER, Identity
 from helios.errors import OutcomeUnknown, ProtocolError
+from helios.placement.routing import Routes
 from helios.resp.wire import Frame, RequestParser
 from helios.router._fast_path import (
     ANSWERING,
@@ -32,10 +33,7 @@ from helios.router._fast_path import (
     Push,
     Slot,
 )
-
-if TYPE_CHECKING:
-    from helios.router.commands.blocking import Blocked
-    from helios.router.commands.transactions import Transaction, Watch
+from helios.router.frontend.transaction import Transaction
 
 __all__ = [
     "ANSWERING",
@@ -63,6 +61,8 @@ __all__ = [
     "Push",
     "Slot",
     "Waiter",
+    "WaitingCommand",
+    "WatchedKeys",
 ]
 
 
@@ -71,6 +71,37 @@ class Waiter(Protocol):
 
     def fill(self, reply: bytes) -> None:
         """Take the reply; called once."""
+
+
+class WaitingCommand(Protocol):
+    """A command that waits at a server for something to come."""
+
+    keys: Sequence[bytes]
+
+    def follow(self, routes: Routes) -> None:
+        """Go where its keys go."""
+
+    def unblock(self, *, as_error: bool) -> None:
+        """Let its caller go on, with an error or as if the time had run out."""
+
+    def cut(self, reply: bytes) -> None:
+        """Answer its caller with this, unless something came for it first."""
+
+    def abandon(self) -> None:
+        """Its caller has gone: nothing may be taken from the keys for it any more."""
+
+
+class WatchedKeys(Protocol):
+    """Keys that a caller watches until it runs its transaction."""
+
+    keys: list[bytes]
+    size: int
+
+    def follow(self, routes: Routes) -> None:
+        """Note whether a key has another owner now."""
+
+    def end(self) -> None:
+        """Watch no longer."""
 
 
 class FutureReply(asyncio.Future[bytes]):
@@ -120,9 +151,9 @@ class Caller(ClientState):
         self.address = ""  # where it calls from; empty for code of this process
         self.library = {b"lib-name": b"", b"lib-ver": b""}
         self.transaction: Transaction | None = None  # what it has queued since MULTI
-        self.watch: Watch | None = None
+        self.watch: WatchedKeys | None = None
         self.database = b"0"  # the one that it has asked for; with another than 0 nothing of it is run
-        self.call: Blocked | None = None  # its command that waits at a server
+        self.call: WaitingCommand | None = None  # its command that waits at a server
         self.resumed: tuple[list[bytes], float | None] | None = None  # that command, to be run again, and its deadline
         self._open_fast_path = fast_path
         self.become(OWNER)

@@ -34,7 +34,7 @@ class Clients(Protocol):
     """Who keeps the list of connections."""
 
     options: RouterOptions
-    client_limits: ClientLimits
+    client_limits: ClientLimits[ClientConnection]
 
     def admit(self, client: ClientConnection) -> str | None:
         """Enter a connection; or say why it cannot be."""

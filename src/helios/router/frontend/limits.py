@@ -8,13 +8,10 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
 from helios.resp.encoding import error_reply
 from helios.router.options import RouterOptions
-
-if TYPE_CHECKING:
-    from helios.router.frontend.connection import ClientConnection
 
 logger = logging.getLogger(__name__)
 _LOOK_S = 0.25
@@ -29,14 +26,46 @@ MAX_CLIENTS = "max_clients"
 STOPPING = "stopping"
 
 
-class ClientLimits:
+class LimitedClient(Protocol):
+    """A client as its limits see it."""
+
+    address: str
+    arrived_ns: int
+    spared: bool
+
+    @property
+    def held_bytes(self) -> int:
+        """What it is owed, and what it has sent and is not carried out."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has sent nothing that is to be answered."""
+
+    @property
+    def amid_command(self) -> bool:
+        """Whether the end of a command is missing, or it has never sent a whole one."""
+
+    def answer(self, reply: bytes) -> None:
+        """Answer the command that is being run, at once."""
+
+    def close_after_replies(self) -> None:
+        """Run no further command, and end the connection when everything has been answered."""
+
+    def abort(self) -> None:
+        """End the connection at once."""
+
+
+C = TypeVar("C", bound=LimitedClient)
+
+
+class ClientLimits(Generic[C]):
     """Looks at all clients several times a second and ends those that are over a limit; counts those by reason."""
 
     def __init__(
         self,
-        clients: Mapping[int, ClientConnection],
+        clients: Mapping[int, C],
         options: RouterOptions,
-        subscribed: Callable[[ClientConnection], int],
+        subscribed: Callable[[C], int],
     ) -> None:
         self._clients = clients
         self._subscribed = subscribed  # what a client's subscriptions take; with any it need not send anything
@@ -53,7 +82,7 @@ class ClientLimits:
     def look(self) -> None:
         """End the clients that are over a limit now."""
         options, now_ns = self.options, time.monotonic_ns()
-        sizes: list[tuple[int, ClientConnection]] = []
+        sizes: list[tuple[int, C]] = []
         self.held_bytes = 0
         for client in list(self._clients.values()):
             subscribed = self._subscribed(client)
@@ -72,7 +101,7 @@ class ClientLimits:
         if self.held_bytes > options.clients_bytes:
             self._make_room(sizes)
 
-    def _make_room(self, sizes: list[tuple[int, ClientConnection]]) -> None:
+    def _make_room(self, sizes: list[tuple[int, C]]) -> None:
         """End the clients that hold the most until the others fit."""
         sizes.sort(key=lambda entry: (entry[1].spared, -entry[0]))
         for size, client in sizes:
@@ -81,7 +110,7 @@ class ClientLimits:
             self.end(client, MEMORY)
             self.held_bytes -= size
 
-    def end(self, client: ClientConnection, reason: str, told: str = "") -> None:
+    def end(self, client: C, reason: str, told: str = "") -> None:
         """Disconnect a client; one that may still read is told why."""
         self.ended[reason] += 1
         level = logging.INFO if reason == IDLE else logging.WARNING

@@ -9,7 +9,7 @@ from helios.model.topology import Topology
 from helios.resp.wire import encode_command
 from helios.router.frontend.caller import FutureReply
 from helios.router.options import RouterOptions
-from helios.router.router_view import Retired
+from helios.router.stats.counters import Retired
 from helios.router.upstream.dedicated import DedicatedConnection, DedicatedConnections, Mark
 from helios.router.upstream.link import ConnectionHost, ServerConnection
 

@@ -1,0 +1,115 @@
+"""What a command handler may use of the router that runs it: `core.Router` satisfies it, and nothing else sees that."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping, MutableSet
+from typing import Protocol
+
+from helios.access.authenticator import Authenticator
+from helios.admin.service import AdminService
+from helios.model.topology import Member, Topology
+from helios.placement.routing import Routes
+from helios.ports.clock import Clock
+from helios.ports.engine import Engine
+from helios.resp.commands import Command
+from helios.router._fast_path import CommandStats
+from helios.router.frontend.caller import Caller, Waiter, WaitingCommand, WatchedKeys
+from helios.router.frontend.connection import ClientConnection
+from helios.router.frontend.holding import Holding
+from helios.router.frontend.limits import ClientLimits
+from helios.router.options import RouterOptions
+from helios.router.pubsub.hub import Hub
+from helios.router.script_cache import ScriptCache
+from helios.router.stats.counters import RateMeter
+from helios.router.stats.hot_keys import HotKeys
+from helios.router.stats.slowlog import SlowLog
+from helios.router.upstream.connection import Identities
+from helios.router.upstream.pool import Pool
+
+
+class RouterContext(Identities, Protocol):
+    """The router as its commands see it."""
+
+    options: RouterOptions
+    admin: AdminService
+    clock: Clock
+    authenticator: Authenticator
+    topology: Topology
+    routes: Routes | None
+    unclean: frozenset[str]
+    deadline: float
+    product: dict[bytes, bytes]
+    pool: Pool
+    hub: Hub
+    script_cache: ScriptCache
+    holding: Holding
+    client_limits: ClientLimits[ClientConnection]
+    clients_total: int
+    slowlog: SlowLog
+    hot_keys: HotKeys
+    rate_meter: RateMeter
+    started_at: float
+    commands: int
+
+    @property
+    def clients(self) -> Mapping[int, ClientConnection]:
+        """The connections of clients, by their ids."""
+
+    @property
+    def blocked(self) -> MutableSet[WaitingCommand]:
+        """The commands that wait at servers."""
+
+    @property
+    def watches(self) -> MutableSet[WatchedKeys]:
+        """What clients watch."""
+
+    @property
+    def session_id(self) -> str:
+        """The id of the present session; empty where there is none."""
+
+    @property
+    def sessions(self) -> int:
+        """Sessions since the start."""
+
+    @property
+    def bytes_in(self) -> int:
+        """What clients have sent."""
+
+    @property
+    def bytes_out(self) -> int:
+        """What clients have been sent."""
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Error replies to clients, by their first word."""
+
+    @property
+    def kinds(self) -> dict[str, CommandStats]:
+        """The commands that have gone to servers, by name."""
+
+    def kind_of(self, command: Command) -> CommandStats:
+        """How a command is counted."""
+
+    def reason(self) -> str | None:
+        """Why commands for keys are not served now; None if they are."""
+
+    def spawn(self, caller: Caller, work: Coroutine[None, None, bytes]) -> None:
+        """Answer the caller with what `work` returns; a HeliosError becomes an error reply."""
+
+    def fill_later(self, waiter: Waiter, work: Coroutine[None, None, bytes]) -> None:
+        """Give a waiter what `work` returns; a HeliosError becomes an error reply."""
+
+    def unblock(self, client_id: int, *, as_error: bool) -> bool:
+        """Let the command of a client go on that waits at a server; whether there was one."""
+
+    def reset_statistics(self) -> None:
+        """Count commands, connections and errors from zero again."""
+
+    async def administer(self, member: Member) -> Engine:
+        """A connection to a member with the rights of an administrator; the caller closes it. Raises HeliosError."""
+
+    async def unfenced(self) -> None:
+        """Return when the topology has no fence. Raises Unavailable where it keeps one for as long as commands wait."""
+
+    async def confirm(self) -> None:
+        """Return if the session has not ended, by the store's word. Raises HeliosError."""
