@@ -9,7 +9,7 @@ import pytest
 
 from helios.errors import StartError
 from helios.model.sections import AofFsync
-from helios.node.server import ServerConfig, find_server, inspect, packaged_server, render
+from helios.node.server import ServerConfig, find_server, inspect, on_path, packaged_server, render
 
 
 def program(folder: Path, name: str, says: str) -> Path:
@@ -33,12 +33,25 @@ def test_the_order_of_preference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (found.path, found.product, found.version) == (redis, "redis", "7.2.4")
     valkey = program(on_path, "valkey-server", VALKEY)
     assert find_server().path == valkey
-    other = program(tmp_path / "other", "valkey-server", VALKEY)
-    assert find_server(remembered=str(other)).path == other
-    assert find_server(configured=str(redis), remembered=str(other)).path == redis
+    other = program(tmp_path / "other", "valkey-server", VALKEY.replace("8.1.0", "9.0.1"))
+    assert find_server(configured=str(redis), last="valkey 8.1.0").path == redis
     assert find_server(configured="redis-server").path == redis
-    other.unlink()
-    assert find_server(remembered=str(other)).path == valkey
+    # A member goes on with what it ran with, or what is not older, wherever that stands.
+    assert find_server(last="redis 7.2.4").path == redis
+    assert find_server(last="redis 7.0.15").path == redis
+    monkeypatch.setenv("PATH", f"{on_path}:{other.parent}:/usr/bin:/bin")
+    assert find_server(last="valkey 9.0.1").path == other
+    assert find_server(last="valkey 99.0.0").path == valkey
+    assert (found.build, found.origin) == ("malloc=jemalloc-5.3.0 bits=64 build=1", "PATH")
+    assert find_server(configured=str(other)).origin == "atlas.server"
+
+
+def test_the_folder_that_one_stands_in_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, "valkey-server", VALKEY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", ".::bin:/usr/bin:/bin")
+    assert find_server().path != tmp_path / "valkey-server"
+    assert on_path(["valkey-server"]) == [path for path in on_path(["valkey-server"]) if path.parent != tmp_path]
 
 
 def test_old_and_foreign_programs_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

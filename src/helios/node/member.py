@@ -46,7 +46,10 @@ class MemberSpec:
 
 @dataclass(frozen=True, slots=True)
 class MemberState:
-    """What is remembered of a data server in its node's folder. `started`: it has once come up with its data."""
+    """What is remembered of a data server in its node's folder. `started`: it has once come up with its data.
+
+    `server` is the program that ran last, for people: which one runs next, the folder does not say.
+    """
 
     id: str
     port: int
@@ -174,8 +177,7 @@ class MemberServer:
             await self._ask(commands)
 
     def _choose_program(self) -> ServerProgram:
-        remembered = self.state.server if self.state else ""
-        return find_server(self.spec.server, remembered)
+        return find_server(self.spec.server, self.state.version if self.state else "")
 
     def _prepare(self, program: ServerProgram) -> ServerConfig:
         state = self.state or MemberState(self.spec.id, 0, secrets.token_hex(32))

