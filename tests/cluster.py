@@ -26,7 +26,7 @@ from helios.node.process import ProcessId
 START_S = 60.0
 STOP_S = 20.0
 CHECK_S = 30.0
-HELIOS = (sys.executable, "-m", "helios.cli.main")
+HELIOS = (sys.executable, "-P", "-m", "helios.cli.main")
 
 
 class HeliosProcess:

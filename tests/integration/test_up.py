@@ -51,6 +51,16 @@ def stopped(tmp_path: Path) -> Iterator[Cluster]:
     cluster.clean_up()
 
 
+def test_modules_of_the_folder_that_it_is_started_in_are_not_run(stopped: Cluster, tmp_path: Path) -> None:
+    folder = tmp_path / "output"  # where it is started
+    folder.mkdir()
+    for name in ("uvloop", "json", "uvicorn"):
+        (folder / f"{name}.py").write_text("from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n")
+    stopped.start()
+    assert stopped.stop() == 0
+    assert list(folder.glob("*.ran")) == []
+
+
 def served(cluster: Cluster, port: int | None = None) -> bool:
     """Whether a node answers for the keys of every shard."""
     try:
@@ -305,5 +315,5 @@ def test_signals_twice_kill_what_is_left(cluster: Cluster) -> None:
 
 
 def test_the_commands_run_from_an_installed_package() -> None:
-    assert HELIOS[1:] == ("-m", "helios.cli.main")
+    assert HELIOS[1:] == ("-P", "-m", "helios.cli.main")
     assert os.access(Path(HELIOS[0]).parent / "helios", os.X_OK)

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 def helios_command(*words: str) -> list[str]:
     """The command line that runs another process of this very Helios."""
-    return [sys.executable, "-m", "helios.cli.main", *words]
+    # -P: modules come from where Helios was installed, not from whatever folder this was started in.
+    return [sys.executable, "-P", "-m", "helios.cli.main", *words]
 
 
 @dataclass(frozen=True, slots=True)
