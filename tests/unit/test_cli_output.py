@@ -9,6 +9,7 @@ from tests.fake_gateway import BALANCE, CHANGE, HISTORY, LOAD, MIGRATION, NODE, 
 
 from helios.admin.views import KeyFigureView
 from helios.cli import balance_output, cluster_output, output
+from helios.terminal import clean
 
 NOW = 1_700_000_010.0
 
@@ -42,7 +43,7 @@ def test_moments() -> None:
 
 
 def test_control_characters_cannot_reach_the_terminal() -> None:
-    assert output.clean("a\x1b[2Jb\nç") == "a\\x1b[2Jb\\nç"
+    assert clean("a\x1b[2Jb\nç") == "a\\x1b[2Jb\\nç"
     assert "\x1b" not in output.table(["X"], [["\x1b"]]) + output.facts([("x", "\x1b")])
 
 

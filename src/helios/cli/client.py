@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from helios.cli import balance_verbs, cluster_verbs, key_verbs, maintenance_verbs, top, transfer_verbs
+from helios.cli import balance_verbs, cluster_verbs, key_verbs, maintenance_verbs, output, top, transfer_verbs
 from helios.cli.session import Session
 from helios.client.connection import CommandRefused
 from helios.client.entry import Entry
@@ -37,7 +37,7 @@ class VerbGroup(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except HeliosError as error:
-            sys.stderr.write(f"helios-cli: {error.sentence if isinstance(error, CommandRefused) else error}\n")
+            output.tell(f"helios-cli: {error.sentence if isinstance(error, CommandRefused) else error}")
             ctx.exit(1)
         except BrokenPipeError:
             _discard_stdout()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helios.cli.output import ago, clean, clock, count, duration, facts, off, ops, share, size, table
+from helios.cli.output import ago, clock, count, duration, facts, off, ops, share, size, table
+from helios.terminal import clean
 
 Fields = Mapping[str, Any]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from helios.cli.outcome import NOT_IN_ORDER, carry_out
+from helios.terminal import clean
 
 if TYPE_CHECKING:
     from helios.runtime.settings import SettingsSource
@@ -62,7 +63,7 @@ def show(
     def start() -> None:
         from dataclasses import asdict
 
-        from helios.cli import cluster_output, output
+        from helios.cli import cluster_output
         from helios.errors import NotFound
         from helios.runtime.configuration import settings_of
 
@@ -72,7 +73,7 @@ def show(
             return
         view = next((view for view in views if view["name"] == name), None)
         if view is None:
-            raise NotFound(f"{output.clean(name)} is not a setting; `helios config show` lists all")
+            raise NotFound(f"{clean(name)} is not a setting; `helios config show` lists all")
         _print(view, as_json, lambda: cluster_output.setting(view))
 
     carry_out(start)

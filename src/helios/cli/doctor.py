@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from helios.cli.outcome import NOT_IN_ORDER, carry_out
+from helios.terminal import clean
 
 
 def doctor(
@@ -46,7 +47,7 @@ def doctor(
             output.write(output.table(["CHECK", "", "FOUND"], [[f.check, f.verdict, f.found] for f in findings]))
             todo = [finding for finding in findings if finding.todo]
             for finding in todo:
-                output.write(f"\n{finding.check}: {output.clean(finding.todo)}")
+                output.write(f"\n{finding.check}: {clean(finding.todo)}")
         if any(finding.verdict is Verdict.FAIL for finding in findings):
             raise typer.Exit(NOT_IN_ORDER)
 

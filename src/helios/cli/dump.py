@@ -10,9 +10,10 @@ from typing import Any
 
 import hiredis
 
-from helios.cli.output import clean, count, duration
+from helios.cli.output import count, duration
 from helios.cli.records import Record
 from helios.client.connection import CommandRefused, RespClient, pack
+from helios.terminal import clean
 
 SCAN_COUNT = 1000
 _BATCH_MAX = 512

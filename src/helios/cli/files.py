@@ -10,10 +10,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from helios.cli.records import FORMATS
 from helios.errors import HeliosError, InvalidInput
+from helios.terminal import shown
 
 STANDARD = "-"
 _GZIP_MAGIC = b"\x1f\x8b\x08"
@@ -70,6 +71,15 @@ def lines(content: IO[bytes], longest_bytes: int = LINE_MAX_BYTES) -> Iterator[b
             yield None
 
 
+class _OnTerminal(io.RawIOBase):
+    """Stdout where it is a terminal, which what a file holds must not steer."""
+
+    def write(self, part: Any) -> int:
+        """Show a part, which may be any number of whole lines."""
+        sys.stdout.write(shown(bytes(part).decode("utf-8", "backslashreplace"), sys.stdout))
+        return len(part)
+
+
 @contextmanager
 def writing(name: str) -> Iterator[IO[bytes]]:
     """Where to write a file. It takes its name when the block ends well and leaves nothing behind otherwise.
@@ -77,6 +87,9 @@ def writing(name: str) -> Iterator[IO[bytes]]:
     A pipe or device is written as it stands. Raises FileProblem; BrokenPipeError passes, for stdout.
     """
     if name == STANDARD:
+        if sys.stdout.isatty():
+            yield cast("IO[bytes]", _OnTerminal())
+            return
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return

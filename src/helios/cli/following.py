@@ -13,6 +13,7 @@ from helios.cli import output
 from helios.cli.session import Session
 from helios.client.connection import CommandRefused, RespClient
 from helios.errors import HeliosError, NotFound, OutcomeUnknown, Unavailable
+from helios.terminal import clean, shown
 
 POLL_S = 0.5
 LINE_EVERY_S = 2.0
@@ -93,7 +94,7 @@ def _look(client: RespClient, change_id: str) -> Seen:
 def _progress() -> Iterator[tuple[Callable[[str], None], Show]]:
     """How to tell something and to show migrations: as bars if stderr is a terminal, else as lines."""
     if not sys.stderr.isatty():
-        yield _to_stderr, Lines(_to_stderr)
+        yield output.tell, Lines(output.tell)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -110,18 +111,13 @@ def _progress() -> Iterator[tuple[Callable[[str], None], Show]]:
         def show(migrations: Sequence[Fields]) -> None:
             for one in migrations:
                 if one["id"] not in tasks:
-                    tasks[one["id"]] = bars.add_task(output.clean(_name(one)), total=None, note="")
+                    tasks[one["id"]] = bars.add_task(clean(_name(one)), total=None, note="")
                 ended = one["status"] == "completed"
                 total = one["total_keys"] or (1 if ended else None)
                 moved = total if ended and total else one["keys_moved"]
-                bars.update(tasks[one["id"]], completed=moved or 0, total=total, note=output.clean(_note(one)))
+                bars.update(tasks[one["id"]], completed=moved or 0, total=total, note=clean(_note(one)))
 
-        yield lambda text: bars.console.print(text, markup=False, highlight=False), show
-
-
-def _to_stderr(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+        yield lambda text: bars.console.print(shown(text, sys.stderr), markup=False, highlight=False), show
 
 
 class Lines:
@@ -139,14 +135,14 @@ class Lines:
         for one in migrations:
             if one["status"] in _MOVE_ENDED and one["id"] not in self._ended:
                 self._ended.add(one["id"])
-                self._tell(output.clean(f"{_name(one)}: {_note(one)}, {output.count(one['keys_moved'])} keys"))
+                self._tell(clean(f"{_name(one)}: {_note(one)}, {output.count(one['keys_moved'])} keys"))
         under_way = [one for one in migrations if one["status"] not in _MOVE_ENDED]
         if not under_way or self._now() - self._told_at < LINE_EVERY_S:
             return
         line = _together(under_way)
         if line != self._last:
             self._last, self._told_at = line, self._now()
-            self._tell(output.clean(line))
+            self._tell(clean(line))
 
 
 def _together(under_way: Sequence[Fields]) -> str:

@@ -53,7 +53,8 @@ def set_value(session: Session, key: str, value: str, ttl_ms: int | None) -> Non
 def get_value(session: Session, key: str) -> None:
     """Print a value.
 
-    Its bytes alone, with a newline behind them only on a terminal. A missing key is exit status 1.
+    Its bytes alone; on a terminal with a newline behind them, and control characters shown as escapes.
+    A missing key is exit status 1.
     """
     with session.connect() as client:
         value = client.call(b"GET", os.fsencode(key))
@@ -62,11 +63,7 @@ def get_value(session: Session, key: str) -> None:
     if session.as_json:
         output.write_json(output.text_or_base64("key", os.fsencode(key)) | output.text_or_base64("value", value))
         return
-    sys.stdout.flush()
-    sys.stdout.buffer.write(value)
-    if sys.stdout.isatty():
-        sys.stdout.buffer.write(b"\n")
-    sys.stdout.buffer.flush()
+    output.write_bytes(value)
 
 
 @click.command("del", **described("helios-cli del user:alice", takes_anything=True))

@@ -11,9 +11,10 @@ from typing import Any
 
 import hiredis
 
-from helios.cli.output import clean, count, duration
+from helios.cli.output import count, duration
 from helios.cli.records import BadLine, Record
 from helios.client.connection import CommandRefused, RespClient, pack
+from helios.terminal import clean
 
 BATCH_COMMANDS = 500
 BATCH_BYTES = 1024 * 1024

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from helios.cli import completing, output
+from helios.cli import completing
 from helios.cli.cluster_verbs import ask, show
 from helios.cli.session import Session, described, pass_session
+from helios.terminal import clean
 
 _CHECK_TIMEOUT_S = 900.0  # every key's name is read, and a repair waits for the moves before it
 
@@ -73,7 +74,7 @@ def set_setting(session: Session, name: str, value: str) -> None:
     `helios up` says otherwise.
     """
     view = ask(session, "SETTING", name, value)
-    show(session, view, lambda: f"{view['name']}: {output.clean(view['value'])}")
+    show(session, view, lambda: f"{view['name']}: {clean(view['value'])}")
 
 
 @click.command("history", **described("helios-cli config history"))

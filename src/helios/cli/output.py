@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from helios.terminal import clean, shown
+
 RIGHT = ">"
 LEFT = "<"
 
@@ -34,25 +36,43 @@ def text_or_base64(name: str, value: bytes) -> dict[str, str]:
 
 def write(text: str) -> None:
     """A line on stdout."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(shown(text, sys.stdout) + "\n")
+
+
+def tell(text: str) -> None:
+    """A line on stderr, at once."""
+    sys.stderr.write(shown(text, sys.stderr) + "\n")
+    sys.stderr.flush()
+
+
+def write_bytes(value: bytes) -> None:
+    """A value on stdout: its bytes alone; on a terminal as text, with a newline behind it."""
+    if sys.stdout.isatty():
+        write(plain(value))
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(value)
+    sys.stdout.buffer.flush()
 
 
 def write_json(value: Any) -> None:
     """A value as indented JSON on stdout."""
     import json
 
-    write(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # Some characters steer terminals though JSON lets them stand as they are.
+    write("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows under headings, columns as wide as their contents; a heading that begins with > aligns right."""
     names = [heading.lstrip(RIGHT) for heading in headings]
     sides = [RIGHT if heading.startswith(RIGHT) else LEFT for heading in headings]
-    shown = [[clean(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(names, *shown, strict=True)]
+    cells = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
     lines = [
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
-        for row in [names, *shown]
+        for row in [names, *cells]
     ]
     return "\n".join(lines)
 
@@ -61,11 +81,6 @@ def facts(rows: Sequence[tuple[str, str]]) -> str:
     """Names and values in two columns."""
     width = max((len(name) for name, _ in rows), default=0)
     return "\n".join(f"{name:<{width}}  {clean(value)}".rstrip() for name, value in rows)
-
-
-def clean(text: str) -> str:
-    """The text with control characters shown, so that a key or message cannot steer the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def ago(moment: float | None, now: float) -> str:

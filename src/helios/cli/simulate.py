@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,6 +59,7 @@ def simulate(
 
     Example: helios simulate --nodes 10 --keys 1000000 --step add:shard-11 --step rebalance:uniform
     """
+    from helios.cli import output
     from helios.errors import HeliosError, InvalidInput
 
     try:
@@ -81,7 +81,7 @@ def simulate(
         )
         _run(simulation, steps, keyspace, by, top, as_json)
     except HeliosError as error:
-        sys.stderr.write(f"helios: {error}\n")
+        output.tell(f"helios: {error}")
         raise typer.Exit(2) from error
 
 

@@ -19,6 +19,7 @@ from helios.cli import output
 from helios.cli.session import Session, described, pass_session
 from helios.client.connection import CommandRefused, RespClient
 from helios.errors import OutcomeUnknown, Unavailable
+from helios.terminal import clean
 
 Fields = Mapping[str, Any]
 _NODES_EVERY_S = 5.0  # counting keys costs the servers more than the rest
@@ -113,7 +114,7 @@ def _show(session: Session, looks: Looks, interval: float) -> None:
     with _keys() as wait, Live(console=Console(), screen=True, auto_refresh=False) as live:
         while True:
             head = f"{session.host}:{session.port}, every {interval:g} s; q ends"
-            text = "\n".join([f"{head}  {output.clean(trouble)}".rstrip(), "", picture(before, after)])
+            text = "\n".join([f"{head}  {clean(trouble)}".rstrip(), "", picture(before, after)])
             live.update(Text(text, no_wrap=True, overflow="crop"), refresh=True)
             due = time.monotonic() + interval
             while (left := due - time.monotonic()) > 0:
@@ -242,7 +243,7 @@ def _migration(one: Fields) -> str:
     far = f"{output.count(one['keys_moved'])} of {output.count(one['total_keys'])} keys"
     state = "paused" if one["paused"] else str(one["phase"] or one["status"]).replace("_", " ")
     left = "" if one.get("remaining_s") is None else f", about {output.duration(one['remaining_s'])} left"
-    return output.clean(f"{one['source_node']} → {one['target_node']} {one['key_pattern']}: {far}, {state}{left}")
+    return clean(f"{one['source_node']} → {one['target_node']} {one['key_pattern']}: {far}, {state}{left}")
 
 
 def _total(shards: Sequence[Fields], field: str) -> int:

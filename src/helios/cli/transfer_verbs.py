@@ -10,8 +10,10 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from helios.cli import output
 from helios.cli.session import Session, described, pass_session
 from helios.errors import InvalidInput
+from helios.terminal import clean, shown
 
 if TYPE_CHECKING:
     from helios.cli.dump import DumpReport
@@ -55,7 +57,7 @@ def load(session: Session, file: str, file_format: str | None, strict: bool) -> 
         except Stopped:
             tell(f"stopped at the first problem, having read {loader.report.lines} lines")
         except BaseException:
-            sys.stderr.write(f"stopped; known so far: {loader.report.as_text()}\n")
+            output.tell(f"stopped; known so far: {loader.report.as_text()}")
             raise
     _finish(session, loader.report, sys.stdout)
 
@@ -120,36 +122,32 @@ def _finish(session: Session, report: LoadReport | DumpReport, stream: IO[str]) 
         raise click.exceptions.Exit(1)
 
 
-def _to_stderr(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-
-
 @contextmanager
 def _loading(file: str, raw: IO[bytes]) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
     """How to tell of a problem and of progress: a bar by the bytes read if stderr is a terminal."""
     if not sys.stderr.isatty():
-        yield _to_stderr, lambda: None
+        yield output.tell, lambda: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
     size = os.fstat(raw.fileno()).st_size or None
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"load {file}", total=size)
+        task = bar.add_task(clean(f"load {file}"), total=size)
 
         def advance() -> None:
             if raw.seekable():
                 bar.update(task, completed=raw.tell())
 
-        yield lambda text: bar.console.print(text, markup=False, highlight=False), advance
+        yield lambda text: bar.console.print(shown(text, sys.stderr), markup=False, highlight=False), advance
 
 
 @contextmanager
 def _dumping() -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
     """How to tell of a problem and of progress: a count of keys if stderr is a terminal."""
     if not sys.stderr.isatty():
-        yield _to_stderr, lambda _: None
+        yield output.tell, lambda _: None
         return
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -158,6 +156,6 @@ def _dumping() -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("dump", total=None)
         yield (
-            lambda text: bar.console.print(text, markup=False, highlight=False),
+            lambda text: bar.console.print(shown(text, sys.stderr), markup=False, highlight=False),
             lambda keys: bar.update(task, advance=keys),
         )

@@ -13,6 +13,8 @@ from typing import Any
 
 import uvloop
 
+from helios.terminal import shown
+
 log = logging.getLogger(__name__)
 
 COMPLAINT = "helios: "  # what is wrong begins so, for people and for the parent that reads a child's log
@@ -108,7 +110,7 @@ def complain(text: str) -> None:
 
 def _write(stream: Any, text: str) -> None:
     try:
-        print(text, file=stream, flush=True)
+        print(shown(text, stream), file=stream, flush=True)
     except (BrokenPipeError, ValueError):
         # The interpreter would flush again at its end and complain then.
         devnull = os.open(os.devnull, os.O_WRONLY)
