@@ -24,5 +24,6 @@ class Authority:
         for path, content in ((cert, chain), (key, issued.private_key_pem.bytes())):
             beside = path.with_suffix(".new")
             beside.write_bytes(content)
+            beside.chmod(0o600)
             beside.replace(path)
         return cert, key

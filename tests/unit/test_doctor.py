@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.certificates import Authority
 from tests.cluster import free_ports
 from typer.testing import CliRunner
 
@@ -103,6 +104,30 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, port: int) -> None:
     finding = examined(tmp_path, port)["data folder"]
     assert finding.verdict is Verdict.FAIL
     assert "--data-dir" in finding.todo
+
+
+def test_the_server_is_named_with_its_build_and_where_it_comes_from(tmp_path: Path, port: int) -> None:
+    program = tmp_path / "valkey-server"
+    program.write_text("#!/bin/sh\necho 'Valkey server v=8.1.0 sha=00000000:0 malloc=libc bits=64 build=1f'\n")
+    program.chmod(0o755)
+    found = examined(tmp_path, port, atlas={"server": str(program)})["data server"].found
+    assert found == f"valkey 8.1.0 at {program}, from atlas.server (malloc=libc bits=64 build=1f)"
+
+
+def test_a_folder_of_somebody_else_and_a_key_for_everybody(tmp_path: Path, port: int) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o777)
+    finding = examined(tmp_path, port)["data folder"]
+    assert finding.verdict is Verdict.FAIL
+    assert "can be written by other users" in finding.found
+    cert, key = Authority(tmp_path).issue()
+    security = {"tls_cert_file": str(cert), "tls_key_file": str(key)}
+    assert examined(tmp_path, port, security=security)["TLS"].verdict is Verdict.OK
+    key.chmod(0o644)
+    finding = examined(tmp_path, port, security=security)["TLS"]
+    assert finding.verdict is Verdict.WARN
+    assert finding.found == f"every user of this machine can read the TLS key {key}"
+    assert finding.todo == f"chmod o-rwx {key}"
 
 
 @pytest.fixture

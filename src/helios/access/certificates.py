@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,17 @@ class TlsFiles:
     client_ca: Path | None = None
 
 
+def exposed_key(files: TlsFiles) -> str:
+    """What is wrong with a private key that every user of the machine can read; empty where none can be."""
+    try:
+        mode = files.key.stat().st_mode
+    except OSError:
+        return ""  # said where it is used
+    if not mode & stat.S_IROTH:
+        return ""
+    return f"every user of this machine can read the TLS key {files.key}: run `chmod o-rwx {files.key}`"
+
+
 class Certificates:
     """The TLS context of a process's listeners. Connections that are open keep what they began with.
 
@@ -37,6 +49,7 @@ class Certificates:
             self.context = _context(files)
         except (OSError, ValueError) as error:
             raise StartError(f"TLS cannot be served: {_explained(files, error)}") from error
+        self._warn()
 
     async def keep(self) -> None:
         """Look for changes once a second. Never returns."""
@@ -60,7 +73,13 @@ class Certificates:
             logger.warning("the new certificate is not used, the old one stays: %s", _explained(self._files, error))
             return False
         logger.info("certificate replaced: file=%s", self._files.cert)
+        self._warn()
         return True
+
+    def _warn(self) -> None:
+        exposed = exposed_key(self._files)
+        if exposed:
+            logger.warning("%s", exposed)
 
     def _marks(self) -> list[tuple[int, ...] | None]:
         """What changes about a file when it does; None where it is away."""

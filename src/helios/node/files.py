@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from helios.errors import StartError
+from helios.node.ownership import check_owned
+
+_DEPTH = 4  # down to what lies in the folder of a data server
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,13 @@ class DataFolder:
             return []
         return sorted(path.parent.name for path in self.nodes.glob("*/agent.json"))
 
+    def check_owned(self) -> None:
+        """Raise StartError where another user owns, or may write, what Helios would read or run here."""
+        check_owned(self.root, _DEPTH)
+
     def prepare(self) -> None:
-        """Make the folder and see that files can be written in it; raises StartError."""
+        """Make the folder, and see that it is this user's and that files can be written in it; raises StartError."""
+        self.check_owned()
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.logs.mkdir(mode=0o700, exist_ok=True)
@@ -119,7 +127,7 @@ class NodeFolder:
 def write_private(path: Path, text: str) -> None:
     """Replace the file as a whole, readable by its owner only; on disk when this returns."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -130,7 +138,8 @@ def write_private(path: Path, text: str) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file, None if there is no such file; raises StartError if it is something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8", opener=_no_link) as file:
+            value = json.load(file)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -138,6 +147,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise StartError(f"{path} does not hold what Helios wrote there: put it back from a backup")
     return value
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

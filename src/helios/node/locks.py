@@ -52,7 +52,7 @@ class RunLock:
     @classmethod
     def try_acquire(cls, path: Path) -> RunLock | None:
         """The lock, or None if it is held. Raises OSError where the file cannot be opened."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -109,7 +109,7 @@ def holder_of(path: Path) -> Holder | None:
     that starts: a process that looks may be held up by its machine for longer than a starting one is patient.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return None
     try:

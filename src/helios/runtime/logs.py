@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import logging.handlers
+import os
 import sys
 import time
+from io import TextIOWrapper
 from pathlib import Path
 
 from helios.model.sections import LogFormat, LoggingSettings
@@ -46,11 +48,21 @@ class Objects(Lines):
         return json.dumps(fields, ensure_ascii=False)
 
 
+class _OwnFile(logging.handlers.RotatingFileHandler):
+    """A rotated file that is never written through a link, and that no other user reads."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(
+            self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        return os.fdopen(descriptor, "a", encoding=self.encoding)
+
+
 def start_logging(settings: LoggingSettings, path: Path | None) -> None:
     """Send everything that this process logs to `path` (rotated at 32 MiB, three kept), or to stderr without one."""
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if path is not None:
-        handler = logging.handlers.RotatingFileHandler(path, maxBytes=_BYTES, backupCount=_BACKUPS, encoding="utf-8")
+        handler = _OwnFile(path, maxBytes=_BYTES, backupCount=_BACKUPS, encoding="utf-8")
     root = logging.getLogger()
     root.handlers[:] = [handler]
     adjust_logging(settings)

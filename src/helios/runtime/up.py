@@ -9,6 +9,7 @@ import signal
 import time
 from contextlib import AsyncExitStack
 
+from helios.access.certificates import exposed_key
 from helios.admin.client import Admin
 from helios.model.settings import Settings
 from helios.node.files import DataFolder
@@ -31,7 +32,7 @@ from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.preflight import NodePlan, UpOptions, lock_folder, look
 from helios.runtime.readiness import agent_ready, gateway_ready, routing
 from helios.runtime.reload import Reloader
-from helios.runtime.security import settle_users
+from helios.runtime.security import settle_users, tls_files
 from helios.runtime.settings import SettingsRead, SettingsSource, data_folder
 from helios.runtime.table import addresses
 
@@ -108,6 +109,10 @@ class Up:
         for node in plan.nodes:
             if not node.foreign:
                 stack.callback(Reservation(node.listen).release)
+        files = tls_files(self._settings.security)
+        exposed = "" if files is None else exposed_key(files)
+        if exposed:
+            complain(exposed)
         names = [node.id for node in plan.nodes if not node.foreign]
         say(f"starting {', '.join(names) or 'the gateway'} in {self._data.root}")
         hand_over(self._settings, self._data.settings, self._read.origins)
