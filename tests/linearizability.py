@@ -53,6 +53,8 @@ def perform(value: Value, operation: Operation) -> tuple[Value, Reply]:
             return operation.argument, value
         case "DEL":
             return None, int(value is not None)
+        case "FLUSHALL":
+            return None, b"OK"
         case "APPEND":
             return before + operation.argument, len(before + operation.argument)
         case "INCR":

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.simulation.planted import PLANTS
 from tests.simulation.report import Tally, read_line, to_line
+from tests.simulation.scenario import WAITING, Edge
 from tests.simulation.world import live
 
 # Lives of one process: to start it takes as long as several of them.
@@ -31,6 +32,7 @@ def main() -> int:
         os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
     if not options.verbose:
         logging.disable(logging.CRITICAL)
+    WAITING.difference_update(list(Edge) if "all" in options.edges else map(Edge, options.edges))
     with PLANTS[options.plant]():
         if options.seed is not None:
             return _replay(options.seed)
@@ -47,6 +49,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--step", type=int, default=1, help="only each so manieth seed; 5 keeps to one danger")
     parser.add_argument("--plant", choices=sorted(PLANTS), default="", help="with a bug")
+    parser.add_argument(
+        "--with",
+        dest="edges",
+        choices=[*sorted(WAITING), "all"],
+        nargs="*",
+        default=[],
+        help="edges that show what is not mended yet",
+    )
     parser.add_argument("--stop-at-first", action="store_true", help="end with the first failure")
     parser.add_argument("--verbose", action="store_true", help="with the log of the processes")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -83,6 +93,7 @@ def _spread(options: argparse.Namespace) -> int:
         count = min(chunk_lives * options.step, end - start)
         arguments = ["--first", str(start), "--count", str(count), "--step", str(options.step)]
         command = [sys.executable, "-m", "tests.simulation", "--worker", *arguments, "--plant", options.plant]
+        command += ["--with", *options.edges]
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         for line in run.stdout.splitlines():
             tally.add(read_line(line))

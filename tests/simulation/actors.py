@@ -8,19 +8,19 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from tests.simulation.loop import Process
+from tests.simulation.network import Listening, Wire
 from tests.simulation.store import SimStore
 
 from helios.admin.client import Admin
 from helios.coordinator.service import Coordinator
 from helios.engines.memory import MemoryConnector
-from helios.errors import HeliosError, OutcomeUnknown, StartError
+from helios.errors import StartError
 from helios.router.core import Router
 from helios.router.options import RouterOptions
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-REFUSED = ("CLUSTERDOWN", "TRYAGAIN", "OVERLOADED", "UNAVAILABLE")
 _ENGINE_TIMEOUT_S = 5.0
 
 
@@ -103,11 +103,12 @@ class CoordinatorActor(Actor):
 class RouterActor(Actor):
     """A router, which clients call."""
 
-    router: Router
+    listening: Listening | None = None
 
     def start(self) -> None:
         """Begin a new life, with no client."""
-        self._calls: dict[asyncio.Future[bytes], None] = {}
+        self.listening = None
+        self._wires: list[Wire] = []
         super().start()
 
     async def _main(self) -> None:
@@ -120,59 +121,25 @@ class RouterActor(Actor):
             hold_timeout_s=world.scenario.hold_timeout_s,
         )
         admin = Admin(self.store, self.connector, world.clock)
-        self.router = Router(self.store, self.connector, admin, world.clock, options)
-        await self.router.start()
+        router = Router(self.store, self.connector, admin, world.clock, options)
+        await router.start()
+        await router.serve("router", 0)
+        self.listening = world.network.listening
         try:
             await asyncio.Event().wait()
         finally:
-            await self.router.stop()
+            await router.stop()
 
     def kill(self) -> None:
         """End it; its clients learn that the connection is lost."""
         super().kill()
-        self._lose_clients()
+        for wire in self._wires:
+            wire.lose()
 
-    def stop(self) -> None:
-        """End it; the same for its clients."""
-        super().stop()
-        self._lose_clients()
-
-    async def call(self, argv: list[bytes], delay_s: float, timeout_s: float) -> bytes:
-        """A client's command. Gives the raw reply; errors of lost connections begin with -UNKNOWN or -CLUSTERDOWN."""
-        reply: asyncio.Future[bytes] = self.world.loop.create_future()
-        self.world.loop.send_later(delay_s, self._arrive, argv, reply)
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await reply
-        except TimeoutError:
-            return b"-UNKNOWN the client has given up"
-
-    def _arrive(self, argv: list[bytes], reply: asyncio.Future[bytes]) -> None:
-        if not self.alive or not hasattr(self, "router"):
-            _settle(reply, b"-CLUSTERDOWN the connection was refused")
-            return
-        self._calls[reply] = None
-        self.world.loop.create_task(self._serve(self.router, argv, reply), context=self.process.context)
-
-    async def _serve(self, router: Router, argv: list[bytes], reply: asyncio.Future[bytes]) -> None:
-        try:
-            raw = await router.execute(argv)
-        except OutcomeUnknown as error:
-            raw = b"-UNKNOWN %s" % str(error).encode()
-        except HeliosError as error:
-            raw = b"-%s %s" % (error.code.encode(), str(error).encode())
-        self.world.loop.send_later(0.0002, self._deliver, reply, raw)
-
-    def _deliver(self, reply: asyncio.Future[bytes], raw: bytes) -> None:
-        self._calls.pop(reply, None)
-        _settle(reply, raw)
-
-    def _lose_clients(self) -> None:
-        calls, self._calls = self._calls, {}
-        for reply in calls:
-            _settle(reply, b"-UNKNOWN the connection to the router was lost")
-
-
-def _settle(reply: asyncio.Future[bytes], raw: bytes) -> None:
-    if not reply.done():
-        reply.set_result(raw)
+    def connect(self) -> Wire | None:
+        """A client's connection; None where it is refused."""
+        if not self.alive or self.listening is None or not self.listening.open:
+            return None
+        wire = Wire(self.world.loop, self.process, self.listening)
+        self._wires.append(wire)
+        return wire

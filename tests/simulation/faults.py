@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from tests.simulation.actors import Actor
-from tests.simulation.scenario import Danger
+from tests.simulation.scenario import Danger, Edge
 from tests.simulation.servers import SimServer
 
 from helios.model.topology import Topology
@@ -71,6 +71,20 @@ class Faults:
         else:
             self._hurt_process(random.choice([*world.coordinators, *world.routers]))
 
+    def noted(self) -> None:
+        """A coordinator has noted how far an import is: a good moment for trouble with it."""
+        scenario = self._world.scenario
+        if scenario.danger is Danger.CALM or self._world.loop.time() > self._ends_s:
+            return
+        if self._random.random() < 0.5:
+            soon_s = self._random.choice(_SOON_S)
+            self._world.loop.send_later(self._random.uniform(0, soon_s), self._hurt_reigning)
+
+    def _hurt_reigning(self) -> None:
+        actor = self._reigning()
+        if actor is not None:
+            self._hurt_process(actor)
+
     def _reigning(self) -> Actor | None:
         name = self._world.coordinator
         return next((actor for actor in self._world.coordinators if actor.name == name and actor.alive), None)
@@ -78,6 +92,9 @@ class Faults:
     def _hurt_server(self, server: SimServer) -> None:
         random = self._random
         if not server.up or server.frozen:
+            return
+        if Edge.LOSING in self._world.scenario.edges and random.random() < 0.4:
+            self._lose_keys(server)
             return
         choice = random.random()
         power = self._world.scenario.danger is Danger.POWER
@@ -102,6 +119,17 @@ class Faults:
             origin = actor.process.name
             server.cut(origin)
             self._until(lambda: server.heal(origin), random.uniform(0.01, 3), f"{server.name} loses {origin}")
+
+    def _lose_keys(self, server: SimServer) -> None:
+        """It evicts some keys, copies in the making perhaps, or is emptied past the routers."""
+        self.count += 1
+        if self._random.random() < 0.3:
+            self._world.note(f"fault: {server.name} is emptied")
+            server.empty()
+            return
+        keys = [key for key in sorted(server.keys()) if self._random.random() < 0.3]
+        self._world.note(f"fault: {server.name} evicts {b', '.join(keys).decode()}")
+        self._world.lose(server, keys)
 
     def _make_zombie(self) -> None:
         """Whoever reigns wakes after another has taken over."""

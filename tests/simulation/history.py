@@ -8,38 +8,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tests.simulation.data import ABSENT, READING, Value, perform
+
 QUESTIONS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
-    """What a key holds; None where it is absent."""
-
-    data: bytes | None = None
-    expire_at_ms: int | None = None
-
-
-ABSENT = Value()
-
-
-@dataclass(frozen=True, slots=True)
 class Command:
-    """A command for one key: `name` is GET, SET (with data and perhaps an end), APPEND (with data) or DEL."""
+    """A command for one key, by its name, first argument and further ones (see `data`); a SET may have an end.
+
+    FLUSH is what FLUSHALL does to the key, IMPORT what comes to it with a server that joins.
+    """
 
     name: str
     data: bytes = b""
     expire_at_ms: int | None = None
+    more: tuple[bytes, ...] = ()
+
+    @property
+    def arguments(self) -> tuple[bytes, ...]:
+        """All but the name and the key, as `data` has them."""
+        first = (self.data,) if self.data else ()
+        end = () if self.expire_at_ms is None else (b"PXAT", b"%d" % self.expire_at_ms)
+        return first + end + self.more
+
+    @property
+    def reads(self) -> bool:
+        """Whether it changes nothing."""
+        return self.name in READING
 
     def apply(self, value: Value) -> tuple[Value, object]:
         """What the key holds afterwards, and the answer."""
-        if self.name == "GET":
-            return value, value.data
-        if self.name == "SET":
-            return Value(self.data, self.expire_at_ms), b"OK"
-        if self.name == "APPEND":
-            whole = (value.data or b"") + self.data
-            return Value(whole, value.expire_at_ms), len(whole)
-        return ABSENT, 0 if value.data is None else 1
+        if self.name == "FLUSH":
+            return ABSENT, b"OK"
+        if self.name == "IMPORT":
+            return (Value(self.data) if value.data is None else value), b"OK"
+        return perform(self.name, value, self.arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,9 @@ class KeyHistory:
     possible: frozenset[Possible] = frozenset({Possible(ABSENT)})
     log: list[str] = field(default_factory=list)
     lost_at_ms: float = -1.0
+    # A flush by a fault: commands that were under way may have found what was there before.
+    _flushed_at_ms: float = -1.0
+    _before_flush: frozenset[Possible] = frozenset()
     _snapshots: list[tuple[float, frozenset[Possible]]] = field(default_factory=list)
 
     @property
@@ -82,6 +89,10 @@ class KeyHistory:
             if expected == answer:
                 after.add(Possible(following, possible.open))
         self._note(f"{begin_ms:.1f}-{end_ms:.1f} {command} -> {answer!r}")
+        if begin_ms <= self._flushed_at_ms <= end_ms and any(
+            command.apply(possible.value)[1] == answer for possible in self._closure(end_ms, self._before_flush)
+        ):
+            after |= self.possible
         if not after:
             raise Impossible(f"{self.key!r}: {command} was answered {answer!r}, possible are {_shown(before)}")
         if begin_ms <= self.lost_at_ms <= end_ms:
@@ -91,11 +102,32 @@ class KeyHistory:
     def unanswered(self, command: Command, begin_ms: float, end_ms: float) -> None:
         """The client does not know what became of the command."""
         self._note(f"{begin_ms:.1f}-{end_ms:.1f} {command} -> ?")
-        if command.name == "GET":
-            return
+        if not command.reads:
+            self.asked(command, end_ms)
+
+    def asked(self, command: Command, now_ms: float) -> int:
+        """From now on the command may be carried out, once; its number."""
         self.commands.append(command)
         number = len(self.commands) - 1
-        self._become(frozenset(Possible(p.value, (*p.open, number)) for p in self.possible), end_ms)
+        self._become(frozenset(Possible(p.value, (*p.open, number)) for p in self.possible), now_ms)
+        return number
+
+    def done(self, number: int, now_ms: float) -> None:
+        """The command of this number has been carried out by now."""
+        self._become(frozenset(p for p in self._closure(now_ms) if number not in p.open), now_ms)
+
+    def not_done(self, number: int, now_ms: float) -> None:
+        """The command of this number has not been carried out, and will not be."""
+        left = [p for p in self.possible if number in p.open]
+        if not left:
+            raise Impossible(f"{self.key!r}: {self.commands[number]} was refused, and carried out all the same")
+        self._become(frozenset(Possible(p.value, tuple(n for n in p.open if n != number)) for p in left), now_ms)
+
+    def flushed(self, now_ms: float) -> None:
+        """The key's server was emptied in this moment."""
+        self._note(f"{now_ms:.1f} flushed")
+        self._flushed_at_ms, self._before_flush = now_ms, self.possible
+        self._become(frozenset(Possible(ABSENT, p.open) for p in self._closure(now_ms)), now_ms)
 
     def refused(self, command: Command, reason: str, now_ms: float) -> None:
         """The client was told that nothing was executed."""
@@ -109,6 +141,17 @@ class KeyHistory:
         self.lost_at_ms = now_ms
         self._note(f"{now_ms:.1f} power lost, back to {since_ms:.1f} at most")
         self._become(self.possible.union(*held), now_ms)
+
+    def listed(self, *, there: bool, begin_ms: float, end_ms: float) -> None:
+        """A scan between these times, in which the key's client did nothing else, has found the key, or not."""
+        possible = self._closure(end_ms)
+        if begin_ms <= self._flushed_at_ms <= end_ms or begin_ms <= self.lost_at_ms <= end_ms:
+            return
+        sure = {p.value.data is not None for p in possible if (p.value.expire_at_ms or end_ms) > begin_ms}
+        if sure == {not there}:
+            raise Impossible(
+                f"{self.key!r} was {'listed' if there else 'not listed'} by a scan, possible are {_shown(possible)}"
+            )
 
     def check(self, data: bytes | None, now_ms: float) -> None:
         """The key's owner holds this, at rest; raises Impossible where it cannot."""
@@ -124,9 +167,9 @@ class KeyHistory:
         self.possible = possible
         self._snapshots.append((now_ms, possible))
 
-    def _closure(self, now_ms: float) -> frozenset[Possible]:
+    def _closure(self, now_ms: float, among: frozenset[Possible] | None = None) -> frozenset[Possible]:
         """With everything that may have happened by itself: open commands carried out, values ended."""
-        found = set(self.possible)
+        found = set(self.possible if among is None else among)
         queue = list(found)
         while queue:
             possible = queue.pop()

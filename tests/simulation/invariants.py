@@ -62,12 +62,16 @@ class Invariants:
         """How long the oldest fence has been standing."""
         return max((self._now_s() - at_s for at_s in self._fenced_at_s.values()), default=0.0)
 
-    def client(self, server: SimServer, user: str, command: bytes, key: bytes) -> None:
+    def owns(self, shard: str, key: bytes) -> bool:
+        """Whether the shard owns the key now."""
+        return not self.routes.empty and self.routes.owner(key) == shard
+
+    def client(self, server: SimServer, user: str, command: str, key: bytes) -> None:
         """A router's command for a key is being carried out."""
         owner = None if self.routes.empty else self.routes.owner(key)
         if owner != server.shard:
             self._fail(
-                f"{command.decode()} {key!r} of {user} is carried out on {server.shard} "
+                f"{command} {key!r} of {user} is carried out on {server.shard} "
                 f"while {owner} owns it (epoch {self.topology.epoch})"
             )
 
@@ -92,7 +96,7 @@ class Invariants:
             foreign = sorted(key for key in held if self.routes.owner(key) != server.shard)
             if foreign and server.shard not in self.topology.unclean:
                 yield f"{server.shard} holds {foreign[0]!r}, which {self.routes.owner(foreign[0])} owns"
-            for user in server.users() if self.look_for_users else ():
+            for user in server.users() if self.look_for_users and server.acl else ():
                 if user.startswith(MOVER_PREFIX):
                     yield f"{server.shard} still has the user {user}"
                 if user.startswith(SESSION_PREFIX) and user.removeprefix(SESSION_PREFIX) not in sessions:

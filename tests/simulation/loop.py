@@ -47,6 +47,9 @@ class Network(Protocol):
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
         """Open a connection; raises OSError."""
 
+    def listen(self, factory: Any) -> Any:
+        """Take connections, as asyncio's server does."""
+
 
 class _Handle(asyncio.TimerHandle):
     """Something to run, and whose it is. Leaner than asyncio's, whose `__init__` looks after debugging."""
@@ -151,6 +154,10 @@ class SimLoop(asyncio.BaseEventLoop):
     async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **_: Any) -> Any:  # type: ignore[override]
         assert self.network is not None
         return await self.network.connect(factory, host, port)
+
+    async def create_server(self, factory: Any, host: Any = None, port: Any = None, **_: Any) -> Any:  # type: ignore[override]
+        assert self.network is not None
+        return self.network.listen(factory)
 
     # Processes
 

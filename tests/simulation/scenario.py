@@ -20,6 +20,38 @@ class Danger(StrEnum):
     SLOW = "slow"  # the store takes its time, and many keys end by themselves meanwhile
 
 
+class ServerKind(StrEnum):
+    """Whose a server is."""
+
+    SUPERVISED = "supervised"
+    EXTERNAL = "external"
+    PLAIN = "plain"  # external, and without users
+
+
+class Edge(StrEnum):
+    """What not every life has."""
+
+    EXTERNAL = "external"  # some servers are nobody's but the user's
+    PLAIN = "plain"  # and know no users
+    LOSING = "losing"  # servers lose keys by themselves: they evict, or are emptied past the routers
+    IMPORTS = "imports"  # servers that join bring keys
+    XSETID = "xsetid"  # clients give streams other last ids
+    SEVERAL = "several"  # clients use several keys at once
+    FLUSHES = "flushes"  # clients empty the cluster
+
+
+# Those that show faults which are not mended yet. They occur only where the command line asks for them.
+WAITING: set[Edge] = {Edge.EXTERNAL, Edge.PLAIN, Edge.LOSING, Edge.IMPORTS, Edge.XSETID}
+_OFTEN = {
+    Edge.EXTERNAL: 0.3,
+    Edge.PLAIN: 0.1,
+    Edge.LOSING: 0.25,
+    Edge.IMPORTS: 0.25,
+    Edge.XSETID: 0.5,
+    Edge.SEVERAL: 0.5,
+    Edge.FLUSHES: 0.1,
+}
+_SERVERS_MAX = 5
 _DANGERS = (Danger.MIXED, Danger.POWER, Danger.ZOMBIES, Danger.SLOW, Danger.MIXED)
 
 
@@ -50,11 +82,27 @@ class Scenario:
     hold_timeout_s: float
     danger: Danger
     brief: bool
+    room_bytes: int  # on the way from a router to a server
+    registers: int
+    pairs: int
+    queues: int
+    streams_per_client: int  # among its keys
+    edges: frozenset[Edge]
+    kinds: tuple[ServerKind, ...]  # of all servers
 
 
 def danger_of(seed: int) -> Danger:
     """What the life of a seed is about: the same in every fifth."""
     return Danger.CALM if seed % 50 == 49 else _DANGERS[seed % len(_DANGERS)]
+
+
+def _kind(random: Random, edges: frozenset[Edge]) -> ServerKind:
+    choice = random.random()
+    if Edge.PLAIN in edges and choice < 0.4:
+        return ServerKind.PLAIN
+    if Edge.EXTERNAL in edges and choice > 0.5:
+        return ServerKind.EXTERNAL
+    return ServerKind.SUPERVISED
 
 
 def choose(seed: int) -> Scenario:
@@ -80,6 +128,9 @@ def choose(seed: int) -> Scenario:
             fence_ack_timeout=random.choice((0.1, 0.3, 1.0)),
         ),
     )
+    # What has come later has a source of its own, so that the rest of a seed's life stays what it was.
+    edges = Random(f"{seed}/edges")
+    drawn = frozenset(edge for edge, often in _OFTEN.items() if edges.random() < often)
     return Scenario(
         settings=settings,
         big_bytes=random.choice((1 << 20, 1 << 20, 6, 12)),
@@ -105,4 +156,11 @@ def choose(seed: int) -> Scenario:
         hold_timeout_s=random.choice((2.0, 5.0)),
         danger=danger,
         brief=brief,
+        room_bytes=edges.choice((1 << 20, 1 << 20, 100, 300)),
+        registers=edges.choice((0, 1, 2)),
+        pairs=edges.choice((0, 0, 1)),
+        queues=edges.choice((0, 0, 1)),
+        streams_per_client=edges.choice((0, 1, 1)),
+        edges=drawn - WAITING,
+        kinds=tuple(_kind(edges, drawn - WAITING) for _ in range(_SERVERS_MAX)),
     )

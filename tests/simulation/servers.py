@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Protocol
+
+from tests.simulation import data
+from tests.simulation.data import Answer, Value, raw
+from tests.simulation.serving import SPLIT, Serving, plain, script, split
 
 from helios.engines.memory import MemoryServer
 from helios.engines.memory.connection import MemoryConnection
+from helios.model.topology import NodeKind
 from helios.ports.engine import Dumped
+from helios.resp.encoding import OK, array, bulk, error_reply, integer
 
 ADMIN = ("helios-admin", "password")
+_LOOK_AGAIN_S = 0.05
+_OUTSIDE = Context()
 
 
 class Audit(Protocol):
     """Looks at each access in the moment in which a server carries it out."""
 
-    def client(self, server: SimServer, user: str, command: bytes, key: bytes) -> None:
+    def client(self, server: SimServer, user: str, command: str, key: bytes) -> None:
         """A router's command for a key."""
 
     def mover(self, server: SimServer, deed: str, keys: Sequence[bytes]) -> None:
@@ -25,36 +35,142 @@ class Audit(Protocol):
 class SimServer(MemoryServer):
     """A server whose accesses are audited. `shard` is the id of the node behind which it runs."""
 
-    def __init__(self, shard: str, *, wall: Callable[[], float], audit: Audit, aof_fsync: str) -> None:
-        super().__init__(f"server of {shard}", wall=wall, admin=ADMIN, aof_fsync=aof_fsync)
+    def __init__(
+        self,
+        shard: str,
+        *,
+        wall: Callable[[], float],
+        audit: Audit,
+        aof_fsync: str,
+        admin: tuple[str, str] | None = ADMIN,
+        acl: bool = True,
+    ) -> None:
+        super().__init__(f"server of {shard}", wall=wall, admin=admin, aof_fsync=aof_fsync, version=9, acl=acl)
         self.shard = shard
+        self.kind = NodeKind.EXTERNAL if admin is None else NodeKind.SUPERVISED
+        self.on_flush: Callable[[SimServer], None] = lambda _: None
         self.audit = audit
         self.synced_at = 0.0
         self.frozen = False
         self._seconds = wall
-        self._numbered: dict[int, MemoryConnection] = {}
+        self.watchers: dict[bytes, dict[Serving, None]] = {}
+        self.waiting: list[Serving] = []
+        self._pushed = False  # whether a list has been written since those that wait were served
+        self._numbered: dict[int, Serving] = {}
         self._last_number = 0
 
-    def enter(self, connection: MemoryConnection) -> None:
+    # Routers' connections
+
+    def enter(self, serving: Serving) -> None:
         """Give a router's connection the number by which it can be ended."""
         self._last_number += 1
-        self._numbered[self._last_number] = connection
+        self._numbered[self._last_number] = serving
 
     def number(self, connection: MemoryConnection) -> int:
         """The number of a router's connection."""
-        return next(number for number, other in self._numbered.items() if other is connection)
+        return next(number for number, other in self._numbered.items() if other.connection is connection)
+
+    def serving(self, number: int) -> Serving | None:
+        """The connection of that number."""
+        serving = self._numbered.get(number)
+        return None if serving is None or serving.connection.lost is not None else serving
 
     def kill(self, number: int) -> int:
         """End the connection of that number; how many there were."""
-        connection = self._numbered.pop(number, None)
-        if connection is None:
+        serving = self._numbered.pop(number, None)
+        if serving is None:
             return 0
-        self.end(connection)
+        self.end(serving.connection)
         return 1
 
-    def remove(self, key: bytes) -> int:
-        """A client's deletion; how many keys there were."""
-        return super().delete([key])
+    # What clients ask for
+
+    def carry_out(self, user: str, argv: list[bytes]) -> bytes:
+        """One command of a router."""
+        name = argv[0].upper()
+        if name in SPLIT:
+            return split(self, user, argv)
+        if name == b"EVAL":
+            return script(self, user, argv)
+        if name == b"SCAN":
+            cursor, found = self.scan(int(argv[1]), 3)
+            return array([bulk(b"%d" % cursor), array([bulk(key) for key in found])])
+        if name == b"KEYS":
+            return array([bulk(key) for key in self.keys()])
+        if name == b"DBSIZE":
+            return integer(len(self.keys()))
+        if name in (b"FLUSHALL", b"FLUSHDB"):
+            self.flush_for()
+            return OK
+        if len(argv) < 2:
+            return error_reply(f"ERR unknown command {name!r}")
+        return plain(self, user, argv)
+
+    def act(self, user: str, name: str, key: bytes, arguments: tuple[bytes, ...]) -> Answer:
+        """A client's command for one key."""
+        self.audit.client(self, user, name, key)
+        before = Value(*self.read(key))
+        after, answer = data.perform(name, before, arguments)
+        if name not in data.READING and (after is not before or name == "SET"):
+            named = name not in data.UNNAMED and (name != "XGROUP" or before.data is None)
+            self.write(key, after.data, after.expire_at_ms, named=named)
+        return answer
+
+    def may_flush(self, user: str) -> bool:
+        """Whether a script of this user may empty the server."""
+        return True
+
+    def empty(self) -> None:
+        """Somebody empties the server: a script of a client, or its owner."""
+        self.on_flush(self)
+        super().flush()
+
+    def flush_for(self) -> None:
+        """A client empties the cluster: keys of others may lie here, and are no loss."""
+        super().flush()
+
+    # Who waits for keys
+
+    def touched(self, key: bytes) -> None:
+        """A key has been changed: transactions that watch it come to nothing, and lists may have elements."""
+        for serving in self.watchers.pop(key, ()):
+            serving.dirty = True
+        self._pushed = True
+
+    def pop(self, user: str, keys: Sequence[bytes]) -> bytes | None:
+        """The first element of the first of these lists that has one, as BLPOP answers it."""
+        for key in keys:
+            if self.read(key)[0] is not None:
+                return raw([key, self.act(user, "LPOP", key, ())])
+        return None
+
+    def serve_waiting(self) -> None:
+        """Give those who wait for elements what has come."""
+        if not self._pushed:
+            return
+        self._pushed = False
+        for serving in list(self.waiting):
+            if serving.waits_for is None or serving.connection.lost is not None:
+                self.waiting.remove(serving)
+            elif (found := self.pop(serving.connection.user, serving.waits_for)) is not None:
+                self.waiting.remove(serving)
+                serving.resume(found)
+
+    def in_time(self, delay_s: float, act: Callable[[int], None], argument: int) -> None:
+        """Have the server do something later, when it is not stopped."""
+        starts = self.starts
+
+        def due() -> None:
+            if self.starts == starts and self.up:
+                if self.frozen:
+                    self.in_time(_LOOK_AGAIN_S, act, argument)
+                else:
+                    act(argument)
+
+        if delay_s < 1e6:
+            asyncio.get_running_loop().call_later(delay_s, due, context=_OUTSIDE)
+
+    # What coordinators do
 
     def delete(self, keys: Sequence[bytes]) -> int:
         """A coordinator's deletion."""
@@ -62,8 +178,9 @@ class SimServer(MemoryServer):
         return super().delete(keys)
 
     def restore(self, items: Sequence[tuple[bytes, Dumped]], replace: bool) -> list[bool]:
-        """A coordinator's copies."""
-        self.audit.mover(self, "writes", [key for key, _ in items])
+        """A coordinator's copies. One that replaces nothing brings new keys to their owner: it is an import's."""
+        if replace:
+            self.audit.mover(self, "writes", [key for key, _ in items])
         return super().restore(items, replace)
 
     def begin_pieces(self, key: bytes, patch: bool) -> int:
@@ -93,6 +210,8 @@ class SimServer(MemoryServer):
         super().crash(lose_unsynced=lose_unsynced)
         self.frozen = False
         self._numbered.clear()
+        self.watchers.clear()
+        self.waiting.clear()
 
     def freeze(self) -> None:
         """Let nothing be carried out until `thaw`."""

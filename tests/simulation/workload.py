@@ -1,104 +1,189 @@
-"""Clients that write, read and count through random routers, and the operator who changes the cluster meanwhile."""
+"""Clients that write, read, count, push and pop through random routers, alone and against each other."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import math
+import re
+from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tests.simulation.actors import REFUSED, Actor
+from tests.simulation.actors import RouterActor
+from tests.simulation.data import Fault, to_argv
 from tests.simulation.history import QUESTIONS_MAX, Command, CounterHistory, Impossible, KeyHistory
-
-from helios.admin.client import Admin
-from helios.errors import HeliosError
-from helios.model.topology import NodeState
+from tests.simulation.network import REFUSED, Wire
+from tests.simulation.scenario import Edge
+from tests.simulation.serving import BOTH_SCRIPT, FLUSH_SCRIPT
+from tests.simulation.shared import Pair, Queue, Register
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _CLIENT_TIMEOUT_S = 3.0
 _KINDS = ("user", "cart", "session")
-# What operators ask for, and how often.
-_DEEDS = {
-    "migrate": 40,
-    "add": 18,
-    "remove": 12,
-    "reweight": 5,
-    "drain": 4,
-    "undrain": 3,
-    "rebalance": 8,
-    "cancel": 10,
-    "pause": 5,
-    "resume": 5,
-}
+_REFUSALS = (b"CLUSTERDOWN", b"TRYAGAIN", b"OVERLOADED", b"UNAVAILABLE", b"CROSSSHARD", b"EXECABORT")
+# What is said of a command whose other parts have been carried out.
+_IN_PART = re.compile(rb"keys were handled|were emptied")
+_REGISTER = ("GET", "GET", "GET", "SET", "GETSET", "APPEND", "DEL", "INCR")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The answers to commands that were sent together; times in Unix milliseconds."""
+
+    answers: list[Any]
+    begin_ms: float
+    end_ms: float
+
+    @property
+    def last(self) -> Any:
+        """The last answer."""
+        return self.answers[-1]
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody knows what became of it."""
+        last = self.last
+        return isinstance(last, Fault) and (last.startswith(b"UNKNOWN") or _IN_PART.search(last) is not None)
+
+    @property
+    def refused(self) -> bool:
+        """Whether it was said that nothing was executed."""
+        return isinstance(self.last, Fault) and self.last.startswith(_REFUSALS) and not self.unknown
 
 
 class Client:
     """One client: a command, its answer, some thought, the next command."""
 
-    def __init__(self, world: World, number: int, counters: list[CounterHistory]) -> None:
+    def __init__(self, world: World, number: int) -> None:
         self._world = world
+        self._number = number
         self._random = Random(f"{world.seed}/client {number}")
-        self._counters = counters
         self._tokens = 0
         self._name = f"c{number}"
+        self._wires: dict[RouterActor, Wire] = {}
+        scenario = world.scenario
         self.keys = [
             KeyHistory(f"{self._random.choice(_KINDS)}:{number}:{index}".encode())
-            for index in range(world.scenario.keys_per_client + world.scenario.cold_keys_per_client)
+            for index in range(scenario.keys_per_client + scenario.cold_keys_per_client)
         ]
-        self._cold = self.keys[: world.scenario.cold_keys_per_client]
+        self._cold = self.keys[: scenario.cold_keys_per_client]
+        self._streams = self.keys[len(self.keys) - scenario.streams_per_client :]
+        self._strings = self.keys[: len(self.keys) - scenario.streams_per_client]
+        self._deeds = self._choices()
+
+    def _choices(self) -> dict[str, int]:
+        """What it does, and how often."""
+        scenario = self._world.scenario
+        return {
+            "single": 60,
+            "count": 15 if scenario.counters else 0,
+            "count watching": 5 if scenario.counters else 0,
+            "register": 20 if scenario.registers else 0,
+            "pair": 8 if scenario.pairs else 0,
+            "queue": 12 if scenario.queues else 0,
+            "several": 12 if Edge.SEVERAL in scenario.edges else 0,
+            "scan": 2,
+            "flush": 1 if Edge.FLUSHES in scenario.edges else 0,
+            "flush one": 1 if Edge.LOSING in scenario.edges else 0,
+        }
+
+    def expect(self, key: bytes, value: bytes) -> None:
+        """Use this key, too: it may come with a server that joins, once, if the cluster has none of that name."""
+        history = KeyHistory(key)
+        history.asked(Command("IMPORT", value), self._world.clock.wall() * 1000)
+        self.keys.append(history)
+        self._strings.append(history)
 
     async def run(self) -> None:
         """Until the world wants no more."""
-        while self._world.serving:
-            await asyncio.sleep(self._random.expovariate(1 / self._world.scenario.think_s))
+        world, random = self._world, self._random
+        deeds, often = list(self._deeds), list(self._deeds.values())
+        while world.serving:
+            await asyncio.sleep(random.expovariate(1 / world.scenario.think_s))
             try:
-                if self._counters and self._random.random() < 0.2:
-                    await self._count(self._random.choice(self._counters))
-                else:
-                    await self._command(self._random.choice(self.keys))
+                [deed] = random.choices(deeds, often)
+                await self._do(deed)
             except Impossible as impossible:
-                self._world.fail(str(impossible), impossible)
+                world.fail(str(impossible), impossible)
                 return
 
-    async def _call(self, argv: list[bytes]) -> tuple[bytes, float, float]:
-        world = self._world
-        router = self._random.choice(world.routers)
-        begin_ms = world.clock.wall() * 1000
-        raw = await router.call(argv, self._random.expovariate(2000), _CLIENT_TIMEOUT_S)
-        end_ms = world.clock.wall() * 1000
-        world.note(f"{self._name} via {router.name}: {b' '.join(argv).decode()} -> {raw[:60]!r}")
-        return raw, begin_ms, end_ms
+    async def _do(self, deed: str) -> None:
+        world, random = self._world, self._random
+        match deed:
+            case "single":
+                await self._single(random.choice(self.keys))
+            case "count":
+                await self._count(random.choice(world.counters))
+            case "count watching":
+                await self._count_watching(random.choice(world.counters))
+            case "register":
+                await self._register(random.choice(world.registers))
+            case "pair":
+                await self._pair(random.choice(world.pairs))
+            case "queue":
+                await self._queue(random.choice(world.queues))
+            case "several":
+                await self._several()
+            case "scan":
+                await self._scan()
+            case "flush":
+                await self._flush()
+            case "flush one":
+                await self._ask([b"EVAL", FLUSH_SCRIPT, b"1", random.choice(self.keys).key])
 
-    async def _command(self, history: KeyHistory) -> None:
+    # Asking
+
+    async def _ask(self, *commands: list[bytes], timeout_s: float = _CLIENT_TIMEOUT_S) -> Asked:
+        world = self._world
+        return await self._ask_by(self._random.choice(world.routers), *commands, timeout_s=timeout_s)
+
+    async def _ask_by(self, router: RouterActor, *commands: list[bytes], timeout_s: float = _CLIENT_TIMEOUT_S) -> Asked:
+        world = self._world
+        begin_ms = world.clock.wall() * 1000
+        wire = self._wires.get(router)
+        if wire is None or wire.lost:
+            wire = router.connect()
+        if wire is None:
+            await asyncio.sleep(self._random.expovariate(2000))
+            answers: list[Any] = [REFUSED] * len(commands)
+        else:
+            self._wires[router] = wire
+            answers = await wire.call(list(commands), self._random.expovariate(2000), timeout_s)
+        asked = Asked(answers, begin_ms, world.clock.wall() * 1000)
+        words = "; ".join(b" ".join(argv).decode() for argv in commands)
+        world.note(f"{self._name} via {router.name}: {words} -> {str(answers[-1])[:60]}")
+        if not (asked.unknown or asked.refused):
+            world.acknowledged += 1
+        return asked
+
+    def _token(self) -> bytes:
+        self._tokens += 1
+        return f"{self._name}.{self._tokens};".encode()
+
+    def _tell(self, history: KeyHistory, command: Command, asked: Asked, answer: object) -> None:
+        """What became of a command of one's own."""
+        if asked.unknown:
+            history.unanswered(command, asked.begin_ms, asked.end_ms)
+        elif asked.refused:
+            history.refused(command, asked.last.decode(), asked.end_ms)
+        else:
+            history.answered(command, answer, asked.begin_ms, asked.end_ms)
+
+    # Keys of one's own
+
+    async def _single(self, history: KeyHistory) -> None:
         if history.questions >= QUESTIONS_MAX:
             return
-        command = self._choose_cold(history) if history in self._cold else self._choose()
-        raw, begin_ms, end_ms = await self._call(_argv(command, history.key))
-        if raw.startswith(b"-UNKNOWN"):
-            history.unanswered(command, begin_ms, end_ms)
-        elif raw.startswith(b"-"):
-            self._check_refusal(raw)
-            history.refused(command, raw.decode(), end_ms)
+        if history in self._cold:
+            command = self._choose_cold(history)
+        elif history in self._streams:
+            command = self._choose_for_stream()
         else:
-            history.answered(command, _answer(raw), begin_ms, end_ms)
-            self._world.acknowledged += 1
-
-    async def _count(self, counter: CounterHistory) -> None:
-        counter.asked += 1
-        raw, begin_ms, end_ms = await self._call([b"INCR", counter.key])
-        if raw.startswith(b"-UNKNOWN"):
-            counter.unanswered += 1
-        elif raw.startswith(b"-"):
-            self._check_refusal(raw)
-        else:
-            counter.answered(int(raw[1:]), begin_ms, end_ms)
-            self._world.acknowledged += 1
-
-    def _check_refusal(self, raw: bytes) -> None:
-        if not raw[1:].decode().startswith(REFUSED):
-            raise Impossible(f"a client was answered {raw!r}")
+            command = self._choose()
+        asked = await self._ask(to_argv(command.name, history.key, command.arguments))
+        self._tell(history, command, asked, asked.last)
 
     def _choose_cold(self, history: KeyHistory) -> Command:
         if any(possible.value.data is None or possible.open for possible in history.possible):
@@ -107,100 +192,203 @@ class Client:
 
     def _choose(self) -> Command:
         random = self._random
-        self._tokens += 1
-        token = f"{self._name}.{self._tokens};".encode()
+        token = self._token()
         if random.random() < self._world.scenario.ending:
             lives_s = random.choice((0.1, 1.0, 3.0)) * random.uniform(0.1, 1.0)
-            return Command("SET", token, int((self._world.clock.wall() + lives_s) * 1000))
-        choice = random.random()
-        if choice < 0.25:
-            return Command("GET")
-        if choice < 0.6:
-            return Command("APPEND", token)
-        if choice < 0.75:
-            return Command("DEL")
-        return Command("SET", token)
+            end_ms = int((self._world.clock.wall() + lives_s) * 1000)
+            if random.random() < 0.2:
+                return Command("PEXPIREAT", b"%d" % end_ms)
+            return Command("SET", token, end_ms)
+        [name] = random.choices(("GET", "APPEND", "DEL", "GETDEL", "PERSIST", "SET"), (25, 35, 10, 5, 5, 20))
+        return Command(name, token) if name in ("APPEND", "SET") else Command(name)
 
+    def _choose_for_stream(self) -> Command:
+        random = self._random
+        self._tokens += 1
+        number = b"%d-0" % self._tokens
+        earlier = b"%d-0" % random.randint(1, self._tokens)
+        names = ("XADD", "XGROUP", "XREADGROUP", "XACK", "XDEL", "XSETID", "XINFO", "DEL")
+        often = (30, 6, 20, 10, 5, 20 if Edge.XSETID in self._world.scenario.edges else 0, 20, 2)
+        [name] = random.choices(names, often)
+        match name:
+            case "XADD":
+                return Command(name, number, more=(b"field", self._token()))
+            case "XGROUP" | "XREADGROUP":
+                return Command(name, b"group")
+            case "XACK":
+                return Command(name, b"group", more=(earlier,))
+            case "XDEL":
+                return Command(name, earlier)
+            case "XSETID":
+                return Command(name, number)
+        return Command(name)
 
-class Operator(Actor):
-    """Whoever changes the cluster: a verb now and then, at random."""
+    async def _several(self) -> None:
+        """MSET, MGET, DEL or EXISTS of keys of one's own, wherever they live."""
+        random = self._random
+        free = [history for history in self._strings if history.questions < QUESTIONS_MAX and history not in self._cold]
+        chosen = random.sample(free, min(len(free), random.randint(2, 4)))
+        if not chosen:
+            return
+        [name] = random.choices(("MSET", "MGET", "DEL", "EXISTS"), (4, 4, 2, 1))
+        keys = [history.key for history in chosen]
+        match name:
+            case "MSET":
+                values = [self._token() for _ in chosen]
+                words = [word for pair in zip(keys, values, strict=True) for word in pair]
+                asked = await self._ask([b"MSET", *words])
+                for history, value in zip(chosen, values, strict=True):
+                    self._tell(history, Command("SET", value), asked, b"OK")
+                if not (asked.unknown or asked.refused) and asked.last != b"OK":
+                    raise Impossible(f"MSET was answered {asked.last!r}")
+            case "MGET":
+                asked = await self._ask([b"MGET", *keys])
+                if not (asked.unknown or asked.refused):
+                    for history, value in zip(chosen, asked.last, strict=True):
+                        self._tell(history, Command("GET"), asked, value)
+            case _:
+                asked = await self._ask([name.encode(), *keys])
+                self._tell_count(chosen, name, asked)
 
-    async def _main(self) -> None:
-        world = self.world
-        random = Random(f"{world.seed}/operator")
-        admin = Admin(self.store, self.connector, world.clock)
-        while self._goes_on():
-            await asyncio.sleep(random.expovariate(1 / world.scenario.verb_every_s))
-            if self._goes_on():
-                await self._verb(admin, random)
-        await asyncio.Event().wait()
+    def _tell_count(self, chosen: list[KeyHistory], name: str, asked: Asked) -> None:
+        """How many of these keys there were is known, but not which; unless that is clear."""
+        if not (asked.unknown or asked.refused):
+            count = asked.last
+            if count not in (0, len(chosen)):
+                if name == "DEL":
+                    for history in chosen:
+                        history.done(history.asked(Command("DEL"), asked.begin_ms), asked.end_ms)
+                return
+            for history in chosen:
+                self._tell(history, Command(name), asked, int(count > 0))
+            return
+        for history in chosen:
+            self._tell(history, Command(name), asked, None)
 
-    def _goes_on(self) -> bool:
-        # In a brief life nothing new is begun behind the last fault, or most of it would be spent in calm moves.
-        return self.world.serving and not (self.world.scenario.brief and self.world.faults.over)
+    async def _scan(self) -> None:
+        """All keys, step by step or at once; those of one's own that are there must be among them, and no others."""
+        router = self._random.choice(self._world.routers)
+        begin_ms = self._world.clock.wall() * 1000
+        found: set[bytes] = set()
+        cursor = b"0"
+        at_once = self._random.random() < 0.3
+        while True:
+            asked = await self._ask_by(router, [b"KEYS", b"*"] if at_once else [b"SCAN", cursor])
+            if isinstance(asked.last, Fault):
+                # The end of a scan asks the store whether there is more to visit.
+                if not (asked.unknown or asked.refused or asked.last.startswith(b"STORE")):
+                    raise Impossible(f"a scan was answered {asked.last!r}")
+                return
+            if at_once:
+                found.update(asked.last)
+                break
+            cursor, keys = asked.last
+            found.update(keys)
+            if cursor == b"0":
+                break
+        end_ms = self._world.clock.wall() * 1000
+        for history in self.keys:
+            history.listed(there=history.key in found, begin_ms=begin_ms, end_ms=end_ms)
 
-    async def _verb(self, admin: Admin, random: Random) -> None:
-        world = self.world
-        what, ask = await self._choose(admin, random)
-        try:
-            await ask
-        except HeliosError as error:
-            world.note(f"operator: {what}: {error.code}")
+    async def _flush(self) -> None:
+        """Everything goes, also what others have."""
+        world = self._world
+        now_ms = world.clock.wall() * 1000
+        numbers = {history: history.asked(Command("FLUSH"), now_ms) for history in world.histories}
+        world.doubt_order()
+        invoked = world.loop.time()
+        asked = await self._ask([b"FLUSHALL"])
+        responded = math.inf if asked.unknown else world.loop.time()
+        if not asked.refused:
+            for register in world.registers:
+                register.add(self._number, "FLUSHALL", b"", b"OK", invoked, responded)
+        for history, number in numbers.items():
+            if asked.refused:
+                history.not_done(number, asked.end_ms)
+            elif not asked.unknown:
+                history.done(number, asked.end_ms)
+        if not (asked.refused or asked.unknown) and asked.last != b"OK":
+            raise Impossible(f"FLUSHALL was answered {asked.last!r}")
+
+    # Keys that others use, too
+
+    async def _count(self, counter: CounterHistory) -> None:
+        counter.asked += 1
+        asked = await self._ask([b"INCR", counter.key])
+        if asked.unknown:
+            counter.unanswered += 1
+        elif not asked.refused:
+            counter.answered(_integer(asked.last), asked.begin_ms, asked.end_ms)
+
+    async def _count_watching(self, counter: CounterHistory) -> None:
+        """The same as a transaction that comes to nothing if somebody else was quicker."""
+        router = self._random.choice(self._world.routers)
+        asked = await self._ask_by(router, [b"WATCH", counter.key], [b"GET", counter.key])
+        if any(isinstance(answer, Fault) for answer in asked.answers):
+            if not (asked.refused or asked.unknown) and isinstance(asked.last, Fault):
+                raise Impossible(f"a GET behind a WATCH was answered {asked.last!r}")
+            return
+        following = int(asked.last or b"0") + 1
+        wire = self._wires[router]
+        await asyncio.sleep(self._random.expovariate(1 / self._world.scenario.think_s) / 4)
+        if self._wires[router] is not wire or wire.lost:
+            return  # and with the connection what it watched
+        counter.asked += 1
+        asked = await self._ask_by(router, [b"MULTI"], [b"SET", counter.key, b"%d" % following], [b"EXEC"])
+        # A connection of its own that was lost in between watches nothing.
+        if any(isinstance(answer, Fault) for answer in asked.answers[:-1]) and not asked.unknown:
+            counter.asked -= 1
+        elif asked.unknown:
+            counter.unanswered += 1
+        elif asked.last is None or asked.refused:
+            counter.asked -= 1
         else:
-            world.note(f"operator: {what}: done")
+            counter.answered(following, asked.begin_ms, asked.end_ms)
 
-    async def _choose(self, admin: Admin, random: Random) -> tuple[str, Awaitable[object]]:
-        world = self.world
-        ids = sorted(world.servers)
-        nodes = world.invariants.topology.nodes
-        members = [node.id for node in nodes]
-        one, other = random.choice(members or ids), random.choice(members or ids)
-        [deed] = random.choices(list(_DEEDS), list(_DEEDS.values()))
-        match deed:
-            case "migrate":
-                pattern = random.choice(("*", "user:*", "cart:*", "*:1:*", "n:*", "*[02468]", "session:*"))
-                return f"migrate {one} {other} {pattern}", admin.migrate(one, other, pattern)
-            case "add":
-                one = random.choice([shard for shard in ids if shard not in members] or ids)
-                weight, flush = random.choice((0.5, 1.0, 2.0)), random.random() < 0.7
-                return f"add {one}", admin.add_node(one, str(world.address(one)), weight=weight, flush=flush)
-            case "remove":
-                return f"remove {one}", admin.remove_node(one)
-            case "reweight":
-                weight = random.choice((0.2, 1.0, 3.0))
-                return f"reweight {one} {weight:g}", admin.reweight(one, weight)
-            case "drain":
-                return f"drain {one}", admin.drain(one)
-            case "undrain":
-                one = random.choice([node.id for node in nodes if node.state is NodeState.DRAINED] or ids)
-                return f"undrain {one}", admin.undrain(one)
-            case "rebalance":
-                strategy, by = random.choice(("minimize_movement", "uniform")), random.choice(("keys", "bytes", "ops"))
-                return f"rebalance {strategy} {by}", admin.rebalance(strategy=strategy, by=by)
-            case "pause":
-                return deed, self._to_one(admin, random, admin.pause_migration)
-            case "resume":
-                return deed, self._to_one(admin, random, admin.resume_migration)
-        return deed, self._to_one(admin, random, admin.cancel_migration)
+    async def _register(self, register: Register) -> None:
+        if register.closed:
+            return
+        name = self._random.choice(_REGISTER[:-1])
+        argument = self._token() if name in ("SET", "GETSET", "APPEND") else b""
+        invoked = self._world.loop.time()
+        asked = await self._ask([name.encode(), register.key, *([argument] if argument else [])])
+        if asked.refused:
+            return
+        responded = math.inf if asked.unknown else self._world.loop.time()
+        register.add(self._number, name, argument, None if asked.unknown else asked.last, invoked, responded)
 
-    async def _to_one(self, admin: Admin, random: Random, verb: Callable[[str], Awaitable[object]]) -> None:
-        active = await admin.active_migrations()
-        if active:
-            await verb(random.choice(active).id)
+    async def _pair(self, pair: Pair) -> None:
+        """Count two keys up in one transaction, or read both in a script."""
+        if self._random.random() < 0.4:
+            asked = await self._ask([b"EVAL", BOTH_SCRIPT, b"2", pair.one, pair.other])
+            if not (asked.unknown or asked.refused):
+                pair.seen(asked.last, "a script")
+            return
+        asked = await self._ask([b"MULTI"], [b"INCR", pair.one], [b"INCR", pair.other], [b"EXEC"])
+        if asked.unknown:
+            pair.perhaps += 1
+        elif not asked.refused:
+            pair.seen(asked.last, "a transaction")
+            pair.counted += 1
 
-
-def _argv(command: Command, key: bytes) -> list[bytes]:
-    argv = [command.name.encode(), key]
-    if command.data:
-        argv.append(command.data)
-    if command.expire_at_ms is not None:
-        argv += [b"PXAT", b"%d" % command.expire_at_ms]
-    return argv
+    async def _queue(self, queue: Queue) -> None:
+        """Push, or wait a moment for an element."""
+        if self._random.random() < 0.5:
+            token = self._token()
+            asked = await self._ask([b"RPUSH", queue.key, token])
+            if asked.unknown:
+                queue.perhaps_pushed.add(token)
+            elif not asked.refused:
+                queue.pushed.add(token)
+            return
+        asked = await self._ask([b"BLPOP", queue.key, b"%.2f" % self._random.uniform(0.05, 0.6)])
+        if asked.unknown:
+            queue.perhaps_popped += 1
+        elif isinstance(asked.last, list):
+            queue.came(asked.last[1])
 
 
-def _answer(raw: bytes) -> object:
-    if raw.startswith(b"+"):
-        return raw[1:-2]
-    if raw.startswith(b":"):
-        return int(raw[1:])
-    return None if raw == b"$-1\r\n" else raw.split(b"\r\n", 1)[1][:-2]
+def _integer(answer: object) -> int:
+    if not isinstance(answer, int):
+        raise Impossible(f"an INCR was answered {answer!r}")
+    return answer

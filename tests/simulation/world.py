@@ -15,14 +15,17 @@ from random import Random
 from unittest.mock import patch
 
 from tests.simulation.actors import CoordinatorActor, RouterActor
+from tests.simulation.data import Value, perform
 from tests.simulation.faults import Faults
 from tests.simulation.history import CounterHistory, Impossible, KeyHistory
 from tests.simulation.invariants import Invariants
 from tests.simulation.loop import SimLoop, Stuck
 from tests.simulation.network import RespNetwork
-from tests.simulation.scenario import choose
+from tests.simulation.operator import Operator
+from tests.simulation.scenario import Edge, ServerKind, choose
 from tests.simulation.servers import ADMIN, SimServer
-from tests.simulation.workload import Client, Operator
+from tests.simulation.shared import Pair, Queue, Register
+from tests.simulation.workload import Client
 
 from helios.admin.client import Admin
 from helios.coordinator.copying import CopyLimits
@@ -38,10 +41,12 @@ from helios.stores.records import (
     AGENTS,
     CHANGES,
     COORDINATOR,
+    IMPORTS,
     MEMBERS,
     MIGRATIONS,
     PAUSES,
     SESSIONS,
+    SETTINGS,
     TOPOLOGY,
     AgentRecord,
     CoordinatorRecord,
@@ -106,17 +111,25 @@ class World:
         self.inner = MemoryStore()
         self._delays = Random(f"{seed}/delays")
         scenario = self.scenario
-        counters = [CounterHistory(f"n:{number}".encode()) for number in range(scenario.counters)]
-        self.counters = counters
-        self.clients = [Client(self, number, counters) for number in range(scenario.clients)]
-        keys = [history.key for history in self.histories] + [counter.key for counter in counters]
+        self.counters = [CounterHistory(f"n:{number}".encode()) for number in range(scenario.counters)]
+        self.registers = [Register(f"r:{number}".encode()) for number in range(scenario.registers)]
+        self.queues = [Queue(f"q:{number}".encode()) for number in range(scenario.queues)]
+        self.pairs = [Pair(b"p:{%d}:one" % number, b"p:{%d}:other" % number) for number in range(scenario.pairs)]
+        self.clients = [Client(self, number) for number in range(scenario.clients)]
+        keys = [history.key for history in self.histories]
+        shards = [f"shard-{number + 1}" for number in range(scenario.nodes + scenario.spare_nodes)]
+        keys += [key for shard in shards for key in _brought(shard)]
+        keys += [counter.key for counter in self.counters]
+        keys += [register.key for register in self.registers]
+        keys += [queue.key for queue in self.queues]
+        keys += [key for pair in self.pairs for key in (pair.one, pair.other)]
         self.invariants = Invariants(keys, self.loop.time, self.fail)
-        self.servers = {
-            shard: self._server(shard)
-            for shard in (f"shard-{number + 1}" for number in range(scenario.nodes + scenario.spare_nodes))
-        }
+        self.servers = {shard: self._server(shard) for shard in shards}
+        if Edge.IMPORTS in scenario.edges:
+            for number, shard in enumerate(shards[scenario.nodes :]):
+                self._fill(shard, self.clients[number % len(self.clients)])
         self.addresses = {self.address(shard): server for shard, server in self.servers.items()}
-        self.loop.network = RespNetwork(self.addresses)
+        self.loop.network = self.network = RespNetwork(self.addresses, scenario.room_bytes)
         self.coordinators = [CoordinatorActor(self, f"coordinator-{n + 1}") for n in range(scenario.coordinators)]
         self.routers = [RouterActor(self, f"router-{n + 1}") for n in range(scenario.routers)]
         self.faults = Faults(self)
@@ -153,9 +166,31 @@ class World:
                 self.note(f"epoch {topology.epoch}: {_summary(topology)}")
                 self.invariants.published(topology)
                 self.faults.published(topology)
+            elif operation.key.startswith(IMPORTS):
+                self.faults.noted()
             elif operation.key == COORDINATOR:
                 self.coordinator = decode(CoordinatorRecord, operation.value).node
                 self.note(f"elected: {self.coordinator}")
+
+    def lose(self, server: SimServer, keys: Sequence[bytes]) -> None:
+        """The server loses keys in this moment, by eviction say; whoever listens to it is told."""
+        now_ms = self.clock.wall() * 1000
+        gone = set(keys)
+        for history in self.histories:
+            if history.key in gone and self.invariants.owns(server.shard, history.key):
+                history.flushed(now_ms)
+        if any(self.invariants.owns(server.shard, key) for key in gone):
+            self.doubt(server.shard)
+        for key in keys:
+            server.write(key, None, None)
+
+    def emptied(self, server: SimServer) -> None:
+        """A server is being emptied by somebody, past the routers or through one of them."""
+        now_ms = self.clock.wall() * 1000
+        for history in self.histories:
+            if self.invariants.owns(server.shard, history.key):
+                history.flushed(now_ms)
+        self.doubt(server.shard)
 
     def power_cut(self, server: SimServer) -> None:
         """The server loses what was not on its disk; what clients may have lost by it becomes uncertain."""
@@ -166,8 +201,28 @@ class World:
         for history in self.histories:
             if routes.owner(history.key) == server.shard:
                 history.power_lost(since_ms, now_ms)
+        self.doubt(server.shard)
+
+    def doubt(self, shard: str) -> None:
+        """What this shard owns may have become another thing by itself."""
+        owner = self.invariants.routes.owner
+        for register in self.registers:
+            register.uncertain |= owner(register.key) == shard
+        for queue in self.queues:
+            queue.uncertain |= owner(queue.key) == shard
+        for pair in self.pairs:
+            pair.uncertain |= shard in (owner(pair.one), owner(pair.other))
         for counter in self.counters:
             counter.uncertain = True
+
+    def doubt_order(self) -> None:
+        """Counters and queues may begin anew at any time."""
+        for counter in self.counters:
+            counter.uncertain = True
+        for queue in self.queues:
+            queue.uncertain = True
+        for pair in self.pairs:
+            pair.uncertain = True
 
     def run(self) -> Outcome:
         """Live."""
@@ -234,8 +289,11 @@ class World:
             task.cancel()
 
     async def _found(self) -> None:
-        nodes = [Node(shard, self.address(shard), NodeKind.SUPERVISED) for shard in self.servers]
+        nodes = [Node(shard, self.address(shard), server.kind) for shard, server in self.servers.items()]
+        await self.inner.commit([put_record(SETTINGS, self.scenario.settings)])
         for node in nodes:
+            if node.kind is NodeKind.EXTERNAL:
+                continue
             member = MemberRecord(f"{node.id}.0", node.id, node.address, *ADMIN)
             agent = AgentRecord(node.id, node.address, node.kind, self.clock.wall() + 1e6)
             await self.inner.commit([put_record(MEMBERS + member.id, member), put_record(AGENTS + node.id, agent)])
@@ -295,19 +353,46 @@ class World:
         now_ms = self.clock.wall() * 1000
         try:
             for history in self.histories:
-                history.check(self._owner(history.key).get(history.key), now_ms)
+                history.check(self._get(history.key), now_ms)
             for counter in self.counters:
-                counter.check(self._owner(counter.key).get(counter.key))
+                counter.check(self._get(counter.key))
+            for register in self.registers:
+                register.check(self._get(register.key), self.loop.time())
+            for queue in self.queues:
+                _, elements = perform("LRANGE", Value(self._get(queue.key)), ())
+                assert isinstance(elements, list)
+                queue.check(elements)
+            for pair in self.pairs:
+                pair.check(self._get)
         except Impossible as impossible:
             self.fail(str(impossible), impossible)
 
-    def _owner(self, key: bytes) -> SimServer:
-        return self.servers[self.invariants.routes.owner(key)]
+    def _get(self, key: bytes) -> bytes | None:
+        """What its owner holds."""
+        return self.servers[self.invariants.routes.owner(key)].get(key)
 
     # Servers
 
+    def _fill(self, shard: str, client: Client) -> None:
+        """The server has keys before it joins, which a client will ask for."""
+        for key in _brought(shard):
+            value = b"of %s;" % shard.encode()
+            self.servers[shard].write(key, value, None)
+            client.expect(key, value)
+        self.servers[shard].sync()
+
     def _server(self, shard: str) -> SimServer:
-        server = SimServer(shard, wall=self.clock.wall, audit=self.invariants, aof_fsync="everysec")
+        number = int(shard.rpartition("-")[2]) - 1
+        kind = self.scenario.kinds[number]
+        server = SimServer(
+            shard,
+            wall=self.clock.wall,
+            audit=self.invariants,
+            aof_fsync="everysec",
+            admin=ADMIN if kind is ServerKind.SUPERVISED else None,
+            acl=kind is not ServerKind.PLAIN,
+        )
+        server.on_flush = self.emptied
         server.delay_s = lambda: self._delay_s(shard)
         return server
 
@@ -316,6 +401,11 @@ class World:
         if late and self._delays.random() < late:
             return self._delays.uniform(0.05, _LATE_S)
         return self._delays.expovariate(4000)
+
+
+def _brought(shard: str) -> list[bytes]:
+    """The keys that a server has before it joins."""
+    return [b"%s:%s:%d" % (kind, shard.encode(), number) for number, kind in enumerate((b"user", b"cart", b"user"))]
 
 
 def live(seed: int) -> Outcome:

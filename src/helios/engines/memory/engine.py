@@ -105,8 +105,8 @@ class MemoryEngine:
         return [0] * len(keys)
 
     async def grouped(self, keys: Sequence[bytes]) -> list[bool]:
-        """There are no streams."""
-        return [False] * len(keys)
+        """For each key whether it is a stream with consumer groups."""
+        return await self.connection.call(lambda: [self._server.grouped(key) for key in keys])
 
     async def copy_in_steps(
         self,
@@ -137,6 +137,8 @@ class MemoryEngine:
         if dumped is None:
             await target.delete([key])
             return StepCopy.ABSENT
+        if dumped.stream and notes is not None:
+            notes[b"stream"] = b""
         if length != offset:
             await target.delete([key])
             return StepCopy.CHANGED

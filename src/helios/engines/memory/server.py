@@ -14,6 +14,10 @@ from helios.engines.memory.connection import MemoryConnection, Request
 from helios.errors import EngineDenied, EngineError, PayloadRefused
 from helios.ports.engine import Dumped, EngineInfo, UserRole
 
+# What values begin with that stand for streams, and for those of them that have consumer groups.
+STREAM = b"\x00stream"
+GROUPED = STREAM + b" with groups"
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -40,8 +44,9 @@ class MemoryServer:
     """One server: its keys, users, connections and change streams, and the faults that a test gives it.
 
     `admin` is the name and password of the administrator; without one everybody may enter as `default` and
-    do everything. `delay_s` is asked for each request and each reply how long it travels; it may be replaced
-    at any time. Connections keep their order. The methods that are not `async` act at once, past all connections.
+    do everything, but for the administration of users where `acl` is off, as managed services have it.
+    `delay_s` is asked for each request and each reply how long it travels; it may be replaced at any time.
+    Connections keep their order. The methods that are not `async` act at once, past all connections.
     """
 
     def __init__(
@@ -53,9 +58,11 @@ class MemoryServer:
         delay_s: Callable[[], float] = lambda: 0.0,
         aof_fsync: str = "everysec",
         version: int = 1,
+        acl: bool = True,
     ) -> None:
         self.name = name
         self.admin = admin
+        self.acl = acl
         self.delay_s = delay_s
         self.aof_fsync = aof_fsync
         self.version = version
@@ -74,6 +81,23 @@ class MemoryServer:
         self._context = copy_context()  # what travels does so whatever becomes of the task that sent it
 
     # Keys. `_write` is the only place that changes one.
+
+    def read(self, key: bytes) -> tuple[bytes | None, int | None]:
+        """The value of a key and when it ends; None where there is none."""
+        entry = self._live(key)
+        return (None, None) if entry is None else (entry.value, entry.expire_at_ms)
+
+    def write(self, key: bytes, value: bytes | None, expire_at_ms: int | None, *, named: bool = True) -> None:
+        """Give a key this value and end, or remove it (None). Not `named`: a change of which servers tell nobody."""
+        self._write(key, None if value is None else _Entry(value, expire_at_ms), named=named)
+        self._live(key)
+
+    def grouped(self, key: bytes) -> bool:
+        """Whether the key is a stream with consumer groups."""
+        return (self.read(key)[0] or b"").startswith(GROUPED)
+
+    def touched(self, key: bytes) -> None:
+        """Called when a key has been changed, whoever is told of it; for whoever waits for keys."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, None where there is none."""
@@ -133,7 +157,10 @@ class MemoryServer:
     def dump(self, keys: Sequence[bytes]) -> list[Dumped | None]:
         """For each key its value, written as this server's version writes it."""
         entries = [self._live(key) for key in keys]
-        return [Dumped(b"%d\n%s" % (self.version, e.value), e.expire_at_ms) if e else None for e in entries]
+        return [
+            Dumped(b"%d\n%s" % (self.version, e.value), e.expire_at_ms, e.value.startswith(STREAM)) if e else None
+            for e in entries
+        ]
 
     def digests(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """For each key a digest of its value and end, whatever the server's version."""
@@ -209,11 +236,17 @@ class MemoryServer:
 
     def users(self) -> list[str]:
         """The names of the users."""
+        self._administered()
         return list(self._users)
 
     def allow(self, user: str, password: str, role: UserRole) -> None:
         """Create or replace a user; connections that it has stay."""
+        self._administered()
         self._users[user] = _User(password, administers=role is UserRole.MOVER)
+
+    def _administered(self) -> None:
+        if not self.acl:
+            raise EngineDenied(f"{self.name} knows no ACL")
 
     def force_off(self, user: str) -> None:
         """Delete a user and end its connections with everything that they had not yet carried out."""
@@ -310,7 +343,7 @@ class MemoryServer:
     def submit(self, connection: MemoryConnection, request: Request) -> None:
         """Take a request on its way; it is carried out when it arrives, if its connection still stands."""
         connection.inbox.append(request)
-        self._after_delay(lambda: self._arrive(connection))
+        self.after_delay(lambda: self._arrive(connection))
 
     def _arrive(self, connection: MemoryConnection) -> None:
         if self._frozen or self._arrived_frozen:
@@ -333,9 +366,10 @@ class MemoryServer:
             error = raised
         if connection.lost is not None:
             self.abandon(connection, connection.lost)
-        self._after_delay(lambda: connection.deliver(request, outcome, error))
+        self.after_delay(lambda: connection.deliver(request, outcome, error))
 
-    def _after_delay(self, act: Callable[[], None]) -> None:
+    def after_delay(self, act: Callable[[], None]) -> None:
+        """Have something arrive that travels to or from the server."""
         delay_s = self.delay_s()
         loop = asyncio.get_running_loop()
         if delay_s > 0:
@@ -360,11 +394,12 @@ class MemoryServer:
         for key in list(self._entries):
             self._live(key)
 
-    def _write(self, key: bytes, entry: _Entry | None) -> None:
+    def _write(self, key: bytes, entry: _Entry | None, *, named: bool = True) -> None:
         self._unsynced.setdefault(key, self._entries.get(key))
         self._put(key, entry)
-        for listener in self._listeners:
+        for listener in self._listeners if named else ():
             listener.pending.add(key)
+        self.touched(key)
 
     def _put(self, key: bytes, entry: _Entry | None) -> None:
         if entry is None:
@@ -374,5 +409,8 @@ class MemoryServer:
 
 
 def _position(key: bytes) -> int:
-    """Where a scan passes a key: from 1, so that a cursor of 0 is only the start and the end."""
-    return 1 + int.from_bytes(md5(key, usedforsecurity=False).digest()[:4], "big")
+    """Where a scan passes a key: from 1, so that a cursor of 0 is only the start and the end.
+
+    As with real servers, cursors have few bits: routers put more into them.
+    """
+    return 1 + (int.from_bytes(md5(key, usedforsecurity=False).digest()[:4], "big") >> 4)

@@ -1,0 +1,102 @@
+"""Keys that several clients use at once: registers, counters, pairs of counters, queues."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.linearizability import Operation, Reply, error
+from tests.simulation.history import Impossible
+
+# The checker's work doubles with each command of which nobody knows whether it happened.
+_OPEN_MAX = 6
+
+
+@dataclass(eq=False)
+class Register:
+    """One key, what its clients did to it and what they were told."""
+
+    key: bytes
+    operations: list[Operation] = field(default_factory=list)
+    uncertain: bool = False  # a power cut or a fault may have changed it
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is better left alone."""
+        return sum(operation.open and operation.command != "GET" for operation in self.operations) >= _OPEN_MAX
+
+    def add(self, client: int, command: str, argument: bytes, reply: Reply, invoked: float, responded: float) -> None:
+        """One command; `responded` is infinite where no answer came."""
+        if command != "GET" or not math.isinf(responded):
+            self.operations.append(Operation(client, command, argument, reply, invoked, responded))
+
+    def check(self, held: bytes | None, now_s: float) -> None:
+        """The key's owner holds this, at rest; raises Impossible where no order explains all that was answered."""
+        if self.uncertain:
+            return
+        last = Operation(-1, "GET", b"", held, now_s, now_s)
+        said = error([*self.operations, last])
+        if said is not None:
+            raise Impossible(f"{self.key!r} {said}")
+
+
+@dataclass(eq=False)
+class Queue:
+    """A list to which clients push and from which they pop: nothing comes out twice, and nothing is lost."""
+
+    key: bytes
+    pushed: set[bytes] = field(default_factory=set)
+    perhaps_pushed: set[bytes] = field(default_factory=set)
+    popped: set[bytes] = field(default_factory=set)
+    perhaps_popped: int = 0
+    uncertain: bool = False
+
+    def came(self, token: bytes) -> None:
+        """A client was given this element."""
+        if self.uncertain:
+            return
+        if token in self.popped:
+            raise Impossible(f"{self.key!r}: {token!r} was popped twice")
+        self.popped.add(token)
+
+    def check(self, elements: list[bytes]) -> None:
+        """The key's owner holds these, at rest."""
+        if self.uncertain:
+            return
+        if len(set(elements)) < len(elements) or self.popped.intersection(elements):
+            raise Impossible(f"{self.key!r} holds elements twice, or such as were popped: {elements}")
+        unknown = (self.popped | set(elements)) - self.pushed - self.perhaps_pushed
+        if unknown:
+            raise Impossible(f"{self.key!r}: nobody has pushed {sorted(unknown)}")
+        missing = self.pushed - self.popped - set(elements)
+        if len(missing) > self.perhaps_popped:
+            raise Impossible(
+                f"{self.key!r} has lost {sorted(missing)}; {self.perhaps_popped} elements may have been popped unseen"
+            )
+
+
+@dataclass(eq=False)
+class Pair:
+    """Two keys that are only counted up together."""
+
+    one: bytes
+    other: bytes
+    uncertain: bool = False
+    counted: int = 0
+    perhaps: int = 0
+
+    def seen(self, answers: list[object], what: str) -> None:
+        """A transaction or a script has read both."""
+        if not self.uncertain and answers[0] != answers[1]:
+            raise Impossible(f"{self.one!r} and {self.other!r}, which change together, were {answers} in {what}")
+
+    def check(self, get: Callable[[bytes], bytes | None]) -> None:
+        """What the owners of both hold, at rest."""
+        held = [get(self.one), get(self.other)]
+        self.seen(list(held), "the end")
+        number = int(held[0] or b"0")
+        if not self.uncertain and not self.counted <= number <= self.counted + self.perhaps:
+            raise Impossible(
+                f"{self.one!r} stands at {number}: {self.counted} times counted, perhaps {self.perhaps} more"
+            )
