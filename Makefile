@@ -13,7 +13,7 @@ SANITIZED := $(addprefix tests/,property/test_wire_fuzz.py property/test_wire_ch
 # The files that take longest begin first, so that no worker is left alone with one in the end.
 LONG := $(addprefix tests/integration/test_,crashes.py up.py local.py soak.py balance.py big_values.py)
 
-.PHONY: up test check format bench clean crashes sim soak sanitize
+.PHONY: up test check format bench clean crashes sim soak sanitize annotate
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make sim [N=1000] [SEED=n]  lives of whole clusters on a virtual clock; a SEED replays one"
 	@echo "make soak [MINUTES=10] [SEED=n]  a long run of everything at once, which ends with a reckoning"
 	@echo "make sanitize       the compiled modules built with AddressSanitizer, and the tests that attack them (needs libasan)"
+	@echo "make annotate       listings of the compiled modules that show which lines call Python, in build/annotated"
 	@echo "make bench [ARGS=--quick]  the router beside the servers themselves and twemproxy"
 	@echo "make clean          remove what the commands above created (not helios-data)"
 
@@ -59,6 +60,12 @@ sim: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+annotate: $(STAMP)
+	@mkdir -p build/annotated
+	@for module in $(filter %.pyx,$(SOURCES)); do \
+		$(BIN)/cython -3 -a -I src $$module -o build/annotated/$$(basename $$module .pyx).c && \
+		echo build/annotated/$$(basename $$module .pyx).html; done
 
 sanitize: $(STAMP)
 	@rm -rf build/sanitized && mkdir -p build/sanitized/source
