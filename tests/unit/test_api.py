@@ -403,11 +403,18 @@ async def test_bytes_come_out_bare_on_request(gateway: Gateway) -> None:
         ("a/", b"a/"),
         ("a%3Fb%23c", b"a?b#c"),
         ("/", b"/"),
+        ("%0D%0A", b"\r\n"),
+        ("%0A", b"\n"),
+        ("a%0A", b"a\n"),
+        ("a%0Db%0A%0Ac/%0A", b"a\rb\n\nc/\n"),
+        ("%E2%80%A8%C2%85%00", "\u2028\x85\x00".encode()),
     ],
 )
 async def test_keys_are_bytes(gateway: Gateway, path: str, key: bytes) -> None:
     assert (await gateway.http.put(f"/api/v1/kv/{path}", content=b"1")).status_code == 200
-    assert gateway.kv.calls == [[b"SET", key, b"1"]]
+    assert (await gateway.http.get(f"/api/v1/kv/{path}")).status_code == 200
+    assert (await gateway.http.delete(f"/api/v1/kv/{path}")).status_code == 200
+    assert gateway.kv.calls == [[b"SET", key, b"1"], [b"GET", key], [b"DEL", key]]
 
 
 async def test_an_encoded_slash_in_the_prefix_is_no_way_to_another_key(gateway: Gateway) -> None:

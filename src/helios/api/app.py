@@ -14,6 +14,7 @@ from helios.access.authenticator import Authenticator
 from helios.admin.service import AdminService
 from helios.api import docs_page, problems
 from helios.api.balance import balance_router
+from helios.api.bodies import BodyLimit
 from helios.api.guard import BrowserGuard
 from helios.api.kv import kv_router
 from helios.api.kv_replies import KeyValue
@@ -40,6 +41,7 @@ def create_app(
     health: Health,
     *,
     max_value_bytes: int = 64 * 1024 * 1024,
+    max_bodies_bytes: int = 256 * 1024 * 1024,
     allowed_hosts: Collection[str] | None = None,
     authenticator: Authenticator | None = None,
     open_metrics: bool = False,
@@ -48,7 +50,8 @@ def create_app(
 
     `allowed_hosts` are the host names that requests may be addressed to (None: any); see BrowserGuard.
     Requests are let in as the users of `gate` (None: everybody); `open_metrics` exempts /metrics from that.
-    Values are held in memory whole, so `max_value_bytes` bounds what one request can take.
+    Values are held in memory whole, so `max_value_bytes` bounds what one request can take, and `max_bodies_bytes` what
+    all can that are under way.
     """
     app = FastAPI(
         title="Helios",
@@ -60,6 +63,7 @@ def create_app(
         redirect_slashes=False,
     )
     problems.install(app)
+    app.add_middleware(BodyLimit, max_bytes=max_bodies_bytes)
     app.add_middleware(Login, authenticator=authenticator or Authenticator(), open_metrics=open_metrics)
     app.add_middleware(BrowserGuard, allowed_hosts=allowed_hosts)
     metrics = Metrics(admin)

@@ -8,12 +8,31 @@ from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.convertors import Convertor, register_url_convertor
 
 from helios.api.kv_replies import KeyValue, execute
+from helios.api.login import demand
 from helios.api.requests import TTL_MAX_S, TTL_MIN_S, StoreValue, as_text, documented_parameter, parse, query, read_body
 from helios.api.shards import errors
 from helios.errors import InvalidInput, NotFound
 
+
+class _AnyKey(Convertor[str]):
+    """A path to its end, line breaks included, at which Starlette's own kind ends."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        """The path as it was decoded. The key is taken from what was sent instead."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """The path as it stands."""
+        return value
+
+
+register_url_convertor("key", _AnyKey())
+_PATH = "/{key:key}"
 _PREFIX = (b"", b"api", b"v1", b"kv")
 _RAW = "application/octet-stream"
 
@@ -28,7 +47,7 @@ def kv_router(kv: KeyValue, max_value_bytes: int) -> APIRouter:
     router = APIRouter(prefix="/api/v1/kv", tags=["kv"])
 
     @router.get(
-        "/{key:path}",
+        _PATH,
         responses=errors(s404="no such key", s409="the key does not hold a string")
         | {200: {"description": "the value", "content": _value_content()}},
         response_class=JSONResponse,
@@ -50,6 +69,7 @@ def kv_router(kv: KeyValue, max_value_bytes: int) -> APIRouter:
 
     async def store_value(request: Request) -> Response:
         key = _key(request)
+        demand(b"SET", key, b"")  # before a body is read that may be long
         value, ttl_s = _to_store(request, await read_body(request, max_value_bytes))
         expiry = [] if ttl_s is None else [b"PX", b"%d" % round(ttl_s * 1000)]
         await execute(kv, b"SET", key, value, *expiry)
@@ -57,7 +77,7 @@ def kv_router(kv: KeyValue, max_value_bytes: int) -> APIRouter:
 
     for method in ("PUT", "POST"):
         router.add_api_route(
-            "/{key:path}",
+            _PATH,
             store_value,
             methods=[method],
             operation_id=f"{method.lower()}_value",
@@ -69,7 +89,7 @@ def kv_router(kv: KeyValue, max_value_bytes: int) -> APIRouter:
         )
 
     @router.delete(
-        "/{key:path}",
+        _PATH,
         responses=errors(s404="no such key") | {200: {"description": "deleted"}},
         response_class=JSONResponse,
         summary="Delete a key of any type",

@@ -101,6 +101,15 @@ def _refused(refusal: HeliosError) -> JSONResponse:
     return answer(refusal)
 
 
+def demand(*argv: bytes) -> None:
+    """Raise NotPermitted where who the present request comes from may not give the command."""
+    rights = _rights.get()
+    refusal = None if rights is None else rights.refusal(argv)
+    if refusal is not None:
+        code, _, message = refusal.partition(" ")
+        raise NotPermitted(message if code == NotPermitted.code else refusal)
+
+
 class GuardedKeyValue:
     """Data commands for whom the present request comes from."""
 
@@ -109,9 +118,5 @@ class GuardedKeyValue:
 
     async def execute(self, argv: list[bytes]) -> bytes:
         """The reply, as the inner one gives it. Raises NotPermitted where the user may not give the command."""
-        rights = _rights.get()
-        refusal = None if rights is None else rights.refusal(argv)
-        if refusal is not None:
-            code, _, message = refusal.partition(" ")
-            raise NotPermitted(message if code == NotPermitted.code else refusal)
+        demand(*argv)
         return await self._inner.execute(argv)
