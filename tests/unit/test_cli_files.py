@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import stat
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,41 @@ def test_a_line_beyond_the_bound_is_passed_by_and_told() -> None:
     content = io.BytesIO(b"ab\n" + b"x" * 4 + b"\n" + b"cde\n" + b"y" * 600_000 + b"\nabc")
     assert list(lines(content, longest_bytes=3)) == [b"ab", None, b"cde", None, b"abc"]
     assert list(lines(io.BytesIO(b"x" * 4), longest_bytes=3)) == [None]
+
+
+@pytest.mark.parametrize("length", [999_999, 1_000_000, 1_000_001, 1_000_002])
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_bound_holds_for_lines_of_many_parts(length: int, ended: bool) -> None:
+    line = b"x" * length
+    content = io.BytesIO(line + b"\nnext" if ended else line)
+    found = list(lines(content, longest_bytes=1_000_000))
+    assert found == [line if length <= 1_000_000 else None, *([b"next"] if ended else [])]
+
+
+def test_what_a_packed_line_grows_to_is_not_held(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.tsv.gz"
+    with gzip.open(path, "wb", compresslevel=1) as packed:
+        for _ in range(64):
+            packed.write(b"x" * (1 << 20))
+        packed.write(b"\nk\tv\n")
+    tracemalloc.start()
+    try:
+        with reading(str(path)) as (content, _):
+            assert list(lines(content, longest_bytes=1 << 20)) == [None, b"k\tv"]
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 8 << 20
+
+
+def test_a_name_that_says_gzip_must_be_right(tmp_path: Path) -> None:
+    path = tmp_path / "plain.tsv.gz"
+    path.write_bytes(b"a\tb\n")
+    with pytest.raises(FileProblem, match="is not packed by gzip as its name says"), reading(str(path)):
+        pass
+    path.write_bytes(b"")
+    with reading(str(path)) as (content, _):
+        assert content.read() == b""
 
 
 def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:

@@ -117,10 +117,10 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 # --- load ---
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_load_tsv(shell: Shell, pack: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(("name", "pack"), [("x.tsv", bytes), ("x.tsv", gzip.compress), ("x.tsv.gz", gzip.compress)])
+def test_load_tsv(shell: Shell, name: str, pack: Callable[[bytes], bytes]) -> None:
     content = b"a\t1\nb\tC:\\temp\\new\nc\tx\ty\nd\t\ne\t\xff\x00"
-    result = shell.run("load", shell.file("x.tsv.gz", pack(content)))
+    result = shell.run("load", shell.file(name, pack(content)))
     assert result.exit_code == 0, result.output
     assert shell.data.strings == {b"a": b"1", b"b": b"C:\\temp\\new", b"c": b"x\ty", b"d": b"", b"e": b"\xff\x00"}
     assert result.stdout.startswith("5 loaded, 0 bad lines, 0 failed, in ")
@@ -320,3 +320,13 @@ def test_a_dump_that_breaks_leaves_the_file_of_before(shell: Shell) -> None:
     assert result.exit_code == 1
     assert path.read_bytes() == b"before"
     assert [entry.name for entry in shell.folder.iterdir()] == ["x.jsonl"]
+
+
+def test_a_line_beyond_the_bound_is_named_with_the_way_to_let_it_in(shell: Shell) -> None:
+    file = shell.file("x.tsv", b"a\t" + b"x" * 2000 + b"\nb\t2\n")
+    result = shell.run("load", "--max-line", "1kb", file)
+    assert result.exit_code == 1
+    assert "line 1: it is longer than 1.0 KB: --max-line lets longer ones in" in result.output
+    assert "1 loaded, 1 bad line, 0 failed" in result.output
+    assert shell.run("load", "--max-line", "2kb", file).exit_code == 0
+    assert shell.run("load", "--max-line", "much", file).exit_code == 2

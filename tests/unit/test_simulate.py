@@ -225,5 +225,5 @@ def test_dumps_are_read_as_what_they_are(tmp_path: Path) -> None:
     for dump in (tsv, jsonl):
         found = read(str(dump), edges)
         assert (found.count, found.keys, found.bytes) == (2, wanted.keys, wanted.bytes)
-    jsonl.write_bytes(lines + b"{}\n")
+    jsonl.write_bytes(gzip.compress(lines + b"{}\n"))
     assert f"{jsonl}, line 3: exactly one of key" in refused("--file", str(jsonl))

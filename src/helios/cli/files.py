@@ -20,7 +20,7 @@ STANDARD = "-"
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _SUFFIXES = {".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _BUFFER_BYTES = 256 * 1024
-LINE_MAX_BYTES = 1 << 30
+LINE_MAX_BYTES = 256 << 20  # a value of 190 MB and more, as dump writes it
 
 
 class FileProblem(HeliosError):
@@ -51,6 +51,8 @@ def reading(name: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         with nullcontext(sys.stdin.buffer) if name == STANDARD else Path(name).open("rb", _BUFFER_BYTES) as raw:
             peeked = raw.peek(len(_GZIP_MAGIC)) if isinstance(raw, io.BufferedReader) else b""
             packed = peeked.startswith(_GZIP_MAGIC)
+            if name.endswith(".gz") and peeked and not packed:
+                raise FileProblem(f"{_shown(name)} is not packed by gzip as its name says: give it its right name")
             # Not through another buffer, which would lose what it held when the file turns out to be damaged.
             yield cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if packed else raw, raw
     except (OSError, EOFError, zlib.error) as error:
@@ -59,15 +61,27 @@ def reading(name: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
 
 
 def lines(content: IO[bytes], longest_bytes: int = LINE_MAX_BYTES) -> Iterator[bytes | None]:
-    """The lines without their line feeds; None for one longer than the bound, which is read past."""
-    while line := content.readline(longest_bytes + 1):
-        if line.endswith(b"\n"):
-            yield line[:-1]
+    """The lines without their line feeds; None for one longer than the bound, which is read past.
+
+    Of such a line no more is held than the bound, however much a packed file makes of it.
+    """
+    while part := content.readline(min(_BUFFER_BYTES, longest_bytes + 1)):
+        if part.endswith(b"\n"):
+            yield part[:-1]
+            continue
+        line = bytearray(part)
+        while part and not part.endswith(b"\n") and len(line) <= longest_bytes:
+            part = content.readline(min(_BUFFER_BYTES, longest_bytes + 1 - len(line)))
+            line += part
+        if part.endswith(b"\n"):
+            line.pop()
+            yield bytes(line)
         elif len(line) <= longest_bytes:
-            yield line
+            yield bytes(line)
         else:
-            while line and not line.endswith(b"\n"):
-                line = content.readline(_BUFFER_BYTES)
+            del line
+            while part and not part.endswith(b"\n"):
+                part = content.readline(_BUFFER_BYTES)
             yield None
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import hiredis
 
-from helios.cli.output import count, duration
+from helios.cli.files import LINE_MAX_BYTES
+from helios.cli.output import count, duration, size
 from helios.cli.records import BadLine, Record
 from helios.client.connection import CommandRefused, RespClient, pack
 from helios.terminal import clean
@@ -51,15 +52,23 @@ class LoadReport:
     def as_text(self) -> str:
         """For people."""
         took = duration(time.monotonic() - self.started)
-        return f"{count(self.loaded)} loaded, {count(self.bad_lines)} bad lines, {count(self.failed)} failed, in {took}"
+        bad = f"{count(self.bad_lines)} bad line{'' if self.bad_lines == 1 else 's'}"
+        return f"{count(self.loaded)} loaded, {bad}, {count(self.failed)} failed, in {took}"
 
 
 class Loader:
     """One load. `tell` gets a line of text for each problem, `progress` is called once a batch."""
 
     def __init__(
-        self, client: RespClient, tell: Callable[[str], None], progress: Callable[[], None], *, strict: bool = False
+        self,
+        client: RespClient,
+        tell: Callable[[str], None],
+        progress: Callable[[], None],
+        *,
+        strict: bool = False,
+        longest_bytes: int = LINE_MAX_BYTES,
     ) -> None:
+        self._longest_bytes = longest_bytes
         self.report = LoadReport()
         self._client = client
         self._tell = tell
@@ -100,7 +109,7 @@ class Loader:
 
     def _take(self, number: int, line: bytes | None, parse: Callable[[bytes], Record | None]) -> None:
         if line is None:
-            self._bad(number, "it is too long")
+            self._bad(number, f"it is longer than {size(self._longest_bytes)}: --max-line lets longer ones in")
             return
         try:
             record = parse(line)

@@ -28,12 +28,27 @@ _FORMAT = click.option(
 )
 
 
+class Size(click.ParamType[int]):
+    """A number of bytes, perhaps with a unit, as settings have them."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from helios.model.notation import parse_size
+
+        try:
+            return max(parse_size(value), 1)
+        except ValueError:
+            self.fail(f"{value!r} is not a size such as 256mb", param, ctx)
+
+
 @click.command("load", **described("helios-cli load packages.tsv.gz"))
 @click.argument("file")
 @_FORMAT
 @click.option("--strict", is_flag=True, help="Stop at the first problem.")
+@click.option("--max-line", metavar="SIZE", default="256mb", type=Size(), help="Pass by lines longer than this.")
 @pass_session
-def load(session: Session, file: str, file_format: str | None, strict: bool) -> None:
+def load(session: Session, file: str, file_format: str | None, strict: bool, max_line: int) -> None:
     """Write the pairs of a file into the cluster.
 
     FILE is .tsv or .jsonl, also packed with gzip; - is stdin.
@@ -51,9 +66,9 @@ def load(session: Session, file: str, file_format: str | None, strict: bool) -> 
         content, raw = stack.enter_context(files.reading(file))
         client = stack.enter_context(session.connect())
         tell, progress = stack.enter_context(_loading(file, raw))
-        loader = Loader(client, tell, progress, strict=strict)
+        loader = Loader(client, tell, progress, strict=strict, longest_bytes=max_line)
         try:
-            loader.run(files.lines(content), parse)
+            loader.run(files.lines(content, max_line), parse)
         except Stopped:
             tell(f"stopped at the first problem, having read {loader.report.lines} lines")
         except BaseException:
