@@ -3,7 +3,13 @@
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-MODULES = ("helios.resp._wire", "helios.placement._points", "helios.placement._owners", "helios.router._fast_path")
+MODULES = (
+    "helios.resp._wire",
+    "helios.placement._glob",
+    "helios.placement._points",
+    "helios.placement._owners",
+    "helios.router._fast_path",
+)
 
 setup(
     ext_modules=cythonize(

@@ -9,7 +9,7 @@ import pytest
 import redis
 from tests.servers import start_valkey
 
-from helios.placement.glob import compile_glob
+from helios.placement.glob import Glob
 
 pytestmark = pytest.mark.processes
 
@@ -31,5 +31,5 @@ def test_a_server_lists_the_keys_that_match(tmp_path: Path) -> None:
     with start_valkey(tmp_path / "server") as server, redis.Redis(port=server.port) as client:
         client.mset(dict.fromkeys(keys, b""))
         for pattern in patterns(random):
-            glob = compile_glob(pattern)
+            glob = Glob(pattern)
             assert {key for key in keys if glob.match(key)} == set(client.keys(pattern)), pattern

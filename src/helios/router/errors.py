@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from helios.placement.glob import LONGEST_PATTERN
 from helios.resp.encoding import error_reply
 
 
@@ -41,3 +42,6 @@ def unknown_subcommand(container: str, word: bytes) -> bytes:
 def wrong_number(name: str) -> bytes:
     """The command takes another number of arguments."""
     return error_reply(f"ERR wrong number of arguments for '{name}' command")
+
+
+PATTERN_TOO_LONG = error_reply(f"ERR a pattern may have at most {LONGEST_PATTERN} bytes")

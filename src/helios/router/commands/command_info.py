@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from helios.errors import InvalidInput
-from helios.placement.glob import compile_glob
+from helios.placement.glob import LONGEST_PATTERN, Glob
 from helios.resp.commands import TABLE, Command, How, find, key_positions
 from helios.resp.encoding import EMPTY_ARRAY, NULL, array, bulk, encode, error_reply, integer, simple
 from helios.router.commands.handlers import Answer, Handler, at_once
 from helios.router.context import RouterContext
+from helios.router.errors import PATTERN_TOO_LONG
 from helios.router.frontend.caller import DONE, WAIT_REPLY, Caller
 
 
@@ -41,7 +42,9 @@ def _info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
 def _list(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     names = [command.name for command in _offered()]
     if len(argv) == 5 and argv[2].upper() == b"FILTERBY" and argv[3].upper() == b"PATTERN":
-        glob = compile_glob(argv[4].decode("utf-8", "replace"))
+        if len(argv[4]) > LONGEST_PATTERN:
+            return PATTERN_TOO_LONG
+        glob = Glob(argv[4])
         names = [name for name in names if glob.match(name.encode())]
     elif len(argv) > 2:
         return error_reply("ERR syntax error")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 
+from helios.placement.glob import LONGEST_PATTERN
 from helios.resp.encoding import NULL, array, bulk, encode, error_reply, integer
 from helios.resp.wire import encode_command
 from helios.router.commands.handlers import Handler
 from helios.router.commands.keyspace import decoded
 from helios.router.context import RouterContext
+from helios.router.errors import PATTERN_TOO_LONG
 from helios.router.frontend.caller import DONE, HOLD, WAIT_REPLY, Caller, Slot, Waiter
 from helios.router.frontend.connection import ClientConnection
 from helios.router.pubsub.subscriptions import Kind, Topic
@@ -44,6 +46,9 @@ def _subscriber(kind: Kind) -> Handler:
         reason = router.reason()
         if reason is not None:
             caller.answer(error_reply(f"CLUSTERDOWN {reason}; nothing was subscribed"))
+            return DONE
+        if kind is Kind.PATTERN and any(len(name) > LONGEST_PATTERN for name in argv[1:]):
+            caller.answer(PATTERN_TOO_LONG)
             return DONE
         topics: list[Topic] = [(kind, name) for name in argv[1:]]
         known = set(router.hub.topics.of(caller))

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 from helios.access.rights import Nobody
 from helios.model.users import DEFAULT_USER
-from helios.placement.glob import compile_glob
+from helios.placement.glob import LONGEST_PATTERN, Glob
 from helios.resp.encoding import OK, array, bulk, encode, error_reply, integer
 from helios.router.commands import info
 from helios.router.commands.client import is_name
 from helios.router.commands.handlers import Handler, at_once
 from helios.router.commands.pubsub import end_denied
 from helios.router.context import RouterContext
+from helios.router.errors import PATTERN_TOO_LONG
 from helios.router.frontend.caller import DONE, IN_NO_DATABASE, IN_SUBSCRIPTION, WAIT_ALL, WAIT_REPLY, Caller
 from helios.router.frontend.connection import ClientConnection
 
@@ -181,7 +182,9 @@ async def _logged_in(
 
 
 def _config_get(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    globs = [compile_glob(pattern.decode("utf-8", "replace").lower()) for pattern in argv[2:]]
+    if any(len(pattern) > LONGEST_PATTERN for pattern in argv[2:]):
+        return PATTERN_TOO_LONG
+    globs = [Glob(pattern.lower()) for pattern in argv[2:]]
     known = info.parameters(router)
     return encode(
         {name: value for name, value in known.items() if any(glob.match(name.encode()) for glob in globs)},

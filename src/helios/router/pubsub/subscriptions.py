@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
 from enum import Enum
 from typing import Generic, TypeAlias, TypeVar
 
-from helios.placement.glob import compile_glob
+from helios.placement.glob import Glob
 
 Subscriber = TypeVar("Subscriber", bound=Hashable)
 
@@ -43,7 +42,7 @@ class Subscriptions(Generic[Subscriber]):
         self._wishes: dict[Subscriber, dict[Topic, None]] = {}
         self._sharded: Counter[Subscriber] = Counter()  # how many of the wishes are for shard channels
         self._sizes: Counter[Subscriber] = Counter()
-        self._patterns: dict[Topic, re.Pattern[bytes]] = {}
+        self._patterns: dict[Topic, Glob] = {}
         self._numbers: Counter[Kind] = Counter()
 
     def __len__(self) -> int:
@@ -77,7 +76,7 @@ class Subscriptions(Generic[Subscriber]):
             return False
         self._numbers[kind] += 1
         if kind is Kind.PATTERN:
-            self._patterns[topic] = compile_glob(name.decode("utf-8", "replace"))
+            self._patterns[topic] = Glob(name)
         return True
 
     def remove(self, subscriber: Subscriber, topic: Topic) -> bool:

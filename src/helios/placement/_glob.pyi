@@ -1,0 +1,6 @@
+class Glob:
+    pattern: bytes
+    shortest: int
+
+    def __init__(self, pattern: str | bytes) -> None: ...
+    def match(self, key: bytes) -> bool: ...
