@@ -47,6 +47,16 @@ asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
 """
 
 
+class ManualClock:
+    now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def wall(self) -> float:
+        return self.now_s
+
+
 def start_incrementing(path: Path, times: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", INCREMENT, str(path), str(times)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -109,6 +119,35 @@ async def test_a_lease_lives_over_a_restart_but_not_over_a_boot(path: Path, monk
         await store.keep_alive(lease)
     ((event,),) = [await anext(store.watch("/a", version))]
     assert (event.key, event.value) == ("/a", None)
+    await store.close()
+
+
+async def test_a_renewal_waits_for_nothing_that_is_read(store: SqliteStore) -> None:
+    lease = await store.grant(1000.0)
+    read = threading.Event()
+    reading = asyncio.ensure_future(store._run(read.wait))
+    try:
+        await store.keep_alive(lease)
+        assert not reading.done()
+    finally:
+        read.set()
+    await reading
+
+
+async def test_a_lease_that_ends_while_its_renewal_waits_for_the_lock_is_lost(path: Path) -> None:
+    clock = ManualClock()
+    store = await SqliteStore.open(path, clock=clock)
+    lease = await store.grant(10.0)
+    writer = sqlite3.connect(path, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    renewal = asyncio.ensure_future(store.keep_alive(lease))
+    await asyncio.sleep(0.05)
+    assert not renewal.done()
+    clock.now_s += 11.0
+    writer.execute("ROLLBACK")
+    writer.close()
+    with pytest.raises(LeaseLost):
+        await renewal
     await store.close()
 
 

@@ -29,7 +29,18 @@ from helios.node.process import ProcessId
 from helios.node.workers import WorkerSpec
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
-from helios.stores.records import AGENTS, MEMBERS, TOPOLOGY, AgentRecord, MemberRecord, put_record, read_record
+from helios.stores.records import (
+    AGENTS,
+    MEMBERS,
+    SESSIONS,
+    TOPOLOGY,
+    AgentRecord,
+    MemberRecord,
+    SessionRecord,
+    list_records,
+    put_record,
+    read_record,
+)
 
 pytestmark = pytest.mark.processes
 
@@ -244,6 +255,18 @@ async def test_a_dead_router_comes_back(lab: Lab) -> None:
         assert first is not None
         first.send(signal.SIGKILL)
         await until(lambda: lab.router() not in (None, first))
+
+
+async def test_nobody_waits_for_the_sessions_of_a_dead_router(lab: Lab) -> None:
+    mine, others = SessionRecord("1", "shard-1"), SessionRecord("2", "shard-2")
+    async with lab.running(lab.agent()):
+        first = lab.router()
+        assert first is not None
+        lease = await lab.store.grant(1000.0)
+        await lab.store.commit([put_record(SESSIONS + each.id, each, lease) for each in (mine, others)])
+        first.send(signal.SIGKILL)
+        await until(lambda: lab.router() not in (None, first))
+        assert [record.value for record in await list_records(lab.store, SessionRecord, SESSIONS)] == [others]
 
 
 async def test_no_server_is_started_empty_where_there_was_data(lab: Lab) -> None:

@@ -246,7 +246,7 @@ class RouterSettings(Section):
         json_schema_extra=_unit("duration"),
     )
     session_ttl: Seconds = Field(
-        default=3.0,
+        default=10.0,
         ge=1,
         le=60,
         description="How long a router may serve after its last renewed lease, if the store is away",

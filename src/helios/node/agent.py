@@ -22,8 +22,18 @@ from helios.node.process import Process
 from helios.node.waiting import drop, together, unless
 from helios.node.workers import STOP_S, Worker, WorkerSpec
 from helios.ports.clock import Clock
-from helios.ports.store import Store
-from helios.stores.records import AGENTS, MEMBERS, TOPOLOGY, AgentRecord, put_record, read_record
+from helios.ports.store import Compare, Delete, Store
+from helios.stores.records import (
+    AGENTS,
+    MEMBERS,
+    SESSIONS,
+    TOPOLOGY,
+    AgentRecord,
+    SessionRecord,
+    list_records,
+    put_record,
+    read_record,
+)
 
 log = logging.getLogger(__name__)
 
@@ -225,6 +235,7 @@ class Agent:
         while True:
             status = await worker.process.wait() if worker.process is not None else None
             log.error("router died: router=%s status=%s", worker.name, status)
+            await self._end_sessions(self._workers.index(worker))
             await asyncio.sleep(backoff.next(self._clock.monotonic() - started_at))
             started_at = self._clock.monotonic()
             try:
@@ -232,6 +243,15 @@ class Agent:
             except StartError as error:
                 log.warning("router not restarted: router=%s error=%s", worker.name, error)
                 await worker.stop()
+
+    async def _end_sessions(self, number: int) -> None:
+        """A router that is dead sends nothing: whoever waits for its sessions need not wait for their leases to end."""
+        try:
+            for record in await list_records(self._store, SessionRecord, SESSIONS):
+                if (record.value.router, record.value.worker) == (self.spec.node_id, number):
+                    await self._store.commit([Delete(record.key)], compares=[Compare(record.key, record.version)])
+        except StoreError as error:
+            log.warning("session left to its lease: node=%s router=%d error=%s", self.spec.node_id, number, error)
 
     async def _candidate(self) -> None:
         """Keep a candidate for coordinator standing; a defect in it costs its turn, not the node."""

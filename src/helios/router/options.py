@@ -13,7 +13,7 @@ class RouterOptions:
 
     node: str = ""
     version: str = "0"
-    session_ttl_s: float = 3.0
+    session_ttl_s: float = 10.0
     # A session ends for its router this much before the store lets it go, for what is between look and deed.
     session_margin_s: float = 0.3
     inspected: bool = True  # whether it listens at a second address for those who ask how it fares

@@ -296,7 +296,9 @@ class SessionKeeper:
 
     async def run(self) -> None:
         """Until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             self.session = session = self._make()
             self.sessions += 1
             try:
@@ -304,7 +306,8 @@ class SessionKeeper:
             except HeliosError as error:
                 logger.warning("session %s is over: %s", session.id, error)
                 self._host.session_over(str(error))
-            await asyncio.sleep(_RETRY_S)
+            # One that has lived is followed by the next at once: clients wait for it.
+            await asyncio.sleep(max(0.0, began + _RETRY_S - loop.time()))
 
     def current(self) -> Session:
         """The session that is open; raises Unavailable where there is none."""

@@ -28,10 +28,10 @@ _EXPIRE_EVERY_S = 0.25
 class SqliteStore:
     """A `ports.store.Store` for the processes of one machine. Make it with `open`; it belongs to one event loop.
 
-    A commit is on the disk when it returns. SQL runs in one thread per handle, in the order of the calls; a call
-    that is cancelled may still be carried out, wholly. While there are watches, other processes' commits are
-    noticed at once (after 5 ms where there is no inotify, and after 0.25 s where the process died right behind its
-    commit), expired leases within 0.25 s.
+    A commit is on the disk when it returns. SQL runs in one thread per handle, in the order of the calls, and the
+    renewal of leases in another, so that it waits for nothing that is read; a call that is cancelled may still be
+    carried out, wholly. While there are watches, other processes' commits are noticed at once (after 5 ms where there
+    is no inotify, and after 0.25 s where the process died right behind its commit), expired leases within 0.25 s.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class SqliteStore:
         if self._change_notifier is not None:
             self._loop.add_reader(self._change_notifier.fd, self._on_bell, self._change_notifier)
         self._thread = thread
+        self._renewing = ThreadPoolExecutor(1, thread_name_prefix="leases")
         self._signal = Signal()
         self._seen_version: int | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -139,7 +140,8 @@ class SqliteStore:
 
     async def keep_alive(self, lease: str) -> None:
         """Extend the lease to its full time from now; raises LeaseLost if it is gone."""
-        await self._run(self._file.keep_alive, lease)
+        self._check_open()
+        await asyncio.wrap_future(self._renewing.submit(self._file.keep_alive, lease))
 
     async def revoke(self, lease: str) -> None:
         """End the lease and delete what is bound to it; nothing happens if it is gone."""
@@ -154,10 +156,14 @@ class SqliteStore:
             if self._change_notifier is not None:
                 self._loop.remove_reader(self._change_notifier.fd)
                 self._change_notifier.close()
-            self._closing = asyncio.wrap_future(self._thread.submit(_close_both, self._file, self._eye))
+            self._closing = asyncio.wrap_future(self._thread.submit(self._close_all))
             self._thread.shutdown(wait=False)
             self._signal.fire()
         await asyncio.shield(self._closing)
+
+    def _close_all(self) -> None:
+        self._renewing.shutdown()
+        _close_both(self._file, self._eye)
 
     async def _run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check_open()

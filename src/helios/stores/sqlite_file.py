@@ -1,4 +1,4 @@
-"""The SQLite file behind the store: everything here blocks and belongs to one thread."""
+"""The SQLite file behind the store: everything here blocks and belongs to one thread, but for `keep_alive`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _creating = threading.Lock()
 
 
 class SqliteFile:
-    """One connection that reads and writes. Every method raises StoreError naming the file where SQLite fails."""
+    """One connection that reads and writes, and one for leases. Every method raises StoreError where SQLite fails."""
 
     def __init__(
         self,
@@ -72,13 +72,18 @@ class SqliteFile:
             with self._explained("opened"):
                 self._prepare()
                 self._inode = _inode(path)
+                self._renewals = self._connect()
+                self._renewals.create_function("monotonic", 0, monotonic)
+                self._renewals.execute("PRAGMA synchronous = NORMAL")
+                self._renewals.execute("PRAGMA wal_autocheckpoint = 0")
         except BaseException:
             self._connection.close()
             raise
 
     def close(self) -> None:
-        """Close the connection; the last one of all processes also writes the log back into the file."""
+        """Close the connections; the last one of all processes also writes the log back into the file."""
         with self._explained("closed"):
+            self._renewals.close()
             self._connection.close()
 
     def watcher(self) -> sqlite3.Connection:
@@ -155,14 +160,22 @@ class SqliteFile:
         return lease
 
     def keep_alive(self, lease: str) -> None:
-        """Extend the lease to its full time from now; raises LeaseLost if it is gone."""
-        with self._writing(durable=False):
-            extended = self._connection.execute(
-                "UPDATE leases SET deadline = :now + ttl_s WHERE id = :lease AND boot = :boot AND deadline > :now",
-                {"lease": lease, **self._alive()},
+        """Extend the lease to its full time from now; raises LeaseLost if it is gone. For any one thread.
+
+        It is one statement: a busy interpreter lets other threads in only now and then, and each statement more asks
+        it once more. SQLite itself waits for the lock here, and the clock is read when it has it.
+        """
+        with self._explained("written"):
+            self._check_in_place()
+            extended = self._renewals.execute(
+                "UPDATE leases SET deadline = monotonic() + ttl_s"
+                " WHERE id = :lease AND boot = :boot AND deadline > monotonic()",
+                {"lease": lease, "boot": self._boot},
             )
-            if extended.rowcount == 0:
-                raise _lease_lost(lease)
+            with suppress(sqlite3.Error, OSError):
+                self._bound_wal(self._renewals)
+        if extended.rowcount == 0:
+            raise _lease_lost(lease)
 
     def revoke(self, lease: str) -> None:
         """End the lease and delete what is bound to it."""
@@ -255,9 +268,9 @@ class SqliteFile:
             with suppress(sqlite3.Error, OSError):
                 if self._changed:
                     ring(self.path)
-                self._bound_wal()
+                self._bound_wal(self._connection)
 
-    def _bound_wal(self) -> None:
+    def _bound_wal(self, connection: sqlite3.Connection) -> None:
         """Write the log back into the file and empty it where it has grown.
 
         SQLite's own automatic checkpoints are off: they run beside other processes' commits, where releases
@@ -268,11 +281,11 @@ class SqliteFile:
         if size < self._checkpoint_at_bytes:
             return
         self._checkpoint_at_bytes = size + _WAL_BYTES
-        self._connection.execute(f"PRAGMA busy_timeout = {round(_CHECKPOINT_WAIT_S * 1000)}")
+        connection.execute(f"PRAGMA busy_timeout = {round(_CHECKPOINT_WAIT_S * 1000)}")
         try:
-            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         finally:
-            self._connection.execute(f"PRAGMA busy_timeout = {round(self._busy_timeout_s * 1000)}")
+            connection.execute(f"PRAGMA busy_timeout = {round(self._busy_timeout_s * 1000)}")
         if not busy:
             self._checkpoint_at_bytes = _WAL_BYTES
 
