@@ -15,7 +15,7 @@ from helios.placement.ring import points_of, position
 from helios.placement.routing import Routes
 from helios.resp.commands import ONE_KEY
 from helios.resp.wire import RequestParser, encode_command
-from helios.router._fast_path import CommandQueue, FastPath, Fifo, LastSlot, Outbox, Slot
+from helios.router._fast_path import LATE, UNASKED, CommandQueue, FastPath, Fifo, LastSlot, Lease, Outbox, Slot
 from helios.router.frontend.caller import ANSWERING, DONE, FULL, WAIT_REPLY, Caller, Dispatch
 
 SHARDS = ("shard-1", "shard-2", "shard-3")
@@ -51,7 +51,10 @@ class Server(CommandQueue):
     """A queue whose server has not answered yet."""
 
     def __init__(self, max_commands: int = 1 << 20, max_bytes: int = 1 << 30) -> None:
-        super().__init__(max_commands=max_commands, max_bytes=max_bytes, pushes=True)
+        self.now = 0.0
+        lease = Lease(lambda: self.now)
+        lease.deadline = 10.0
+        super().__init__(max_commands=max_commands, max_bytes=max_bytes, pushes=True, lease=lease)
         self.ready = True
         self.got: deque[bytes] = deque()
 
@@ -66,7 +69,8 @@ class Server(CommandQueue):
         self.scheduled = False
         self.got += self.out
         self.out = []
-        assert self.received([b"$%d\r\n%b\r\n" % (len(raw), raw) for raw in (self.got.popleft() for _ in range(count))])
+        replies = [b"$%d\r\n%b\r\n" % (len(raw), raw) for raw in (self.got.popleft() for _ in range(count))]
+        assert self.received(replies) is None
 
 
 class Holder:
@@ -229,10 +233,49 @@ def test_a_full_queue_refuses_and_a_big_command_alone_passes() -> None:
 
 def test_a_reply_that_nothing_asked_for_is_noticed_and_pushes_are_not_replies() -> None:
     server = Server()
-    assert server.received([b">1\r\n+x\r\n"])
-    assert not server.received([b"+OK\r\n"])
+    assert server.received([b">1\r\n+x\r\n"]) is None
+    assert server.received([b"+OK\r\n"]) == UNASKED
     server.out, server.ready = [], True
     assert server.answered == 0
+
+
+def test_a_reply_that_comes_after_the_lease_is_handed_to_nobody() -> None:
+    loop, servers, client = laid_out()
+    client.data_received(encode_command([b"GET", b"a"]) * 2)
+    server = servers[owner(b"a")]
+    server.answer(1)
+    server.now = server.lease.deadline
+    assert server.received([b"+late\r\n"]) == LATE
+    loop.turn()
+    assert client.received == [b"$20\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\n\r\n"]
+    assert (server.answered, len(server.take_sent())) == (1, 1)
+
+
+@given(st.integers(1, 20), st.lists(st.integers(1, 5), max_size=20), st.integers(0, 20))
+def test_parked_replies_are_handed_on_in_order_once_they_are_covered(count: int, steps: list[int], late: int) -> None:
+    loop, servers, client = laid_out()
+    commands = [encode_command([b"SET", b"a", b"%d" % number]) for number in range(count)]
+    client.data_received(b"".join(commands))
+    server = servers[owner(b"a")]
+    server.parks = True
+    server.answer(count)
+    loop.turn()
+    assert client.received == []
+    assert (server.answered, server.queued_bytes) == (count, 0)
+    released = 0
+    for step in steps:
+        if released + step > count:
+            break
+        if released >= late:
+            server.now = server.lease.deadline
+            assert server.hand_on(step) == LATE
+            break
+        assert server.hand_on(step) is None
+        released += step
+    loop.turn()
+    assert client.received == [b"$%d\r\n%b\r\n" % (len(raw), raw) for raw in commands[:released]]
+    assert len(server.take_parked()) == count - released
+    assert server.take_parked() == []
 
 
 @given(st.lists(st.sampled_from(["append", "popleft", "pop", "clear"]), max_size=200))

@@ -10,11 +10,13 @@ from tests.timers import Timers
 
 from helios.model.ids import Address
 from helios.model.topology import Member
+from helios.router._fast_path import Lease
 from helios.router.frontend.caller import FutureReply
 from helios.router.options import RouterOptions
 from helios.router.upstream.link import ConnectionState, ServerConnection
 
 TIMEOUT_S = 10.0
+LASTING = Lease(lambda: -1.0)
 PART_S = TIMEOUT_S / 4
 
 
@@ -22,7 +24,7 @@ class Watched:
     """A link with a connection that only keeps what is done to it."""
 
     def __init__(self) -> None:
-        host: Any = SimpleNamespace(alive=lambda: True, hot_keys=SimpleNamespace(passed=lambda shard, frames: None))
+        host: Any = SimpleNamespace(lease=LASTING, hot_keys=SimpleNamespace(passed=lambda shard, frames: None))
         member = Member("shard-1.0", "shard-1", Address("127.0.0.1", 1))
         self.link = ServerConnection("shard-1", member, 2, host, RouterOptions(member_timeout_s=TIMEOUT_S))
         self.timers = Timers()

@@ -81,14 +81,24 @@ cdef class ClientState:
     cdef int stop(self, int verdict, object frame) except -1
 
 
+cdef class Lease:
+    cdef object monotonic
+    cdef public double deadline
+
+    cpdef bint lasts(self) except -1
+
+
 cdef class CommandQueue:
     cdef public bint ready
+    cdef public bint parks        # replies wait in `parked` for `hand_on`
     cdef public bint scheduled
     cdef public Py_ssize_t issued, answered, queued_bytes
     cdef public list out
     cdef public int64_t slow_ns   # `slow` is told of commands that took so long or longer
     cdef readonly Fifo waiters
     cdef readonly Latencies latencies
+    cdef readonly Lease lease
+    cdef Fifo parked              # who waits and the reply, by turns
     cdef Fifo frames
     cdef Flight *flights          # as many as waiters, used round and round like their cells
     cdef Py_ssize_t flights_head, flights_room
@@ -101,7 +111,8 @@ cdef class CommandQueue:
     cdef int enqueue(self, bytes raw, object waiter, int64_t began_ns, CommandStats kind) except -1
     cdef int fly(self, bytes raw, object waiter, int64_t began_ns, CommandStats kind) except -1
     cdef int grow_flights(self) except -1
-    cpdef bint received(self, list replies) except -1
+    cpdef str received(self, list replies)
+    cpdef str hand_on(self, Py_ssize_t count)
 
 
 cdef class FastPath:

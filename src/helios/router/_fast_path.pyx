@@ -404,17 +404,38 @@ cdef class ClientState:
         return ready
 
 
+# Why what a server sent is not handed on.
+UNASKED = "the server sent a reply that nothing had asked for"
+LATE = "its reply came after this router's lease had ended"
+
+
+cdef class Lease:
+    """How long a router may send commands and believe replies, in seconds of `monotonic`."""
+
+    def __init__(self, monotonic):
+        self.monotonic = monotonic
+
+    cpdef bint lasts(self) except -1:
+        """Whether it has not ended yet."""
+        return self.monotonic() < self.deadline
+
+
 cdef class CommandQueue:
     """The compiled part of a MemberLink (see member.py): commands on their way to a server, and who waits for them.
 
     Its bounds are on commands and bytes that are unanswered. A single command always fits. Commands are kept until
     they are answered, so that those that take long can be named.
+
+    Replies are handed on as they come, but only while the lease lasts: after it, the server may own the keys no
+    longer. Where that does not prove enough (`parks`), they stay here until `hand_on` is told how many are covered.
     """
 
-    def __init__(self, *, Py_ssize_t max_commands, Py_ssize_t max_bytes, bint pushes):
+    def __init__(self, *, Py_ssize_t max_commands, Py_ssize_t max_bytes, bint pushes, Lease lease not None):
         self.max_commands = max_commands
         self.max_bytes = max_bytes
         self.pushes = pushes
+        self.lease = lease
+        self.parked = Fifo()
         self.out = []
         self.slow_ns = INT64_MAX
         self.latencies = Latencies()
@@ -507,17 +528,20 @@ cdef class CommandQueue:
         for _ in range(count):
             waiter.fill(error)
 
-    cpdef bint received(self, list replies) except -1:
-        """Hand replies to those who wait for them, in order; False where one comes that nothing had asked for."""
+    cpdef str received(self, list replies):
+        """Hand replies to those who wait for them, in order; why the connection is to be ended, None where it is not."""
         cdef bytes reply, raw
         cdef object waiter
         cdef Flight flight
-        cdef int64_t now_ns = clock_ns()
+        cdef int64_t now_ns
+        if not self.lease.lasts():
+            return LATE
+        now_ns = clock_ns()
         for reply in replies:
             if self.pushes and PyBytes_AS_STRING(reply)[0] == c">":
                 continue
             if self.waiters.count <= len(self.out):
-                return False
+                return UNASKED
             flight = self.flights[self.flights_head]
             self.flights_head = (self.flights_head + 1) & (self.flights_room - 1)
             raw = self.frames.shift()
@@ -528,11 +552,31 @@ cdef class CommandQueue:
             (<CommandStats>flight.kind).latencies.add(now_ns - flight.began_ns)
             if now_ns - flight.began_ns >= self.slow_ns:
                 self.slow(raw, waiter, now_ns - flight.began_ns)
-            if type(waiter) is Slot:
+            if self.parks:
+                self.parked.push(waiter)
+                self.parked.push(reply)
+            elif type(waiter) is Slot:
                 (<Slot>waiter).fill(reply)
             else:
                 waiter.fill(reply)
-        return True
+        return None
+
+    cpdef str hand_on(self, Py_ssize_t count):
+        """Hand on the first replies that are parked: something has covered them. The result is as of `received`."""
+        if not self.lease.lasts():
+            return LATE
+        for _ in range(count):
+            waiter = self.parked.shift()
+            waiter.fill(self.parked.shift())
+        return None
+
+    def take_parked(self):
+        """Those whose replies are parked, in order; nothing covers these any more."""
+        cdef list waiters = []
+        while self.parked.count:
+            waiters.append(self.parked.shift())
+            self.parked.shift()
+        return waiters
 
     def take_unsent(self):
         """The waiters of what has not been written yet, in order; it is taken back."""

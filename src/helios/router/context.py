@@ -12,7 +12,7 @@ from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Engine
 from helios.resp.commands import Command
-from helios.router._fast_path import CommandStats
+from helios.router._fast_path import CommandStats, Lease
 from helios.router.frontend.caller import Caller, Waiter, WaitingCommand, WatchedKeys
 from helios.router.frontend.connection import ClientConnection
 from helios.router.frontend.holding import Holding
@@ -37,7 +37,7 @@ class RouterContext(Identities, Protocol):
     topology: Topology
     routes: Routes | None
     unclean: frozenset[str]
-    deadline: float
+    lease: Lease
     product: dict[bytes, bytes]
     pool: Pool
     hub: Hub

@@ -20,7 +20,7 @@ from helios.resp.commands import Command
 from helios.resp.encoding import error_reply
 from helios.resp.wire import encode_command
 from helios.router import router_view
-from helios.router._fast_path import CommandStats
+from helios.router._fast_path import CommandStats, Lease
 from helios.router.commands.dispatch import Dispatcher
 from helios.router.errors import ErrorReply
 from helios.router.frontend.caller import (
@@ -77,7 +77,7 @@ class Router:
         self.topology = Topology(epoch=0)
         self.routes: Routes | None = None
         self.unclean: frozenset[str] = frozenset()  # shards whose servers may hold keys of others
-        self.deadline = 0.0  # commands may be sent until then, by the clock's monotonic seconds
+        self.lease = Lease(clock.monotonic)
         self.clients: dict[int, ClientConnection] = {}
         self.clients_total = 0
         self.client_limits: ClientLimits[ClientConnection] = ClientLimits(
@@ -274,12 +274,12 @@ class Router:
 
     def serve_until(self, deadline: float) -> None:
         """The lease lasts until then."""
-        self.deadline = deadline
+        self.lease.deadline = deadline
         self._opened.set()
 
     def session_over(self, reason: str) -> None:
         """Send nothing more; what is in flight gets an answer that says that its outcome is unknown."""
-        self.deadline = 0.0
+        self.lease.deadline = 0.0
         self._fault = reason
         self.pool.close(f"this router's session is over: {reason}")
         self.hub.close(f"this router's session is over: {reason}")
@@ -299,7 +299,7 @@ class Router:
 
     def alive(self) -> bool:
         """Whether the lease lets commands be sent."""
-        return self.clock.monotonic() < self.deadline
+        return self.lease.lasts()
 
     async def credentials(self, member: Member) -> Credentials | None:
         """The session's user at the member."""

@@ -30,7 +30,7 @@ def view(router: RouterContext) -> RouterView:
         answers=True,
         error=router.reason(),
         epoch=router.topology.epoch,
-        lease_left_s=round(max(router.deadline - now, 0.0), 3),
+        lease_left_s=round(max(router.lease.deadline - now, 0.0), 3),
         uptime_s=round(now - router.started_at, 3),
         sessions=router.sessions,
         clients=len(router.clients),

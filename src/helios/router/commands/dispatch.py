@@ -59,7 +59,7 @@ class Dispatcher:
 
     def __init__(self, router: RouterContext) -> None:
         self._router = router
-        self._now = router.clock.monotonic
+        self._lasts = router.lease.lasts
         self._links = router.pool.links
         self.fast_path = FastPath(ONE_KEY, self._links[2], self._links[3])
 
@@ -95,7 +95,7 @@ class Dispatcher:
         if command is None or not command.one_key or not command.fits(len(argv)):
             return self._other(caller, raw, argv)
         routes = router.routes
-        if routes is None or self._now() >= router.deadline:
+        if routes is None or not self._lasts():
             return self._down(caller)
         key = argv[command.one_key]
         try:

@@ -17,6 +17,7 @@ from typing import TypeAlias
 from helios.model.topology import Member, Topology
 from helios.placement.routing import Routes
 from helios.resp.encoding import error_reply
+from helios.router._fast_path import Lease
 from helios.router.frontend.caller import IN_SUBSCRIPTION, LastSlot, Slot
 from helios.router.frontend.connection import ClientConnection
 from helios.router.options import RouterOptions
@@ -175,6 +176,11 @@ class Hub:
         return link is not None and topic in self.topics and link.has(topic)
 
     # --- for the connections ---
+
+    @property
+    def lease(self) -> Lease:
+        """The router's."""
+        return self._host.lease
 
     async def credentials(self, member: Member) -> Credentials | None:
         """The session's user at the member."""

@@ -10,12 +10,17 @@ from helios.errors import HeliosError, ProtocolError
 from helios.model.topology import Member
 from helios.resp.encoding import error_reply
 from helios.resp.wire import ReplySplitter, encode_command
+from helios.router._fast_path import LATE, Lease
 from helios.router.options import RouterOptions
 from helios.router.upstream.link import Credentials
 
 
 class Identities(Protocol):
-    """Who knows as whom to come."""
+    """Who knows as whom to come, and for how long."""
+
+    @property
+    def lease(self) -> Lease:
+        """Until when what a server says may be believed."""
 
     async def credentials(self, member: Member) -> Credentials | None:
         """Who to be at the member; None for its default user. Raises HeliosError."""
@@ -25,10 +30,11 @@ class Identities(Protocol):
 
 
 class Wire(asyncio.Protocol):
-    """One TCP connection; `receive` is called with the frames that come, as they came."""
+    """One TCP connection; `receive` is called with the frames that come, as they came, while the lease lasts."""
 
-    def __init__(self, receive: Callable[[list[bytes]], None]) -> None:
+    def __init__(self, receive: Callable[[list[bytes]], None], lease: Lease) -> None:
         self.receive = receive
+        self._lease = lease
         self._splitter = ReplySplitter()
         self.transport: asyncio.Transport | None = None
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -39,6 +45,9 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """The server has sent something."""
+        if not self._lease.lasts():
+            self.abort(LATE)
+            return
         try:
             self.receive(self._splitter.feed(data))
         except ProtocolError as error:
@@ -85,7 +94,8 @@ async def open_wire(member: Member, identities: Identities, options: RouterOptio
                 hello += [b"AUTH", credentials.user.encode(), credentials.password.encode()]
             address = member.address
             loop = asyncio.get_running_loop()
-            _, wire = await loop.create_connection(lambda: Wire(lambda frames: None), address.host, address.port)
+            lease = identities.lease
+            _, wire = await loop.create_connection(lambda: Wire(lambda frames: None, lease), address.host, address.port)
             try:
                 _check(await wire.ask(hello), member, identities)
             except BaseException:

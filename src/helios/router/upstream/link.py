@@ -15,7 +15,7 @@ from helios.errors import HeliosError, ProtocolError
 from helios.model.topology import Member
 from helios.resp.encoding import error_reply
 from helios.resp.wire import ReplySplitter, encode_command
-from helios.router._fast_path import CommandQueue
+from helios.router._fast_path import CommandQueue, Lease
 from helios.router.frontend.caller import Waiter
 from helios.router.options import RouterOptions
 from helios.router.stats.hot_keys import HotKeys
@@ -37,9 +37,7 @@ class ConnectionHost(Protocol):
     """What a link needs of the router around it."""
 
     hot_keys: HotKeys
-
-    def alive(self) -> bool:
-        """Whether the router's lease still lets it send commands."""
+    lease: Lease
 
     async def credentials(self, member: Member) -> Credentials | None:
         """Who to be at the member; None for its default user. May make the user. Raises HeliosError."""
@@ -96,8 +94,9 @@ class _Wire(asyncio.Protocol):
             if len(self.greeting) >= self.wanted and not self.greeted.done():
                 self.greeted.set_result(None)
             return
-        if not self.link.received(replies):
-            self.abort("the server sent a reply that nothing had asked for")
+        reason = self.link.received(replies)
+        if reason is not None:
+            self.abort(reason)
         self.link.tell_watchers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -137,7 +136,12 @@ class ServerConnection(CommandQueue):
     """
 
     def __init__(self, shard: str, member: Member, protocol: int, host: ConnectionHost, options: RouterOptions) -> None:
-        super().__init__(max_commands=options.member_commands, max_bytes=options.member_bytes, pushes=protocol == 3)
+        super().__init__(
+            max_commands=options.member_commands,
+            max_bytes=options.member_bytes,
+            pushes=protocol == 3,
+            lease=host.lease,
+        )
         self.shard = shard
         self.member = member
         self.protocol = protocol
@@ -192,7 +196,7 @@ class ServerConnection(CommandQueue):
         if self.state is not ConnectionState.READY or not self.out:
             return
         assert self._wire is not None and self._wire.transport is not None
-        if not self._host.alive():
+        if not self.lease.lasts():
             self._fail_unsent(error_reply("CLUSTERDOWN this router has lost its lease; nothing was executed"))
             return
         out, self.out = self.out, []
@@ -274,13 +278,13 @@ class ServerConnection(CommandQueue):
         self.tell_watchers()
 
     def _fail_sent(self) -> int:
-        """Tell the senders of what was written and not answered; how many commands that were."""
+        """Tell the senders of what was written and not answered for certain; how many the server has yet to answer."""
         reply = error_reply(
             f"UNKNOWN the connection to {self.shard} at {self.member.address} was lost ({self.last_fault}): "
             "the command may or may not have been executed; outcome unknown"
         )
-        waiters = self.take_sent()
-        for waiter in waiters:
+        parked, waiters = self.take_parked(), self.take_sent()
+        for waiter in parked + waiters:
             waiter.fill(reply)
         return len(waiters)
 
