@@ -128,7 +128,7 @@ class RouterLab:
             shards=with_numbers([Shard(n.id, f"{n.id}.0", (Member(f"{n.id}.0", n.id, n.address),)) for n in nodes]),
             placement=Placement(weights=tuple((node.id, 1.0) for node in nodes)),
         )
-        connector = ValkeyConnector(_administrator)
+        connector = ValkeyConnector() if self.kind is NodeKind.EXTERNAL else ValkeyConnector(_administrator)
         self.router = Router(self.routers_store, connector, cast(AdminService, self.admin), self.clock, self.options)
 
     @asynccontextmanager
@@ -195,7 +195,7 @@ class RouterLab:
 
         async def has() -> bool:
             sessions = await self.sessions()
-            return len(sessions) == 1 and sessions[0].acked_epoch >= epoch
+            return len(sessions) == 1 and sessions[0].acked_epoch >= epoch and not sessions[0].deaf
 
         await until(has, f"the router acknowledges epoch {epoch}")
 

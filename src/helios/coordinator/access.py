@@ -12,9 +12,11 @@ from helios.coordinator.publisher import Publisher
 from helios.errors import EngineDenied, NotFound
 from helios.model.topology import Member
 from helios.ports.engine import Connector, Engine, UserRole
+from helios.stores.records import DEPARTED, put_record
 
 MOVER_PREFIX = "helios-m-"
 SESSION_PREFIX = "helios-s-"
+OUR_PREFIXES = (MOVER_PREFIX, SESSION_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +40,17 @@ class Access:
         self._connector = connector
         self._publisher = publisher
         self._count = itertools.count(1)
-        self._live: set[str] = set()
+        self.live: set[str] = set()  # users of work that is going on
 
     @contextmanager
     def identity(self) -> Iterator[Identity]:
         """A user for the work in this context."""
         user = f"{MOVER_PREFIX}{self._publisher.term}-{next(self._count)}"
-        self._live.add(user)
+        self.live.add(user)
         try:
             yield Identity(user, secrets.token_hex(24))
         finally:
-            self._live.discard(user)
+            self.live.discard(user)
 
     def leader(self, shard_id: str) -> Member:
         """The member that holds the shard's keys now; raises NotFound."""
@@ -68,6 +70,9 @@ class Access:
         coordinator can then only wait this one's lease out. Raises EngineUnreachable, EngineDenied, Replaced.
         """
         administrator = await self.administer(member)
+        if self._publisher.topology.node(member.node) is None:
+            # It may never be taken in, and is to be left without our users then, by whoever coordinates.
+            await self._publisher.write([put_record(DEPARTED + member.id, member)])
         try:
             await self.end_users(administrator)
             await administrator.allow(identity.user, identity.password, UserRole.MOVER)
@@ -81,9 +86,7 @@ class Access:
 
     async def end_users(self, administrator: Engine) -> int:
         """End the users of predecessors and of own work that is over; how many there were."""
-        over = [
-            user for user in await administrator.users() if user.startswith(MOVER_PREFIX) and user not in self._live
-        ]
+        over = [user for user in await administrator.users() if user.startswith(MOVER_PREFIX) and user not in self.live]
         if over:
             await self._publisher.confirm()
         for user in over:

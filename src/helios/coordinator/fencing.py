@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from contextlib import aclosing
+from typing import TypeAlias
 
 from helios.coordinator.access import SESSION_PREFIX, Access
 from helios.coordinator.publisher import Publisher
-from helios.errors import Conflict
+from helios.coordinator.sessions import Sessions
+from helios.errors import Conflict, EngineDenied
 from helios.model.codec import decode
 from helios.model.topology import Member, NodeKind
 from helios.ports.engine import Engine
@@ -16,73 +17,88 @@ from helios.ports.store import Compare, Delete
 from helios.stores.records import SESSIONS, SessionRecord
 
 _LOOK_AGAIN_S = 0.1
-_LEASE_MARGIN_S = 0.5
+
+# The sessions by id, each with the version of its record, and the revision at which they were listed.
+_Listing: TypeAlias = tuple[dict[str, tuple[SessionRecord, int]], int]
 
 
 class Fencing:
     """Waits for acknowledgements of an epoch, and forces off who does not give them.
 
     A session is deleted from the store before its user goes, so that a router which is about to make
-    itself a user on a server learns of it: it re-reads its session before it uses the user.
+    itself a user on a server learns of it: it re-reads its session before it uses the user. Who has no user of its own
+    there has said so in its session before, and is waited out until its lease has ended.
     """
 
-    def __init__(self, publisher: Publisher, access: Access, *, ack_timeout_s: float) -> None:
+    def __init__(self, publisher: Publisher, access: Access, sessions: Sessions, *, ack_timeout_s: float) -> None:
         self._publisher = publisher
         self._access = access
+        self._sessions = sessions
         self.ack_timeout_s = ack_timeout_s
 
     async def settle(self, epoch: int, member: Member) -> int:
         """Return when every session has acknowledged `epoch` or can do nothing on `member` any more.
 
-        The number of sessions forced off. External servers know no users of ours: there a silent
-        session is waited out until its lease has ended. Raises EngineUnreachable where the member does
-        not answer.
+        The number of sessions forced off. A router whose subscriptions at a target of the fence are not confirmed is
+        waited for, and not forced off. Raises EngineUnreachable where the member does not answer.
         """
-        node = self._publisher.topology.node(member.node)
-        if node is not None and node.kind is NodeKind.EXTERNAL:
-            await self._wait_out(epoch)
-            return 0
         # The way to the server is opened while the routers acknowledge: both are part of the pause.
         opening = asyncio.ensure_future(self._access.administer(member))
         try:
-            return await self._settle_users(opening, epoch)
+            return await self._forced_off(await self._acknowledged(epoch), await opening, epoch, member)
         finally:
             opening.cancel()
             for administrator in await asyncio.gather(opening, return_exceptions=True):
                 if not isinstance(administrator, BaseException):
                     await administrator.close()
 
-    async def _settle_users(self, opening: Awaitable[Engine], epoch: int) -> int:
-        """Wait for acknowledgements as long as they may take, then end every other session's user."""
+    async def _acknowledged(self, epoch: int) -> _Listing:
+        """The sessions when every one is done with the epoch, or when it has had its time for that."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.ack_timeout_s
+        while True:
+            listed, revision = await self._list()
+            left_s = deadline - loop.time()
+            if left_s <= 0 or all(_is_done(record, epoch) for record, _ in listed.values()):
+                return listed, revision
+            await self._next_change(revision, min(_LOOK_AGAIN_S, left_s))
+
+    async def _forced_off(self, listing: _Listing, administrator: Engine, epoch: int, member: Member) -> int:
+        """End the users of all sessions that are silent or over; wait for those that cannot be ended."""
         forced = 0
         while True:
-            sessions, revision = await self._sessions()
-            silent = {session for session, record in sessions.items() if record[0].acked_epoch < epoch}
-            left_s = deadline - loop.time()
-            if silent and left_s > 0:
-                await self._next_change(revision, min(_LOOK_AGAIN_S, left_s))
-                continue
-            administrator = await opening
-            present = await self._session_users(administrator)
-            for session in present - sessions.keys() | silent:
-                # An expired session has no record any more, but what it sent may still be on its way.
-                if await self._revoke(session, sessions.get(session)):
+            listed, revision = listing
+            present = await self._session_users(administrator, member)
+            silent = {session for session, (record, _) in listed.items() if record.acked_epoch < epoch}
+            as_default = {session for session in silent if member.id in listed[session][0].as_default}
+            # An expired session has no record any more, but what it sent may still be on its way.
+            for session in [] if present is None else sorted((present - listed.keys()) | (silent - as_default)):
+                if await self._revoke(session, listed.get(session)):
                     await administrator.force_off(SESSION_PREFIX + session)
                     silent.discard(session)
                     forced += 1
-            if not silent:
+            deaf = any(record.deaf for record, _ in listed.values() if record.acked_epoch >= epoch)
+            left_s = 0.0 if silent or deaf else self._sessions.left_s(member.id, unknown=present is None)
+            if not (silent or deaf or left_s):
                 return forced
-            await self._next_change(revision, _LOOK_AGAIN_S)
+            await self._next_change(revision, min(_LOOK_AGAIN_S, left_s or _LOOK_AGAIN_S))
+            listing = await self._list()
 
-    async def _sessions(self) -> tuple[dict[str, tuple[SessionRecord, int]], int]:
+    async def _list(self) -> _Listing:
         snapshot = await self._publisher.store.list(SESSIONS)
-        records = ((decode(SessionRecord, entry.value), entry.version) for entry in snapshot.entries)
+        records = [(decode(SessionRecord, entry.value), entry.version) for entry in snapshot.entries]
+        self._sessions.listed(record for record, _ in records)
         return {record.id: (record, version) for record, version in records}, snapshot.revision
 
-    async def _session_users(self, administrator: Engine) -> set[str]:
-        users = await administrator.users()
+    async def _session_users(self, administrator: Engine, member: Member) -> set[str] | None:
+        """The sessions that have a user there; None for an external server that does not let us look."""
+        try:
+            users = await administrator.users()
+        except EngineDenied:
+            node = self._publisher.topology.node(member.node)
+            if node is None or node.kind is not NodeKind.EXTERNAL:
+                raise
+            return None
         return {user.removeprefix(SESSION_PREFIX) for user in users if user.startswith(SESSION_PREFIX)}
 
     async def _next_change(self, revision: int, timeout_s: float) -> None:
@@ -97,19 +113,14 @@ class Fencing:
         """Whether the session is over now; not so where it has just acknowledged, or was just made."""
         key = SESSIONS + session
         version = 0 if known is None else known[1]
+        if known:
+            self._sessions.revoking(session)
         try:
             await self._publisher.write([Delete(key)] if known else [], [Compare(key, version)])
         except Conflict:
             return False
         return True
 
-    async def _wait_out(self, epoch: int) -> None:
-        waited = False
-        while True:
-            sessions, revision = await self._sessions()
-            if all(record.acked_epoch >= epoch for record, _ in sessions.values()):
-                break
-            waited = True
-            await self._next_change(revision, _LOOK_AGAIN_S)
-        if waited:
-            await asyncio.sleep(_LEASE_MARGIN_S)
+
+def _is_done(record: SessionRecord, epoch: int) -> bool:
+    return record.acked_epoch >= epoch and not record.deaf

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from helios.control.health import Signs, judge
 from helios.coordinator.access import SESSION_PREFIX, Access
 from helios.coordinator.publisher import Publisher
-from helios.errors import EngineError
+from helios.errors import EngineDenied, EngineError
 from helios.model.health import NodeHealth, NodeStatus
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, NodeKind, Shard
@@ -86,14 +86,20 @@ class Watch:
                 if node.kind is NodeKind.EXTERNAL:
                     seen = AgentRecord(node.id, node.address, node.kind, self._clock.wall())
                     await self._publisher.write([put_record(AGENTS + node.id, seen)])
-                else:
-                    await self._access.end_users(engine)
-                    await _end_sessions(self._publisher, engine)
+                await self._end_users(node, engine)
             finally:
                 await engine.close()
         except EngineError as error:
             self._trouble[node.id] = str(error)
             log.debug("no answer: node=%s error=%s", node.id, error)
+
+    async def _end_users(self, node: Node, engine: Engine) -> None:
+        try:
+            await self._access.end_users(engine)
+            await _end_sessions(self._publisher, engine)
+        except EngineDenied:
+            if node.kind is not NodeKind.EXTERNAL:
+                raise
 
     async def _judge(self, began: float) -> None:
         records = await list_records(self._publisher.store, AgentRecord, AGENTS)

@@ -23,6 +23,7 @@ from helios.coordinator.publisher import Publisher
 from helios.coordinator.queue import Queue, foreseen, founding_member
 from helios.coordinator.rate import RateLimit
 from helios.coordinator.repair import repair
+from helios.coordinator.sessions import Sessions
 from helios.coordinator.sweep import clear
 from helios.coordinator.transition_runner import TransitionRunner
 from helios.errors import Conflict, EngineError, NotFound, Refused, Unavailable
@@ -82,6 +83,7 @@ class LeaderTerm:
         self._queue = Queue(publisher, self.access, clock, self._policy, new_id, self._balancer.plan)
         self._rate = RateLimit(clock, lambda: self._settings.sharding.migration_rate)
         self._bandwidth = RateLimit(clock, lambda: self._settings.sharding.migration_bandwidth)
+        self._sessions = Sessions(publisher, clock, lambda: self._settings.router.session_ttl)
         self._movement: TransitionRunner | None = None
         self._importing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -98,6 +100,7 @@ class LeaderTerm:
     async def run(self) -> None:
         """Reign until the store says that it is over."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._sessions.follow())
             tasks.create_task(self._follow_changes())
             tasks.create_task(self._follow_cancels())
             tasks.create_task(self._follow_settings())
@@ -212,7 +215,7 @@ class LeaderTerm:
         migrations = {m.id: m for m in await self._queue.migrations_of(change_id)}
         ledger = MigrationRecords(record.value, migrations, self._clock)
         coordinator = self._settings.coordinator
-        fencing = Fencing(self._publisher, self.access, ack_timeout_s=coordinator.fence_ack_timeout)
+        fencing = Fencing(self._publisher, self.access, self._sessions, ack_timeout_s=coordinator.fence_ack_timeout)
         limits = CopyLimits(
             coordinator.copy_batch,
             coordinator.fence_budget,

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from helios.errors import Conflict, StoreError
-from helios.model.topology import Topology
+from helios.model.topology import NodeKind, Topology
 from helios.ports.store import Compare, Delete, Put, Store
-from helios.stores.records import TERM, TOPOLOGY, put_record, read_record
+from helios.stores.records import DEPARTED, TERM, TOPOLOGY, put_record, read_record
 
 
 class Replaced(StoreError):
@@ -58,7 +58,7 @@ class Publisher:
             following = replace(change(self.topology), epoch=self.topology.epoch + 1)
             mine = Compare(TOPOLOGY, self._topology_version)
             self._topology_version = await self._commit(
-                [put_record(TOPOLOGY, following), *operations], [mine, *compares]
+                [put_record(TOPOLOGY, following), *_departed(self.topology, following), *operations], [mine, *compares]
             )
             self.topology = following
             return following
@@ -90,3 +90,10 @@ class Publisher:
     async def _version(self, key: str) -> int:
         entry = await self.store.get(key)
         return 0 if entry is None else entry.version
+
+
+def _departed(before: Topology, after: Topology) -> list[Put]:
+    """The servers of external nodes that leave: they are to be left without our users."""
+    left = {node.id for node in before.nodes if node.kind is NodeKind.EXTERNAL and after.node(node.id) is None}
+    members = (member for shard in before.shards for member in shard.members if member.node in left)
+    return [put_record(DEPARTED + member.id, member) for member in members]

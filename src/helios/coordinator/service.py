@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from helios.coordinator.departures import Departures
 from helios.coordinator.election import Leadership, campaign, keep
 from helios.coordinator.health import Watch
 from helios.coordinator.leader_term import LeaderTerm
@@ -69,6 +70,7 @@ class Coordinator:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(keep(self._store, mandate, settings.coordinator.lease_ttl))
                 tasks.create_task(reign.run())
+                tasks.create_task(Departures(publisher, reign.access, self._clock).run())
                 tasks.create_task(Watch(publisher, reign.access, self._clock, lambda: reign.settings).run())
         finally:
             # Whoever comes next need not wait for the lease to run out.

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import ssl
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 
 from helios.access.authenticator import Authenticator
 from helios.admin.service import AdminService
@@ -39,7 +39,7 @@ from helios.router.frontend.limits import MAX_CLIENTS, STOPPING, ClientLimits
 from helios.router.options import RouterOptions
 from helios.router.pubsub.hub import Hub
 from helios.router.script_cache import ScriptCache
-from helios.router.session import Mark, Session, SessionKeeper
+from helios.router.session import Pending, Session, SessionKeeper
 from helios.router.stats.counters import RateMeter
 from helios.router.stats.endpoint import StatsEndpoint
 from helios.router.stats.hot_keys import HotKeys
@@ -243,7 +243,7 @@ class Router:
 
     # --- for the session ---
 
-    def apply(self, topology: Topology) -> Sequence[Mark]:
+    def apply(self, topology: Topology) -> Pending:
         """Route by `topology` from now on; gives what must be answered before its epoch is acknowledged."""
         self.topology = topology
         self.routes = Routes(topology)
@@ -261,7 +261,7 @@ class Router:
         self.holding.release()
         self._applied.set()
         self._applied = asyncio.Event()
-        return [*marks, *subscriptions]
+        return Pending(marks, subscriptions)
 
     async def unfenced(self) -> None:
         """Return when the topology has no fence. Raises Unavailable where it keeps one for as long as commands wait."""
@@ -284,10 +284,17 @@ class Router:
         self.pool.close(f"this router's session is over: {reason}")
         self.hub.close(f"this router's session is over: {reason}")
 
-    def record(self, session_id: str, acked_epoch: int) -> SessionRecord:
+    def record(self, session_id: str) -> SessionRecord:
         """What the store is to say of a session of this router."""
         options, endpoint = self.options, self._endpoint
-        return SessionRecord(session_id, options.node, acked_epoch, options.worker, endpoint.address, endpoint.secret)
+        return SessionRecord(
+            session_id,
+            options.node,
+            worker=options.worker,
+            address=endpoint.address,
+            secret=endpoint.secret,
+            ttl_s=options.session_ttl_s,
+        )
 
     # --- for the links ---
 

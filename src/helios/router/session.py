@@ -7,9 +7,10 @@ import logging
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias
 
-from helios.errors import Conflict, HeliosError, LeaseLost, StoreError, Unavailable, WatchLost
+from helios.errors import Conflict, EngineDenied, HeliosError, LeaseLost, StoreError, Unavailable, WatchLost
 from helios.model.codec import decode
 from helios.model.topology import Member, NodeKind, Topology
 from helios.ports.clock import Clock
@@ -35,13 +36,25 @@ class Settling(Protocol):
 Mark: TypeAlias = tuple[Settling, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What stands between an epoch and its acknowledgement.
+
+    Without `subscriptions` messages may be missed after a switch: it waits for them. That they come late is the fault
+    of a server, and no reason to end the session.
+    """
+
+    commands: Sequence[Mark] = ()
+    subscriptions: Sequence[Mark] = ()
+
+
 class SessionHost(Protocol):
     """The router as its session sees it. All of it is called from the event loop and does not wait."""
 
-    def record(self, session_id: str, acked_epoch: int) -> SessionRecord:
+    def record(self, session_id: str) -> SessionRecord:
         """What the store is to say of a session of this router."""
 
-    def apply(self, topology: Topology) -> Sequence[Mark]:
+    def apply(self, topology: Topology) -> Pending:
         """Route by `topology` from now on; gives what must be answered before its epoch may be acknowledged."""
 
     def serve_until(self, deadline: float) -> None:
@@ -70,13 +83,15 @@ class Session:
         self._host = host
         self._key = SESSIONS + self.id
         self._lease = ""
+        self._record = host.record(self.id)
         self._version = 0
+        self._writing = asyncio.Lock()
         self._deadline = 0.0
-        self._credentials: dict[str, Credentials] = {}
+        self._credentials: dict[str, Credentials | None] = {}
         self._making: dict[str, asyncio.Lock] = {}
-        self._marks: Sequence[Mark] = ()
+        self._as_default: set[str] = set()
+        self._pending = Pending()
         self._applied = asyncio.Event()
-        self._acked = False  # whether any epoch was acknowledged: who starts us waits for the first
 
     async def live(self) -> None:
         """Open the session and keep it until it ends, which the exception tells: a HeliosError says why."""
@@ -84,9 +99,8 @@ class Session:
         sent = self._clock.monotonic()
         self._lease = await self._store.grant(options.session_ttl_s)
         self._deadline = sent + options.session_ttl_s - options.session_margin_s
-        record = self._host.record(self.id, 0)
         # Before the topology is read: whoever publishes a fence and then lists the sessions must find this one.
-        self._version = await self._store.commit([put_record(self._key, record, self._lease)])
+        self._version = await self._store.commit([put_record(self._key, self._record, self._lease)])
         snapshot = await self._store.list(TOPOLOGY)
         self._apply(decode(Topology, snapshot.entries[0].value) if snapshot.entries else Topology(epoch=0))
         self._host.serve_until(self._deadline)
@@ -155,7 +169,7 @@ class Session:
         # A member that has left may come back as another server, which knows no user of before.
         members = {member.id for shard in topology.shards for member in shard.members}
         self._credentials = {name: made for name, made in self._credentials.items() if name in members}
-        self._marks = self._host.apply(topology)
+        self._pending = self._host.apply(topology)
         self._applied.set()
 
     async def _follow_topology(self, revision: int) -> None:
@@ -188,12 +202,17 @@ class Session:
             await self._applied.wait()
             self._applied.clear()
             # Behind a fence clients wait for the acknowledgement; nobody waits for another.
-            if self._acked and not self.topology.fenced and await self._is_followed():
+            # Who starts us waits for the first.
+            if self._record.acked_epoch and not self.topology.fenced and await self._is_followed():
                 continue
-            epoch, marks = self.topology.epoch, self._marks
-            if marks and not await self._settled(marks):
+            epoch, pending = self.topology.epoch, self._pending
+            if not await self._settled(pending.commands):
                 continue  # A newer epoch has come; it is acknowledged instead.
-            await self._write_acknowledgement(epoch)
+            if pending.subscriptions:
+                await self._write(acked_epoch=epoch, deaf=True)
+                if not await self._settled(pending.subscriptions):
+                    continue
+            await self._write(acked_epoch=epoch, deaf=False)
 
     async def _is_followed(self) -> bool:
         """Whether another epoch comes soon: routers that all write at once keep each other waiting."""
@@ -213,51 +232,59 @@ class Session:
             settling.cancel()
             newer.cancel()
 
-    async def _write_acknowledgement(self, epoch: int) -> None:
-        record = self._host.record(self.id, epoch)
-        stale = False  # whether somebody else may have written the record
-        while True:
-            try:
-                if stale:
-                    self._version = await self.confirm()
-                    stale = False
-                put = put_record(self._key, record, self._lease)
-                self._version = await self._store.commit([put], compares=[Compare(self._key, self._version)])
-                self._acked = True
-                return
-            except Conflict:
-                stale = True
-            except LeaseLost as error:
-                raise _SessionOver(f"the lease is lost: {error}") from error
-            except StoreError as error:
-                # Whether it was written is unknown: a Conflict next time tells, and the version is read again.
-                logger.warning("epoch %d cannot be acknowledged yet: %s", epoch, error)
-                await asyncio.sleep(_RETRY_S)
+    async def _write(self, **changes: Any) -> None:
+        """Change the session's record in the store."""
+        async with self._writing:
+            record = replace(self._record, as_default=tuple(sorted(self._as_default)), **changes)
+            stale = False  # whether somebody else may have written the record
+            while True:
+                try:
+                    if stale:
+                        self._version = await self.confirm()
+                        stale = False
+                    put = put_record(self._key, record, self._lease)
+                    self._version = await self._store.commit([put], compares=[Compare(self._key, self._version)])
+                    self._record = record
+                    return
+                except Conflict:
+                    stale = True
+                except LeaseLost as error:
+                    raise _SessionOver(f"the lease is lost: {error}") from error
+                except StoreError as error:
+                    # Whether it was written is unknown: a Conflict next time tells, and the version is read again.
+                    logger.warning("the session's record cannot be written yet: %s", error)
+                    await asyncio.sleep(_RETRY_S)
 
     # --- users at the members ---
 
     async def credentials(self, member: Member) -> Credentials | None:
-        """The session's user at a member, made if need be; None where the default user serves.
+        """The session's user at a member, made if need be; None for an external one that lets nobody make users.
 
         A user is used only after the session was read again and found alive: whoever forces a session
         off deletes its record first, so either the user is found and removed, or it is never used.
         """
-        node = self.topology.node(member.node)
-        if node is not None and node.kind is NodeKind.EXTERNAL:
-            return None
         async with self._making.setdefault(member.id, asyncio.Lock()):
-            known = self._credentials.get(member.id)
-            if known is not None:
-                return known
-            made = Credentials(USER_PREFIX + self.id, secrets.token_urlsafe(24))
-            engine = await self._connector.open(member)
-            try:
-                await engine.allow(made.user, made.password, UserRole.ROUTER)
-            finally:
-                await engine.close()
-            await self.confirm()
-            self._credentials[member.id] = made
-            return made
+            if member.id not in self._credentials:
+                self._credentials[member.id] = await self._made(member)
+            return self._credentials[member.id]
+
+    async def _made(self, member: Member) -> Credentials | None:
+        made = Credentials(USER_PREFIX + self.id, secrets.token_urlsafe(24))
+        engine = await self._connector.open(member)
+        try:
+            await engine.allow(made.user, made.password, UserRole.ROUTER)
+        except EngineDenied:
+            node = self.topology.node(member.node)
+            if node is None or node.kind is not NodeKind.EXTERNAL:
+                raise
+            # Nobody can force the default user off, and whoever fences this member must know that before we are there.
+            self._as_default.add(member.id)
+            await self._write()
+            return None
+        finally:
+            await engine.close()
+        await self.confirm()
+        return made
 
     def forget_credentials(self, member: Member) -> None:
         """The member has lost the user (it was restarted): it is made anew before the next connection."""
@@ -271,7 +298,9 @@ class Session:
         except StoreError as error:
             logger.info("the session's lease was left to expire: %s", error)
         members = {member.id: member for shard in self.topology.shards for member in shard.members}
-        users = [self._remove_user(members[name]) for name in self._credentials if name in members]
+        users = [
+            self._remove_user(members[name]) for name, made in self._credentials.items() if made and name in members
+        ]
         await asyncio.gather(*users)
 
     async def _remove_user(self, member: Member) -> None:

@@ -29,6 +29,7 @@ SESSIONS = "/sessions/"  # + session id → SessionRecord, bound to the session'
 AGENTS = "/agents/"  # + node id → AgentRecord; a heartbeat, not bound to a lease
 IMPORTS = "/imports/"  # + change id → the batch being taken over: its keys (base64) and whether all are copied
 MEMBERS = "/members/"  # + member id → MemberRecord
+DEPARTED = "/departed/"  # + member id → Member: a server outside of the cluster that may have users of ours
 SCRIPTS = "/scripts/"  # + SHA1 → the body of a script (raw bytes) that SCRIPT LOAD was given
 SCRIPTS_FLUSHED = "/scripts-flushed"  # written anew by each SCRIPT FLUSH
 USERS = "/users"  # UsersRecord: who may use the cluster; there is none before users were ever configured
@@ -50,7 +51,9 @@ class SessionRecord:
     """A router's lease: what it is and the last epoch that it has acknowledged (0: none yet).
 
     The coordinator deletes it before it forces the session off: a router whose record is gone starts anew.
-    At `address` the router says how it fares, to who knows the secret.
+    At `address` the router says how it fares, to who knows the secret. `deaf`: it sends no fenced command, but
+    messages that the targets of the fences would publish could still be missed. At the members `as_default` it has no
+    user of its own, so that only the end of its lease, `ttl_s` after its last renewal, ends it there.
     """
 
     id: str
@@ -59,6 +62,9 @@ class SessionRecord:
     worker: int = 0
     address: str = ""
     secret: str = ""
+    deaf: bool = False
+    as_default: tuple[str, ...] = ()
+    ttl_s: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import redis
@@ -293,15 +294,27 @@ async def test_a_cluster_without_nodes_says_what_to_do(servers: dict[str, Server
         assert (await client.info("helios"))["serving"] == 0
 
 
-async def test_external_servers_are_used_as_their_default_user(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("external")
-    with start_valkey(folder / "a") as one, start_valkey(folder / "b") as two:
+# Servers that let nobody make users: by rights, or since they know no such command, as managed ones do.
+NO_USERS = {"rights": {"user": "default on nopass ~* &* +@all -acl"}, "command": {"rename-command": 'ACL ""'}}
+
+
+@pytest.mark.parametrize("how", NO_USERS)
+async def test_external_servers_without_users_are_used_as_their_default_user(tmp_path: Path, how: str) -> None:
+    with start_valkey(tmp_path / "a") as one, start_valkey(tmp_path / "b", config=NO_USERS[how]) as two:
         lab = RouterLab({"a": one, "b": two}, kind=NodeKind.EXTERNAL)
         async with lab.running(), lab.client() as client:
+            assert (await lab.sessions())[0].as_default == ()
             await client.mset({f"k{i}": "v" for i in range(10)})
             assert await client.dbsize() == 10
+            (session,) = await lab.sessions()
+            assert session.as_default == ("b.0",)
             async with lab.direct("a") as direct:
-                assert {line.split()[1] for line in await direct.acl_list()} == {"default"}
+                assert set(await direct.acl_users()) == {"default", f"helios-s-{session.id}"}
+                assert {each["user"] for each in await direct.client_list()} == {"default", f"helios-s-{session.id}"}
+            async with lab.direct("b") as direct:
+                assert {each["user"] for each in await direct.client_list()} == {"default"}
+        async with lab.direct("a") as direct:
+            assert await direct.acl_users() == ["default"]
 
 
 async def test_a_session_makes_users_and_takes_them_away(servers: dict[str, Server]) -> None:

@@ -249,11 +249,11 @@ class ValkeyEngine:
 
     async def users(self) -> list[str]:
         """The names of the server's ACL users. Raises EngineDenied where that is not allowed."""
-        return [name.decode() for name in await self._execute("ACL", "USERS")]
+        return [name.decode() for name in await self._administer("ACL", "USERS")]
 
     async def allow(self, user: str, password: str, role: UserRole) -> None:
         """Create or replace an ACL user. Raises EngineDenied where that is not allowed."""
-        await self._execute(*setuser(user, password, role))
+        await self._administer(*setuser(user, password, role))
 
     async def force_off(self, user: str) -> None:
         """Take every right from a user, end its connections and delete it. Nothing of it runs after this returns.
@@ -272,6 +272,17 @@ class ValkeyEngine:
     async def close(self) -> None:
         """End the connection."""
         await self._connection.close()
+
+    async def _administer(self, *command: str) -> Reply:
+        """The same for users, which managed servers deny in many ways. Raises EngineDenied for any of them."""
+        try:
+            return await self._execute(*command)
+        except EngineUnreachable:
+            raise
+        except EngineError as error:
+            if "unknown command" in str(error) or "unknown subcommand" in str(error):
+                raise EngineDenied(str(error)) from error
+            raise
 
     async def _execute(self, *command: bytes | str | int) -> Reply:
         return await self._connection.execute(*command, timeout_s=self._timeout_s)

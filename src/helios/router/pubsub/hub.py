@@ -76,8 +76,8 @@ class Hub:
         if not self.topics:
             return []
         self._connect()
-        targets = {pair.target for pair in topology.fenced}
-        return [(self._links[shard], self._links[shard].mark) for shard in sorted(targets)]
+        links = [self._links[shard] for shard in sorted({pair.target for pair in topology.fenced})]
+        return [(link, link.mark) for link in links if not link.confirmed(link.mark)]
 
     def configure(self, options: RouterOptions) -> None:
         """Go by other times from now on."""

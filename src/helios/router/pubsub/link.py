@@ -101,11 +101,15 @@ class SubscriberLink:
         """What has been asked for so far; `settled` waits for it."""
         return self._asked
 
+    def confirmed(self, mark: int) -> bool:
+        """Whether the server has confirmed what was asked for up to `mark`, or does not answer at all."""
+        if self.state is ConnectionState.READY:
+            return self._answered >= max(mark, self._anew)
+        return self.state is not ConnectionState.CONNECTING
+
     async def settled(self, mark: int) -> None:
-        """Wait until the server has confirmed what was asked for up to `mark`; not for one that does not answer."""
-        while self.state is ConnectionState.CONNECTING or (
-            self.state is ConnectionState.READY and self._answered < max(mark, self._anew)
-        ):
+        """Wait until that is so."""
+        while not self.confirmed(mark):
             waiter = self._loop.create_future()
             self._watchers.append(waiter)
             await waiter

@@ -1,0 +1,73 @@
+"""Which sessions there were: what ends only with a lease is over a while after its session is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+
+from helios.coordinator.publisher import Publisher
+from helios.model.codec import decode
+from helios.ports.clock import Clock
+from helios.stores.records import SESSIONS, SessionRecord
+
+# For clocks that run apart a little, and what is under way. A router stops earlier by as much again.
+MARGIN_S = 0.5
+
+
+class Sessions:
+    """Follows the sessions, to know until when one that is over may act where nobody can force it off.
+
+    A session that has expired is over for its router, too, which stops before the store does. One that was revoked may
+    not know it as long as its lease would have lasted; and what was revoked before this coordinator is not known.
+    """
+
+    def __init__(self, publisher: Publisher, clock: Clock, ttl_s: Callable[[], float]) -> None:
+        self._publisher = publisher
+        self._clock = clock
+        self._began_s = clock.monotonic()
+        self._ttl_s = ttl_s  # of sessions of before
+        self._known: dict[str, SessionRecord] = {}
+        self._revoked: set[str] = set()
+        self._over_s: dict[str, float] = {}  # by member: nothing of an ended session acts there after that
+
+    async def follow(self) -> None:
+        """For ever. Raises StoreError."""
+        store = self._publisher.store
+        snapshot = await store.list(SESSIONS)
+        self._known = {entry.key: decode(SessionRecord, entry.value) for entry in snapshot.entries}
+        async with aclosing(store.watch(SESSIONS, snapshot.revision)) as watch:
+            async for events in watch:
+                for event in events:
+                    if event.value is None:
+                        self._ended(event.key)
+                    else:
+                        self._known[event.key] = decode(SessionRecord, event.value)
+
+    def listed(self, records: Iterable[SessionRecord]) -> None:
+        """These are the sessions now: whoever acts by such a list need not wait for the follower to come by."""
+        present = {SESSIONS + record.id: record for record in records}
+        for key in self._known.keys() - present.keys():
+            self._ended(key)
+        self._known.update(present)
+
+    def revoking(self, session: str) -> None:
+        """A session is about to be deleted by this coordinator, and not by its lease."""
+        self._revoked.add(SESSIONS + session)
+
+    def _ended(self, key: str) -> None:
+        record = self._known.pop(key, None)
+        if record is None:
+            return
+        left_s = record.ttl_s if key in self._revoked else 0.0
+        self._revoked.discard(key)
+        over_s = self._clock.monotonic() + left_s + MARGIN_S
+        for member in record.as_default:
+            self._over_s[member] = max(over_s, self._over_s.get(member, 0.0))
+
+    def left_s(self, member_id: str, *, unknown: bool) -> float:
+        """How long an ended session may still act on a member as its default user; 0 where none can.
+
+        `unknown`: sessions that ended before this coordinator may have been there.
+        """
+        before_s = self._began_s + self._ttl_s() + MARGIN_S if unknown else 0.0
+        return max(0.0, max(before_s, self._over_s.get(member_id, 0.0)) - self._clock.monotonic())

@@ -1,0 +1,92 @@
+"""Until when a session that is over may still act where nobody can force it off."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.waiting import until
+
+from helios.coordinator.publisher import Publisher
+from helios.coordinator.sessions import MARGIN_S, Sessions
+from helios.ports.store import Delete, Put
+from helios.stores.memory import MemoryStore
+from helios.stores.records import SESSIONS, TERM, SessionRecord, put_record
+
+MEMBER = "external.0"
+TTL_S = 3.0
+
+
+class Hands:
+    """A clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def wall(self) -> float:
+        return self.now_s
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+class Followed:
+    def __init__(self, store: MemoryStore, publisher: Publisher) -> None:
+        self.store = store
+        self.clock = Hands()
+        self.sessions = Sessions(publisher, self.clock, lambda: TTL_S)
+
+    async def begin(self, name: str, *as_default: str) -> None:
+        await self.store.commit([put_record(SESSIONS + name, session(name, *as_default))])
+
+    async def end(self, name: str) -> None:
+        await self.store.commit([Delete(SESSIONS + name)])
+
+    def left_s(self, member: str = MEMBER, *, unknown: bool = False) -> float:
+        return self.sessions.left_s(member, unknown=unknown)
+
+
+def session(name: str, *as_default: str) -> SessionRecord:
+    return SessionRecord(name, "shard-1", as_default=as_default, ttl_s=TTL_S)
+
+
+@pytest.fixture
+async def followed() -> Followed:
+    store = MemoryStore()
+    version = await store.commit([Put(TERM, b"1")])
+    return Followed(store, await Publisher.open(store, 1, version))
+
+
+def test_before_it_began_anything_may_have_been_revoked(followed: Followed) -> None:
+    followed.clock.now_s += 1.0
+    assert followed.left_s(unknown=True) == pytest.approx(TTL_S + MARGIN_S - 1.0)
+    assert followed.left_s() == 0.0
+    followed.clock.now_s += TTL_S
+    assert followed.left_s(unknown=True) == 0.0
+
+
+def test_an_expired_session_has_ended_but_for_a_margin(followed: Followed) -> None:
+    followed.sessions.listed([session("one", MEMBER), session("two")])
+    followed.sessions.listed([session("two")])
+    assert followed.left_s() == pytest.approx(MARGIN_S)
+    assert followed.left_s("other.0") == 0.0
+    followed.clock.now_s += MARGIN_S
+    followed.sessions.listed([])
+    assert followed.left_s() == 0.0
+
+
+def test_a_revoked_one_may_believe_in_its_lease_to_the_end(followed: Followed) -> None:
+    followed.sessions.listed([session("one", MEMBER)])
+    followed.sessions.revoking("one")
+    followed.sessions.listed([])
+    assert followed.left_s() == pytest.approx(TTL_S + MARGIN_S)
+
+
+async def test_one_that_comes_and_goes_between_two_fences_is_noticed(followed: Followed) -> None:
+    following = asyncio.create_task(followed.sessions.follow())
+    await followed.begin("before")
+    await followed.begin("one", MEMBER)
+    await followed.end("one")
+    await until(lambda: followed.left_s() > 0)
+    following.cancel()
+    await asyncio.wait([following])
