@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from tests.cluster import Cluster
 from tests.shards import eventually, rests, topology_in
 
-from helios.coordinator.access import MOVER_PREFIX, SESSION_PREFIX
 from helios.model.topology import Topology
 from helios.placement.routing import Routes
+from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIX
 from helios.ports.store import Store
 from helios.stores.records import (
     COORDINATOR,

@@ -5,38 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.store_homes import HOMES, JumpingClock, Open
 
 from helios.errors import Conflict, InvalidInput, LeaseLost, StoreError, WatchLost
 from helios.ports.store import Compare, Delete, Entry, Event, Put, Store
-from helios.stores.memory import MemoryStore
-from helios.stores.sqlite import SqliteStore
+from helios.stores.following import updates
 
 KEPT_COMMITS = 50
 LONG_S = 60.0
-
-Open = Callable[[], Awaitable[Store]]
-
-
-class JumpingClock:
-    """The real clock, which a test may put forward."""
-
-    def __init__(self) -> None:
-        self._ahead_s = 0.0
-
-    def wall(self) -> float:
-        return time.time() + self._ahead_s
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self._ahead_s
-
-    def advance(self, seconds: float) -> None:
-        self._ahead_s += seconds
 
 
 @pytest.fixture
@@ -44,18 +25,14 @@ def clock() -> JumpingClock:
     return JumpingClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=HOMES)
 async def handle(request: pytest.FixtureRequest, tmp_path: Path, clock: JumpingClock) -> AsyncIterator[Open]:
     """Opens handles of one store; they are closed after the test."""
     opened: list[Store] = []
-    memory = MemoryStore(clock, keep_commits=KEPT_COMMITS)
+    open_another = HOMES[request.param](tmp_path, clock, KEPT_COMMITS)
 
     async def open_one() -> Store:
-        store: Store
-        if request.param == "memory":
-            store = memory.open()
-        else:
-            store = await SqliteStore.open(tmp_path / "store.db", clock=clock, keep_commits=KEPT_COMMITS)
+        store = await open_another()
         opened.append(store)
         return store
 
@@ -304,6 +281,26 @@ async def test_a_watch_from_before_what_is_kept_is_lost(store: Store) -> None:
         with pytest.raises(WatchLost):
             await take(watch, 1)
     assert await take(store.watch("/a", last), 1) == [(Event("/a", b"one more", after_all),)]
+
+
+async def test_who_follows_lists_again_where_changes_were_lost(store: Store) -> None:
+    await store.commit([Put("/a/1", b"1"), Put("/a/2", b"2")])
+    async with contextlib.aclosing(updates(store, "/a")) as following:
+        first = await anext(following)
+        assert first.complete
+        assert [(event.key, event.value) for event in first.events] == [("/a/1", b"1"), ("/a/2", b"2")]
+        await store.commit([Put("/a/1", b"one"), Delete("/a/2")])
+        second = await anext(following)
+        assert not second.complete
+        assert {(event.key, event.value) for event in second.events} == {("/a/1", b"one"), ("/a/2", None)}
+        for n in range(KEPT_COMMITS + 1):
+            await store.commit([Put("/a/3", str(n).encode())])
+        third = await anext(following)
+        assert third.complete
+        assert [(event.key, event.value) for event in third.events] == [
+            ("/a/1", b"one"),
+            ("/a/3", str(KEPT_COMMITS).encode()),
+        ]
 
 
 async def test_a_watch_that_keeps_up_is_not_lost_even_where_nothing_matches_it(store: Store) -> None:

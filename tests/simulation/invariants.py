@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tests.simulation.servers import SimServer
 
-from helios.coordinator.access import MOVER_PREFIX, SESSION_PREFIX
 from helios.model.topology import PairPhase, Topology
 from helios.placement.routing import Routes
+from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIX
 
 
 class Invariants:

@@ -13,7 +13,7 @@ from helios.model.settings import ClusterSettings
 from helios.model.topology import NodeKind, Shard, Topology
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
-from helios.ports.engine import Connector, Engine
+from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIX, Connector, Engine
 from helios.ports.store import Store
 from helios.stores.records import (
     AGENTS,
@@ -29,8 +29,6 @@ from helios.stores.records import (
 
 _SCAN_COUNT = 1000
 _NAMED = 5
-_SESSION_USER = "helios-s-"
-_MOVER_USER = "helios-m-"
 
 
 async def findings(
@@ -128,12 +126,12 @@ async def _users(shard_id: str, engine: Engine, store: Store) -> list[Finding]:
         return []
     sessions = {entry.key.removeprefix(SESSIONS) for entry in (await store.list(SESSIONS)).entries}
     coordinator = await read_record(store, CoordinatorRecord, COORDINATOR)
-    living = "" if coordinator is None else f"{_MOVER_USER}{coordinator.value.term}-"
+    living = "" if coordinator is None else f"{MOVER_PREFIX}{coordinator.value.term}-"
     orphans = [
         user
         for user in users
-        if (user.startswith(_SESSION_USER) and user.removeprefix(_SESSION_USER) not in sessions)
-        or (user.startswith(_MOVER_USER) and not (living and user.startswith(living)))
+        if (user.startswith(SESSION_PREFIX) and user.removeprefix(SESSION_PREFIX) not in sessions)
+        or (user.startswith(MOVER_PREFIX) and not (living and user.startswith(living)))
     ]
     if not orphans:
         return []

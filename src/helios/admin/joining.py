@@ -5,7 +5,7 @@ from __future__ import annotations
 from helios.access.request_context import demand
 from helios.access.rights import Need
 from helios.errors import EngineDenied, EngineError, Refused, Unavailable
-from helios.model.ids import Address
+from helios.model.ids import Address, leader_id
 from helios.model.topology import Member, Node, NodeKind
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
@@ -41,7 +41,7 @@ async def identify(store: Store, connector: Connector, clock: Clock, node_id: st
 
 async def _check_server(connector: Connector, node_id: str, address: Address) -> None:
     try:
-        engine = await connector.open(Member(f"{node_id}.0", node_id, address))
+        engine = await connector.open(Member(leader_id(node_id), node_id, address))
         try:
             info = await engine.info()
         finally:

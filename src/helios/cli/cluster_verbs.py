@@ -13,7 +13,6 @@ from helios.cli import completing, output
 from helios.cli.session import Session, described, pass_session
 from helios.client.connection import REPLY_TIMEOUT_S
 
-_ENDED = ("done", "refused", "failed", "cancelled", "completed")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would move from where to where.")
 WAIT = click.option("--wait", is_flag=True, help="Wait for the keys to arrive, and show how far they are.")
 
@@ -128,7 +127,7 @@ def migrate(
     if verify:
         argv += ["*"] * (pattern is None) + ["VERIFY"]
     view = ask(session, *argv)
-    if wait and view["status"] not in _ENDED:
+    if wait and not _ended(view["status"]):
         _wait_for(session, view["change"], view["id"])
     else:
         _show_migration(session, view)
@@ -234,10 +233,16 @@ def change(session: Session, wait: bool, *argv: str) -> None:
     from helios.cli import cluster_output
 
     view = ask(session, *argv)
-    if wait and view["status"] not in _ENDED:
+    if wait and not _ended(view["status"]):
         _wait_for(session, view["change"])
     else:
         show(session, view, lambda: cluster_output.change(view))
+
+
+def _ended(status: str) -> bool:
+    from helios.model.migration import CHANGE_ENDED, MIGRATION_ENDED
+
+    return status in CHANGE_ENDED or status in MIGRATION_ENDED
 
 
 def _wait_for(session: Session, change: str, migration: str | None = None) -> None:

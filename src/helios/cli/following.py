@@ -13,13 +13,12 @@ from helios.cli import output
 from helios.cli.session import Session
 from helios.client.connection import CommandRefused, RespClient
 from helios.errors import HeliosError, NotFound, OutcomeUnknown, Unavailable
+from helios.model.migration import CHANGE_ENDED, MIGRATION_ENDED
 from helios.terminal import clean, shown
 
 POLL_S = 0.5
 LINE_EVERY_S = 2.0
 GIVE_UP_S = 60.0
-_ENDED = ("done", "refused", "failed", "cancelled")
-_MOVE_ENDED = ("completed", "failed", "cancelled")
 
 Fields = Mapping[str, Any]
 Show = Callable[[Sequence[Fields]], None]
@@ -67,7 +66,7 @@ def _until_ended(session: Session, change_id: str, tell: Callable[[str], None], 
                     if silent_since is not None:
                         tell(f"{client.address} answers again")
                         silent_since = None
-                    if seen.change["status"] in _ENDED:
+                    if seen.change["status"] in CHANGE_ENDED:
                         return seen
                     time.sleep(POLL_S)
         except (Unavailable, OutcomeUnknown, CommandRefused) as error:
@@ -133,10 +132,10 @@ class Lines:
     def __call__(self, migrations: Sequence[Fields]) -> None:
         """Tell what has changed since the last call."""
         for one in migrations:
-            if one["status"] in _MOVE_ENDED and one["id"] not in self._ended:
+            if one["status"] in MIGRATION_ENDED and one["id"] not in self._ended:
                 self._ended.add(one["id"])
                 self._tell(clean(f"{_name(one)}: {_note(one)}, {output.count(one['keys_moved'])} keys"))
-        under_way = [one for one in migrations if one["status"] not in _MOVE_ENDED]
+        under_way = [one for one in migrations if one["status"] not in MIGRATION_ENDED]
         if not under_way or self._now() - self._told_at < LINE_EVERY_S:
             return
         line = _together(under_way)
@@ -169,7 +168,7 @@ def _state(one: Fields) -> str:
 
 
 def _note(one: Fields) -> str:
-    if one["status"] not in _MOVE_ENDED:
+    if one["status"] not in MIGRATION_ENDED:
         left = one.get("remaining_s")
         notes = [_state(one)] if left is None else [_state(one), f"about {output.duration(left)} left"]
         return ", ".join(notes + ([f"{output.count(one['verified'])} compared"] if one.get("verified") else []))

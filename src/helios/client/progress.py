@@ -7,14 +7,13 @@ from typing import TypeAlias
 
 from helios.admin.views import ChangeView, MigrationView
 from helios.errors import ChangeFailed, HeliosError, InvalidInput, Unavailable, WaitTimeout
+from helios.model.migration import CHANGE_ENDED
 
 POLL_S = 0.2
 GIVE_UP_S = 60.0  # how long nothing may be heard of a cluster before waiting for it ends
 
 Followed: TypeAlias = "ChangeView | MigrationView | str"
 """What can be waited for: a change, a migration (then the whole change that it belongs to), or a change's id."""
-
-_ENDED = ("done", "refused", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class Progress:
     @property
     def ended(self) -> bool:
         """Whether nothing will happen any more."""
-        return self.change.status in _ENDED
+        return self.change.status in CHANGE_ENDED
 
     @property
     def done(self) -> bool:

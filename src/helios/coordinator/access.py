@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from helios.coordinator.publisher import Publisher
 from helios.errors import EngineDenied, NotFound
 from helios.model.topology import Member
-from helios.ports.engine import Connector, Engine, UserRole
+from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIX, Connector, Engine, UserRole
 from helios.stores.records import DEPARTED, put_record
 
-MOVER_PREFIX = "helios-m-"
-SESSION_PREFIX = "helios-s-"
 OUR_PREFIXES = (MOVER_PREFIX, SESSION_PREFIX)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from dataclasses import dataclass
 
 from helios.errors import Conflict, LeaseLost, StoreError
 from helios.ports.store import Compare, Put, Store
+from helios.stores.following import next_change
 from helios.stores.records import COORDINATOR, TERM, CoordinatorRecord, put_record
 
 _LOOK_AGAIN_S = 1.0
@@ -54,12 +54,7 @@ async def _await_vacancy(store: Store) -> None:
     snapshot = await store.list(COORDINATOR)
     if not snapshot.entries:
         return
-    async with aclosing(store.watch(COORDINATOR, snapshot.revision)) as watch:
-        try:
-            async with asyncio.timeout(_LOOK_AGAIN_S):
-                await anext(watch)
-        except TimeoutError:
-            pass
+    await next_change(store, COORDINATOR, snapshot.revision, _LOOK_AGAIN_S)
 
 
 async def keep(store: Store, mandate: Leadership, lease_ttl_s: float) -> None:

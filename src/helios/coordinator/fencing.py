@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from typing import TypeAlias
 
-from helios.coordinator.access import SESSION_PREFIX, Access
+from helios.coordinator.access import Access
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.sessions import Sessions
 from helios.errors import Conflict, EngineDenied
 from helios.model.codec import decode
 from helios.model.topology import Member, NodeKind
-from helios.ports.engine import Engine
+from helios.ports.engine import SESSION_PREFIX, Engine
 from helios.ports.store import Compare, Delete
+from helios.stores.following import next_change
 from helios.stores.records import SESSIONS, SessionRecord
 
 _LOOK_AGAIN_S = 0.1
@@ -102,12 +102,7 @@ class Fencing:
         return {user.removeprefix(SESSION_PREFIX) for user in users if user.startswith(SESSION_PREFIX)}
 
     async def _next_change(self, revision: int, timeout_s: float) -> None:
-        async with aclosing(self._publisher.store.watch(SESSIONS, revision)) as watch:
-            try:
-                async with asyncio.timeout(max(timeout_s, 0.001)):
-                    await anext(watch)
-            except TimeoutError:
-                pass
+        await next_change(self._publisher.store, SESSIONS, revision, timeout_s)
 
     async def _revoke(self, session: str, known: tuple[SessionRecord, int] | None) -> bool:
         """Whether the session is over now; not so where it has just acknowledged, or was just made."""

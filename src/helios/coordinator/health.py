@@ -7,14 +7,14 @@ import logging
 from collections.abc import Callable
 
 from helios.control.health import Signs, judge
-from helios.coordinator.access import SESSION_PREFIX, Access
+from helios.coordinator.access import Access
 from helios.coordinator.publisher import Publisher
 from helios.errors import EngineDenied, EngineError
 from helios.model.health import NodeHealth, NodeStatus
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, NodeKind, Shard
 from helios.ports.clock import Clock
-from helios.ports.engine import Engine
+from helios.ports.engine import SESSION_PREFIX, Engine
 from helios.stores.records import (
     AGENTS,
     HEALTH,

@@ -28,7 +28,7 @@ from helios.coordinator.sweep import clear
 from helios.coordinator.transition_runner import TransitionRunner
 from helios.errors import Conflict, EngineError, NotFound, Refused, Unavailable
 from helios.model.codec import decode
-from helios.model.ids import Address
+from helios.model.ids import Address, leader_id
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Pair, Shard, Topology
@@ -38,6 +38,7 @@ from helios.ports.clock import Clock
 from helios.ports.engine import Connector
 from helios.ports.failpoints import OFF, Failpoints
 from helios.ports.store import Delete, Put
+from helios.stores.following import updates
 from helios.stores.records import (
     CANCELS,
     CHANGES,
@@ -98,7 +99,7 @@ class LeaderTerm:
         return Policy(sharding.virtual_nodes, sharding.auto_rebalance, sharding.enabled)
 
     async def run(self) -> None:
-        """Reign until the store says that it is over."""
+        """Lead until the store says that it is over."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._sessions.follow())
             tasks.create_task(self._follow_changes())
@@ -112,12 +113,9 @@ class LeaderTerm:
     # What comes in
 
     async def _follow_changes(self) -> None:
-        snapshot = await self._publisher.store.list(CHANGES)
-        for entry in snapshot.entries:
-            await self._take(Record(entry.key, decode(Change, entry.value), entry.version))
-        async with aclosing(self._publisher.store.watch(CHANGES, snapshot.revision)) as watch:
-            async for events in watch:
-                for event in events:
+        async with aclosing(updates(self._publisher.store, CHANGES)) as following:
+            async for update in following:
+                for event in update.events:
                     if event.value is not None:
                         await self._take(Record(event.key, decode(Change, event.value), event.version))
 
@@ -127,12 +125,9 @@ class LeaderTerm:
             self._wake.set()
 
     async def _follow_cancels(self) -> None:
-        snapshot = await self._publisher.store.list(CANCELS)
-        async with aclosing(self._publisher.store.watch(CANCELS, snapshot.revision)) as watch:
-            for entry in snapshot.entries:
-                await self._cancel(entry.key.removeprefix(CANCELS))
-            async for events in watch:
-                for event in events:
+        async with aclosing(updates(self._publisher.store, CANCELS)) as following:
+            async for update in following:
+                for event in update.events:
                     if event.value is not None:
                         await self._cancel(event.key.removeprefix(CANCELS))
 
@@ -145,10 +140,8 @@ class LeaderTerm:
             await self._queue.cancel(change_id)
 
     async def _follow_settings(self) -> None:
-        snapshot = await self._publisher.store.list(SETTINGS)
-        await self._apply_settings()
-        async with aclosing(self._publisher.store.watch(SETTINGS, snapshot.revision)) as watch:
-            async for _ in watch:
+        async with aclosing(updates(self._publisher.store, SETTINGS)) as following:
+            async for _ in following:
                 await self._apply_settings()
 
     async def _apply_settings(self) -> None:
@@ -168,10 +161,8 @@ class LeaderTerm:
 
     async def _follow_members(self) -> None:
         """A server that was restarted elsewhere (its port was taken) is routed to where it is now."""
-        snapshot = await self._publisher.store.list(MEMBERS)
-        await self._apply_members()
-        async with aclosing(self._publisher.store.watch(MEMBERS, snapshot.revision)) as watch:
-            async for _ in watch:
+        async with aclosing(updates(self._publisher.store, MEMBERS)) as following:
+            async for _ in following:
                 await self._apply_members()
 
     async def _apply_members(self) -> None:
@@ -300,7 +291,7 @@ class LeaderTerm:
 
     async def _import(self, change: Change) -> None:
         node = change.nodes[0]
-        record = await read_record(self._publisher.store, MemberRecord, f"{MEMBERS}{node.id}.0")
+        record = await read_record(self._publisher.store, MemberRecord, MEMBERS + leader_id(node.id))
         member = founding_member(node, None if record is None else record.value)
         if member is None:
             raise Refused(f"{node.id} has no running server")

@@ -12,6 +12,7 @@ from helios.coordinator.access import Access
 from helios.coordinator.compatibility import check_readable
 from helios.coordinator.publisher import Publisher
 from helios.errors import Conflict, EngineError, InvalidInput, NotFound, Refused, Unavailable
+from helios.model.ids import leader_id
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationPhase, MigrationStatus
 from helios.model.topology import Member, Node, NodeKind, NodeState, Topology
 from helios.placement.plan import pairs_between
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 def founding_member(node: Node, address_record: MemberRecord | None) -> Member | None:
     """The server that a node brings: an external node is its own, a supervised one has made it known."""
-    member_id = f"{node.id}.0"
+    member_id = leader_id(node.id)
     if node.kind is NodeKind.EXTERNAL:
         return Member(member_id, node.id, node.address)
     return None if address_record is None else Member(member_id, node.id, address_record.address)
@@ -199,7 +200,7 @@ class Queue:
     async def _members(self, change: Change) -> dict[str, Member]:
         members: dict[str, Member] = {}
         for node in change.nodes:
-            record = await read_record(self._publisher.store, MemberRecord, f"{MEMBERS}{node.id}.0")
+            record = await read_record(self._publisher.store, MemberRecord, MEMBERS + leader_id(node.id))
             member = founding_member(node, None if record is None else record.value)
             if member is not None:
                 members[node.id] = member

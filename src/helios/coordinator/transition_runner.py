@@ -25,6 +25,7 @@ from helios.model.topology import Pair, Topology, Transition
 from helios.placement.routing import Routes
 from helios.ports.failpoints import OFF, Failpoints, Point
 from helios.ports.store import Delete, Put
+from helios.stores.following import updates
 from helios.stores.records import PAUSES
 
 _SETTLE_TIMEOUT_S = 3.5  # with fence_ack_timeout, less than routers hold a command by default
@@ -186,12 +187,9 @@ class TransitionRunner:
 
     async def _follow_pauses(self) -> None:
         """Hold the copies for as long as a user wants them to wait."""
-        store, key = self._publisher.store, PAUSES + self.change
-        snapshot = await store.list(key)
-        await self._pause(bool(snapshot.entries))
-        async with aclosing(store.watch(key, snapshot.revision)) as watch:
-            async for events in watch:
-                await self._pause(events[-1].value is not None)
+        async with aclosing(updates(self._publisher.store, PAUSES + self.change)) as following:
+            async for update in following:
+                await self._pause(bool(update.events) and update.events[-1].value is not None)
 
     async def _pause(self, paused: bool) -> None:
         if paused != self._paused:

@@ -24,6 +24,11 @@ def check_id(what: str, value: str) -> str:
     return value
 
 
+def leader_id(node_id: str) -> str:
+    """The id of the member that a node founds its shard with, and that leads it."""
+    return f"{node_id}.0"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
     """Where a server listens. Written `host:port`; an IPv6 host is written in brackets."""

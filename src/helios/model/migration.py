@@ -94,6 +94,11 @@ class ChangeStatus(StrEnum):
         return self not in (ChangeStatus.SUBMITTED, ChangeStatus.QUEUED, ChangeStatus.RUNNING)
 
 
+# For those who have a status as text, as it comes over the network.
+MIGRATION_ENDED = frozenset(str(status) for status in MigrationStatus if status.ended)
+CHANGE_ENDED = frozenset(str(status) for status in ChangeStatus if status.ended)
+
+
 class Origin(StrEnum):
     """Who has asked for a change."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from helios.errors import StartError, StoreError
-from helios.model.ids import Address, check_id
+from helios.model.ids import Address, check_id, leader_id
 from helios.model.sections import AofFsync
 from helios.model.topology import NodeKind, Topology
 from helios.node.backoff import Backoff
@@ -80,7 +80,7 @@ class Agent:
         self._store = store
         self._clock = clock
         self._coordinate = coordinate
-        member_id = f"{spec.node_id}.0"
+        member_id = leader_id(spec.node_id)
         self._member = MemberServer(
             MemberSpec(member_id, spec.node_id, spec.listen, spec.fsync, spec.maxmemory_bytes, spec.server),
             self._folder,

@@ -57,6 +57,11 @@ async def at_once(_size: int) -> None:
     """The pace of who may go as fast as it can."""
 
 
+# The users that Helios makes at servers: one for each session of a router, one for each piece of a coordinator's work.
+SESSION_PREFIX = "helios-s-"
+MOVER_PREFIX = "helios-m-"
+
+
 class UserRole(StrEnum):
     """What an ACL user made by Helios may do."""
 

@@ -10,11 +10,12 @@ from contextlib import aclosing
 from hashlib import sha1
 from weakref import WeakKeyDictionary
 
-from helios.errors import StoreError, WatchLost
+from helios.errors import StoreError
 from helios.ports.store import Delete, Event, Put, Store
 from helios.resp.wire import encode_command
 from helios.router.frontend.caller import Waiter
 from helios.router.upstream.link import ServerConnection
+from helios.stores.following import updates
 from helios.stores.records import SCRIPTS, SCRIPTS_FLUSHED
 
 logger = logging.getLogger(__name__)
@@ -128,15 +129,18 @@ class ScriptCache:
         """Know what other routers remember and forget, until cancelled."""
         while True:
             try:
-                snapshot = await self._store.list(SCRIPTS)
-                self._loaded = {_sha(entry.key): entry.value for entry in snapshot.entries}
-                self.ready.set()
-                async with aclosing(self._store.watch(SCRIPTS.rstrip("/"), snapshot.revision)) as watch:
-                    async for events in watch:
-                        self._learn(events)
-            except WatchLost:
-                self._forget()  # A flush may have been missed; a script too few is loaded again.
-                continue
+                async with aclosing(updates(self._store, SCRIPTS.rstrip("/"))) as following:
+                    async for update in following:
+                        if update.complete:
+                            self._forget()  # A flush may have been missed; a script too few is loaded again.
+                            self._loaded = {
+                                _sha(event.key): event.value
+                                for event in update.events
+                                if event.value is not None and event.key.startswith(SCRIPTS)
+                            }
+                            self.ready.set()
+                        else:
+                            self._learn(update.events)
             except StoreError as error:
                 logger.warning("scripts cannot be followed: %s", error)
             await asyncio.sleep(_RETRY_S)

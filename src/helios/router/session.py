@@ -14,7 +14,7 @@ from helios.errors import Conflict, EngineDenied, HeliosError, LeaseLost, StoreE
 from helios.model.codec import decode
 from helios.model.topology import Member, NodeKind, Topology
 from helios.ports.clock import Clock
-from helios.ports.engine import Connector, UserRole
+from helios.ports.engine import SESSION_PREFIX, Connector, UserRole
 from helios.ports.store import Compare, Store
 from helios.router.options import RouterOptions
 from helios.router.upstream.link import Credentials
@@ -23,7 +23,6 @@ from helios.stores.records import SESSIONS, TOPOLOGY, SessionRecord, put_record,
 logger = logging.getLogger(__name__)
 _RETRY_S = 0.1
 _UNHURRIED_S = 0.25
-USER_PREFIX = "helios-s-"
 
 
 class Settling(Protocol):
@@ -269,7 +268,7 @@ class Session:
             return self._credentials[member.id]
 
     async def _made(self, member: Member) -> Credentials | None:
-        made = Credentials(USER_PREFIX + self.id, secrets.token_urlsafe(24))
+        made = Credentials(SESSION_PREFIX + self.id, secrets.token_urlsafe(24))
         engine = await self._connector.open(member)
         try:
             await engine.allow(made.user, made.password, UserRole.ROUTER)
@@ -307,7 +306,7 @@ class Session:
         try:
             engine = await self._connector.open(member)
             try:
-                await engine.force_off(USER_PREFIX + self.id)
+                await engine.force_off(SESSION_PREFIX + self.id)
             finally:
                 await engine.close()
         except HeliosError as error:

@@ -1,4 +1,4 @@
-"""Following one record for as long as a process lives, whatever happens to the store meanwhile."""
+"""Following what stands in the store: first as it is, then as it changes, and anew where changes were lost."""
 
 from __future__ import annotations
 
@@ -6,41 +6,73 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TypeVar
 
 from helios.errors import StoreError, WatchLost
 from helios.model.codec import decode
-from helios.ports.store import Store
+from helios.ports.store import Event, Store
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
 
 
-async def followed(store: Store, kind: type[T], key: str) -> AsyncGenerator[T, None]:
-    """The record at `key` as it stands, and again each time it changes; ends when the store is closed.
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What has changed under a prefix; when `complete`, all that stands there, and what is not named is gone."""
 
-    Values that follow each other closely may be left out, the last one never. What cannot be read is logged.
+    events: tuple[Event, ...]
+    complete: bool
+
+
+async def updates(store: Store, prefix: str) -> AsyncGenerator[Update, None]:
+    """What stands under `prefix`, then every change in order; lists again where changes were lost.
+
+    Ends when the store is closed. Raises StoreError when the store does not answer.
+    """
+    while True:
+        snapshot = await store.list(prefix)
+        yield Update(tuple(Event(entry.key, entry.value, entry.version) for entry in snapshot.entries), complete=True)
+        try:
+            async with aclosing(store.watch(prefix, snapshot.revision)) as watch:
+                async for events in watch:
+                    yield Update(events, complete=False)
+            return
+        except WatchLost:
+            continue
+
+
+async def next_change(store: Store, prefix: str, after: int, timeout_s: float) -> None:
+    """Return when something under `prefix` has changed since the revision `after`, or the time is over.
+
+    Changes that were lost count as a change. Raises StoreError when the store does not answer.
+    """
+    try:
+        async with asyncio.timeout(max(timeout_s, 0.001)), aclosing(store.watch(prefix, after)) as watch:
+            await anext(watch, None)
+    except (TimeoutError, WatchLost):
+        pass
+
+
+async def followed(store: Store, kind: type[T], key: str) -> AsyncGenerator[T, None]:
+    """The record at `key` as it stands, and again each time it changes, whatever happens to the store meanwhile.
+
+    Ends when the store is closed. Values that follow each other closely may be left out, the last one never. What
+    cannot be read is logged.
     """
     seen = 0
     while True:
         try:
-            snapshot = await store.list(key)
-            for entry in snapshot.entries:
-                if entry.key == key and entry.version != seen:
-                    seen = entry.version
-                    yield decode(kind, entry.value)
-            async with aclosing(store.watch(key, snapshot.revision)) as watch:
-                async for events in watch:
-                    for event in events:
-                        if event.key == key and event.value is not None:
+            async with aclosing(updates(store, key)) as following:
+                async for update in following:
+                    for event in update.events:
+                        if event.key == key and event.value is not None and event.version != seen:
                             seen = event.version
                             yield decode(kind, event.value)
             return
-        except WatchLost:
-            continue
         except StoreError as error:
-            log.warning("record not followed: key=%s error=%s", key, error)
+            logger.warning("record not followed: key=%s error=%s", key, error)
         await asyncio.sleep(_RETRY_S)
