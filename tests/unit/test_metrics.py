@@ -101,7 +101,7 @@ async def test_requests_are_counted_by_route_and_not_by_key(scraper: Scraper) ->
         labels = {"method": method, "route": route, "status": status}
         return samples.get(("helios_gateway_requests_total", frozenset(labels.items())))
 
-    key = "/api/v1/kv/{key:path}"
+    key = "/api/v1/kv/{key:key}"
     assert requests("PUT", key, "200") == 2
     assert requests("GET", key, "200") == 2
     assert requests("GET", key, "404") == 1
