@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from dataclasses import replace
 
 import pytest
 from tests.engine_lab import Lab, until
@@ -226,6 +227,30 @@ async def test_changes_names_keys_that_expire(lab: Lab) -> None:
     await stream.close()
 
 
+async def test_changes_of_others_are_told_from_ones_own(lab: Lab) -> None:
+    writer, other = await lab.open(), await lab.open()
+    stream = await writer.changes(own=False)
+    await lab.set(writer, b"mine", b"1")
+    (dumped,) = await writer.dump([b"mine"])
+    assert dumped is not None
+    await writer.restore([(b"copy", dumped), (b"short", replace(dumped, expire_at_ms=int(time.time() * 1000) + 50))])
+    await writer.delete([b"mine"])
+    assert await stream.barrier() == set()
+    await lab.set(other, b"theirs", b"1")
+    await other.delete([b"copy"])
+    named: set[bytes] = set()
+
+    async def all_named() -> bool:
+        named.update(await stream.barrier())
+        return named == {b"theirs", b"copy", b"short"}  # the last has ended by itself
+
+    await until(all_named)
+    await other.flush()
+    with pytest.raises(ChangesLost, match="flushed"):
+        await stream.barrier()
+    await stream.close()
+
+
 async def test_a_flush_ends_a_change_stream(lab: Lab) -> None:
     engine = await lab.open()
     stream = await engine.changes()
@@ -316,7 +341,7 @@ async def test_a_mover_may_do_all_that_the_port_names(lab: Lab) -> None:
     stream = await mover.changes()
     (dumped,) = await mover.dump([b"a"])
     assert dumped is not None
-    assert await mover.grouped([b"a", b"none"]) == [False, False]
+    assert await mover.stream_states([b"a", b"none"]) == [None, None]
     await mover.restore([(b"b", dumped)])
     assert await stream.barrier() == {b"b"}
     await stream.close()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import hiredis
 import pytest
@@ -21,7 +22,7 @@ from helios.engines.valkey.rights import setuser
 from helios.errors import ChangesLost, EngineDenied, EngineError, EngineUnreachable, PayloadRefused
 from helios.model.ids import Address
 from helios.model.topology import Member
-from helios.ports.engine import Dumped, Engine, UserRole
+from helios.ports.engine import Dumped, Engine, StreamState, UserRole
 
 Commands = list[tuple[bytes | str | int, ...]]
 
@@ -122,7 +123,70 @@ async def test_streams_and_their_groups_are_known(real_lab: Lab) -> None:
     await run(engine, "XGROUP", "CREATE", b"grouped", b"g", b"0")
     dumped = await engine.dump([b"text", b"bare", b"grouped"])
     assert [value.stream for value in dumped if value is not None] == [False, True, True]
-    assert await engine.grouped([b"text", b"none", b"bare", b"grouped"]) == [False, False, False, True]
+    bare = StreamState(b"1-1", 1, b"0-0", 0)
+    assert await engine.stream_states([b"text", b"none", b"bare", b"grouped"]) == [
+        None,
+        None,
+        bare,
+        replace(bare, groups=1),
+    ]
+    await run(engine, "XADD", b"bare", b"2-1", b"f", b"v")
+    await run(engine, "XDEL", b"bare", b"1-1")
+    await run(engine, "XSETID", b"bare", b"100-0")
+    assert await engine.stream_states([b"bare"]) == [StreamState(b"100-0", 2, b"1-1", 0)]
+
+
+@pytest.mark.processes
+async def test_a_stream_that_nobody_fetches_is_ended_before_it_fills_the_server(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    listener = await real_lab.open()
+    stream = await listener.changes()
+    (listening,) = [line for line in (await clients(engine)) if b" sub=1 " in line]
+    number = int(listening.split()[0].removeprefix(b"id="))
+    connection = cast(TrackingStream, stream)._connection
+    assert connection is not None
+    assert connection._transport is not None
+    connection._transport.pause_reading()
+    most = 0
+    for batch in range(600):
+        await raw(engine).execute_many([("SET", b"%d:%d" % (batch, n) + b"k" * 500, b"") for n in range(200)])
+        found = [line for line in await clients(engine) if line.startswith(b"id=%d " % number)]
+        if not found:
+            break
+        most = max(most, int(dict(part.split(b"=", 1) for part in found[0].split())[b"omem"]))
+        await run(engine, "FLUSHALL")
+    else:
+        pytest.fail(f"the server kept {most} bytes for a client that does not read")
+    connection._transport.resume_reading()
+    with pytest.raises(ChangesLost, match="copy everything again"):
+        await stream.barrier()
+    await stream.close()
+
+
+async def clients(engine: Engine) -> list[bytes]:
+    """What the server says of its connections."""
+    return bytes(await run(engine, "CLIENT", "LIST")).splitlines()
+
+
+@pytest.mark.processes
+async def test_others_changes_are_named_whatever_makes_them(real_lab: Lab) -> None:
+    writer, other = await real_lab.open(), await real_lab.open()
+    stream = await writer.changes(own=False)
+    await run(other, "EVAL", "redis.call('SET', 'a', '1') redis.call('DEL', 'a')", 0)
+    assert await stream.barrier() == {b"a"}
+    await run(other, "CONFIG", "SET", "maxmemory-policy", "allkeys-random")
+    await raw(writer).execute_many([("SET", b"evicted:%d" % n, b"v" * 1000) for n in range(3000)])
+    assert await stream.barrier() == set()
+    await run(other, "CONFIG", "SET", "maxmemory", "2mb")
+    named: set[bytes] = set()
+
+    async def evicted() -> bool:
+        named.update(await stream.barrier())
+        return len(named) + await writer.count() == 3000
+
+    await until(evicted)
+    assert named
+    await stream.close()
 
 
 CHANGING: list[tuple[str, Commands, set[bytes]]] = [

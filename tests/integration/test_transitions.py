@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.shards import Authenticator, Shards, eventually, running_shards
 
-from helios.coordinator import shard_copier
+from helios.coordinator import changes
 from helios.engines.valkey.changes import TrackingStream
 from helios.errors import InvalidInput, NotFound, Refused
 from helios.placement.routing import Routes
@@ -150,9 +151,19 @@ async def test_requests_that_make_no_sense_are_refused(tmp_path: Path) -> None:
 async def test_a_first_pass_outlasts_more_changes_than_a_stream_can_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_copier, "_NOTE_EVERY_S", 0.0)
+    monkeypatch.setattr(changes, "LOOK_EVERY_S", 0.01)
     # Each of the three heaps of new keys below is some 28,000 bytes of names on its way to the coordinator.
-    monkeypatch.setattr(TrackingStream, "open", partial(TrackingStream.open, max_bytes=60_000))
+    streams: list[TrackingStream] = []
+    open_stream = partial(TrackingStream.open, max_bytes=60_000)
+
+    async def opened(*arguments: Any, **options: Any) -> TrackingStream:
+        streams.append(await open_stream(*arguments, **options))
+        return streams[-1]
+
+    async def taken() -> bool:
+        return not any(stream._named for stream in streams)
+
+    monkeypatch.setattr(TrackingStream, "open", opened)
     lost: list[str] = []
     monkeypatch.setattr(TrackingStream, "_break", lambda _, reason: lost.append(reason))
     authenticator = Authenticator()
@@ -163,6 +174,7 @@ async def test_a_first_pass_outlasts_more_changes_than_a_stream_can_hold(
         for part in range(3):
             await asyncio.wait_for(authenticator.reached.wait(), 20)
             await shards.fill({b"user:new:%d:%d" % (part, n): b"" for n in range(500)})
+            await eventually(taken, "the names are taken while the first pass stands still")
             authenticator.open()
             if part < 2:
                 authenticator.arm(Point.COPYING)
@@ -200,6 +212,42 @@ async def test_what_consumer_groups_did_during_a_copy_moves_too(tmp_path: Path) 
         groups = await shards.execute("shard-2", "XINFO", "GROUPS", bare)
         assert isinstance(groups, list)
         assert [group[b"name"] for group in groups] == [b"late"]
+
+
+async def test_what_streams_know_beside_their_entries_moves_too(tmp_path: Path) -> None:
+    """No change stream names XSETID, nor acknowledgements in a group, be the value big or small, full or empty."""
+    authenticator = Authenticator()
+    async with running_shards(tmp_path, 2, authenticator, fsync="always") as shards:
+        routes = Routes(await shards.topology())
+        small, big, pending = [key for n in range(100) if routes.owner(key := b"s:%d" % n) == "shard-1"][:3]
+        await shards.execute("shard-1", "XADD", small, "1-1", "field", "value")
+        await shards.execute("shard-1", "XADD", big, "1-1", "field", b"v" * 300_000)
+        # Nothing is left of it but what was delivered and not acknowledged, which makes it big.
+        fill = "for n = 1, 6000 do redis.call('XADD', KEYS[1], n .. '-1', 'field', 'value') end"
+        await shards.execute("shard-1", "EVAL", fill, 1, pending)
+        await shards.execute("shard-1", "XGROUP", "CREATE", pending, "g", "0")
+        await shards.execute("shard-1", "XREADGROUP", "GROUP", "g", "c", "COUNT", 6000, "STREAMS", pending, ">")
+        await shards.execute("shard-1", "XTRIM", pending, "MAXLEN", 0)
+        authenticator.arm(Point.CATCHING_UP)
+        await shards.admin.migrate("shard-1", "shard-2", "*")
+        await asyncio.wait_for(authenticator.reached.wait(), 20)
+        for key in (small, big):
+            await shards.execute("shard-1", "XSETID", key, "100-0", "ENTRIESADDED", 7, "MAXDELETEDID", "50-0")
+        for start in range(1, 5001, 500):
+            entries = [f"{n}-1" for n in range(start, start + 500)]
+            await shards.execute("shard-1", "XACK", pending, "g", *entries)
+        before = {key: await shards.execute("shard-1", "XINFO", "STREAM", key) for key in (small, big, pending)}
+        authenticator.open()
+        await shards.settled()
+        for key, said in before.items():
+            after = await shards.execute("shard-2", "XINFO", "STREAM", key)
+            assert isinstance(after, dict)
+            assert isinstance(said, dict)
+            names = (b"last-generated-id", b"entries-added", b"max-deleted-entry-id", b"length", b"groups")
+            assert [after[name] for name in names] == [said[name] for name in names], key
+        summary = await shards.execute("shard-2", "XPENDING", pending, "g")
+        assert isinstance(summary, list)
+        assert summary[0] == 1000
 
 
 async def _has(shards: Shards, node_id: str) -> bool:

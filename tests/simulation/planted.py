@@ -9,12 +9,13 @@ from unittest.mock import patch
 from tests.simulation.invariants import Invariants
 
 from helios.coordinator.access import Access
+from helios.coordinator.changes import Follower
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.shard_copier import ShardCopier
 from helios.coordinator.transition_runner import TransitionRunner
 from helios.model.topology import Member
-from helios.ports.engine import ChangeStream, Engine
+from helios.ports.engine import Engine
 from helios.ports.store import Compare, Delete, Put
 
 
@@ -63,8 +64,8 @@ async def _write_out_of_order(
 _drain = ShardCopier._drain
 
 
-async def _drain_and_go_on(self: ShardCopier, source: Engine, stream: ChangeStream, target: str) -> None:
-    await _drain(self, source, stream, target)
+async def _drain_and_go_on(self: ShardCopier, source: Engine, follower: Follower, target: str) -> None:
+    await _drain(self, source, follower, target)
     self._targets[target].drained = False
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from tests.memory_shards import memory_shards
+from collections.abc import Callable, Sequence
+
+import pytest
+from tests.memory_shards import MemoryShards, memory_shards
 from tests.shards import Authenticator, eventually
 
+from helios.coordinator import changes
+from helios.engines.memory import MemoryServer
 from helios.placement.routing import Routes
+from helios.ports.engine import Dumped
 from helios.ports.failpoints import Point
 
 
@@ -36,3 +42,141 @@ async def test_a_target_that_lost_the_last_copies_with_its_power_is_not_switched
         assert await cluster.ended(migration.id) is None
         assert {*b.keys()} == keys | {late}
         assert a.keys() == []
+
+
+@pytest.fixture
+def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are taken from change streams all the time."""
+    monkeypatch.setattr(changes, "LOOK_EVERY_S", 0.01)
+
+
+async def moving(cluster: MemoryShards) -> dict[bytes, bytes]:
+    """What node a owns, as its server has it."""
+    routes = Routes(await cluster.topology())
+    a = cluster.servers["a"]
+    return {key: value for key in set(a.keys()) if routes.owner(key) == "a" and (value := a.get(key)) is not None}
+
+
+def all_vanish(target: MemoryServer, keys: list[bytes]) -> None:
+    target.flush()
+
+
+def some_vanish(target: MemoryServer, keys: list[bytes]) -> None:
+    target.delete(keys[::3])
+
+
+def others_appear(target: MemoryServer, keys: list[bytes]) -> None:
+    for key in keys[::3]:
+        target.set(key, b"of nobody")
+
+
+@pytest.mark.parametrize("point", [Point.COPYING, Point.CATCHING_UP, Point.FENCED])
+@pytest.mark.parametrize("happens", [all_vanish, some_vanish, others_appear])
+async def test_copies_that_the_target_loses_are_made_again(
+    happens: Callable[[MemoryServer, list[bytes]], None], point: Point
+) -> None:
+    """It is flushed, a script of a client deletes them or writes over them, or it evicts them."""
+    authenticator = Authenticator()
+    async with memory_shards(["a", "b"], authenticator, a=9, b=9) as cluster:
+        a, b = cluster.servers["a"], cluster.servers["b"]
+        expected = await moving(cluster)
+        assert len(expected) > 10
+        authenticator.arm(point)
+        migration = await cluster.admin.migrate("a", "b", "*")
+        await authenticator.reached.wait()
+
+        async def copied() -> bool:
+            return all(b.get(key) == value for key, value in expected.items())
+
+        await eventually(copied, "the keys are copied")
+        happens(b, sorted(expected))
+        authenticator.open()
+        assert await cluster.ended(migration.id) is None
+        assert a.keys() == []
+        assert {key: b.get(key) for key in expected} == expected
+
+
+async def test_what_somebody_makes_of_copies_that_are_not_there_goes_before_the_switch() -> None:
+    authenticator = Authenticator()
+    async with memory_shards(["a", "b"], authenticator, a=9, b=9) as cluster:
+        b = cluster.servers["b"]
+        routes = Routes(await cluster.topology())
+        stray = next(key for key in (b"stray %d" % n for n in range(100)) if routes.owner(key) == "a")
+        authenticator.arm(Point.CATCHING_UP)
+        migration = await cluster.admin.migrate("a", "b", "*")
+        await authenticator.reached.wait()
+        b.set(stray, b"of nobody")
+        authenticator.open()
+        assert await cluster.ended(migration.id) is None
+        assert b.get(stray) is None
+
+
+class Forgetful(MemoryServer):
+    """A server that keeps only so many keys, the last ones."""
+
+    most = 1_000_000
+
+    def restore(self, items: Sequence[tuple[bytes, Dumped]], replace: bool) -> list[bool]:
+        written = super().restore(items, replace)
+        served, self._served = self._served, None
+        self.delete(self.keys()[: max(0, len(self.keys()) - self.most)])
+        self._served = served
+        return written
+
+
+@pytest.mark.usefixtures("_quick_looks")
+async def test_a_target_that_evicts_what_it_is_given_fails_the_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helios.control.transition.BACKOFF_FIRST_S", 0.001)
+    monkeypatch.setattr("helios.control.transition.BACKOFF_MAX_S", 0.001)
+    monkeypatch.setattr("tests.memory_shards.MemoryServer", Forgetful)
+    async with memory_shards(["a", "b"], a=9, b=9) as cluster:
+        expected = await moving(cluster)
+        await cluster.admin.change_setting("coordinator.fence_budget", "5")
+        Forgetful.most = len(expected) // 2
+        try:
+            migration = await cluster.admin.migrate("a", "b", "*")
+            error = await cluster.ended(migration.id)
+        finally:
+            Forgetful.most = 1_000_000
+        assert error is not None
+        assert "evict" in error
+        assert await moving(cluster) == expected
+
+
+@pytest.mark.usefixtures("_quick_looks")
+async def test_names_of_changes_do_not_pile_up_while_a_move_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    authenticator = Authenticator()
+    async with memory_shards(["a", "b"], authenticator, a=9, b=9) as cluster:
+        a, b = cluster.servers["a"], cluster.servers["b"]
+        expected = await moving(cluster)
+        await cluster.admin.change_setting("coordinator.copy_batch", "5")
+        authenticator.arm(Point.COPYING)
+        migration = await cluster.admin.migrate("a", "b", "*")
+        await authenticator.reached.wait()
+        await cluster.admin.pause_migration(migration.id)
+
+        async def paused() -> bool:
+            return (await cluster.admin.migration(migration.id)).paused
+
+        await eventually(paused, "the move is paused")
+        authenticator.open()
+        for key in expected:
+            a.set(key, b"newer")
+
+        async def taken() -> bool:
+            return all(not listener.pending for listener in a._listeners)
+
+        await eventually(taken, "the names are taken", timeout_s=5)
+        # More of them than anybody can remember: the copy begins anew when the pause is over, and not before.
+        monkeypatch.setattr(changes, "MAX_CHANGED_BYTES", 100)
+        for key in expected:
+            a.set(key, b"newest")
+
+        async def given_up() -> bool:
+            return not a._listeners
+
+        await eventually(given_up, "the stream is followed no longer", timeout_s=5)
+        monkeypatch.undo()
+        await cluster.admin.resume_migration(migration.id)
+        assert await cluster.ended(migration.id) is None
+        assert {key: b.get(key) for key in expected} == dict.fromkeys(expected, b"newest")

@@ -78,7 +78,7 @@ async def copy_batch(
 ) -> int:
     """Read a batch and leave its writing to `writing`; how many of the keys the source had.
 
-    Those that are streams are put into `streams`: see `regrouped`.
+    Those that are streams are put into `streams`: see `differing_streams`.
     """
     values = await source.dump(keys)
     present = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
@@ -96,15 +96,18 @@ async def copy_batch(
     return len(present)
 
 
-async def regrouped(source: Engine, target: Engine, streams: Collection[bytes]) -> set[bytes]:
-    """Streams that may differ in their consumer groups: servers do not name what changes there.
+async def differing_streams(source: Engine, target: Engine, keys: Collection[bytes]) -> set[bytes]:
+    """Those among the keys that are streams and may differ in what servers do not name when it changes.
 
-    Where neither side knows of any group there is no difference. That costs two small questions for each stream.
+    That are the ids that a stream has given and deleted, which are compared, and all of its consumer groups: where
+    either side has any, that is not compared but copied. Costs two small questions for each key.
     """
     found: set[bytes] = set()
-    for keys in in_steps(sorted(streams)):
-        here, there = await asyncio.gather(source.grouped(keys), target.grouped(keys))
-        found.update(key for key, one, other in zip(keys, here, there, strict=True) if one or other)
+    for step in in_steps(sorted(keys)):
+        here, there = await asyncio.gather(source.stream_states(step), target.stream_states(step))
+        for key, one, other in zip(step, here, there, strict=True):
+            if one != other or (one is not None and one.groups):
+                found.add(key)
     return found
 
 
@@ -181,9 +184,9 @@ class BigValues:
         return mine
 
     @property
-    def streams(self) -> set[bytes]:
-        """The values among them of which notes are kept, as they are of streams alone."""
-        return {key for key, notes in self._notes.items() if notes}
+    def keys(self) -> set[bytes]:
+        """Every key that was copied as a big value."""
+        return set(self._took_s)
 
     def forget(self, keys: Collection[bytes]) -> None:
         """Others are about to write the target's copies of these keys."""

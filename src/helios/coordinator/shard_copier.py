@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 
 from helios.control.transition_state import CaughtUp, CopyBroken, CopyProgressed, Drained, Event, Lagging, Released
 from helios.coordinator.access import Access, Identity
+from helios.coordinator.changes import ChangedKeys, Follower
 from helios.coordinator.copying import (
     BigValues,
     CopyLimits,
     WriteBehind,
     copy_batch,
     copy_batches,
+    differing_streams,
     in_steps,
-    regrouped,
     sort_by_size,
 )
 from helios.coordinator.rate import RateLimit
@@ -24,11 +25,10 @@ from helios.coordinator.sweep import SCAN_COUNT, delete_where, make_durable, not
 from helios.coordinator.verification import Pair, verify
 from helios.errors import CopyDiffers, EngineError, NotFound, PayloadRefused, TooHot
 from helios.placement.routing import Routes
-from helios.ports.engine import ChangeStream, Engine
+from helios.ports.engine import Engine
 from helios.ports.failpoints import OFF, Failpoints, Point
 
 _ROUND_S = 0.02
-_NOTE_EVERY_S = 1.0  # names of changed keys are taken from their stream, while the first pass lasts
 _GAINLESS_ROUNDS = 3
 _GAIN = 0.8  # a round that is not smaller than this part of the one before it has gained nothing
 _FENCED_PERSIST_TIMEOUT_S = 2.0
@@ -57,8 +57,10 @@ class _Target:
     engine: Engine
     every_write_synced: bool
     big: BigValues
-    changed: set[bytes] = field(default_factory=set)
-    streams: set[bytes] = field(default_factory=set)  # whose consumer groups change unnamed
+    follower: Follower  # of what others change there
+    changed: ChangedKeys = field(default_factory=ChangedKeys)
+    dropped: int = 0  # copies that others changed there, or the server itself, and that wait to be made again
+    streams: set[bytes] = field(default_factory=set)  # which change unnamed
     last_round: int = 0
     gainless: int = 0
     cleared: bool = False  # whether leftovers had to be deleted from it
@@ -70,7 +72,8 @@ class ShardCopier:
     """One copy of one source, for all its targets; made anew for each attempt.
 
     A key's copies are made by one task at a time, in order, so that they never overtake each other. Changes
-    that arrive while a key is being copied are named by the source and put it into the next round.
+    that arrive while a key is being copied are named by the source and put it into the next round. So does what
+    becomes of copies on the target without this copier: evictions, and whatever scripts and strangers do there.
     """
 
     def __init__(
@@ -117,20 +120,17 @@ class ShardCopier:
                 identity = opened.enter_context(self._access.identity())
                 source = await self._open(self.source, identity, opened)
                 stream = await source.changes()
-                opened.push_async_callback(stream.close)
+                follower = await opened.enter_async_context(Follower(stream, self._note))
                 for target in self.progress:
-                    engine = await self._open(target, identity, opened)
-                    big = BigValues(source, engine, self._limits, self._bandwidth.take)
-                    opened.push_async_callback(big.stop)
-                    self._targets[target] = _Target(engine, (await engine.info()).aof_fsync == "always", big)
+                    await self._open_target(source, target, identity, opened)
                 await self._clear_leftovers()
-                await self._first_pass(source, stream)
+                await self._first_pass(source, follower)
                 if self._limits.verify:
                     for target in self._targets:
-                        await self._verify(source, stream, target)
+                        await self._verify(source, follower, target)
                 await self._make_durable()
                 self._report(CopyProgressed(self.source))
-                await self._follow(source, stream)
+                await self._follow(source, follower)
         except (EngineError, NotFound) as error:
             fatal = isinstance(error, PayloadRefused | TooHot | CopyDiffers)
             self._report(CopyBroken(self.source, f"{self.source}: {error}", fatal))
@@ -142,6 +142,19 @@ class ShardCopier:
         opened.push_async_callback(engine.close)
         return engine
 
+    async def _open_target(self, source: Engine, target: str, identity: Identity, opened: AsyncExitStack) -> None:
+        engine = await self._open(target, identity, opened)
+
+        async def note(changed: Collection[bytes]) -> None:
+            await self._note_dropped(target, changed)
+
+        stream = await engine.changes(own=False)
+        follower = await opened.enter_async_context(Follower(stream, note))
+        big = BigValues(source, engine, self._limits, self._bandwidth.take)
+        opened.push_async_callback(big.stop)
+        every_write_synced = (await engine.info()).aof_fsync == "always"
+        self._targets[target] = _Target(engine, every_write_synced, big, follower)
+
     async def _clear_leftovers(self) -> None:
         """Remove what earlier copies left: a key deleted on the source since then must not come back."""
         routes = self._routes()
@@ -150,12 +163,11 @@ class ShardCopier:
             condemned = not_owned(routes, target, arriving=frozenset(arriving))
             state.cleared = await delete_where(state.engine, condemned) > 0
 
-    async def _first_pass(self, source: Engine, stream: ChangeStream) -> None:
+    async def _first_pass(self, source: Engine, follower: Follower) -> None:
         total = await source.count()
         seen = 0
         found = dict.fromkeys(self._targets, 0)
         waiting: dict[str, list[bytes]] = {target: [] for target in self._targets}
-        noted_at_s = asyncio.get_running_loop().time()
         async with WriteBehind() as writing:
             cursor, keys = await source.scan(0, SCAN_COUNT)
             while True:
@@ -173,10 +185,7 @@ class ShardCopier:
                         await self._copy_first(source, target, mine, writing)
                 if over:
                     break
-                if asyncio.get_running_loop().time() - noted_at_s >= _NOTE_EVERY_S:
-                    # A slow pass over a busy server would otherwise lose the stream to the names that wait in it.
-                    await self._note(await stream.barrier())
-                    noted_at_s = asyncio.get_running_loop().time()
+                self._check(follower)
                 cursor, keys = await source.scan(cursor, SCAN_COUNT)
         for target, state in self._targets.items():
             copied = len(state.big.changed)
@@ -198,7 +207,13 @@ class ShardCopier:
             self.progress[target].moved += await copy_batch(source, state.engine, batch, pace, writing, state.streams)
             await self._failpoints.reach(Point.COPYING)
 
-    async def _verify(self, source: Engine, stream: ChangeStream, target: str) -> None:
+    def _check(self, follower: Follower) -> None:
+        """Raise what has ended a change stream: then everything is to be copied again."""
+        follower.check()
+        for state in self._targets.values():
+            state.follower.check()
+
+    async def _verify(self, source: Engine, follower: Follower, target: str) -> None:
         """Compare the copies of one pair with their sources; what differs is copied again."""
         state = self._targets[target]
         progress = self.progress[target]
@@ -211,13 +226,13 @@ class ShardCopier:
             await self._bandwidth.take(size)
 
         async def copy_again(keys: Collection[bytes]) -> None:
-            state.changed.update(keys)
+            state.changed.add(keys)
             await self._copy_changed(source, state)
             await state.big.copy_all()
 
         async def named() -> Collection[bytes]:
-            await self._note(await stream.barrier())
-            return state.changed | state.big.changed | state.streams | state.big.streams
+            await asyncio.gather(follower.look(), state.follower.look())
+            return state.changed.keys | state.big.changed | state.streams | state.big.keys
 
         def equal(count: int) -> None:
             progress.verified += count
@@ -232,7 +247,7 @@ class ShardCopier:
         touched = [state.engine for name, state in self._targets.items() if state.cleared or self.progress[name].moved]
         await make_durable(*touched)
 
-    async def _follow(self, source: Engine, stream: ChangeStream) -> None:
+    async def _follow(self, source: Engine, follower: Follower) -> None:
         """Rounds of copying what has changed; requests are served in between."""
         while self._targets:
             try:
@@ -240,16 +255,20 @@ class ShardCopier:
             except TimeoutError:
                 request = None
             if request is not None and request.kind == "release":
-                await self._targets.pop(request.target).big.stop()
+                state = self._targets.pop(request.target)
+                await state.big.stop()
+                await state.follower.stop()
                 continue
             if request is not None and request.kind == "resume":
                 self._targets[request.target].announced = False
                 self._targets[request.target].drained = False
             if request is None and self._gives_way():
                 continue
-            await self._note(await stream.barrier())
+            self._check(follower)
             if request is not None and request.kind == "drain":
-                await self._drain(source, stream, request.target)
+                await self._drain(source, follower, request.target)
+            else:
+                await follower.look()
             for target, state in self._targets.items():
                 if not state.drained:
                     await self._catch_up(source, target, state)
@@ -259,12 +278,13 @@ class ShardCopier:
         return any(pair.source != self.source for pair in self._routes().topology.fenced)
 
     async def _catch_up(self, source: Engine, target: str, state: _Target) -> None:
-        count = len(state.changed)
+        count, dropped = len(state.changed), state.dropped
         await self._copy_changed(source, state)
         if state.announced:
             return
         if count <= self._limits.fence_budget_keys:
-            if await state.big.ready():
+            await state.follower.look()
+            if len(state.changed) <= self._limits.fence_budget_keys and await state.big.ready():
                 state.announced = True
                 await self._failpoints.reach(Point.CATCHING_UP)
                 self._report(CaughtUp(self.source, target))
@@ -273,15 +293,21 @@ class ShardCopier:
         state.last_round = count
         if state.gainless >= _GAINLESS_ROUNDS:
             state.gainless = 0
+            if 2 * dropped > count:
+                raise CopyDiffers(
+                    f"{target} loses copies as fast as they are made: see whether it evicts keys for want of memory "
+                    "(maxmemory), or who changes them there"
+                )
             self._report(Lagging(self.source, target))
 
-    async def _drain(self, source: Engine, stream: ChangeStream, target: str) -> None:
+    async def _drain(self, source: Engine, follower: Follower, target: str) -> None:
         state = self._targets[target]
-        state.changed |= state.big.streams | await regrouped(source, state.engine, state.streams)
+        # What becomes of copies after this look might as well come after the switch: nobody sees their keys before.
+        await state.follower.look()
+        state.changed.add(await differing_streams(source, state.engine, state.streams | state.big.keys))
         # Keys may still expire behind the fence; a second look leaves nothing of that out.
-        for look in range(2):
-            if look:
-                await self._note(await stream.barrier())
+        for _ in range(2):
+            await follower.look()
             await self._copy_changed(source, state)
             await state.big.finish()
         if state.big.changed:
@@ -296,7 +322,8 @@ class ShardCopier:
 
     async def _copy_changed(self, source: Engine, state: _Target) -> None:
         """Copy the small values that have changed, and set the big ones apart. No limit may stop the rounds."""
-        changed, state.changed = sorted(state.changed - state.big.take_over(state.changed)), set()
+        waiting, state.dropped = state.changed.take(), 0
+        changed = sorted(waiting - state.big.take_over(waiting))
         for keys in in_steps(changed):
             by_size = sort_by_size(keys, await source.sizes(keys), self._limits)
             state.big.changed.update(by_size.big)
@@ -307,7 +334,18 @@ class ShardCopier:
         """Keep what has changed for the next round, letting others go on meanwhile: a pair may be fenced."""
         for keys in in_steps(list(changed)):
             for target, mine in self._by_target(keys).items():
-                self._targets[target].changed.update(mine)
+                self._targets[target].changed.add(mine)
+            await asyncio.sleep(0)
+
+    async def _note_dropped(self, target: str, changed: Collection[bytes]) -> None:
+        """Copies on a target are no longer what they were made: they are made again."""
+        for keys in in_steps(list(changed)):
+            mine = self._by_target(keys).get(target, ())
+            if mine:
+                state = self._targets[target]
+                state.big.forget(mine)
+                state.changed.add(mine)
+                state.dropped += len(mine)
             await asyncio.sleep(0)
 
     def _by_target(self, keys: Iterable[bytes]) -> dict[str, list[bytes]]:

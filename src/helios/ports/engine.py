@@ -31,12 +31,25 @@ class EngineInfo:
 class Dumped:
     """A key's value, serialised by its server, and when it ends (Unix milliseconds), if ever.
 
-    `stream` tells of a value that may have consumer groups: what changes in these no change stream names.
+    `stream` tells of a value that may be a stream: see `StreamState`.
     """
 
     payload: bytes
     expire_at_ms: int | None
     stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What a stream knows beside its entries, and what no change stream names when it changes.
+
+    Of consumer groups it tells how many there are: within them anything may have changed.
+    """
+
+    last_id: bytes
+    entries_added: int
+    max_deleted_id: bytes
+    groups: int
 
 
 class StepCopy(StrEnum):
@@ -70,7 +83,10 @@ class UserRole(StrEnum):
 
 
 class ChangeStream(Protocol):
-    """The keys that a server changes, by any cause, from the moment that the stream was opened."""
+    """The keys that a server changes, by any cause, from the moment that the stream was opened.
+
+    A server that nobody listens to any more ends the stream before what it has to name fills its memory.
+    """
 
     async def barrier(self) -> set[bytes]:
         """Every key named since the last call, at least those changed before this call was made.
@@ -122,8 +138,8 @@ class Engine(Protocol):
         Only for servers that count accesses; the numbers are good for comparing keys of one server.
         """
 
-    async def grouped(self, keys: Sequence[bytes]) -> list[bool]:
-        """For each key whether it is a stream with consumer groups."""
+    async def stream_states(self, keys: Sequence[bytes]) -> list[StreamState | None]:
+        """For each key what it knows as a stream, None where it is none."""
 
     async def copy_in_steps(
         self,
@@ -184,8 +200,12 @@ class Engine(Protocol):
     async def memory(self, word: str) -> str:
         """What the server answers to MEMORY with this word: DOCTOR, MALLOC-STATS or PURGE."""
 
-    async def changes(self) -> ChangeStream:
-        """Open a change stream; nothing that changes after this returns is missed."""
+    async def changes(self, *, own: bool = True) -> ChangeStream:
+        """Open a change stream; nothing that changes after this returns is missed.
+
+        Without `own` it names what others change, or the server by itself. Where others and this engine change a key
+        in the same instant, it may be left out if this engine was the last. An engine has one such stream at a time.
+        """
 
     async def users(self) -> list[str]:
         """The names of the server's ACL users. Raises EngineDenied where that is not allowed."""

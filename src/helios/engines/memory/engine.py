@@ -12,7 +12,18 @@ from helios.engines.memory.server import Listener, MemoryServer
 from helios.errors import ChangesLost, EngineError, EngineUnreachable
 from helios.model.ids import Address
 from helios.model.topology import Member
-from helios.ports.engine import ChangeStream, Dumped, Engine, EngineInfo, Notes, Pace, StepCopy, UserRole, at_once
+from helios.ports.engine import (
+    ChangeStream,
+    Dumped,
+    Engine,
+    EngineInfo,
+    Notes,
+    Pace,
+    StepCopy,
+    StreamState,
+    UserRole,
+    at_once,
+)
 
 _Again: TypeAlias = Callable[[], Awaitable[MemoryConnection]]
 
@@ -104,9 +115,9 @@ class MemoryEngine:
         """Nothing is known: accesses are not counted."""
         return [0] * len(keys)
 
-    async def grouped(self, keys: Sequence[bytes]) -> list[bool]:
-        """For each key whether it is a stream with consumer groups."""
-        return await self.connection.call(lambda: [self._server.grouped(key) for key in keys])
+    async def stream_states(self, keys: Sequence[bytes]) -> list[StreamState | None]:
+        """For each key what it knows as a stream, None where it is none."""
+        return await self.connection.call(lambda: [self._server.stream_state(key) for key in keys])
 
     async def copy_in_steps(
         self,
@@ -185,9 +196,9 @@ class MemoryEngine:
         """Nothing: its memory is this process's."""
         return await self.connection.call(str)
 
-    async def changes(self) -> ChangeStream:
+    async def changes(self, *, own: bool = True) -> ChangeStream:
         """Open a change stream on a connection of its own."""
-        listener = Listener(await self._again())
+        listener = Listener(await self._again(), None if own else self.connection)
         await listener.connection.call(partial(self._server.listen, listener))
         return MemoryChangeStream(self._server, listener)
 

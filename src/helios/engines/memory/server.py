@@ -12,7 +12,7 @@ from typing import Any
 
 from helios.engines.memory.connection import MemoryConnection, Request
 from helios.errors import EngineDenied, EngineError, PayloadRefused
-from helios.ports.engine import Dumped, EngineInfo, UserRole
+from helios.ports.engine import Dumped, EngineInfo, StreamState, UserRole
 
 # What values begin with that stand for streams, and for those of them that have consumer groups.
 STREAM = b"\x00stream"
@@ -33,9 +33,10 @@ class _User:
 
 @dataclass(eq=False, slots=True)
 class Listener:
-    """Where a server names the keys that it changes, for one connection."""
+    """Where a server names the keys that it changes, for one connection; but for what `writer` changes."""
 
     connection: MemoryConnection
+    writer: MemoryConnection | None = None
     pending: set[bytes] = field(default_factory=set)
     broken: str | None = None
 
@@ -77,6 +78,7 @@ class MemoryServer:
         self._connections: list[MemoryConnection] = []
         self._listeners: list[Listener] = []
         self._arrived_frozen: deque[MemoryConnection] = deque()
+        self._served: MemoryConnection | None = None  # whose request is being carried out
         self._cut_off: set[str] = set()
         self._context = copy_context()  # what travels does so whatever becomes of the task that sent it
 
@@ -92,9 +94,10 @@ class MemoryServer:
         self._write(key, None if value is None else _Entry(value, expire_at_ms), named=named)
         self._live(key)
 
-    def grouped(self, key: bytes) -> bool:
-        """Whether the key is a stream with consumer groups."""
-        return (self.read(key)[0] or b"").startswith(GROUPED)
+    def stream_state(self, key: bytes) -> StreamState | None:
+        """What the key knows as a stream: whether it has consumer groups is all that is told apart."""
+        value = self.get(key) or b""
+        return StreamState(b"0-0", 0, b"0-0", int(value.startswith(GROUPED))) if value.startswith(STREAM) else None
 
     def touched(self, key: bytes) -> None:
         """Called when a key has been changed, whoever is told of it; for whoever waits for keys."""
@@ -361,9 +364,12 @@ class MemoryServer:
         try:
             if connection.joined and (user is None or (request.administers and not user.administers)):
                 raise EngineDenied(f"{connection.endpoint} denies this to {connection.user}")
+            self._served = connection
             outcome = request.run()
         except EngineError as raised:
             error = raised
+        finally:
+            self._served = None
         if connection.lost is not None:
             self.abandon(connection, connection.lost)
         self.after_delay(lambda: connection.deliver(request, outcome, error))
@@ -387,6 +393,7 @@ class MemoryServer:
         entry = self._entries.get(key)
         if entry is not None and entry.expire_at_ms is not None and entry.expire_at_ms <= self._wall() * 1000:
             self._write(key, None)
+            self._name(key, None)
             return None
         return entry
 
@@ -397,9 +404,14 @@ class MemoryServer:
     def _write(self, key: bytes, entry: _Entry | None, *, named: bool = True) -> None:
         self._unsynced.setdefault(key, self._entries.get(key))
         self._put(key, entry)
-        for listener in self._listeners if named else ():
-            listener.pending.add(key)
+        if named:
+            self._name(key, self._served)
         self.touched(key)
+
+    def _name(self, key: bytes, changed_by: MemoryConnection | None) -> None:
+        for listener in self._listeners:
+            if changed_by is None or listener.writer is not changed_by:
+                listener.pending.add(key)
 
     def _put(self, key: bytes, entry: _Entry | None) -> None:
         if entry is None:

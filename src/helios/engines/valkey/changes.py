@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from helios.engines.valkey.connection import Connection, Endpoint, Reply, connect
-from helios.errors import ChangesLost, EngineUnreachable
+from helios.errors import ChangesLost, EngineDenied, EngineUnreachable
 
 # Beyond this the next copy round would not end sooner than copying everything anew.
 MAX_NAMED_BYTES = 256 * 1024 * 1024
 _SET_ENTRY_BYTES = 100  # a bytes object and its place in a set, roughly
+# A server lets the buffer of an ordinary client grow without end, and that of a subscriber to some ten megabytes. Names
+# that nobody fetches, since the coordinator is stopped, must not fill the server's memory.
+_QUIET_CHANNEL = "helios-changes"
 
 
 class TrackingStream:
@@ -27,15 +32,25 @@ class TrackingStream:
         cls,
         endpoint: Endpoint,
         *,
+        writer: Connection | None = None,
         connect_timeout_s: float,
         timeout_s: float,
         max_bytes: int = MAX_NAMED_BYTES,
     ) -> TrackingStream:
-        """A stream that names every key changed after this returns. Raises EngineUnreachable or EngineDenied."""
+        """A stream that names every key changed after this returns, but for what `writer` was the last to write.
+
+        Raises EngineUnreachable or EngineDenied.
+        """
         stream = cls(endpoint, timeout_s, max_bytes)
         connection = await connect(endpoint, on_push=stream._pushed, timeout_s=connect_timeout_s)
+        track = ("CLIENT", "TRACKING", "ON")
         try:
-            await connection.execute("CLIENT", "TRACKING", "ON", "BCAST", timeout_s=timeout_s)
+            with suppress(EngineDenied):  # without the right to subscribe, its buffer has no bound
+                await connection.execute("SUBSCRIBE", _QUIET_CHANNEL, timeout_s=timeout_s)
+            if writer is None:
+                await connection.execute(*track, "BCAST", timeout_s=timeout_s)
+            else:
+                await writer.execute(*track, "REDIRECT", connection.client_id, "BCAST", "NOLOOP", timeout_s=timeout_s)
         except BaseException:
             await connection.close()
             raise

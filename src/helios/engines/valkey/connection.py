@@ -149,7 +149,8 @@ class Connection(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not _INCOMPLETE:
-                if isinstance(reply, hiredis.PushNotification):
+                # A subscription is confirmed by a push, which answers the command.
+                if isinstance(reply, hiredis.PushNotification) and reply[0] != b"subscribe":
                     if self._on_push is not None:
                         self._on_push(reply)
                 else:

@@ -14,9 +14,21 @@ from helios.engines.valkey.rights import setuser
 from helios.engines.valkey.statistics import hits_behind, operations_in
 from helios.engines.valkey.stepwise import ChangedMeanwhile, NotInSteps, Way, copy_value
 from helios.errors import EngineDenied, EngineError, EngineUnreachable, PayloadRefused
-from helios.ports.engine import ChangeStream, Dumped, Engine, EngineInfo, Notes, Pace, StepCopy, UserRole, at_once
+from helios.ports.engine import (
+    ChangeStream,
+    Dumped,
+    Engine,
+    EngineInfo,
+    Notes,
+    Pace,
+    StepCopy,
+    StreamState,
+    UserRole,
+    at_once,
+)
 
 _DIGESTS_AT_ONCE = 16  # values that are read side by side
+_STREAMS_AT_ONCE = 50  # each tells its first and its last entry, too
 _UNLINK_KEYS = 500  # keys in one UNLINK, so that no single command holds the server up
 _NO_EXPIRY, _NO_KEY = -1, -2  # answers of PEXPIRETIME
 
@@ -125,10 +137,15 @@ class ValkeyEngine:
         replies = await self._execute_many([("MEMORY", "USAGE", key) for key in keys])
         return [int(self._value(reply, "MEMORY USAGE", key) or 0) for key, reply in zip(keys, replies, strict=True)]
 
-    async def grouped(self, keys: Sequence[bytes]) -> list[bool]:
-        """For each key whether it is a stream with consumer groups."""
-        replies = await self._execute_many([("XINFO", "GROUPS", key) for key in keys])
-        return [bool(reply) and not isinstance(reply, ErrorReply) for reply in replies]
+    async def stream_states(self, keys: Sequence[bytes]) -> list[StreamState | None]:
+        """For each key what it knows as a stream, None where it is none."""
+        found: list[StreamState | None] = []
+        for start in range(0, len(keys), _STREAMS_AT_ONCE):
+            replies = await self._execute_many(
+                [("XINFO", "STREAM", key) for key in keys[start : start + _STREAMS_AT_ONCE]]
+            )
+            found += map(_stream_state, replies)
+        return found
 
     async def frequencies(self, keys: Sequence[bytes]) -> list[int]:
         """For each key about how often it has been accessed lately; 0 where it is gone or the server does not count."""
@@ -241,10 +258,16 @@ class ValkeyEngine:
         """What the server answers to MEMORY with this word: DOCTOR, MALLOC-STATS or PURGE."""
         return bytes(await self._execute("MEMORY", word)).decode("utf-8", "replace")
 
-    async def changes(self) -> ChangeStream:
-        """Open a change stream on a connection of its own; nothing that changes after this returns is missed."""
+    async def changes(self, *, own: bool = True) -> ChangeStream:
+        """Open a change stream on a connection of its own; nothing that changes after this returns is missed.
+
+        Without `own` it names what others change, told apart by this engine's connection.
+        """
         return await TrackingStream.open(
-            self._connection.endpoint, connect_timeout_s=self._connect_timeout_s, timeout_s=self._timeout_s
+            self._connection.endpoint,
+            writer=None if own else self._connection,
+            connect_timeout_s=self._connect_timeout_s,
+            timeout_s=self._timeout_s,
         )
 
     async def users(self) -> list[str]:
@@ -306,6 +329,14 @@ class ValkeyEngine:
             f"{self._connection.endpoint} ({server}) cannot read the value of {key[:100]!r} as its source wrote it "
             f"({reply}): the source is a newer server; move keys only to servers of the same or a newer version"
         )
+
+
+def _stream_state(about: Reply) -> StreamState | None:
+    if isinstance(about, ErrorReply):
+        return None
+    return StreamState(
+        about[b"last-generated-id"], about[b"entries-added"], about[b"max-deleted-entry-id"], about[b"groups"]
+    )
 
 
 def _keys_of_database(line: str) -> int:
