@@ -67,9 +67,8 @@ class KeyHistory:
     possible: frozenset[Possible] = frozenset({Possible(ABSENT)})
     log: list[str] = field(default_factory=list)
     lost_at_ms: float = -1.0
-    # A flush by a fault: commands that were under way may have found what was there before.
-    _flushed_at_ms: float = -1.0
-    _before_flush: frozenset[Possible] = frozenset()
+    # Flushes and what was possible before each: commands that were under way may have found that.
+    _flushes: list[tuple[float, frozenset[Possible]]] = field(default_factory=list)
     _snapshots: list[tuple[float, frozenset[Possible]]] = field(default_factory=list)
 
     @property
@@ -89,8 +88,11 @@ class KeyHistory:
             if expected == answer:
                 after.add(Possible(following, possible.open))
         self._note(f"{begin_ms:.1f}-{end_ms:.1f} {command} -> {answer!r}")
-        if begin_ms <= self._flushed_at_ms <= end_ms and any(
-            command.apply(possible.value)[1] == answer for possible in self._closure(end_ms, self._before_flush)
+        if any(
+            command.apply(possible.value)[1] == answer
+            for at_ms, states in self._flushes
+            if begin_ms <= at_ms <= end_ms
+            for possible in self._closure(end_ms, states)
         ):
             after |= self.possible
         if not after:
@@ -114,6 +116,8 @@ class KeyHistory:
 
     def done(self, number: int, now_ms: float) -> None:
         """The command of this number has been carried out by now."""
+        if self.commands[number].name == "FLUSH":
+            self._flushes.append((now_ms, self._closure(now_ms)))
         self._become(frozenset(p for p in self._closure(now_ms) if number not in p.open), now_ms)
 
     def not_done(self, number: int, now_ms: float) -> None:
@@ -126,7 +130,7 @@ class KeyHistory:
     def flushed(self, now_ms: float) -> None:
         """The key's server was emptied in this moment."""
         self._note(f"{now_ms:.1f} flushed")
-        self._flushed_at_ms, self._before_flush = now_ms, self.possible
+        self._flushes.append((now_ms, self.possible))
         self._become(frozenset(Possible(ABSENT, p.open) for p in self._closure(now_ms)), now_ms)
 
     def refused(self, command: Command, reason: str, now_ms: float) -> None:
@@ -145,7 +149,7 @@ class KeyHistory:
     def listed(self, *, there: bool, begin_ms: float, end_ms: float) -> None:
         """A scan between these times, in which the key's client did nothing else, has found the key, or not."""
         possible = self._closure(end_ms)
-        if begin_ms <= self._flushed_at_ms <= end_ms or begin_ms <= self.lost_at_ms <= end_ms:
+        if any(begin_ms <= at_ms <= end_ms for at_ms, _ in self._flushes) or begin_ms <= self.lost_at_ms <= end_ms:
             return
         sure = {p.value.data is not None for p in possible if (p.value.expire_at_ms or end_ms) > begin_ms}
         if sure == {not there}:

@@ -39,6 +39,16 @@ def test_an_unanswered_command_may_have_run_or_run_later_but_only_once() -> None
             history.check(wrong, 100)
 
 
+def test_a_read_that_was_under_way_during_a_flush_may_have_come_before_it() -> None:
+    history = KeyHistory(b"k")
+    history.answered(Command("SET", b"a"), b"OK", 0, 1)
+    for asked_ms in (10, 20):
+        history.done(history.asked(Command("FLUSH"), asked_ms), asked_ms + 1)
+    history.answered(Command("GET"), b"a", 5, 30)
+    with pytest.raises(Impossible):
+        history.answered(Command("GET"), b"a", 31, 32)
+
+
 def test_a_refused_command_must_not_have_run() -> None:
     history = KeyHistory(b"k")
     history.refused(Command("SET", b"a"), "held too long", 1)

@@ -10,7 +10,7 @@ from tests.simulation.running import simulate
 @pytest.mark.parametrize(
     ("plant", "first", "step", "lives"),
     [
-        ("switch-unacknowledged", 0, 1, 100),
+        ("switch-unacknowledged", 0, 1, 300),
         # Every fifth life is about power cuts, every fifth about coordinators that wake too late.
         ("sweep-before-durable", 1, 5, 300),
         ("late-restore-of-zombie", 2, 5, 200),
