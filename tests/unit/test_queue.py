@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from helios.control.rebalance import Rebalancing
 from helios.coordinator.access import Access
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.queue import Queue
-from helios.engines.memory import MemoryConnector
+from helios.engines.memory import MemoryConnector, MemoryServer
 from helios.model.ids import Address
 from helios.model.migration import Change, ChangeKind, ChangeStatus
 from helios.model.topology import Node, NodeKind, NodeState
@@ -21,6 +22,7 @@ from helios.stores.memory import MemoryStore
 from helios.stores.records import CHANGES, TERM, TOPOLOGY, Record, put_record, read_record
 
 KEY = CHANGES + "request"
+ADDRESS = Address("server", 7001)
 
 
 async def nothing_to_do(_change: Change) -> tuple[Rebalancing | None, str]:
@@ -33,16 +35,16 @@ async def publisher_over(store: MemoryStore) -> Publisher:
     return await Publisher.open(store, 1, await store.commit([Put(TERM, b"1")]))
 
 
-async def queue_over(store: MemoryStore) -> Queue:
+async def queue_over(store: MemoryStore, server: MemoryServer | None = None) -> Queue:
     """A queue in its first term."""
     publisher = await publisher_over(store)
-    access = Access(MemoryConnector({}), publisher)
+    access = Access(MemoryConnector({ADDRESS: server or MemoryServer("server", wall=time.time)}), publisher)
     return Queue(publisher, access, SystemClock(), lambda: Policy(2), lambda: "id", nothing_to_do)
 
 
 async def submitted(store: MemoryStore) -> Record[Change]:
     """The request to found a cluster, as the coordinator reads it."""
-    node = Node("shard-1", Address("server", 7001), NodeKind.EXTERNAL)
+    node = Node("shard-1", ADDRESS, NodeKind.EXTERNAL)
     await store.commit([put_record(KEY, Change("request", ChangeKind.FOUND, nodes=(node,)))])
     record = await read_record(store, Change, KEY)
     assert record is not None
@@ -56,6 +58,18 @@ async def test_a_request_is_admitted() -> None:
     record = await read_record(store, Change, KEY)
     assert record is not None
     assert record.value.status is ChangeStatus.DONE
+
+
+async def test_no_cluster_is_founded_over_keys() -> None:
+    store, server = MemoryStore(), MemoryServer("server", wall=time.time)
+    queue = await queue_over(store, server)
+    server.set(b"key", b"value")
+    assert not await queue.take(await submitted(store))
+    record = await read_record(store, Change, KEY)
+    assert record is not None
+    assert record.value.status is ChangeStatus.REFUSED
+    assert "shard-1 holds 1 keys, and the store knows of no cluster" in (record.value.error or "")
+    assert server.get(b"key") == b"value"
 
 
 @pytest.mark.parametrize("again", [False, True])

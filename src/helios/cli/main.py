@@ -59,6 +59,12 @@ def up(
     ] = None,
     config: Config = None,
     workers: Workers = None,
+    adopt: Annotated[
+        str | None,
+        typer.Option(
+            "--adopt", metavar="nodes", help="After a loss of the store: make the cluster as its nodes know it."
+        ),
+    ] = None,
     parent_pipe: ParentPipe = False,
     temporary: Annotated[bool, typer.Option("--temporary", hidden=True)] = False,
 ) -> None:
@@ -68,10 +74,14 @@ def up(
     """
 
     def start() -> None:
+        from helios.errors import InvalidInput
+        from helios.runtime.adoption import NODES
         from helios.runtime.preflight import UpOptions
         from helios.runtime.settings import SettingsSource
         from helios.runtime.up import run_up
 
+        if adopt not in (None, NODES):
+            raise InvalidInput(f"--adopt is {adopt!r} but must be {NODES!r}")
         flags: dict[str, object] = {
             "atlas.data_dir": data_dir,
             "network.bind": bind,
@@ -80,6 +90,7 @@ def up(
         options = UpOptions(
             shards=_bounded("--shards", shards, 64),
             port=_bounded("--port", port, 65535),
+            rebuild=adopt == NODES,
             parent_pipe=parent_pipe,
             temporary=temporary,
         )

@@ -211,6 +211,8 @@ class Queue:
 
         One that comes with keys of its own joins only when it was said what becomes of them.
         """
+        if change.kind is ChangeKind.FOUND and not self._publisher.topology.nodes:
+            await self._check_empty(members)
         if change.kind is not ChangeKind.ADD_NODE:
             return False
         node = change.nodes[0]
@@ -229,6 +231,23 @@ class Queue:
                 "them to its owner in this cluster, or with --flush to delete them"
             )
         return bool(keys and change.flush)
+
+    async def _check_empty(self, members: dict[str, Member]) -> None:
+        """Refuse to found a cluster over keys of an earlier one: they would lie where nobody looks for them."""
+        for name, member in sorted(members.items()):
+            try:
+                engine = await self._access.administer(member)
+                try:
+                    keys = await engine.count()
+                finally:
+                    await engine.close()
+            except EngineError as error:
+                raise Unavailable(f"{name} does not say whether it holds keys: {error}") from error
+            if keys:
+                raise Refused(
+                    f"{name} holds {keys} keys, and the store knows of no cluster: a new one would not find them. "
+                    "Put the store (helios.db) back from a backup, or choose another --data-dir for a new cluster"
+                )
 
     async def _check_versions(self, member: Member, *, importing: bool) -> None:
         """A server that Helios did not choose joins only if keys can move to it, and if it brings keys, from it."""

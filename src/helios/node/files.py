@@ -100,6 +100,11 @@ class NodeFolder:
         return self.root / "agent.json"
 
     @property
+    def topology(self) -> Path:
+        """The topology as the agent last knew it."""
+        return self.root / "topology.json"
+
+    @property
     def settings(self) -> Path:
         """The settings that the agent hands to its routers."""
         return self.root / "settings.json"

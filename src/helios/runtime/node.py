@@ -17,7 +17,9 @@ from helios.node.agent import Agent, AgentSpec, lock_node
 from helios.node.files import DataFolder
 from helios.node.ports import is_wildcard, outward_host
 from helios.node.stalled_writer import StalledWriterWatch
+from helios.node.topology_copy import keep_copy, newest_copy
 from helios.node.workers import WorkerSpec
+from helios.runtime.adoption import check_store
 from helios.runtime.agreement import agree, disagreements, follow
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.children import helios_command
@@ -79,6 +81,9 @@ async def _serve(
 ) -> None:
     async with opened_store(data) as store:
         clock = SystemClock()
+        kept = newest_copy(data)
+        known = await read_record(store, Topology, TOPOLOGY)
+        check_store(data, kept, Topology(epoch=0) if known is None else known.value)
         cluster = await agree(store, clock, read, founding=read.settings)
         users = await settle_users(store, read.settings, lead=False)
         check_exposed(users, {options.node_id: options.listen.host})
@@ -108,6 +113,7 @@ async def _serve(
                 lambda now: agent.retune(now.atlas.aof_fsync, now.atlas.maxmemory),
             ),
             StalledWriterWatch(data).watch(),
+            keep_copy(store, data.node(options.node_id), options.node_id),
             tell_of_departure(store, lambda left: _farewell(left, options, data)),
         ]
         if source is not None and not options.child:

@@ -17,6 +17,8 @@ from helios.node.agent import CHILD, last_listen
 from helios.node.files import DataFolder
 from helios.node.locks import Holder, LockHeld, RunLock, holder_of
 from helios.node.ports import taken
+from helios.node.topology_copy import newest_copy
+from helios.runtime.adoption import check_store
 from helios.runtime.agreement import check_agreement
 from helios.runtime.backends import opened_store
 from helios.runtime.security import check_exposed, tls_files
@@ -32,11 +34,13 @@ _ENDING_S = 15.0
 class UpOptions:
     """What the command line says beside settings; None where it says nothing.
 
+    With `rebuild` a lost store is made good by what the nodes have kept.
     With `parent_pipe` the cluster ends when its standard input does; a `temporary` one then removes its data folder.
     """
 
     shards: int | None = None
     port: int | None = None
+    rebuild: bool = False
     parent_pipe: bool = False
     temporary: bool = False
 
@@ -79,12 +83,18 @@ async def look(data: DataFolder, settings: Settings, options: UpOptions) -> Plan
     """The plan, after all checks. Changes nothing. Raises StartError, InvalidInput or StoreError."""
     if options.shards is not None and not 1 <= options.shards <= MAX_SHARDS:
         raise InvalidInput(f"--shards is {options.shards} but must be from 1 to {MAX_SHARDS}")
+    kept = newest_copy(data)
     topology, users = Topology(epoch=0), settings.security.users
     if data.store.exists():
         topology, stored = await _existing(data, settings)
         users = users if settings.is_set("security.users") else stored
+    if options.rebuild and kept.epoch > topology.epoch:
+        topology = kept
+    check_store(data, kept, topology)
     plan = plan_nodes(topology, _listens(data), options, settings.network.bind)
     foreign = await _foreign(data, plan)
+    if foreign and topology is kept:
+        raise StartError(f"{', '.join(sorted(foreign))} runs already: end it before the cluster is made again")
     nodes = tuple(NodePlan(node.id, node.listen, node.zone, node.id in foreign) for node in plan.nodes)
     plan = Plan(nodes, plan.absent)
     listens = {node.id: node.listen.host for node in nodes if not node.foreign}

@@ -18,8 +18,10 @@ from helios.node.member import member_of
 from helios.node.ports import Reservation
 from helios.node.process import Process
 from helios.node.stalled_writer import StalledWriterWatch
+from helios.node.topology_copy import newest_copy
 from helios.node.waiting import together, unless
 from helios.ports.store import Store
+from helios.runtime.adoption import adopt
 from helios.runtime.agreement import agree, follow
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.children import Child, ChildSpec, helios_command
@@ -123,6 +125,8 @@ class Up:
         await settle_users(store, self._read.settings, lead=True)
         self._settings = self._settings.with_shared(shared)
         adjust_logging(self._settings.logging)
+        if self._options.rebuild:
+            await self._rebuild(store)
         nodes = [self._spawn(self._node_child(node, store)) for node in plan.nodes if not node.foreign]
         gateway = self._spawn(self._gateway_child())
         await together(child.ready() for child in nodes)
@@ -133,6 +137,17 @@ class Up:
         say(addresses(self._data, plan, self._settings))
         say("ready")
         log.info("ready: nodes=%d", len(plan.nodes))
+
+    async def _rebuild(self, store: Store) -> None:
+        topology = await adopt(store, SystemClock(), newest_copy(self._data))
+        if topology is None:
+            say(f"nothing to adopt: {self._data.store} knows all that the nodes know")
+        else:
+            names = ", ".join(node.id for node in topology.nodes)
+            say(
+                f"the cluster of {names} is as its nodes last knew it: "
+                "`helios-cli check` tells whether its keys are, too"
+            )
 
     async def _follow(self) -> None:
         """For ever: take up what others change of the settings, and bring in what changes in the file."""

@@ -1,0 +1,106 @@
+"""A store that knows less than the nodes: noticed before anything starts, and made good by what they have kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from helios.errors import StartError
+from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationPhase, MigrationStatus
+from helios.model.topology import Topology, Transition
+from helios.node.files import DataFolder
+from helios.ports.clock import Clock
+from helios.ports.store import Compare, Put, Store
+from helios.stores.records import CHANGES, MIGRATIONS, TOPOLOGY, list_records, put_record, read_record
+
+NODES = "nodes"
+"""What `helios up --adopt` is given where the cluster is to be made again from what its nodes have kept."""
+
+_OPERATIONS_AT_ONCE = 90
+_LOST = "the store was lost or put back from a backup; how this ended is not known"
+
+
+def check_store(data: DataFolder, kept: Topology, topology: Topology) -> None:
+    """Raise StartError where the nodes have kept a later topology than the store has; `kept` was read before that.
+
+    Whoever went on would found a new cluster over the data of this one, or look for keys where they were once.
+    """
+    if kept.epoch <= topology.epoch:
+        return
+    names = ", ".join(node.id for node in kept.nodes)
+    knows = f"is older (epoch {topology.epoch}) than" if topology.nodes else "knows of no cluster, but there is"
+    raise StartError(
+        f"the store {data.store} {knows} the cluster of {names} that the nodes in {data.nodes} remember (epoch "
+        f"{kept.epoch}); nothing was started. Put {data.store.name} back from a backup, or start with `helios up "
+        f"--adopt {NODES}`, which makes the cluster again as its nodes last knew it. For a new cluster choose another "
+        "--data-dir"
+    )
+
+
+async def adopt(store: Store, clock: Clock, kept: Topology) -> Topology | None:
+    """Make the store's topology the one that the nodes have kept; None where the store knows all. No agent may run.
+
+    A transition that was under way goes on; what else the store says to be on its way ends as failed.
+    """
+    record = await read_record(store, Topology, TOPOLOGY)
+    if record is not None and kept.epoch <= record.value.epoch:
+        return None
+    operations = await _ended(store, clock)
+    if kept.transition is not None:
+        operations += _under_way(kept.transition, clock)
+    for start in range(0, len(operations), _OPERATIONS_AT_ONCE):
+        await store.commit(operations[start : start + _OPERATIONS_AT_ONCE])
+    adopted = replace(kept, epoch=kept.epoch + 1)
+    await store.commit([put_record(TOPOLOGY, adopted)], compares=[Compare(TOPOLOGY, record.version if record else 0)])
+    return adopted
+
+
+async def _ended(store: Store, clock: Clock) -> list[Put]:
+    """Nothing that an old store has begun or is still to begin is done once more."""
+    changes = [record.value for record in await list_records(store, Change, CHANGES)]
+    migrations = [record.value for record in await list_records(store, Migration, MIGRATIONS)]
+    return [
+        put_record(CHANGES + change.id, replace(change, status=ChangeStatus.FAILED, error=_LOST))
+        for change in changes
+        if not change.status.ended
+    ] + [
+        put_record(
+            MIGRATIONS + one.id,
+            replace(one, status=MigrationStatus.FAILED, phase=MigrationPhase.NONE, error=_LOST, end_time=clock.wall()),
+        )
+        for one in migrations
+        if not one.status.ended
+    ]
+
+
+def _under_way(transition: Transition, clock: Clock) -> list[Put]:
+    """The request behind a transition and its migrations, as far as the topology tells them."""
+    now = clock.wall()
+    kind = ChangeKind.REMOVE_NODE if transition.leaving else ChangeKind.REBALANCE
+    change = Change(
+        transition.change,
+        kind,
+        ChangeStatus.RUNNING,
+        node=transition.leaving,
+        reason="it was under way when the store was lost",
+        requested_at=now,
+    )
+    return [
+        put_record(CHANGES + change.id, change),
+        *(
+            put_record(
+                MIGRATIONS + pair.migration,
+                Migration(
+                    pair.migration,
+                    change.id,
+                    pair.source,
+                    pair.target,
+                    status=MigrationStatus.IN_PROGRESS,
+                    phase=MigrationPhase.COPYING,
+                    requested_at=now,
+                    start_time=now,
+                ),
+            )
+            for pair in transition.pairs
+            if pair.migration
+        ),
+    ]
