@@ -184,10 +184,11 @@ class Placement:
     def moved(self, source: str, target: str, pattern: str = "*") -> Placement:
         """The placement after `migrate source target pattern`; the same move backwards takes its rule away again.
 
+        A source `*` stands for every node, a target `*` for the nodes that the ring has the keys on.
         Raises NotFound for a node that is not there, InvalidInput for an empty pattern or a move to itself.
         """
         for node in (source, target):
-            if node not in self.nodes:
+            if node not in self.nodes and node != model.ANY:
                 raise NotFound(f"there is no node {node!r}; the nodes are {', '.join(self.nodes) or 'none'}")
         if source == target or not pattern:
             raise InvalidInput("a move needs two different nodes, and a pattern that is not empty ('*' for every key)")

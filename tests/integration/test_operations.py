@@ -47,6 +47,37 @@ async def test_a_check_names_strays_and_repair_mends_what_is_safe(tmp_path: Path
         await eventually(clean, "orphaned users are ended by themselves")
 
 
+async def test_a_pattern_is_collected_from_every_node_and_stays_together(tmp_path: Path) -> None:
+    async with running_shards(tmp_path, 3) as shards:
+        await shards.fill(PAIRS)
+        before = await shards.contents()
+        users = {key for key in PAIRS if key.startswith(b"user:")}
+        view = await shards.admin.migrate("*", "shard-3", "user:*")
+        assert (view.target_node, view.key_pattern) == ("shard-3", "user:*")
+        await shards.settled()
+        moves = [move for move in await shards.admin.migrations() if move.change == view.change]
+        assert {move.source_node for move in moves} == {"shard-1", "shard-2"}
+        assert sum(move.keys_moved for move in moves) == len(users - before["shard-3"].keys())
+        await shards.assert_whole(PAIRS)
+        assert users <= (await shards.contents())["shard-3"].keys()
+        (rule,) = await shards.admin.rules()
+        assert (rule.source, rule.target, rule.patterns) == ("*", "shard-3", ("user:*",))
+
+        again = await shards.admin.migrate("*", "shard-3", "user:*")
+        await shards.settled()
+        ended = await shards.admin.migration(again.id)
+        assert (ended.source_node, ended.status, ended.keys_moved) == ("*", "completed", 0)
+
+        await shards.admin.add_node("shard-4", str((await shards.server("shard-4")).address))
+        await shards.settled()
+        assert users <= (await shards.contents())["shard-3"].keys()
+
+        await shards.admin.migrate("shard-3", "*", "user:*")
+        await shards.settled()
+        assert await shards.admin.rules() == []
+        await shards.assert_whole(PAIRS)
+
+
 async def test_rules_are_listed_and_go_with_their_target(tmp_path: Path) -> None:
     async with running_shards(tmp_path, 3) as shards:
         await shards.fill(PAIRS)

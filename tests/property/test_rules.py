@@ -44,6 +44,10 @@ ON_RING = st.sets(st.sampled_from(SHARDS), min_size=1).map(lambda shards: founde
 MOVES = st.tuples(st.sampled_from(SHARDS), st.sampled_from(SHARDS), st.sampled_from(PATTERNS)).filter(
     lambda move: move[0] != move[1]
 )
+MOVES_OF_ALL = st.one_of(
+    st.tuples(st.just(ANY), st.sampled_from(SHARDS), st.sampled_from(PATTERNS)),
+    st.tuples(st.sampled_from(SHARDS), st.just(ANY), st.sampled_from(PATTERNS)),
+)
 RULES = st.builds(
     Rule,
     st.sampled_from((*SHARDS, ANY)),
@@ -53,7 +57,7 @@ RULES = st.builds(
 PLACEMENTS = st.builds(lambda ring, rules: replace(ring, rules=tuple(rules)), ON_RING, st.lists(RULES, max_size=6))
 LEAVE = st.sampled_from(SHARDS)
 WEIGHTS = st.dictionaries(st.sampled_from(SHARDS), st.sampled_from([0.5, 1.0, 2.0]), min_size=1)
-STEPS = st.lists(st.one_of(MOVES, MOVES, MOVES, LEAVE, WEIGHTS), max_size=8)
+STEPS = st.lists(st.one_of(MOVES, MOVES, MOVES, MOVES_OF_ALL, LEAVE, WEIGHTS), max_size=8)
 
 
 @given(PLACEMENTS, st.sampled_from(KEYS))
@@ -82,6 +86,13 @@ def test_the_index_finds_the_first_of_many_rules(rules: list[tuple[str, str]]) -
 
 def after_move(placement: Placement, before: Where, source: str, target: str, pattern: str) -> Where:
     """Every key that is on the source and matches is on the target; an undo leaves the source's own ones."""
+    if source == ANY:
+        return {key: target if fits(pattern, key) else shard for key, shard in before.items()}
+    if target == ANY:
+        return {
+            key: home(placement, key) if shard == source and fits(pattern, key) else shard
+            for key, shard in before.items()
+        }
     undo = Rule(target, source, (pattern,)) in placement.rules
     return {
         key: target
@@ -142,7 +153,7 @@ def test_each_change_does_to_a_dictionary_what_it_says(
             expected = after_weighing(placement, expected, step)
             placement = with_weights(placement, step)
         assert where(placement) == expected
-        assert {rule.source for rule in placement.rules} <= {shard for shard, _ in placement.weights}
+        assert {rule.source for rule in placement.rules} <= {ANY, *(shard for shard, _ in placement.weights)}
 
 
 @given(PLACEMENTS)
@@ -176,6 +187,14 @@ def test_a_ring_of_moves_leaves_no_more_rules_than_moves() -> None:
             for n in (1, 2):
                 placement = moved(placement, source, target, f"{source}{n}:*")
         assert len(placement.rules) == 6
+
+
+def test_a_pattern_that_was_collected_stays_together_when_shards_join() -> None:
+    placement = moved(founded("a", "b", "c"), ANY, "b", "user:*")
+    grown = with_weights(placement, dict.fromkeys(SHARDS, 1.0))
+    assert placement.rules == grown.rules == (Rule(ANY, "b", ("user:*",)),)
+    assert {where(grown)[key] for key in KEYS if key.startswith(b"user:")} == {"b"}
+    assert moved(grown, "b", ANY, "user:*").rules == ()
 
 
 def test_a_wider_move_takes_the_rules_of_narrower_ones_along() -> None:

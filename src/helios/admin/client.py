@@ -226,13 +226,16 @@ class Admin:
     async def migrate(self, source: str, target: str, pattern: str = "*", *, verify: bool = False) -> MigrationView:
         """Move the keys of `source` that match `pattern` to `target`; returns the accepted migration.
 
+        A source `*` stands for every node, and keys that match live on `target` ever after; a target `*` brings keys
+        back to where the ring has them. What is returned is the first of several migrations of one change then.
+
         With `verify` every copied key is compared with its source before the switch.
         """
-        check_migrate(await self._topology(), source, target, pattern)
         try:
             pattern.encode()
         except UnicodeEncodeError:
             raise InvalidInput("the pattern is not UTF-8: write other bytes as '?'") from None
+        check_migrate(await self._topology(), source, target, pattern)
         change = Change(
             self._id(),
             ChangeKind.MIGRATE,

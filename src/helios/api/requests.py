@@ -43,7 +43,7 @@ class RemoveNode(BaseModel):
 
 
 class Migrate(BaseModel):
-    """The keys of `source_node` that match the glob `key_pattern` move to `target_node`.
+    """The keys of `source_node` (`*`: of every node) that match the glob `key_pattern` move to `target_node`.
 
     With `verify` each copied key is compared with its source before the switch.
     """

@@ -13,6 +13,7 @@ from helios.cli import completing, output
 from helios.cli.session import Session, described, pass_session
 from helios.client.connection import REPLY_TIMEOUT_S
 
+_ANY = "*"  # instead of a node: every one
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would move from where to where.")
 WAIT = click.option("--wait", is_flag=True, help="Wait for the keys to arrive, and show how far they are.")
 
@@ -118,7 +119,8 @@ def migrate(
 ) -> None:
     """Move keys from one node to another.
 
-    Those that match PATTERN, a glob, or all.
+    Those that match PATTERN, a glob, or all. SRC '*' stands for every node: the keys live on DST ever after. DST '*'
+    brings them back to where they would be without rules.
     """
     argv = ["MIGRATE", source, target, *([] if pattern is None else [pattern])]
     if dry_run:
@@ -127,8 +129,11 @@ def migrate(
     if verify:
         argv += ["*"] * (pattern is None) + ["VERIFY"]
     view = ask(session, *argv)
+    several = _ANY in (source, target)
     if wait and not _ended(view["status"]):
-        _wait_for(session, view["change"], view["id"])
+        _wait_for(session, view["change"], None if several else view["id"])
+    elif several:
+        _show_change(session, ask(session, "CHANGESTATUS", view["change"]))
     else:
         _show_migration(session, view)
 
@@ -230,13 +235,17 @@ def _preview(session: Session, wait: bool, *argv: str) -> None:
 
 def change(session: Session, wait: bool, *argv: str) -> None:
     """Ask for a change, show what came of it, and with `wait` follow it to its end."""
-    from helios.cli import cluster_output
-
     view = ask(session, *argv)
     if wait and not _ended(view["status"]):
         _wait_for(session, view["change"])
     else:
-        show(session, view, lambda: cluster_output.change(view))
+        _show_change(session, view)
+
+
+def _show_change(session: Session, view: Any) -> None:
+    from helios.cli import cluster_output
+
+    show(session, view, lambda: cluster_output.change(view))
 
 
 def _ended(status: str) -> bool:

@@ -8,9 +8,13 @@ from math import isfinite
 
 from helios.errors import HeliosError, InvalidInput, NotFound, Refused
 from helios.model.migration import Change, ChangeKind
-from helios.model.topology import Member, Node, NodeState, Placement, Shard, Topology, with_numbers
+from helios.model.topology import ANY, Member, Node, NodeState, Placement, Shard, Topology, with_numbers
 from helios.placement.change import moved, with_weights, without_shard
+from helios.placement.patterns import PATTERN_MAX_BYTES
 from helios.placement.scanning import SHARDS_MAX
+
+RULES_MAX = 5000
+"""How many rules a placement may have: it is one record of the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def placement_after(topology: Topology, change: Change) -> Placement:
             return _with_altered(topology, altered_node(topology, change))
         case ChangeKind.MIGRATE:
             check_migrate(topology, change.source, change.target, change.pattern)
-            return moved(topology.placement, change.source, change.target, change.pattern)
+            return _migrated(topology.placement, change)
         case ChangeKind.FOUND | ChangeKind.REPAIR:
             return topology.placement
 
@@ -85,6 +89,17 @@ def _without(topology: Topology, node_id: str) -> Placement:
     if not remaining.weights:
         raise Refused(_last(node_id))
     return remaining
+
+
+def _migrated(placement: Placement, change: Change) -> Placement:
+    """The placement after a migration. Raises Refused where it would have too many rules."""
+    following = moved(placement, change.source, change.target, change.pattern)
+    if len(following.rules) > RULES_MAX:
+        raise Refused(
+            f"this would leave {len(following.rules):,} rules, of {RULES_MAX:,} at most: move by patterns that cover "
+            "more keys, or move patterns back that need no place of their own"
+        )
+    return following
 
 
 def desired_weights(topology: Topology) -> dict[str, float]:
@@ -134,12 +149,17 @@ def _with_altered(topology: Topology, node: Node) -> Placement:
 
 
 def check_migrate(topology: Topology, source: str, target: str, pattern: str) -> None:
-    """Raise what is wrong with moving `pattern` from `source` to `target`."""
+    """Raise what is wrong with moving `pattern` from `source` to `target`.
+
+    The source may be ANY (from wherever the keys are), or the target (to where the ring has them).
+    """
     for shard in (source, target):
-        if topology.node(shard) is None:
+        if shard != ANY and topology.node(shard) is None:
             raise NotFound(f"there is no node {shard!r}; the nodes are {_names(topology)}")
     if source == target:
         raise InvalidInput(f"source and target are both {source!r}: name two different nodes")
+    if len(pattern.encode()) > PATTERN_MAX_BYTES:
+        raise InvalidInput(f"the pattern has {len(pattern.encode()):,} bytes, of {PATTERN_MAX_BYTES:,} at most")
     if not pattern:
         raise InvalidInput("the pattern is empty: write '*' for every key")
     if not topology.sharding_enabled:

@@ -12,6 +12,7 @@ from helios.model.topology import Placement, Topology
 from helios.placement.balance import THRESHOLD, BalancePlan, band_of, plan
 from helios.placement.change import with_weights
 from helios.placement.load import Load, Spread, estimate, spread
+from helios.placement.rules import flows
 
 NOTHING_TO_MOVE = "balanced, nothing to move"
 
@@ -119,7 +120,9 @@ def _planned(
             f"{_said(load.silent, silent)}: bring it back first"
         )
     # A node whose rules lead to a silent one would pass on what it got.
-    resting = resting | silent | {rule.source for rule in base.rules if rule.target in silent}
+    resting = (
+        resting | silent | {source for source, target in flows(base.rules, dict(base.weights)) if target in silent}
+    )
     arcs = estimate(load, topology.placement, base, policy.by)
     made = plan(arcs, current, strategy, threshold=policy.threshold, base=base, resting=resting)
     if made is None:
@@ -146,7 +149,7 @@ def outcome(made: Rebalancing | None, load: Load, topology: Topology, policy: Re
 def _concerned(load: Load, *placements: Placement) -> Set[str]:
     """The silent shards that own something or are to."""
     named = {shard for one in placements for shard, _ in one.weights}
-    named |= {rule.target for one in placements for rule in one.rules}
+    named |= {rule.target for one in placements for rule in one.rules}  # a target that is no shard is never silent
     return load.silent.keys() & named
 
 

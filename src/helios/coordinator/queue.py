@@ -14,7 +14,7 @@ from helios.coordinator.publisher import Publisher
 from helios.errors import Conflict, EngineError, InvalidInput, NotFound, Refused, Unavailable
 from helios.model.ids import leader_id
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationPhase, MigrationStatus
-from helios.model.topology import Member, Node, NodeKind, NodeState, Topology
+from helios.model.topology import ANY, Member, Node, NodeKind, NodeState, Topology
 from helios.placement.plan import pairs_between
 from helios.ports.clock import Clock
 from helios.ports.store import Compare, Put
@@ -171,21 +171,24 @@ class Queue:
         """Pending migrations, as far as they can be foreseen: what runs before may still change them."""
         ahead = topology if topology.transition is None else replace(topology, placement=topology.transition.next)
         now = self._clock.wall()
-        if change.kind is ChangeKind.MIGRATE:
-            pairs: tuple[tuple[str, str], ...] = ((change.source, change.target),)
+        asked = (change.source, change.target)
+        if change.kind is ChangeKind.MIGRATE and ANY not in asked:
+            pairs: tuple[tuple[str, str], ...] = (asked,)
         elif planned is not None:
             pairs = pairs_between(topology.placement, planned.placement)
         elif change.kind is ChangeKind.REBALANCE and topology.sharding_enabled:
             pairs = ()  # By the time that its turn comes loads will have changed.
         else:
             pairs = pairs_between(ahead.placement, placement_after(ahead, change))
+        if change.kind is ChangeKind.MIGRATE:
+            pairs = pairs or (asked,)  # whoever has asked can follow that nothing is to be done
         return [
             put_record(
                 MIGRATIONS + migration_id,
                 Migration(migration_id, change.id, source, target, change.pattern, requested_at=now),
             )
-            for source, target in pairs
-            for migration_id in [change.migration or self._new_id()]
+            for number, (source, target) in enumerate(pairs)
+            for migration_id in [(not number and change.migration) or self._new_id()]
         ]
 
     async def admit_imported(self, change: Change) -> Admission:

@@ -12,6 +12,7 @@ from helios.placement.load import ArcLoads, Spread, owners_at, spread
 from helios.placement.patterns import EVERYTHING
 from helios.placement.point_assignment import PointAssignment
 from helios.placement.ring import points_of
+from helios.placement.rules import flows
 from helios.placement.table import table_of
 from helios.placement.targets import Scope
 
@@ -153,10 +154,11 @@ def _evened(setting: _Setting, owners: Sequence[str]) -> tuple[PointAssignment, 
 
 def _ruled_by(placement: Placement, arcs: ArcLoads) -> tuple[set[str], set[str]]:
     """The shards that rules take keys from, and those of them that would not keep half of what they got."""
-    rules = [rule for rule in placement.rules if rule.source != rule.target]
-    emptied = {rule.source for rule in rules if set(rule.patterns) == {EVERYTHING}}
+    homes = dict(placement.weights)
+    everything = [rule for rule in placement.rules if rule.patterns == (EVERYTHING,)]
+    emptied = {source for source, _ in flows(everything, homes)}
     emptied.update(shard for shard, parts in arcs.forwards.items() if sum(parts.values()) > 0.5)
-    return {rule.source for rule in rules}, emptied
+    return {source for source, _ in flows(placement.rules, homes)}, emptied
 
 
 def _variance(loads: Mapping[str, float], weights: Mapping[str, float]) -> float:

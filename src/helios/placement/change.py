@@ -31,7 +31,12 @@ def moved(placement: Placement, source: str, target: str, pattern: str) -> Place
     Keys that are on `source` by a rule get a rule that requires both patterns, and keys that are there by
     ring get one of their own. But where a rule had moved that very pattern from `target` to `source`, this is
     taken as its undo: what is on `source` by ring stays there, and what came from `target` leaves no rule.
+    From ANY source a pattern lives on `target` ever after; to ANY, keys are where the ring has them again.
     """
+    if source == ANY:
+        return replace(placement, rules=shortened((Rule(ANY, target, (pattern,)), *placement.rules)))
+    if target == ANY:
+        return _returned(placement, source, pattern)
     undo = Rule(target, source, (pattern,)) in placement.rules
     rules: list[Rule] = []
     for rule in placement.rules:
@@ -41,4 +46,13 @@ def moved(placement: Placement, source: str, target: str, pattern: str) -> Place
         rules.append(rule)
     if source in dict(placement.weights) and not undo:
         rules.append(Rule(source, target, (pattern,)))
+    return replace(placement, rules=shortened(rules))
+
+
+def _returned(placement: Placement, source: str, pattern: str) -> Placement:
+    rules: list[Rule] = []
+    for rule in placement.rules:
+        if rule.target == source and can_match_both(rule.patterns, (pattern,)):
+            rules.append(Rule(rule.source, rule.source, (*rule.patterns, pattern)))
+        rules.append(rule)
     return replace(placement, rules=shortened(rules))

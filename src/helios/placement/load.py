@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from helios.model.balancing import Measure
 from helios.model.topology import Placement
 from helios.placement.ring import POSITIONS
+from helios.placement.rules import flows
 from helios.placement.table import table_of
 
 
@@ -178,8 +179,8 @@ class _Tally:
         owners: Sequence[str],
     ) -> None:
         self._load, self._by = load, by
-        rules = {(rule.source, rule.target) for rule in current.rules if rule.source != rule.target}
-        kept = rules & {(rule.source, rule.target) for rule in following.rules}
+        rules = flows(current.rules, dict(current.weights))
+        kept = rules & flows(following.rules, dict(following.weights))
         returning = rules - kept
         self.seen = [0.0] * len(positions)
         self.keys: defaultdict[str, int] = defaultdict(int)

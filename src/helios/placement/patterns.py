@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import combinations
 
 EVERYTHING = "*"
-PATTERN_MOST_BYTES = 1024
+PATTERN_MAX_BYTES = 1024
 """How long a pattern of a rule may be: comparing two costs the product of their lengths."""
 
 # An element is the set of the bytes that it matches, as bits; this one stands for any number of bytes.
@@ -22,6 +22,14 @@ _CACHED = 1 << 14
 def literal_beginning(patterns: Sequence[str]) -> bytes:
     """What every key that matches all of the patterns begins with; as much of it as the patterns say."""
     return max((_ends(pattern)[0] for pattern in patterns), key=len, default=b"")
+
+
+def common_beginning(one: bytes, other: bytes) -> bytes:
+    """What both begin with."""
+    size = 0
+    while size < min(len(one), len(other)) and one[size] == other[size]:
+        size += 1
+    return one[:size]
 
 
 def literal_ending(patterns: Sequence[str]) -> bytes:

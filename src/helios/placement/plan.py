@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from helios.model.topology import Placement
-from helios.placement.patterns import can_match_both, includes
+from helios.placement.patterns import can_match_both, common_beginning, includes, literal_beginning
 from helios.placement.ring import POSITIONS, Ring
 from helios.placement.rules import Outcome, outcomes
 from helios.placement.table import table_of
@@ -17,13 +17,18 @@ def pairs_between(current: Placement, following: Placement) -> tuple[tuple[str, 
     No pair that moves a key is missing. A pair can turn out to be empty, since whether a key matches more than two
     patterns is not decided here.
     """
+    return tuple(sorted(beginnings_between(current, following)))
+
+
+def beginnings_between(current: Placement, following: Placement) -> dict[tuple[str, str], bytes]:
+    """The pairs, each with what all of its keys begin with: empty where the ring moves some."""
     if not current.weights or not following.weights:
-        return ()
-    found: set[tuple[str, str]] = set()
+        return {}
+    found: dict[tuple[str, str], bytes] = {}
     before, after = table_of(current).ring, table_of(following).ring
     for old, new in {(old, new) for old, new, _ in _arcs(before, after)}:
         _between(outcomes(current.rules, old), outcomes(following.rules, new), found)
-    return tuple(sorted(found))
+    return found
 
 
 def moved_share(current: Placement, following: Placement) -> dict[tuple[str, str], float]:
@@ -44,7 +49,7 @@ def _arcs(before: Ring, after: Ring) -> Iterator[tuple[str, str, int]]:
         previous = edge
 
 
-def _between(before: Sequence[Outcome], after: Sequence[Outcome], found: set[tuple[str, str]]) -> None:
+def _between(before: Sequence[Outcome], after: Sequence[Outcome], found: dict[tuple[str, str], bytes]) -> None:
     """Find the (owner, next owner) that a key of one arc can have, by which rule decides in each placement.
 
     What both lists begin with decides alike, and so does what they end with where both come that far: a key
@@ -57,12 +62,15 @@ def _between(before: Sequence[Outcome], after: Sequence[Outcome], found: set[tup
         for j in range(first, len(after) if i < middles[0] else middles[1]):
             was, becomes = before[i], after[j]
             pair = was.shard, becomes.shard
-            if was.shard == becomes.shard or pair in found or not can_match_both(was.patterns, becomes.patterns):
+            if was.shard == becomes.shard or found.get(pair) == b"":
+                continue
+            if not can_match_both(was.patterns, becomes.patterns):
                 continue
             both = (*was.patterns, *becomes.patterns)
             earlier = (*before[:i], *after[first:j])
             if not any(includes(outcome.patterns, both) for outcome in earlier):
-                found.add(pair)
+                beginning = literal_beginning(both)
+                found[pair] = common_beginning(found.get(pair, beginning), beginning)
 
 
 def _common(one: Sequence[Outcome], other: Sequence[Outcome]) -> int:

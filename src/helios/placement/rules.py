@@ -24,6 +24,15 @@ def outcomes(rules: Iterable[Rule], home: str) -> list[Outcome]:
     return [*tried, Outcome((), home)]
 
 
+def flows(rules: Iterable[Rule], homes: Iterable[str]) -> set[tuple[str, str]]:
+    """From which shards of the ring, `homes`, the rules take keys, and to which shard each time."""
+    named = {(rule.source, rule.target) for rule in rules}
+    found = {(source, source if target == ANY else target) for source, target in named if source != ANY}
+    for home in homes:
+        found.update((home, home if target == ANY else target) for source, target in named if source == ANY)
+    return {(source, target) for source, target in found if source != target}
+
+
 def shortened(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """Rules that place every key as the given ones do, without those that decide nothing."""
     kept = [replace(rule, patterns=together(rule.patterns)) for rule in rules if can_match(rule.patterns)]
