@@ -109,6 +109,24 @@ async def test_restore_replaces_value_and_ttl_only_when_asked(lab: Lab) -> None:
     assert await engine.dump([b"old"]) == [new]
 
 
+async def test_keys_are_taken_over_and_registered_in_one_step(lab: Lab) -> None:
+    engine = await lab.open()
+    await lab.set(engine, b"new", b"2", FAR_MS)
+    await lab.set(engine, b"old", b"1")
+    (new,) = await engine.dump([b"new"])
+    assert new is not None
+    assert await engine.registered(b"register") == frozenset()
+    assert await engine.take_over([(b"old", new), (b"free", new)], b"register") == [False, True]
+    assert await lab.get(engine, b"old") == b"1"
+    assert await engine.dump([b"free"]) == [new]
+    broken = Dumped(b"\xff" + new.payload[1:], None)
+    with pytest.raises(PayloadRefused, match="b'bad'"):
+        await engine.take_over([(b"bad", broken)], b"register")
+    assert await engine.registered(b"register") == {b"old", b"free"}
+    await engine.delete([b"register"])
+    assert await engine.registered(b"register") == frozenset()
+
+
 async def test_a_key_whose_time_has_passed_is_not_there_after_restore(lab: Lab) -> None:
     engine = await lab.open()
     await lab.set(engine, b"a", b"1")

@@ -23,7 +23,7 @@ from helios.runtime.failpoints import FileFailpoints
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
 HOW = (signal.SIGKILL, signal.SIGSTOP)
-POINTS = [point for point in Point if point not in (Point.IMPORTING, Point.COMMITTING)]
+POINTS = [point for point in Point if point not in (Point.IMPORT_COPIED, Point.IMPORTING, Point.COMMITTING)]
 
 
 def cells() -> list[ParameterSet]:

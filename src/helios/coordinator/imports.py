@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 
 from helios.coordinator.access import Access, Identity
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.rate import RateLimit
 from helios.coordinator.sweep import SCAN_COUNT, make_durable
-from helios.errors import Refused
+from helios.errors import EngineError, NotFound, Refused
 from helios.model.migration import Migration, MigrationPhase, MigrationStatus
 from helios.model.topology import Member
 from helios.placement.routing import Routes
@@ -25,6 +25,8 @@ from helios.stores.records import IMPORTS, MIGRATIONS, put_record
 _NAMED_CONFLICTS = 5
 _BATCH_KEYS = 10_000
 _COPY_KEYS = 200
+# Where each owner registers the keys of the batch that it has been given.
+_REGISTER = b"\0helios-import"
 
 
 @dataclass(slots=True)
@@ -38,8 +40,10 @@ class Import:
 
     No other transition runs meanwhile. A key that the cluster has already is a conflict and stays where
     it is. The keys of a batch are noted in the store before they are copied, so that after a crash a
-    key that is found on both sides is known to be this import's own work. Whoever still writes to the
-    server directly must be stopped first: such writes are not followed.
+    key that is found on both sides is known to be this import's own work. A key is its owner's from the moment
+    that it is copied, and clients may delete it there at once: so the owner registers it in the same step, and
+    whoever goes on after a crash copies none a second time. Whoever still writes to the server directly must be
+    stopped first: such writes are not followed.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Import:
         self._routes = Routes(publisher.topology)
         self._ways: dict[str, _Way] = {}
         self._total = 0
+        self._registered: set[bytes] = set()  # which their owners have had from an import that was not ended
 
     async def run(self) -> None:
         """Move every key. Raises Refused where keys are in conflict, EngineError where a server fails."""
@@ -74,7 +79,10 @@ class Import:
             opened.push_async_callback(source.close)
             self._total = await source.count()
             conflicts: set[bytes] = set()
-            noted = await self._resume(source)
+            noted = await self._resume(source, identity, opened)
+            if noted:
+                # As the batch that it was: among others its keys would pass for those of the cluster.
+                await self._move(source, identity, opened, set(noted), noted)
             while True:
                 moved, found = await self._pass(source, identity, opened, noted)
                 conflicts |= found
@@ -123,7 +131,8 @@ class Import:
             by_owner.setdefault(self._routes.owner(key), []).append(key)
         for owner, mine in by_owner.items():
             there = await (await self._way(owner, identity, opened)).engine.exists(mine)
-            conflicts |= {key for key, taken in zip(mine, there, strict=True) if taken and key not in noted}
+            own = noted | self._registered
+            conflicts |= {key for key, taken in zip(mine, there, strict=True) if taken and key not in own}
         moving = keys - conflicts
         if not moving:
             return 0, conflicts
@@ -131,15 +140,31 @@ class Import:
         noted.clear()
         noted.update(moving)
         for owner, mine in by_owner.items():
-            await self._copy(source, self._ways[owner], [key for key in mine if key in moving])
+            await self._copy(source, self._ways[owner], [key for key in mine if key in moving - self._registered])
+        await self._failpoints.reach(Point.IMPORT_COPIED)
         filled = [self._ways[owner] for owner in by_owner]
         await make_durable(*(way.engine for way in filled))
         # From here on a key that is not at its owner was deleted there by a client: it must not be copied again.
         await self._note(moving, copied=True)
         await self._failpoints.reach(Point.IMPORTING)
         await source.delete(sorted(moving))
+        for way in filled:
+            await way.engine.delete([_REGISTER])
+        self._registered -= moving
         await self._publisher.write([put_record(MIGRATIONS + way.migration.id, way.migration) for way in filled])
         return len(moving), conflicts
+
+    async def forget(self) -> None:
+        """Leave no trace of an import that has failed or was cancelled, as far as servers answer. Raises StoreError."""
+        with self._access.identity() as identity:
+            for owner in self._ways:
+                with suppress(EngineError, NotFound):
+                    engine = await self._access.open(self._access.leader(owner), identity)
+                    try:
+                        await engine.delete([_REGISTER])
+                    finally:
+                        await engine.close()
+        await self._publisher.write([Delete(IMPORTS + self._change)])
 
     async def _copy(self, source: Engine, way: _Way, keys: list[bytes]) -> None:
         for start in range(0, len(keys), _COPY_KEYS):
@@ -148,7 +173,7 @@ class Import:
             values = await source.dump(step)
             present = [(key, value) for key, value in zip(step, values, strict=True) if value is not None]
             # A key that has appeared at its owner since was written by a client just now: the newer value stays.
-            await way.engine.restore(present, replace=False)
+            await way.engine.take_over(present, _REGISTER)
             count = way.migration.keys_moved + len(present)
             way.migration = replace(way.migration, keys_moved=count, total_keys=max(count, way.migration.total_keys))
 
@@ -157,6 +182,7 @@ class Import:
         if way is None:
             engine = await self._access.open(self._access.leader(owner), identity)
             opened.push_async_callback(engine.close)
+            self._registered |= await engine.registered(_REGISTER)
             now = self._clock.wall()
             migration = Migration(
                 self._new_id(),
@@ -172,7 +198,7 @@ class Import:
             way = self._ways[owner] = _Way(engine, migration)
         return way
 
-    async def _resume(self, source: Engine) -> set[bytes]:
+    async def _resume(self, source: Engine, identity: Identity, opened: AsyncExitStack) -> set[bytes]:
         """End the batch that a coordinator before had copied as a whole; else the keys that it may have copied."""
         entry = await self._publisher.store.get(IMPORTS + self._change)
         if entry is None:
@@ -182,6 +208,9 @@ class Import:
         if not note["copied"]:
             return keys
         await source.delete(sorted(keys))
+        for owner in {self._routes.owner(key) for key in keys}:
+            await (await self._way(owner, identity, opened)).engine.delete([_REGISTER])
+        self._registered -= keys
         return set()
 
     async def _note(self, keys: set[bytes], *, copied: bool) -> None:

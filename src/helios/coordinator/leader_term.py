@@ -309,9 +309,13 @@ class LeaderTerm:
         try:
             await asyncio.wait({self._importing})
             if self._importing.cancelled():
+                await moving.forget()
                 await self._queue.end(change, ChangeStatus.CANCELLED, "cancelled; what had moved stays in the cluster")
                 return
             self._importing.result()
+        except (EngineError, NotFound, Refused):
+            await moving.forget()
+            raise
         finally:
             self._importing.cancel()
             self._importing = None

@@ -126,6 +126,16 @@ class Engine(Protocol):
         Raises PayloadRefused if the server cannot read a payload.
         """
 
+    async def take_over(self, items: Sequence[tuple[bytes, Dumped]], register: bytes) -> list[bool]:
+        """Write the keys that are not there yet, and enter each key into a register, both in one step.
+
+        False for those that were there; they are entered all the same. Raises what `restore` raises; a key that could
+        not be written is not entered. The register is a key of the server like any other: it is gone when deleted.
+        """
+
+    async def registered(self, register: bytes) -> frozenset[bytes]:
+        """The keys in a register."""
+
     async def sizes(self, keys: Sequence[bytes]) -> list[int]:
         """For each key roughly how many bytes its value occupies, 0 where it does not exist.
 

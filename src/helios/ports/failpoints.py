@@ -16,6 +16,7 @@ class Point(StrEnum):
     BEFORE_SWITCH = "before-switch"  # everything is copied; the switch is about to be published
     AFTER_SWITCH = "after-switch"  # the switch is in the store; the coordinator has done nothing since
     SWEEPING = "sweeping"  # a part of what has moved is deleted from the source
+    IMPORT_COPIED = "import-copied"  # a batch of a joining server is at its owners, where clients see it, and not noted
     IMPORTING = "importing"  # a batch of a joining server is at its owners, and not yet deleted from that server
     COMMITTING = "committing"  # any process is inside a commit to the store, and holds the lock for it
 

@@ -107,6 +107,14 @@ class MemoryEngine:
         """Write the keys with their absolute TTL."""
         return await self.connection.call(partial(self._server.restore, items, replace))
 
+    async def take_over(self, items: Sequence[tuple[bytes, Dumped]], register: bytes) -> list[bool]:
+        """Write the keys that are not there yet, and enter each into a register."""
+        return await self.connection.call(partial(self._server.take_over, items, register))
+
+    async def registered(self, register: bytes) -> frozenset[bytes]:
+        """The keys in a register."""
+        return await self.connection.call(partial(self._server.registered, register))
+
     async def sizes(self, keys: Sequence[bytes]) -> list[int]:
         """For each key the bytes of its value, 0 where it does not exist."""
         return await self.connection.call(lambda: [len(self._server.get(key) or b"") for key in keys])

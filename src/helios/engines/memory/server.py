@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
@@ -199,6 +200,20 @@ class MemoryServer:
         if refused is not None:
             raise refused
         return written
+
+    def take_over(self, items: Sequence[tuple[bytes, Dumped]], register: bytes) -> list[bool]:
+        """Write the keys that are not there yet, and enter each into a register; stops at one that cannot be read."""
+        written: list[bool] = []
+        for key, dumped in items:
+            written += self.restore([(key, dumped)], replace=False)
+            entered = sorted({*self.registered(register), key})
+            self._write(register, _Entry(json.dumps([key.hex() for key in entered]).encode(), None))
+        return written
+
+    def registered(self, register: bytes) -> frozenset[bytes]:
+        """The keys in a register."""
+        value, _ = self.read(register)
+        return frozenset(map(bytes.fromhex, json.loads(value or b"[]")))
 
     def piece(self, key: bytes, start: int, size: int) -> bytes | None:
         """A part of a value, None where there is no such key."""

@@ -27,6 +27,12 @@ from helios.ports.engine import (
     at_once,
 )
 
+_TAKE_OVER = """
+local made = redis.pcall('RESTORE', KEYS[1], ARGV[1], ARGV[2], 'ABSTTL')
+if made.err and not string.find(made.err, 'BUSYKEY', 1, true) then return made end
+redis.call('SADD', KEYS[2], KEYS[1])
+return made.err and 0 or 1
+"""
 _DIGESTS_AT_ONCE = 16  # values that are read side by side
 _STREAMS_AT_ONCE = 50  # each tells its first and its last entry, too
 _UNLINK_KEYS = 500  # keys in one UNLINK, so that no single command holds the server up
@@ -131,6 +137,22 @@ class ValkeyEngine:
             self._value(reply, "RESTORE", key)
             written.append(True)
         return written
+
+    async def take_over(self, items: Sequence[tuple[bytes, Dumped]], register: bytes) -> list[bool]:
+        """Write the keys that are not there yet, and enter each into a set, by a script for each key."""
+        replies = await self._execute_many(
+            [("EVAL", _TAKE_OVER, 2, key, register, dumped.expire_at_ms or 0, dumped.payload) for key, dumped in items]
+        )
+        written: list[bool] = []
+        for (key, _), reply in zip(items, replies, strict=True):
+            if isinstance(reply, ErrorReply) and is_payload_error(str(reply)):
+                raise await self._payload_refused(key, reply)
+            written.append(bool(self._value(reply, "RESTORE", key)))
+        return written
+
+    async def registered(self, register: bytes) -> frozenset[bytes]:
+        """The keys in a register, which is a set."""
+        return frozenset(await self._execute("SMEMBERS", register))
 
     async def sizes(self, keys: Sequence[bytes]) -> list[int]:
         """For each key about how many bytes its value occupies, by five of its elements; 0 where it does not exist."""
