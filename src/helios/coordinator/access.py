@@ -25,6 +25,10 @@ class Identity:
     password: str
 
 
+# What whoever runs an external server without a password for its default user types there, to let Helios fence it.
+FENCING_RIGHTS = "ACL SETUSER default +acl|users +acl|setuser +acl|deluser +client|kill"
+
+
 class Access:
     """Opens engines for one reign.
 
@@ -64,8 +68,8 @@ class Access:
     async def open(self, member: Member, identity: Identity) -> Engine:
         """An engine to move keys with, whose rights end with this coordinator's term at the latest.
 
-        An external server that does not let users be made is used as its default user; the next
-        coordinator can then only wait this one's lease out. Raises EngineUnreachable, EngineDenied, Replaced.
+        Raises EngineUnreachable or Replaced; EngineDenied where a server lets nobody make users: what this coordinator
+        had sent there could not be stopped by its successor, and would overwrite what clients have written since.
         """
         administrator = await self.administer(member)
         if self._publisher.topology.node(member.node) is None:
@@ -74,13 +78,41 @@ class Access:
         try:
             await self.end_users(administrator)
             await administrator.allow(identity.user, identity.password, UserRole.MOVER)
-        except EngineDenied:
-            await self._publisher.confirm()
-            return await self.administer(member)
+        except EngineDenied as error:
+            raise EngineDenied(_advice(member, error)) from error
         finally:
             await administrator.close()
         await self._publisher.confirm()
         return await self._connector.open(member, user=identity.user, password=identity.password)
+
+    async def open_source(self, member: Member, identity: Identity) -> Engine:
+        """The same to read keys, and to delete those that the member does not own any more.
+
+        Where nobody can make users it is the server's own user. Whatever that does late does no harm there: no key
+        ever moves to such a server, so that what has left it stays away. Raises EngineUnreachable, Replaced.
+        """
+        try:
+            return await self.open(member, identity)
+        except EngineDenied:
+            await self._publisher.confirm()
+            return await self.administer(member)
+
+    async def unfenceable(self, member: Member) -> str:
+        """Why nobody could be forced off a member, and what would help; empty where that is possible.
+
+        Finds out by making a user and ending it. Raises EngineUnreachable.
+        """
+        administrator = await self.administer(member)
+        try:
+            with self.identity() as identity:
+                await administrator.users()
+                await administrator.allow(identity.user, identity.password, UserRole.MOVER)
+                await administrator.force_off(identity.user)
+        except EngineDenied as error:
+            return _advice(member, error)
+        finally:
+            await administrator.close()
+        return ""
 
     async def end_users(self, administrator: Engine) -> int:
         """End the users of predecessors and of own work that is over; how many there were."""
@@ -90,3 +122,11 @@ class Access:
         for user in over:
             await administrator.force_off(user)
         return len(over)
+
+
+def _advice(member: Member, error: EngineDenied) -> str:
+    """What a server does not allow, and how its owner allows it."""
+    return (
+        f"no key can move to {member.node} at {member.address}, since nobody can be forced off there ({error}); "
+        f"allow it on that server by: {FENCING_RIGHTS}"
+    )

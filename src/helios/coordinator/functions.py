@@ -29,7 +29,7 @@ async def bring_functions(access: Access, source: str, target: str) -> None:
     """
     with access.identity() as identity:
         async with AsyncExitStack() as opened:
-            here = await access.open(access.leader(source), identity)
+            here = await access.open_source(access.leader(source), identity)
             opened.push_async_callback(here.close)
             there = await access.open(access.leader(target), identity)
             opened.push_async_callback(there.close)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Collection
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from helios.control.admission import Policy, altered_node, placement_after
@@ -26,12 +26,12 @@ from helios.coordinator.repair import repair
 from helios.coordinator.sessions import Sessions
 from helios.coordinator.sweep import clear
 from helios.coordinator.transition_runner import TransitionRunner
-from helios.errors import Conflict, EngineError, NotFound, Refused, Unavailable
+from helios.errors import Conflict, EngineError, EngineUnreachable, NotFound, Refused, Unavailable
 from helios.model.codec import decode
 from helios.model.ids import Address, leader_id
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration
 from helios.model.settings import ClusterSettings
-from helios.model.topology import Pair, Shard, Topology
+from helios.model.topology import NodeKind, Pair, Shard, Topology
 from helios.placement.plan import pairs_between
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
@@ -271,12 +271,15 @@ class LeaderTerm:
         there = [(leader(source), leader(target)) for source, target in keys]
         found = await unreadable(self.access, [*there, *((target, source) for source, target in there)])
         refuse_unreadable(there, found)
+        shut = await self._unfenceable(topology, {shard for pair in keys for shard in pair})
+        if reason := next((shut[target] for _, target in keys if target in shut), ""):
+            raise Refused(reason)
         pairs = tuple(
             Pair(
                 source,
                 target,
                 foreseen(migrations, source, target) or self._new_id(),
-                one_way=found.get((leader(target), leader(source)), ""),
+                one_way=found.get((leader(target), leader(source)), "") or shut.get(source, ""),
             )
             for source, target in keys
         )
@@ -289,8 +292,21 @@ class LeaderTerm:
             lambda now: begin(_same(topology, now), change.id, following, pairs, leaving, altered), records
         )
 
+    async def _unfenceable(self, topology: Topology, shards: Collection[str]) -> dict[str, str]:
+        """Those of the shards off whose servers nobody could be forced, and why. What does not answer is no reason."""
+        external = {node.id for node in topology.nodes if node.kind is NodeKind.EXTERNAL}
+        found: dict[str, str] = {}
+        for shard in sorted(external.intersection(shards)):
+            with suppress(EngineUnreachable):
+                if reason := await self.access.unfenceable(self.access.leader(shard)):
+                    found[shard] = reason
+        return found
+
     async def _import(self, change: Change) -> None:
         node = change.nodes[0]
+        owners = {shard for shard, _ in self._publisher.topology.placement.weights}
+        for reason in (await self._unfenceable(self._publisher.topology, owners)).values():
+            raise Refused(reason)
         record = await read_record(self._publisher.store, MemberRecord, MEMBERS + leader_id(node.id))
         member = founding_member(node, None if record is None else record.value)
         if member is None:

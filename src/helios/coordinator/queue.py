@@ -227,6 +227,9 @@ class Queue:
         finally:
             await engine.close()
         if node.kind is NodeKind.EXTERNAL:
+            # The first node of a cluster is no target: it owns all keys, and may lose them to others.
+            if self._publisher.topology.shards and (reason := await self._access.unfenceable(members[node.id])):
+                raise Refused(reason)
             await self._check_versions(members[node.id], importing=bool(keys and change.import_keys))
         if keys and not change.flush and not change.import_keys:
             raise Refused(

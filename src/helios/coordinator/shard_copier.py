@@ -118,7 +118,8 @@ class ShardCopier:
         try:
             async with AsyncExitStack() as opened:
                 identity = opened.enter_context(self._access.identity())
-                source = await self._open(self.source, identity, opened)
+                source = await self._access.open_source(self._access.leader(self.source), identity)
+                opened.push_async_callback(source.close)
                 stream = await source.changes()
                 follower = await opened.enter_async_context(Follower(stream, self._note))
                 for target in self.progress:
@@ -137,13 +138,9 @@ class ShardCopier:
         else:
             self._report(Released(self.source))
 
-    async def _open(self, shard: str, identity: Identity, opened: AsyncExitStack) -> Engine:
-        engine = await self._access.open(self._access.leader(shard), identity)
-        opened.push_async_callback(engine.close)
-        return engine
-
     async def _open_target(self, source: Engine, target: str, identity: Identity, opened: AsyncExitStack) -> None:
-        engine = await self._open(target, identity, opened)
+        engine = await self._access.open(self._access.leader(target), identity)
+        opened.push_async_callback(engine.close)
 
         async def note(changed: Collection[bytes]) -> None:
             await self._note_dropped(target, changed)

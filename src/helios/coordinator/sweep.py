@@ -73,7 +73,7 @@ async def clear(
     perhaps another coordinator's, may have deleted it a moment ago.
     """
     with access.identity() as identity:
-        engine = await access.open(access.leader(shard), identity)
+        engine = await access.open_source(access.leader(shard), identity)
         try:
             deleted = await delete_where(engine, not_owned(routes, shard), before, after)
             await make_durable(engine)

@@ -114,7 +114,8 @@ class Pair:
     """The keys that one transition moves from `source` to `target`, with the migration that users see.
 
     Routers delay writes to them by `slow_ms`, for as long as they change faster than they can be copied.
-    `one_way` says why they could not come back (the source cannot read what the target writes); empty if they can.
+    `one_way` says why they could not come back (the source cannot read what the target writes, or nobody can be
+    forced off it); empty if they can.
     """
 
     source: str
