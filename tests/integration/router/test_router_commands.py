@@ -317,6 +317,23 @@ async def test_external_servers_without_users_are_used_as_their_default_user(tmp
             assert await direct.acl_users() == ["default"]
 
 
+async def test_other_databases_of_external_servers_are_left_alone(tmp_path: Path) -> None:
+    with start_valkey(tmp_path / "a") as one:
+        lab = RouterLab({"a": one}, kind=NodeKind.EXTERNAL)
+        async with lab.running(), lab.client() as client:
+            others = redis.Redis(port=one.port, db=1)
+            others.set("not ours", "kept")
+            await client.set("k", "v")
+            for command in (("FLUSHALL",), ("FLUSHDB", "ASYNC"), ("EVAL", "return redis.call('FLUSHDB')", "1", "k")):
+                await client.set("k", "v")
+                assert await client.execute_command(*command)
+                assert await client.dbsize() == 0
+            with pytest.raises(redis.ResponseError, match="ACL failure in script"):
+                await client.execute_command("EVAL", "return redis.call('FLUSHALL')", "1", "k")
+            assert others.get("not ours") == b"kept"
+            others.close()
+
+
 async def test_a_session_makes_users_and_takes_them_away(servers: dict[str, Server]) -> None:
     lab = RouterLab(servers)
     async with lab.running(), lab.client() as client:

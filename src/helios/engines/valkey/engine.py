@@ -264,8 +264,8 @@ class ValkeyEngine:
         return sum(int(self._value(reply, "UNLINK", step[0])) for step, reply in zip(steps, replies, strict=True))
 
     async def flush(self) -> None:
-        """Remove every key of every database; they are gone when this returns, their memory a little later."""
-        await self._execute("FLUSHALL", "ASYNC")
+        """Remove every key of database 0; they are gone when this returns, their memory a little later."""
+        await self._execute("FLUSHDB", "ASYNC")
 
     async def persist(self, timeout_s: float) -> bool:
         """Wait until everything that the server had executed before this call is on its disk.
