@@ -12,11 +12,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.simulation.planted import PLANTS
 from tests.simulation.report import Tally, read_line, to_line
-from tests.simulation.scenario import WAITING, Edge
+from tests.simulation.scenario import WAITING, Edge, choose
 from tests.simulation.world import live
 
 # Lives of one process: to start it takes as long as several of them.
@@ -37,7 +38,8 @@ def main() -> int:
         if options.seed is not None:
             return _replay(options.seed)
         if options.worker:
-            return _work(range(options.first, options.first + options.count, options.step))
+            seeds = range(options.first, options.first + options.count, options.step)
+            return _work([seed for seed in seeds if not options.only or options.only in choose(seed).edges])
     return _spread(options)
 
 
@@ -49,6 +51,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--step", type=int, default=1, help="only each so manieth seed; 5 keeps to one danger")
     parser.add_argument("--plant", choices=sorted(PLANTS), default="", help="with a bug")
+    parser.add_argument("--only", choices=sorted(Edge), default="", help="those lives alone that have this edge")
     parser.add_argument(
         "--with",
         dest="edges",
@@ -71,7 +74,7 @@ def _replay(seed: int) -> int:
     return 1 if outcome.failure else 0
 
 
-def _work(seeds: range) -> int:
+def _work(seeds: Iterable[int]) -> int:
     failed = 0
     for seed in seeds:
         outcome = live(seed)
@@ -93,7 +96,7 @@ def _spread(options: argparse.Namespace) -> int:
         count = min(chunk_lives * options.step, end - start)
         arguments = ["--first", str(start), "--count", str(count), "--step", str(options.step)]
         command = [sys.executable, "-m", "tests.simulation", "--worker", *arguments, "--plant", options.plant]
-        command += ["--with", *options.edges]
+        command += ["--with", *options.edges, *(["--only", options.only] if options.only else [])]
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         for line in run.stdout.splitlines():
             tally.add(read_line(line))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.loop import Process
 from tests.simulation.network import Listening, Wire
+from tests.simulation.scenario import Edge
 from tests.simulation.store import SimStore
 
 from helios.admin.client import Admin
@@ -22,6 +23,23 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _ENGINE_TIMEOUT_S = 5.0
+_DRIFT = 0.005
+
+
+class ActorClock:
+    """The clocks of a process's machine: they may be fast or slow, jump, and stop while it is suspended."""
+
+    def __init__(self, world: World, rate: float) -> None:
+        self.jumped_s = 0.0
+        self.suspended_s = 0.0
+        self._world = world
+        self._rate = rate
+
+    def wall(self) -> float:
+        return self._world.clock.wall() + self.jumped_s
+
+    def monotonic(self) -> float:
+        return (self._world.loop.time() - self.suspended_s) * self._rate
 
 
 class Actor(ABC):
@@ -37,6 +55,9 @@ class Actor(ABC):
         self.name = name
         self.starts = 0
         self.alive = False
+        random = Random(f"{world.seed}/clock of {name}")
+        drifts = Edge.CLOCKS in world.scenario.edges
+        self.clock = ActorClock(world, 1 + random.uniform(-_DRIFT, _DRIFT) if drifts else 1.0)
 
     def start(self) -> None:
         """Begin a new life."""
@@ -46,6 +67,7 @@ class Actor(ABC):
         self.process = Process(f"{self.name}/{self.starts}")
         random = Random(f"{world.seed}/{self.process.name}")
         self.store = SimStore(world.inner.open(), world.loop, random, world.scenario.store_late, world.on_commit)
+        self.store.very_late = 0.01 if Edge.STORE in world.scenario.edges else 0.0
         self.connector = MemoryConnector(
             world.addresses, origin=self.process.name, connect_timeout_s=1.0, timeout_s=_ENGINE_TIMEOUT_S
         )
@@ -97,7 +119,7 @@ class CoordinatorActor(Actor):
 
     async def _main(self) -> None:
         settings = self.world.scenario.settings
-        await Coordinator(self.store, self.connector, self.world.clock, node_id=self.name, settings=settings).run()
+        await Coordinator(self.store, self.connector, self.clock, node_id=self.name, settings=settings).run()
 
 
 class RouterActor(Actor):
@@ -120,8 +142,8 @@ class RouterActor(Actor):
             member_timeout_s=_ENGINE_TIMEOUT_S,
             hold_timeout_s=world.scenario.hold_timeout_s,
         )
-        admin = Admin(self.store, self.connector, world.clock)
-        router = Router(self.store, self.connector, admin, world.clock, options)
+        admin = Admin(self.store, self.connector, self.clock)
+        router = Router(self.store, self.connector, admin, self.clock, options)
         await router.start()
         await router.serve("router", 0)
         self.listening = world.network.listening

@@ -142,14 +142,15 @@ class _Stream:
     def value(self, before: Value) -> Value:
         """As a value."""
         mark = GROUPED if self.groups else STREAM
-        content = json.dumps([self.last, self.entries, self.groups], sort_keys=True)
-        return Value(mark + content.encode(), before.expire_at_ms)
+        content = json.dumps([self.entries, self.groups], sort_keys=True)
+        return Value(b"%b%d-0 %b" % (mark, self.last, content.encode()), before.expire_at_ms)
 
 
 def _stream(value: Value) -> _Stream:
     if value.data is None:
         return _Stream(0, [], {})
-    return _Stream(*json.loads(value.data.removeprefix(GROUPED).removeprefix(STREAM)))
+    last, _, content = value.data.removeprefix(GROUPED).removeprefix(STREAM).partition(b" ")
+    return _Stream(_number(last), *json.loads(content))
 
 
 def _number(word: bytes) -> int:

@@ -16,6 +16,7 @@ from helios.model.topology import Topology
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+_LITTLE_ROOM = 1000
 _SOON_S = (0.0, 0.002, 0.02, 0.2)
 
 
@@ -52,6 +53,10 @@ class Faults:
         loop = self._world.loop
         if topology.transition is None or scenario.danger is Danger.CALM or loop.time() > self._ends_s:
             return
+        if Edge.LOSING in scenario.edges and self._random.random() < 0.3:
+            pair = self._random.choice(topology.transition.pairs)
+            soon_s = self._random.choice(_SOON_S)
+            loop.send_later(self._random.uniform(0, soon_s), self._lose_keys, self._world.servers[pair.target])
         if self._random.random() < scenario.fault_at_phase:
             pair = self._random.choice(topology.transition.pairs)
             near = self._random.choice((pair.source, pair.target))
@@ -93,8 +98,15 @@ class Faults:
         random = self._random
         if not server.up or server.frozen:
             return
-        if Edge.LOSING in self._world.scenario.edges and random.random() < 0.4:
+        edges = self._world.scenario.edges
+        if Edge.LOSING in edges and random.random() < 0.3:
             self._lose_keys(server)
+            return
+        if self._world.scenario.room_bytes < _LITTLE_ROOM and random.random() < 0.3:
+            self._stall(server)
+            return
+        if Edge.SEVERAL in edges and random.random() < 0.15:
+            self._hurt_two(server)
             return
         choice = random.random()
         power = self._world.scenario.danger is Danger.POWER
@@ -103,12 +115,9 @@ class Faults:
                 self._world.power_cut(server)
             else:
                 server.crash()
-            self._until(server.restart, random.uniform(0.01, 3), f"{server.name} crashes")
+            self._until(lambda: self._world.restart(server), random.uniform(0.01, 3), f"{server.name} crashes")
         elif choice < 0.75:
-            server.freeze()
-            starts = server.starts
-            mend = lambda: server.thaw() if server.starts == starts and server.up else None  # noqa: E731
-            self._until(mend, random.uniform(0.01, 3), f"{server.name} freezes")
+            self._stop(server, random.uniform(0.01, 3))
         elif choice < 0.9:
             self._world.late[server.shard] = 0.5
             self._until(
@@ -120,8 +129,53 @@ class Faults:
             server.cut(origin)
             self._until(lambda: server.heal(origin), random.uniform(0.01, 3), f"{server.name} loses {origin}")
 
+    def _stall(self, server: SimServer) -> None:
+        """It takes nothing for so long that what routers send stays with them; and one of these is stopped, too.
+
+        When the server goes on, what that router has left is old, and leaves when it wakes.
+        """
+        random, world = self._random, self._world
+        router = random.choice(world.routers)
+        stands_s = random.uniform(0.2, 1.5)
+        self._stop(server, stands_s)
+        if router.alive and not router.process.frozen:
+            after_s = stands_s * random.uniform(0.3, 0.9)
+            sleeps_s = stands_s + world.scenario.session_ttl_s * random.uniform(0.3, 1.5)
+            world.loop.send_later(after_s, self._freeze_if_awake, router, sleeps_s)
+
+    def _freeze_if_awake(self, actor: Actor, duration_s: float) -> None:
+        if actor.alive and not actor.process.frozen:
+            self._freeze(actor, duration_s)
+
+    def _stop(self, server: SimServer, duration_s: float) -> None:
+        """The server stands still for a while."""
+        server.freeze()
+        starts = server.starts
+        mend = lambda: server.thaw() if server.starts == starts and server.up else None  # noqa: E731
+        self._until(mend, duration_s, f"{server.name} freezes")
+
+    def _hurt_two(self, server: SimServer) -> None:
+        """It is away, and another stands still and crashes then."""
+        random, world = self._random, self._world
+        other = random.choice(list(world.servers.values()))
+        if other is server or not other.up or other.frozen:
+            return
+        server.crash()
+        self._until(lambda: world.restart(server), random.uniform(0.5, 3), f"{server.name} crashes")
+        other.freeze()
+        starts = other.starts
+
+        def crash() -> None:
+            if other.up and other.starts == starts:
+                other.crash()
+                world.restart(other)
+
+        self._until(crash, random.uniform(0.1, 1.5), f"{other.name} freezes, and crashes")
+
     def _lose_keys(self, server: SimServer) -> None:
         """It evicts some keys, copies in the making perhaps, or is emptied past the routers."""
+        if not server.up or server.frozen:
+            return
         self.count += 1
         if self._random.random() < 0.3:
             self._world.note(f"fault: {server.name} is emptied")
@@ -139,13 +193,36 @@ class Faults:
 
     def _freeze(self, actor: Actor, duration_s: float) -> None:
         actor.freeze()
-        process = actor.process
-        mend = lambda: None if process.dead else self._world.loop.thaw(process)  # noqa: E731
-        self._until(mend, duration_s, f"{process.name} freezes")
+        process, loop = actor.process, self._world.loop
+        since_s = loop.time()
+
+        def thaw() -> None:
+            if not process.dead:
+                loop.thaw(process)
+
+        def resume() -> None:
+            actor.clock.suspended_s += loop.time() - since_s
+            if not process.dead:
+                loop.resume(process, since_s)
+
+        if Edge.CLOCKS in self._world.scenario.edges and self._random.random() < 0.4:
+            self._until(resume, duration_s, f"the machine of {process.name} is suspended")
+        else:
+            self._until(thaw, duration_s, f"{process.name} freezes")
 
     def _hurt_process(self, actor: Actor) -> None:
         random = self._random
         if not actor.alive or actor.process.frozen:
+            return
+        if Edge.CLOCKS in self._world.scenario.edges and random.random() < 0.15:
+            actor.clock.jumped_s = random.choice((-1.0, 1.0)) * random.choice((1.0, 60.0, 1e6)) * random.random()
+            self._world.note(f"fault: the clock of {actor.process.name} jumps to {actor.clock.jumped_s:+.3f} s")
+        if Edge.STORE in self._world.scenario.edges and random.random() < 0.2:
+            store = actor.store
+            store.forgets = True
+            self._until(
+                lambda: setattr(store, "forgets", False), random.uniform(0.1, 1), f"{actor.process.name} loses watches"
+            )
             return
         choice = random.random()
         if choice < 0.3:

@@ -6,6 +6,7 @@ may never be, or may still be at any later time.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from tests.simulation.data import ABSENT, READING, Value, perform
@@ -67,6 +68,7 @@ class KeyHistory:
     possible: frozenset[Possible] = frozenset({Possible(ABSENT)})
     log: list[str] = field(default_factory=list)
     lost_at_ms: float = -1.0
+    skew_ms: float = 0.0  # by so much at most a server's clock is wrong
     # Flushes and what was possible before each: commands that were under way may have found that.
     _flushes: list[tuple[float, frozenset[Possible]]] = field(default_factory=list)
     _snapshots: list[tuple[float, frozenset[Possible]]] = field(default_factory=list)
@@ -82,7 +84,7 @@ class KeyHistory:
         after = set()
         for possible in before:
             value = possible.value
-            if value.expire_at_ms is not None and value.expire_at_ms <= begin_ms:
+            if value.expire_at_ms is not None and value.expire_at_ms <= begin_ms - self.skew_ms:
                 continue  # it had ended before this was asked; what it became stands beside it
             following, expected = command.apply(value)
             if expected == answer:
@@ -151,7 +153,9 @@ class KeyHistory:
         possible = self._closure(end_ms)
         if any(begin_ms <= at_ms <= end_ms for at_ms, _ in self._flushes) or begin_ms <= self.lost_at_ms <= end_ms:
             return
-        sure = {p.value.data is not None for p in possible if (p.value.expire_at_ms or end_ms) > begin_ms}
+        sure = {
+            p.value.data is not None for p in possible if (p.value.expire_at_ms or math.inf) > begin_ms - self.skew_ms
+        }
         if sure == {not there}:
             raise Impossible(
                 f"{self.key!r} was {'listed' if there else 'not listed'} by a scan, possible are {_shown(possible)}"
@@ -162,7 +166,7 @@ class KeyHistory:
         values = {
             possible.value.data
             for possible in self._closure(now_ms)
-            if possible.value.expire_at_ms is None or possible.value.expire_at_ms > now_ms
+            if possible.value.expire_at_ms is None or possible.value.expire_at_ms > now_ms - self.skew_ms
         }
         if data not in values:
             raise Impossible(f"{self.key!r} holds {data!r} in the end, possible are {sorted(map(repr, values))}")
@@ -179,7 +183,7 @@ class KeyHistory:
             possible = queue.pop()
             value = possible.value
             following = []
-            if value.expire_at_ms is not None and value.expire_at_ms <= now_ms:
+            if value.expire_at_ms is not None and value.expire_at_ms <= now_ms + self.skew_ms:
                 following.append(Possible(ABSENT, possible.open))
             for number in possible.open:
                 changed, _ = self.commands[number].apply(value)

@@ -171,6 +171,24 @@ class SimLoop(asyncio.BaseEventLoop):
         self._queue.extend(process.parked)
         process.parked.clear()
 
+    def resume(self, process: Process, frozen_at_s: float) -> None:
+        """Let a process go on whose clock stood still: its timers have lost the time since then."""
+        lost_s = self._now - frozen_at_s
+        parked, process.parked = process.parked, deque()
+        for handle in parked:
+            if handle.due_s > frozen_at_s:
+                self._numbers += 1
+                handle.due_s += lost_s
+                self._timers.append((handle.due_s, self._numbers, handle))
+            else:
+                process.parked.append(handle)
+        for number, (_, order, timer) in enumerate(self._timers):
+            if timer.process is process and timer.due_s >= self._now:
+                timer.due_s += lost_s
+                self._timers[number] = (timer.due_s, order, timer)
+        heapq.heapify(self._timers)
+        self.thaw(process)
+
     def kill(self, process: Process) -> None:
         """End a process at once."""
         process.dead = True

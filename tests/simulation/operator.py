@@ -38,6 +38,7 @@ _SETTINGS = (
     ("coordinator.copy_batch", ("1", "20")),
 )
 _REQUEST_TIMEOUT_S = 2.0
+_FIRST_AFTER_S = 0.4
 
 
 class Operator(Actor):
@@ -46,20 +47,23 @@ class Operator(Actor):
     async def _main(self) -> None:
         world = self.world
         random = Random(f"{world.seed}/operator")
-        admin = Admin(self.store, self.connector, world.clock)
+        admin = Admin(self.store, self.connector, self.clock)
+        # A life without a move shows nothing: one begins as soon as there is something to move.
+        first: str | None = "add" if Edge.IMPORTS in world.scenario.edges else "migrate"
+        await asyncio.sleep(_FIRST_AFTER_S)
         while self._goes_on():
+            await self._verb(admin, random, first)
+            first = None
             await asyncio.sleep(random.expovariate(1 / world.scenario.verb_every_s))
-            if self._goes_on():
-                await self._verb(admin, random)
         await asyncio.Event().wait()
 
     def _goes_on(self) -> bool:
         # In a brief life nothing new is begun behind the last fault, or most of it would be spent in calm moves.
         return self.world.serving and not (self.world.scenario.brief and self.world.faults.over)
 
-    async def _verb(self, admin: Admin, random: Random) -> None:
+    async def _verb(self, admin: Admin, random: Random, deed: str | None) -> None:
         world = self.world
-        what, ask = await self._choose(admin, random)
+        what, ask = await self._choose(admin, random, deed or random.choices(list(_DEEDS), list(_DEEDS.values()))[0])
         try:
             await ask
         except HeliosError as error:
@@ -67,13 +71,14 @@ class Operator(Actor):
         else:
             world.note(f"operator: {what}: done")
 
-    async def _choose(self, admin: Admin, random: Random) -> tuple[str, Awaitable[object]]:
+    async def _choose(self, admin: Admin, random: Random, deed: str) -> tuple[str, Awaitable[object]]:
         world = self.world
         ids = sorted(world.servers)
         nodes = world.invariants.topology.nodes
         members = [node.id for node in nodes]
         one, other = random.choice(members or ids), random.choice(members or ids)
-        [deed] = random.choices(list(_DEEDS), list(_DEEDS.values()))
+        if Edge.IMPORTS in world.scenario.edges and random.random() < 0.3:
+            deed = "add"
         match deed:
             case "migrate":
                 pattern = random.choice(("*", "user:*", "cart:*", "*:1:*", "n:*", "*[02468]", "session:*"))

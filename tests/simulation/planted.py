@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from unittest.mock import patch
 
@@ -14,9 +14,12 @@ from helios.coordinator.fencing import Fencing
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.shard_copier import ShardCopier
 from helios.coordinator.transition_runner import TransitionRunner
-from helios.model.topology import Member
-from helios.ports.engine import Engine
+from helios.engines.memory import MemoryEngine
+from helios.model.topology import Member, NodeKind
+from helios.ports.engine import ChangeStream, Engine
 from helios.ports.store import Compare, Delete, Put
+from helios.router.session import Session
+from helios.router.upstream.link import Credentials
 
 
 async def _settle_at_once(self: Fencing, epoch: int, member: Member) -> int:
@@ -69,6 +72,37 @@ async def _drain_and_go_on(self: ShardCopier, source: Engine, follower: Follower
     self._targets[target].drained = False
 
 
+async def _as_default_user(self: Session, member: Member) -> Credentials | None:
+    node = self.topology.node(member.node)
+    if node is None or node.kind is not NodeKind.EXTERNAL:
+        return await _made(self, member)
+    self._as_default.add(member.id)
+    await self._write()
+    return None
+
+
+async def _changes_of_sources(self: MemoryEngine, *, own: bool = True) -> ChangeStream:
+    return await _changes(self) if own else _Silence()
+
+
+class _Silence:
+    """A change stream that names nothing."""
+
+    async def barrier(self) -> set[bytes]:
+        return set()
+
+    async def close(self) -> None:
+        pass
+
+
+async def _grouped_streams(source: Engine, target: Engine, keys: Collection[bytes]) -> set[bytes]:
+    states = await source.stream_states(sorted(keys))
+    return {key for key, state in zip(sorted(keys), states, strict=True) if state is not None and state.groups}
+
+
+_made = Session._made
+_changes = MemoryEngine.changes
+
 PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "": nullcontext,
     # A pair is switched although routers have not acknowledged its fence.
@@ -82,4 +116,10 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "drained-target-copied": lambda: patch.object(ShardCopier, "_drain", _drain_and_go_on),
     # A sweep is over before its deletions are on the source's disk, and a power cut brings back what it deleted.
     "sweep-undone": lambda: patch("helios.coordinator.sweep.make_durable", _wait_for_no_source),
+    # A router is the default user of external servers, so that nobody can force it off there.
+    "external-as-default": lambda: patch.object(Session, "_made", _as_default_user),
+    # Nobody looks whether the copies on a target are still there.
+    "target-unwatched": lambda: patch.object(MemoryEngine, "changes", _changes_of_sources),
+    # Of what changes in a stream unnamed, only consumer groups are thought of.
+    "streams-half-known": lambda: patch("helios.coordinator.shard_copier.differing_streams", _grouped_streams),
 }

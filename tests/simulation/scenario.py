@@ -38,10 +38,13 @@ class Edge(StrEnum):
     XSETID = "xsetid"  # clients give streams other last ids
     SEVERAL = "several"  # clients use several keys at once
     FLUSHES = "flushes"  # clients empty the cluster
+    CLOCKS = "clocks"  # clocks drift and jump, and stop while a machine is suspended
+    STORE = "store"  # commits arrive after they were given up, and watches are lost
+    ELSEWHERE = "elsewhere"  # servers come back at other addresses
 
 
 # Those that show faults which are not mended yet. They occur only where the command line asks for them.
-WAITING: set[Edge] = {Edge.EXTERNAL, Edge.PLAIN, Edge.LOSING, Edge.IMPORTS, Edge.XSETID}
+WAITING: set[Edge] = {Edge.PLAIN, Edge.IMPORTS}
 _OFTEN = {
     Edge.EXTERNAL: 0.3,
     Edge.PLAIN: 0.1,
@@ -50,8 +53,12 @@ _OFTEN = {
     Edge.XSETID: 0.5,
     Edge.SEVERAL: 0.5,
     Edge.FLUSHES: 0.1,
+    Edge.CLOCKS: 0.3,
+    Edge.STORE: 0.3,
+    Edge.ELSEWHERE: 0.3,
 }
 _SERVERS_MAX = 5
+SKEW_S = 0.2  # at most, of a server's clock
 _DANGERS = (Danger.MIXED, Danger.POWER, Danger.ZOMBIES, Danger.SLOW, Danger.MIXED)
 
 
@@ -89,6 +96,12 @@ class Scenario:
     streams_per_client: int  # among its keys
     edges: frozenset[Edge]
     kinds: tuple[ServerKind, ...]  # of all servers
+    skews_s: tuple[float, ...]  # of the servers' clocks
+
+    @property
+    def skew_ms(self) -> float:
+        """By how much a server's clock may be wrong."""
+        return SKEW_S * 1000 if any(self.skews_s) else 0.0
 
 
 def danger_of(seed: int) -> Danger:
@@ -98,9 +111,9 @@ def danger_of(seed: int) -> Danger:
 
 def _kind(random: Random, edges: frozenset[Edge]) -> ServerKind:
     choice = random.random()
-    if Edge.PLAIN in edges and choice < 0.4:
+    if Edge.PLAIN in edges and choice < 0.5:
         return ServerKind.PLAIN
-    if Edge.EXTERNAL in edges and choice > 0.5:
+    if Edge.EXTERNAL in edges and choice > 0.4:
         return ServerKind.EXTERNAL
     return ServerKind.SUPERVISED
 
@@ -131,6 +144,9 @@ def choose(seed: int) -> Scenario:
     # What has come later has a source of its own, so that the rest of a seed's life stays what it was.
     edges = Random(f"{seed}/edges")
     drawn = frozenset(edge for edge, often in _OFTEN.items() if edges.random() < often)
+    if zombies and edges.random() < 0.3:
+        drawn |= {Edge.PLAIN}  # which those who wake too late could hurt most
+    skew_s = SKEW_S if Edge.CLOCKS in drawn - WAITING else 0.0
     return Scenario(
         settings=settings,
         big_bytes=random.choice((1 << 20, 1 << 20, 6, 12)),
@@ -160,7 +176,8 @@ def choose(seed: int) -> Scenario:
         registers=edges.choice((0, 1, 2)),
         pairs=edges.choice((0, 0, 1)),
         queues=edges.choice((0, 0, 1)),
-        streams_per_client=edges.choice((0, 1, 1)),
+        streams_per_client=edges.choice((0, 1, 1)) + (Edge.XSETID in drawn - WAITING),
         edges=drawn - WAITING,
         kinds=tuple(_kind(edges, drawn - WAITING) for _ in range(_SERVERS_MAX)),
+        skews_s=tuple(edges.uniform(-skew_s, skew_s) for _ in range(_SERVERS_MAX)),
     )

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tests.simulation.loop import SimLoop
 
-from helios.errors import HeliosError, StoreError
+from helios.errors import HeliosError, StoreError, WatchLost
 from helios.ports.store import Compare, Delete, Entry, Event, Put, Snapshot
 from helios.stores.memory import MemoryStore
 
@@ -31,6 +31,8 @@ class SimStore:
         self.cut = False
         self.loss = 0.0  # how often a request or its answer is lost
         self.late = late  # how often it takes long
+        self.very_late = 0.0  # how often it takes longer than anybody waits
+        self.forgets = False  # whether watches learn of no change but that they have missed some
         self._inner = inner
         self._loop = loop
         self._random = random
@@ -70,6 +72,8 @@ class SimStore:
                     silent_s += _LOOK_AGAIN_S
                     if silent_s > _TIMEOUT_S and self._random.random() < 0.05:
                         raise StoreError("a watch was lost: the store does not answer")
+                if self.forgets:
+                    raise WatchLost(f"the changes since {after} are no longer known")
                 yield events
 
     async def _commit(self, operations: Sequence[Put | Delete], compares: Sequence[Compare]) -> int:
@@ -78,6 +82,8 @@ class SimStore:
         return revision
 
     def _delay_s(self) -> float:
+        if self.very_late and self._random.random() < self.very_late:
+            return self._random.uniform(0.7, 3.0)
         if self.late and self._random.random() < self.late:
             return self._random.uniform(0.01, 0.7)
         return self._random.expovariate(2000)

@@ -65,12 +65,13 @@ class Client:
         self._wires: dict[RouterActor, Wire] = {}
         scenario = world.scenario
         self.keys = [
-            KeyHistory(f"{self._random.choice(_KINDS)}:{number}:{index}".encode())
+            KeyHistory(f"{self._random.choice(_KINDS)}:{number}:{index}".encode(), skew_ms=scenario.skew_ms)
             for index in range(scenario.keys_per_client + scenario.cold_keys_per_client)
         ]
         self._cold = self.keys[: scenario.cold_keys_per_client]
         self._streams = self.keys[len(self.keys) - scenario.streams_per_client :]
         self._strings = self.keys[: len(self.keys) - scenario.streams_per_client]
+        self._brought: list[KeyHistory] = []
         self._deeds = self._choices()
 
     def _choices(self) -> dict[str, int]:
@@ -91,8 +92,9 @@ class Client:
 
     def expect(self, key: bytes, value: bytes) -> None:
         """Use this key, too: it may come with a server that joins, once, if the cluster has none of that name."""
-        history = KeyHistory(key)
+        history = KeyHistory(key, skew_ms=self._world.scenario.skew_ms)
         history.asked(Command("IMPORT", value), self._world.clock.wall() * 1000)
+        self._brought.append(history)
         self.keys.append(history)
         self._strings.append(history)
 
@@ -113,7 +115,7 @@ class Client:
         world, random = self._world, self._random
         match deed:
             case "single":
-                await self._single(random.choice(self.keys))
+                await self._single(random.choice(self.keys + 2 * self._brought))
             case "count":
                 await self._count(random.choice(world.counters))
             case "count watching":
@@ -208,7 +210,9 @@ class Client:
         number = b"%d-0" % self._tokens
         earlier = b"%d-0" % random.randint(1, self._tokens)
         names = ("XADD", "XGROUP", "XREADGROUP", "XACK", "XDEL", "XSETID", "XINFO", "DEL")
-        often = (30, 6, 20, 10, 5, 20 if Edge.XSETID in self._world.scenario.edges else 0, 20, 2)
+        sets_ids = Edge.XSETID in self._world.scenario.edges
+        grouping = 0 if sets_ids and self._number % 2 else 6
+        often = (30, grouping, 20, 10, 5, 30 if sets_ids else 0, 20, 2)
         [name] = random.choices(names, often)
         match name:
             case "XADD":
@@ -293,6 +297,8 @@ class Client:
     async def _flush(self) -> None:
         """Everything goes, also what others have."""
         world = self._world
+        if any(history.questions >= QUESTIONS_MAX for history in world.histories):
+            return
         now_ms = world.clock.wall() * 1000
         numbers = {history: history.asked(Command("FLUSH"), now_ms) for history in world.histories}
         world.doubt_order()
@@ -367,7 +373,7 @@ class Client:
         asked = await self._ask([b"MULTI"], [b"INCR", pair.one], [b"INCR", pair.other], [b"EXEC"])
         if asked.unknown:
             pair.perhaps += 1
-        elif not asked.refused:
+        elif not asked.refused and asked.last is not None:  # else the connection watched a key for another
             pair.seen(asked.last, "a transaction")
             pair.counted += 1
 

@@ -8,7 +8,7 @@ import sys
 import uuid
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
 from random import Random
@@ -17,7 +17,7 @@ from unittest.mock import patch
 from tests.simulation.actors import CoordinatorActor, RouterActor
 from tests.simulation.data import Value, perform
 from tests.simulation.faults import Faults
-from tests.simulation.history import CounterHistory, Impossible, KeyHistory
+from tests.simulation.history import Command, CounterHistory, Impossible, KeyHistory
 from tests.simulation.invariants import Invariants
 from tests.simulation.loop import SimLoop, Stuck
 from tests.simulation.network import RespNetwork
@@ -108,6 +108,7 @@ class World:
         self.acknowledged = 0
         self.coordinator = ""
         self.late: dict[str, float] = {}
+        self.members: dict[str, MemberRecord] = {}
         self.inner = MemoryStore()
         self._delays = Random(f"{seed}/delays")
         scenario = self.scenario
@@ -177,8 +178,8 @@ class World:
         now_ms = self.clock.wall() * 1000
         gone = set(keys)
         for history in self.histories:
-            if history.key in gone and self.invariants.owns(server.shard, history.key):
-                history.flushed(now_ms)
+            if history.key in gone:
+                self._gone(history, server.shard, now_ms)
         if any(self.invariants.owns(server.shard, key) for key in gone):
             self.doubt(server.shard)
         for key in keys:
@@ -188,9 +189,28 @@ class World:
         """A server is being emptied by somebody, past the routers or through one of them."""
         now_ms = self.clock.wall() * 1000
         for history in self.histories:
-            if self.invariants.owns(server.shard, history.key):
-                history.flushed(now_ms)
+            self._gone(history, server.shard, now_ms)
         self.doubt(server.shard)
+
+    def _gone(self, history: KeyHistory, shard: str, now_ms: float) -> None:
+        """A key is lost on a shard. Where it is about to own the key, nobody can tell that from a loss behind that."""
+        routes = self.invariants.routes
+        if routes.owner(history.key) == shard:
+            history.flushed(now_ms)
+        elif routes.fenced(history.key) and routes.pair(history.key) == (routes.owner(history.key), shard):
+            history.asked(Command("FLUSH"), now_ms)
+
+    def restart(self, server: SimServer) -> None:
+        """The server comes back; at another address, where its port was taken meanwhile."""
+        server.restart()
+        moves = Edge.ELSEWHERE in self.scenario.edges and server.kind is NodeKind.SUPERVISED
+        if moves and self._delays.random() < 0.5:
+            member = self.members[server.shard]
+            self.addresses.pop(member.address)
+            self.members[server.shard] = member = replace(member, address=Address("server", member.address.port + 100))
+            self.addresses[member.address] = server
+            self.note(f"{server.name} listens at {member.address} now")
+            self.loop.create_task(self.inner.commit([put_record(MEMBERS + member.id, member)]))
 
     def power_cut(self, server: SimServer) -> None:
         """The server loses what was not on its disk; what clients may have lost by it becomes uncertain."""
@@ -278,7 +298,7 @@ class World:
         await self.faults.mended.wait()
         self.note("the trouble is over")
         for actor in (*self.coordinators, *self.routers, operator):
-            actor.store.late = 0.0
+            actor.store.late = actor.store.very_late = 0.0
         await asyncio.sleep(_SETTLE_S / 4 if self.scenario.brief else _SETTLE_S)
         self.serving = False
         await asyncio.gather(*clients)
@@ -296,6 +316,7 @@ class World:
                 continue
             member = MemberRecord(f"{node.id}.0", node.id, node.address, *ADMIN)
             agent = AgentRecord(node.id, node.address, node.kind, self.clock.wall() + 1e6)
+            self.members[node.id] = member
             await self.inner.commit([put_record(MEMBERS + member.id, member), put_record(AGENTS + node.id, agent)])
         for actor in (*self.coordinators, *self.routers):
             actor.start()
@@ -386,7 +407,7 @@ class World:
         kind = self.scenario.kinds[number]
         server = SimServer(
             shard,
-            wall=self.clock.wall,
+            wall=lambda: self.clock.wall() + self.scenario.skews_s[number],
             audit=self.invariants,
             aof_fsync="everysec",
             admin=ADMIN if kind is ServerKind.SUPERVISED else None,

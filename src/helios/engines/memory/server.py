@@ -15,7 +15,8 @@ from helios.engines.memory.connection import MemoryConnection, Request
 from helios.errors import EngineDenied, EngineError, PayloadRefused
 from helios.ports.engine import Dumped, EngineInfo, StreamState, UserRole
 
-# What values begin with that stand for streams, and for those of them that have consumer groups.
+# What values begin with that stand for streams, and for those of them that have consumer groups. The last id follows,
+# and a space.
 STREAM = b"\x00stream"
 GROUPED = STREAM + b" with groups"
 
@@ -96,9 +97,12 @@ class MemoryServer:
         self._live(key)
 
     def stream_state(self, key: bytes) -> StreamState | None:
-        """What the key knows as a stream: whether it has consumer groups is all that is told apart."""
+        """What the key knows as a stream: its last id, and whether it has consumer groups."""
         value = self.get(key) or b""
-        return StreamState(b"0-0", 0, b"0-0", int(value.startswith(GROUPED))) if value.startswith(STREAM) else None
+        if not value.startswith(STREAM):
+            return None
+        last_id = value.removeprefix(GROUPED).removeprefix(STREAM).partition(b" ")[0]
+        return StreamState(last_id, 0, b"0-0", int(value.startswith(GROUPED)))
 
     def touched(self, key: bytes) -> None:
         """Called when a key has been changed, whoever is told of it; for whoever waits for keys."""
