@@ -346,6 +346,52 @@ async def test_persist_looks_until_a_sync_that_began_after_its_mark_has_ended(
         await engine.close()
 
 
+FULL_AOF = b"# Persistence\r\naof_enabled:1\r\naof_last_write_status:err\r\nrdb_last_bgsave_status:ok\r\n"
+NO_SAVE = b"# Persistence\r\naof_enabled:0\r\nrdb_last_bgsave_status:err\r\n"
+
+
+@pytest.mark.parametrize(
+    ("info", "stops", "save", "reason"),
+    [
+        (FULL_AOF, b"no", b"", "it could not write its log: make room on the disk of /data; a moment later"),
+        (NO_SAVE, b"yes", b"3600 1", "it could not save its data: make room on the disk of /data, then give it BGSAVE"),
+        (NO_SAVE, b"no", b"3600 1", ""),
+        (NO_SAVE, b"yes", b"", ""),
+        (b"# Persistence\r\naof_enabled:1\r\naof_last_write_status:ok\r\n", b"yes", b"1 1", ""),
+    ],
+)
+async def test_a_server_that_cannot_write_is_known_before_a_client_finds_out(
+    info: bytes, stops: bytes, save: bytes, reason: str
+) -> None:
+    settings = {b"stop-writes-on-bgsave-error": stops, b"save": save, b"dir": b"/data"}
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        parser = hiredis.Reader()
+        while data := await reader.read(65536):
+            parser.feed(data)
+            while (argv := parser.gets()) is not False:
+                if argv[0] == b"HELLO":
+                    writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
+                elif argv[0] == b"INFO":
+                    writer.write(b"$%d\r\n%b\r\n" % (len(info), info))
+                else:
+                    value = settings[argv[2]]
+                    writer.write(b"%%1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(argv[2]), argv[2], len(value), value))
+        writer.close()
+
+    async with listening(answer) as member:
+        engine = await ValkeyConnector().open(member)
+        said = await engine.refuses_writes()
+        await engine.close()
+    assert said.startswith(reason)
+    assert bool(said) is bool(reason)
+
+
+@pytest.mark.processes
+async def test_a_server_in_order_takes_writes(real_lab: Lab) -> None:
+    assert await (await real_lab.open()).refuses_writes() == ""
+
+
 # What clients may do through Helios, and what would break a shard or let a router out of its session.
 ALLOWED: Commands = [
     *(("GET", "k"), ("SET", "k", "v"), ("DEL", "k"), ("KEYS", "*"), ("SCAN", "0"), ("DBSIZE",), ("RANDOMKEY",)),

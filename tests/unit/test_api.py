@@ -571,3 +571,15 @@ async def test_only_the_gateways_own_names_are_answered_where_they_are_known() -
             refused = await http.get("/api/v1/kv/k", headers={"Host": host})
             assert refused.status_code == 403
             error_of(refused)
+
+
+async def test_healthz_says_what_does_not_work_while_it_serves() -> None:
+    async def warnings() -> list[str]:
+        return ["shard-2 is read-only: make room on its disk"]
+
+    gateway = Gateway()
+    app = create_app(FakeAdmin(), FakeKeyValue(), gateway.health, warnings=warnings)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
+        response = await http.get("/healthz")
+        assert (response.status_code, response.json()["status"]) == (200, "degraded")
+        assert response.json()["reasons"] == ["shard-2 is read-only: make room on its disk"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from tests.topologies import cluster
 
-from helios.control.health import Signs, judge, seen_by_reader, suspect_after_s
+from helios.control.health import Signs, as_answered, judge, seen_by_reader, suspect_after_s
 from helios.coordinator.access import Access
 from helios.coordinator.health import Watch
 from helios.coordinator.publisher import Publisher
@@ -114,3 +115,33 @@ async def test_a_new_coordinator_looks_before_it_judges() -> None:
     await written.aclose()
     assert event.value is not None
     assert [one.status for one in decode(HealthRecord, event.value).nodes] == [NodeStatus.ONLINE]
+
+
+FULL = "it could not write its log: make room on the disk of /data"
+
+
+def test_a_server_that_refuses_writes_makes_its_node_read_only() -> None:
+    full = judge("n", Signs(999.0, 999.0, refuses=FULL), ONLINE, 1000.0, TIMEOUT_S)
+    assert (full.status, full.since, full.status.heard) == (NodeStatus.READ_ONLY, 1000.0, True)
+    assert full.reason == f"its data server refuses writes: {FULL}"
+    later = judge("n", Signs(1009.0, 1009.0, refuses="other words"), full, 1010.0, TIMEOUT_S)
+    assert (later.since, later.reason) == (full.since, full.reason)
+    silent = judge("n", Signs(1009.0, 985.0, "no route", refuses=FULL), full, 1010.0, TIMEOUT_S)
+    assert (silent.status, silent.status.heard) == (NodeStatus.SUSPECT, False)
+    assert judge("n", Signs(1019.0, 1019.0), full, 1020.0, TIMEOUT_S).status is NodeStatus.ONLINE
+
+
+def test_a_reader_keeps_what_the_coordinator_says_of_writes_while_the_agent_is_heard() -> None:
+    full = judge("n", Signs(999.0, 999.0, refuses=FULL), ONLINE, 1000.0, TIMEOUT_S)
+    assert seen_by_reader("n", full, 1001.0, 1002.0, TIMEOUT_S) == replace(full, last_seen=1001.0)
+    assert seen_by_reader("n", full, 960.0, 1002.0, TIMEOUT_S).status is NodeStatus.OFFLINE
+
+
+def test_who_asks_the_server_knows_it_at_once_though_nobody_could_write_it_down() -> None:
+    full = as_answered(ONLINE, FULL, 1000.0)
+    assert (full.status, full.since) == (NodeStatus.READ_ONLY, 1000.0)
+    assert full.last_seen == ONLINE.last_seen
+    assert as_answered(full, "", 1010.0).status is NodeStatus.ONLINE
+    assert as_answered(full, None, 1010.0) is full
+    offline = NodeHealth("n", NodeStatus.OFFLINE, 500.0, "silent")
+    assert as_answered(offline, FULL, 1000.0) is offline

@@ -248,6 +248,15 @@ class Admin:
         await self._submit(change)
         return await self.migration(change.migration)
 
+    async def warnings(self) -> list[str]:
+        """What does not work at the nodes as the coordinator has seen them, a sentence each. Asks no server."""
+        try:
+            topology, settings = await self._topology(), await self._settings()
+            standing = await read_standing(topology, self._store, self._clock, settings)
+        except (StoreError, Unavailable) as error:
+            return [f"how the nodes are is not known: {error}"]
+        return [f"{one.node} is {one.status}: {one.reason}" for one in standing.health.values() if one.reason]
+
     async def list_nodes(self) -> list[NodeView]:
         """All nodes, by id."""
         topology = await self._topology()

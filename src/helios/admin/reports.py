@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from helios.admin.balance import Standing, read_standing
+from helios.admin.balance import read_standing
 from helios.admin.counting import count_owned, may_hold_others
 from helios.admin.views import ChangeView, MigrationView, NodeView, StatsView
+from helios.control.health import as_answered
 from helios.errors import EngineError
+from helios.model.health import NodeHealth, NodeStatus
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationPhase, MigrationStatus
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, NodeState, PairPhase, Shard, Topology
@@ -16,7 +19,7 @@ from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
 from helios.ports.store import Store
-from helios.stores.records import CoordinatorRecord
+from helios.stores.records import CoordinatorRecord, ShardStats
 
 _COUNT_TIMEOUT_S = 5.0
 
@@ -37,42 +40,59 @@ async def node_views(
     standing = await read_standing(topology, store, clock, settings)
     deviations = standing.deviations(topology, settings.sharding.rebalance_by)
     routes = Routes(topology)
-    counts = await asyncio.gather(*(_count(connector, routes, shard, exact) for shard in topology.shards))
-    keys = {shard.id: count for shard, count in zip(topology.shards, counts, strict=True)}
+    looks = await asyncio.gather(*(_look(connector, routes, shard, exact) for shard in topology.shards))
+    seen = {shard.id: look for shard, look in zip(topology.shards, looks, strict=True)}
+    nobody = _Look()
+    now = clock.wall()
     return [
-        _node_view(node, topology, routes, standing, keys.get(node.id), deviations.get(node.id))
+        _node_view(
+            node,
+            topology,
+            routes,
+            standing.figures.get(node.id),
+            as_answered(standing.health[node.id], seen.get(node.id, nobody).refuses, now),
+            seen.get(node.id, nobody).keys,
+            deviations.get(node.id),
+        )
         for node in topology.nodes
     ]
 
 
-async def _count(connector: Connector, routes: Routes, shard: Shard, exact: bool) -> int | None:
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a server says now: its keys, and why it refuses writes; None where it does not answer."""
+
+    keys: int | None = None
+    refuses: str | None = None
+
+
+async def _look(connector: Connector, routes: Routes, shard: Shard, exact: bool) -> _Look:
     mixed = may_hold_others(routes.topology, shard.id)
-    if mixed and not exact:
-        return None
+    refuses: str | None = None
     try:
         async with asyncio.timeout(_COUNT_TIMEOUT_S):
             engine = await connector.open(shard.leading)
             try:
-                if mixed:
-                    return await count_owned(engine, routes, shard.id)
-                return await engine.count()
+                refuses = await engine.refuses_writes()
+                if mixed and not exact:
+                    return _Look(None, refuses)
+                return _Look(await (count_owned(engine, routes, shard.id) if mixed else engine.count()), refuses)
             finally:
                 await engine.close()
     except (EngineError, TimeoutError):
-        return None
+        return _Look(None, refuses)
 
 
 def _node_view(
     node: Node,
     topology: Topology,
     routes: Routes,
-    standing: Standing,
+    figures: ShardStats | None,
+    health: NodeHealth,
     keys: int | None,
     deviation: float | None,
 ) -> NodeView:
     shard = topology.shard(node.id)
-    health = standing.health[node.id]
-    figures = standing.figures.get(node.id)
     known = figures is not None and figures.measured_at is not None
     return NodeView(
         id=node.id,
@@ -186,7 +206,7 @@ def stats_view(
     """The cluster in numbers."""
     return StatsView(
         total_nodes=len(nodes),
-        online_nodes=sum(node.status == "online" for node in nodes),
+        online_nodes=sum(NodeStatus(node.status).heard for node in nodes),
         total_keys=sum(node.keys or 0 for node in nodes),
         sharding_enabled=topology.sharding_enabled,
         replication_factor=settings.sharding.replication_factor,

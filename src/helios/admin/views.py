@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node with its share. `status` is online, suspect or offline; `keys` is None where it does not answer.
+    """A node with its share; `keys` is None where it does not answer.
 
-    `state` is active, joining (keys are on their way to it), draining or drained. `ring_share` is between 0 and 1.
+    `status` is online, read-only (it answers and refuses writes), suspect or offline. `state` is active, joining (keys
+    are on their way to it), draining or drained. `ring_share` is between 0 and 1.
     `leader` is the id of the member that takes the shard's commands, `leader_address` where it listens.
     `status_since` (Unix seconds) is when the status began, `status_reason` what is missing unless it is online.
     `bytes`, `ops` (operations a second) and `deviation` (from its share by what is balanced: 0.3 is 30 % more) are

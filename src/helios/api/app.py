@@ -29,7 +29,7 @@ Health = Callable[[], Awaitable[Sequence[str]]]
 
 
 class HealthBody(BaseModel):
-    """`status` is ok or unavailable, with the reasons."""
+    """`status` is ok, degraded (it serves, and something does not work) or unavailable, with the reasons."""
 
     status: str
     reasons: list[str]
@@ -45,13 +45,14 @@ def create_app(
     allowed_hosts: Collection[str] | None = None,
     authenticator: Authenticator | None = None,
     open_metrics: bool = False,
+    warnings: Health | None = None,
 ) -> FastAPI:
     """The application: /api/v1/shards, /api/v1/routers, /api/v1/kv, /healthz, /metrics, /docs, /openapi.json.
 
     `allowed_hosts` are the host names that requests may be addressed to (None: any); see BrowserGuard.
     Requests are let in as the users of `gate` (None: everybody); `open_metrics` exempts /metrics from that.
     Values are held in memory whole, so `max_value_bytes` bounds what one request can take, and `max_bodies_bytes` what
-    all can that are under way.
+    all can that are under way. `warnings` are what does not work while the gateway serves.
     """
     app = FastAPI(
         title="Helios",
@@ -73,11 +74,11 @@ def create_app(
     app.include_router(maintenance_router(admin))
     app.include_router(routers_router(admin))
     app.include_router(kv_router(GuardedKeyValue(kv), max_value_bytes))
-    _add_pages(app, health, metrics)
+    _add_pages(app, health, warnings, metrics)
     return app
 
 
-def _add_pages(app: FastAPI, health: Health, metrics: Metrics) -> None:
+def _add_pages(app: FastAPI, health: Health, warnings: Health | None, metrics: Metrics) -> None:
     @app.get(
         "/healthz",
         tags=["gateway"],
@@ -87,8 +88,10 @@ def _add_pages(app: FastAPI, health: Health, metrics: Metrics) -> None:
     )
     async def healthz() -> JSONResponse:
         reasons = list(await health())
-        status, word = (503, "unavailable") if reasons else (200, "ok")
-        return JSONResponse({"status": word, "reasons": reasons}, status_code=status)
+        if reasons:
+            return JSONResponse({"status": "unavailable", "reasons": reasons}, status_code=503)
+        reasons = [] if warnings is None else list(await warnings())
+        return JSONResponse({"status": "degraded" if reasons else "ok", "reasons": reasons})
 
     @app.get(
         "/metrics",

@@ -14,6 +14,7 @@ from helios.admin.service import AdminService
 from helios.admin.views import MigrationView, StatsView
 from helios.api.router_metrics import RouterStats
 from helios.errors import HeliosError
+from helios.model.health import NodeStatus
 
 # They would add a series to each counter, with the moment of its making.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -127,6 +128,9 @@ class _Now(Collector):
             labels=["node"],
         )
         online = GaugeMetricFamily("helios_node_online", "Whether a node was heard of just now", labels=["node"])
+        writable = GaugeMetricFamily(
+            "helios_node_writable", "Whether a node was heard of just now and takes writes", labels=["node"]
+        )
         share = GaugeMetricFamily("helios_node_ring_share", "A node's part of the ring, 0 to 1", labels=["node"])
         carried = {
             "bytes": GaugeMetricFamily("helios_node_bytes", "What a node's keys occupy, estimated", labels=["node"]),
@@ -141,9 +145,10 @@ class _Now(Collector):
                     family.add_metric([node.id], value)
             if node.keys is not None:
                 keys.add_metric([node.id], node.keys)
-            online.add_metric([node.id], float(node.status == "online"))
+            online.add_metric([node.id], float(NodeStatus(node.status).heard))
+            writable.add_metric([node.id], float(node.status == NodeStatus.ONLINE))
             share.add_metric([node.id], node.ring_share)
-        yield from (keys, online, share, *carried.values())
+        yield from (keys, online, writable, share, *carried.values())
         yield from self._under_way()
 
     def _under_way(self) -> Iterable[Metric]:

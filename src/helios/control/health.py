@@ -1,8 +1,8 @@
-"""Whether a node is online, suspect or offline, since when and why: by its agent and its data server."""
+"""Whether a node is online, read-only, suspect or offline, since when and why: by its agent and its data server."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helios.model.health import NodeHealth, NodeStatus
 
@@ -12,11 +12,15 @@ _SILENCE_MIN_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """When a node's agent was last heard of and when its server answered (None: never); what was wrong with it then."""
+    """When a node's agent was last heard of and when its server answered (None: never); what was wrong with it then.
+
+    `refuses`: why the server takes no writes; empty where it does.
+    """
 
     heartbeat_at: float | None
     answered_at: float | None
     trouble: str = ""
+    refuses: str = ""
 
 
 def suspect_after_s(health_timeout_s: float) -> float:
@@ -37,11 +41,13 @@ def judge(node: str, signs: Signs, before: NodeHealth | None, now: float, health
     elif silent_s >= suspect_after_s(health_timeout_s):
         status = NodeStatus.SUSPECT
     else:
-        status = NodeStatus.ONLINE
+        status = NodeStatus.READ_ONLY if signs.refuses else NodeStatus.ONLINE
     if before is not None and before.status is status:
         since, reason = before.since, before.reason
     elif status is NodeStatus.ONLINE:
         since, reason = now, ""
+    elif status is NodeStatus.READ_ONLY:
+        since, reason = now, f"its data server refuses writes: {signs.refuses}"
     else:
         since, reason = now if last_seen is None else last_seen, _reason(signs)
     return NodeHealth(node, status, since, reason, last_seen, signs.answered_at)
@@ -59,14 +65,23 @@ def seen_by_reader(
     by_heartbeat = judge(node, Signs(heartbeat_at, now), None, now, health_timeout_s)
     if known is None:
         return by_heartbeat
-    if known.status is NodeStatus.ONLINE:
-        if by_heartbeat.status is NodeStatus.ONLINE:
-            return NodeHealth(node, known.status, known.since, "", heartbeat_at, known.answered_at)
-        return by_heartbeat
+    if known.status.heard:
+        return replace(known, last_seen=heartbeat_at) if by_heartbeat.status.heard else by_heartbeat
     if by_heartbeat.status is NodeStatus.ONLINE and _lacked_only_its_agent(known, now, health_timeout_s):
         return by_heartbeat
     severe = by_heartbeat.status is NodeStatus.OFFLINE and known.status is NodeStatus.SUSPECT
     return by_heartbeat if severe else known
+
+
+def as_answered(known: NodeHealth, refuses: str | None, now: float) -> NodeHealth:
+    """How a node is for somebody who has just asked its server whether it refuses writes (None: no answer).
+
+    The coordinator may be unable to write that down, where the store is on the same full disk.
+    """
+    if refuses is None or not known.status.heard:
+        return known
+    asked = judge(known.node, Signs(now, now, refuses=refuses), known, now, _SILENCE_MIN_S)
+    return replace(asked, last_seen=known.last_seen, answered_at=known.answered_at)
 
 
 def _lacked_only_its_agent(known: NodeHealth, now: float, health_timeout_s: float) -> bool:

@@ -10,7 +10,7 @@ from helios.control.health import Signs, judge
 from helios.coordinator.access import Access
 from helios.coordinator.publisher import Publisher
 from helios.errors import EngineDenied, EngineError
-from helios.model.health import NodeHealth, NodeStatus
+from helios.model.health import NodeHealth
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, NodeKind, Shard
 from helios.ports.clock import Clock
@@ -49,6 +49,7 @@ class Watch:
         self._known: dict[str, NodeHealth] = {}
         self._answered: dict[str, float] = {}
         self._trouble: dict[str, str] = {}
+        self._refuses: dict[str, str] = {}
 
     async def run(self) -> None:
         """Watch for ever. Raises StoreError."""
@@ -58,8 +59,7 @@ class Watch:
         began = self._clock.wall()
         for health in self._known.values():
             # Nobody looked between two coordinators: a silence of that time proves nothing.
-            online = health.status is NodeStatus.ONLINE
-            self._answered[health.node] = began if online else (health.answered_at or began)
+            self._answered[health.node] = began if health.status.heard else (health.answered_at or began)
         looks: dict[str, asyncio.Task[None]] = {}
         first = True
         async with asyncio.TaskGroup() as tasks:
@@ -80,7 +80,7 @@ class Watch:
         try:
             engine = await self._access.administer(shard.leading)
             try:
-                await engine.count()
+                self._refuses[node.id] = await engine.refuses_writes()
                 self._answered[node.id] = self._clock.wall()
                 self._trouble.pop(node.id, None)
                 if node.kind is NodeKind.EXTERNAL:
@@ -109,7 +109,7 @@ class Watch:
         for node in self._publisher.topology.nodes:
             answered_at = self._answered.setdefault(node.id, max(began, now - _LOOK_EVERY_S))
             heartbeat_at = answered_at if node.kind is NodeKind.EXTERNAL else heartbeats.get(node.id)
-            signs = Signs(heartbeat_at, answered_at, self._trouble.get(node.id, ""))
+            signs = Signs(heartbeat_at, answered_at, self._trouble.get(node.id, ""), self._refuses.get(node.id, ""))
             health = judged[node.id] = judge(node.id, signs, self._known.get(node.id), now, timeout_s)
             before = self._known.get(node.id)
             if before is not None and before.status is not health.status:

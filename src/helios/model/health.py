@@ -1,4 +1,4 @@
-"""Whether a node is there."""
+"""Whether a node is there, and takes writes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from enum import StrEnum
 
 
 class NodeStatus(StrEnum):
-    """What users see: heard of just now, silent for a while, or silent for too long."""
+    """What users see: heard of just now, there but refusing writes, silent for a while, or silent for too long."""
 
     ONLINE = "online"
+    READ_ONLY = "read-only"
     SUSPECT = "suspect"
     OFFLINE = "offline"
+
+    @property
+    def heard(self) -> bool:
+        """Whether the node was heard of just now, whatever it can do."""
+        return self in (NodeStatus.ONLINE, NodeStatus.READ_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +25,7 @@ class NodeHealth:
     """How a node is. Times are Unix seconds.
 
     `since` is when it became so: for a silent node that is when it was last heard of. `reason` says what is
-    missing; it is empty for a node that is online. `answered_at` is the last answer of its data server.
+    missing, and what to do; it is empty for a node that is online. `answered_at` is the last answer of its data server.
     """
 
     node: str

@@ -111,6 +111,9 @@ class Engine(Protocol):
     async def count(self) -> int:
         """The number of keys (DBSIZE), owned or not."""
 
+    async def refuses_writes(self) -> str:
+        """Why the server takes no writes at the moment and what to do about it; empty where it takes them."""
+
     async def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
         """The next cursor (0 = the end) and some keys; a key that stays is given at least once."""
 

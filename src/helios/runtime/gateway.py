@@ -108,13 +108,15 @@ def _app(store: Store, router: Router, settings: Settings) -> FastAPI:
         reason = router.reason()
         return [reason] if reason else []
 
+    admin = Admin(store, connector(store), SystemClock())
     return create_app(
-        Admin(store, connector(store), SystemClock()),
+        admin,
         router,
         health,
         allowed_hosts=_names(settings.gateway.listen),
         authenticator=router.authenticator,
         open_metrics=settings.security.open_metrics,
+        warnings=admin.warnings,
     )
 
 

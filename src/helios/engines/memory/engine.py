@@ -91,6 +91,10 @@ class MemoryEngine:
         """The number of keys."""
         return len(await self.connection.call(self._server.keys))
 
+    async def refuses_writes(self) -> str:
+        """Never: it has no disk that could be full."""
+        return await self.connection.call(str)
+
     async def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
         """The next cursor and some keys."""
         return await self.connection.call(partial(self._server.scan, cursor, count))

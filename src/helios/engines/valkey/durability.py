@@ -34,6 +34,32 @@ async def persist(connection: Connection, timeout_s: float) -> bool:
         ) from None
 
 
+async def refusal(connection: Connection) -> str:
+    """Why the server answers writes by MISCONF and what to do about it; empty where it does not."""
+    text = await connection.execute("INFO", "persistence")
+    fields = dict(line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
+    if fields.get("aof_enabled") == "1" and fields.get("aof_last_write_status", "ok") != "ok":
+        return (
+            f"it could not write its log: make room on the disk of {await _folder(connection)}; a moment later it "
+            "takes writes again by itself"
+        )
+    if fields.get("rdb_last_bgsave_status", "ok") == "ok":
+        return ""
+    if await _setting(connection, "stop-writes-on-bgsave-error") != "yes" or not await _setting(connection, "save"):
+        return ""
+    return f"it could not save its data: make room on the disk of {await _folder(connection)}, then give it BGSAVE"
+
+
+async def _folder(connection: Connection) -> str:
+    return await _setting(connection, "dir") or "its data"
+
+
+async def _setting(connection: Connection, name: str) -> str:
+    """A setting of the server; empty where it does not say."""
+    found = await connection.execute("CONFIG", "GET", name)
+    return found[name.encode()].decode(errors="replace") if name.encode() in found else ""
+
+
 async def _persist(connection: Connection) -> bool:
     policy = fsync_policy(await connection.execute("CONFIG", "GET", "appendfsync"))
     sometimes = await connection.execute("CONFIG", "GET", "no-appendfsync-on-rewrite")

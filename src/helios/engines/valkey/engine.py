@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from helios.engines.valkey.changes import TrackingStream
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
 from helios.engines.valkey.digests import digest_of
-from helios.engines.valkey.durability import fsync_policy, persist
+from helios.engines.valkey.durability import fsync_policy, persist, refusal
 from helios.engines.valkey.payloads import accepts, is_payload_error, may_be_stream, sample_payload
 from helios.engines.valkey.rights import setuser
 from helios.engines.valkey.statistics import hits_behind, operations_in
@@ -85,6 +85,16 @@ class ValkeyEngine:
     async def count(self) -> int:
         """The number of keys in database 0 (DBSIZE)."""
         return int(await self._execute("DBSIZE"))
+
+    async def refuses_writes(self) -> str:
+        """Why the server takes no writes at the moment and what to do about it; empty where it takes them.
+
+        Empty as well where it does not let this user ask.
+        """
+        try:
+            return await refusal(self._connection)
+        except EngineDenied:
+            return ""
 
     async def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
         """The next cursor (0 = the end) and about `count` keys; a key that stays is given at least once."""
