@@ -56,7 +56,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -n 2 tests/unit tests/property
+	$(BIN)/python -m pytest -n 2 tests/unit tests/control tests/property
 
 test: check
 	$(BIN)/python -m pytest tests/simulation

@@ -13,7 +13,7 @@ import click
 import pytest
 from tests.docs.console import ROOT, Block, blocks, difference
 from tests.docs.workplace import workplace
-from tools import command_table
+from tools import command_table, stages
 
 from helios.api.app import create_app
 from helios.cli.client import cli
@@ -170,6 +170,12 @@ def test_the_commands_that_are_refused_are_listed() -> None:
 def test_the_table_of_commands_is_current() -> None:
     wanted = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")
     assert wanted == command_table.document(), "write it anew: python tools/command_table.py"
+
+
+def test_the_stages_of_a_fence_are_those_of_the_control() -> None:
+    page = (ROOT / "docs" / "MOVING_KEYS.md").read_text(encoding="utf-8")
+    assert stages.END in page
+    assert page == stages.written(page), "write it anew: python tools/stages.py"
 
 
 def test_the_example_data_is_what_its_program_writes() -> None:

@@ -1,11 +1,12 @@
 """The control of one transition: facts come in as events, work goes out as effects. Pure.
 
-The topology holds what must survive a crash (which pairs are fenced or switched); a `Course` holds
-what a coordinator knows beside that. After a crash a successor begins a new course from the
-topology alone: fences are lifted and copies start again, switched pairs stay switched.
+The topology holds what must survive a crash (which pairs are fenced or switched); a `TransitionState` holds
+what a coordinator knows beside that. After a crash a successor begins a new state from the
+topology alone: it lifts fences and starts copies again; switched pairs stay switched.
 
 `step` records the event and then asks `_decide` what is due. One publication is under way at a
-time, so that every decision is made on the topology as it stands.
+time, so that every decision is made on the topology as it stands. STAGES says how the one fenced pair
+goes on; tests/control has transcripts of whole transitions.
 """
 
 from __future__ import annotations
@@ -53,112 +54,126 @@ SLOW_MAX_MS = 256
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MAX_S = 8.0
 
+# How far the fenced pair is after an event, by how far it was; what is not named here changes nothing. A pair without a
+# stage is not fenced, or its fence was left by a coordinator that is gone, and is lifted.
+STAGES: Mapping[Stage | None, Mapping[type[Event | Mutation], Stage | None]] = {
+    None: {Fence: Stage.ACKNOWLEDGING, Unfence: None, CopyBroken: Stage.LIFTING, FenceFailed: Stage.LIFTING},
+    Stage.ACKNOWLEDGING: {Acknowledged: Stage.DRAINING, CopyBroken: Stage.LIFTING, FenceFailed: Stage.LIFTING},
+    Stage.DRAINING: {Drained: Stage.DRAINED, CopyBroken: Stage.LIFTING, FenceFailed: Stage.LIFTING},
+    Stage.DRAINED: {Switch: None, CopyBroken: Stage.LIFTING, FenceFailed: Stage.LIFTING},
+    Stage.LIFTING: {Unfence: None, CopyBroken: Stage.LIFTING, FenceFailed: Stage.LIFTING},
+}
 
-def step(course: TransitionState, event: Event) -> tuple[TransitionState, tuple[Effect, ...]]:
+
+def step(state: TransitionState, event: Event) -> tuple[TransitionState, tuple[Effect, ...]]:
     """What the event means and what is to be done now. Events that have become pointless change nothing."""
-    course, effects = _record(course, event)
-    if course.finished:
-        return course, effects
-    course, more = _decide(course)
-    return course, effects + more
+    state, effects = _record(state, event)
+    if state.finished:
+        return state, effects
+    state, more = _decide(state)
+    return state, effects + more
 
 
-def _record(course: TransitionState, event: Event) -> tuple[TransitionState, tuple[Effect, ...]]:
+def _record(state: TransitionState, event: Event) -> tuple[TransitionState, tuple[Effect, ...]]:
     match event:
         case Published(transition):
-            return _published(course, transition)
+            return _published(state, transition)
         case CaughtUp(source, target):
             key = (source, target)
-            copied = target in course.copying.get(source, ())
-            if copied and key in course.pairs(PairPhase.COPYING) and key not in course.caught_up:
-                return replace(course, caught_up=(*course.caught_up, key)), ()
+            copied = target in state.copying.get(source, ())
+            if copied and key in state.pairs(PairPhase.COPYING) and key not in state.caught_up:
+                return replace(state, caught_up=(*state.caught_up, key)), ()
         case Lagging(source, target):
-            if target in course.copying.get(source, ()) and (source, target) in course.pairs(PairPhase.COPYING):
-                return replace(course, lagging=course.lagging | {(source, target)}), ()
+            if target in state.copying.get(source, ()) and (source, target) in state.pairs(PairPhase.COPYING):
+                return replace(state, lagging=state.lagging | {(source, target)}), ()
         case Acknowledged(source, target):
-            if course.fenced == (source, target) and course.stage is Stage.ACKNOWLEDGING:
-                return replace(course, stage=Stage.DRAINING), (Drain(source, target),)
+            if state.fenced == (source, target) and Acknowledged in STAGES[state.stage]:
+                return _staged(state, Acknowledged), (Drain(source, target),)
         case Drained(source, target):
-            if course.fenced == (source, target) and course.stage is Stage.DRAINING:
-                return replace(course, stage=Stage.DRAINED), ()
+            if state.fenced == (source, target) and Drained in STAGES[state.stage]:
+                return _staged(state, Drained), ()
         case FenceFailed(source, target, reason):
-            if course.fenced == (source, target) and course.publishing is None:
-                return _fence_failed(course, reason), ()
+            if state.fenced == (source, target) and state.publishing is None:
+                return _fence_failed(state, reason), ()
         case CopyBroken(source, reason, fatal):
-            return _copy_broken(course, source, reason, fatal=fatal), ()
+            return _copy_broken(state, source, reason, fatal=fatal), ()
         case CopyProgressed(source):
-            return replace(course, copy_attempts={**course.copy_attempts, source: 0}), ()
+            return replace(state, copy_attempts={**state.copy_attempts, source: 0}), ()
         case Released(source):
-            if not any((source, target) in course.waiting for target in course.copying.get(source, ())):
-                return replace(course, copying=_without(course.copying, source)), ()
+            if not any((source, target) in state.waiting for target in state.copying.get(source, ())):
+                return replace(state, copying=_without(state.copying, source)), ()
         case Swept(shard):
-            return replace(course, sweeping=course.sweeping - {shard}, swept=course.swept | {shard}), ()
+            return replace(state, sweeping=state.sweeping - {shard}, swept=state.swept | {shard}), ()
         case SweepFailed(shard, _):
-            return _sweep_failed(course, shard), ()
+            return _sweep_failed(state, shard), ()
         case CancelRequested():
-            if course.ending is None and _can_end(course.transition):
-                return replace(course, ending=Ending(cancelled=True, reason="cancelled by request")), ()
+            if state.ending is None and _can_end(state.transition):
+                return replace(state, ending=Ending(cancelled=True, reason="cancelled by request")), ()
         case PauseRequested(paused):
-            return _paused(course, paused=paused)
+            return _paused(state, paused=paused)
         case Begun():
             pass
-    return course, ()
+    return state, ()
 
 
-def _published(course: TransitionState, transition: Transition | None) -> tuple[TransitionState, tuple[Effect, ...]]:
-    mutation = course.publishing
+def _staged(state: TransitionState, cause: type[Event | Mutation]) -> TransitionState:
+    return replace(state, stage=STAGES[state.stage][cause])
+
+
+def _published(state: TransitionState, transition: Transition | None) -> tuple[TransitionState, tuple[Effect, ...]]:
+    mutation = state.publishing
     if transition is None:
-        return replace(course, publishing=None, finished=True), ()
-    course = replace(course, transition=transition, publishing=None)
+        return replace(state, publishing=None, finished=True), ()
+    state = replace(state, transition=transition, publishing=None)
     match mutation:
         case Fence(source, target):
-            caught_up = tuple(key for key in course.caught_up if key != (source, target))
-            course = replace(course, caught_up=caught_up)
-            if source not in course.copying:  # The copy broke while the fence was being published.
-                return replace(course, stage=Stage.LIFTING), ()
-            return replace(course, stage=Stage.ACKNOWLEDGING), (AwaitAcknowledgements(source, target),)
+            caught_up = tuple(key for key in state.caught_up if key != (source, target))
+            state = replace(state, caught_up=caught_up)
+            if source not in state.copying:  # The copy broke while the fence was being published.
+                return _staged(state, CopyBroken), ()
+            return _staged(state, Fence), (AwaitAcknowledgements(source, target),)
         case Unfence(source, target):
-            effects = (Resume(source, target),) if source in course.copying else ()
-            return replace(course, stage=None), effects
+            effects = (Resume(source, target),) if source in state.copying else ()
+            return _staged(state, Unfence), effects
         case Switch():
-            return replace(course, stage=None, fence_failures=0), ()
+            return replace(_staged(state, Switch), fence_failures=0), ()
         case Slow(source, target, _):
-            return replace(course, lagging=course.lagging - {(source, target)}), ()
+            return replace(state, lagging=state.lagging - {(source, target)}), ()
         case Reverse():
-            return TransitionState(transition, at_once=course.at_once, paused=course.paused), ()
+            return TransitionState(transition, at_once=state.at_once, paused=state.paused), ()
         case _:
-            return course, ()
+            return state, ()
 
 
-def _copy_broken(course: TransitionState, source: str, reason: str, *, fatal: bool) -> TransitionState:
-    if source not in course.copying:
-        return course
-    attempts = course.copy_attempts.get(source, 0) + 1
-    course = replace(
-        course,
-        copying=_without(course.copying, source),
-        caught_up=tuple(key for key in course.caught_up if key[0] != source),
-        copy_attempts={**course.copy_attempts, source: attempts},
+def _copy_broken(state: TransitionState, source: str, reason: str, *, fatal: bool) -> TransitionState:
+    if source not in state.copying:
+        return state
+    attempts = state.copy_attempts.get(source, 0) + 1
+    state = replace(
+        state,
+        copying=_without(state.copying, source),
+        caught_up=tuple(key for key in state.caught_up if key[0] != source),
+        copy_attempts={**state.copy_attempts, source: attempts},
     )
-    if course.fenced is not None and course.fenced[0] == source and not isinstance(course.publishing, Switch):
-        course = replace(course, stage=Stage.LIFTING)
-    return _give_up(course, reason) if fatal or attempts >= COPY_ATTEMPTS_MAX else course
+    if state.fenced is not None and state.fenced[0] == source and not isinstance(state.publishing, Switch):
+        state = _staged(state, CopyBroken)
+    return _give_up(state, reason) if fatal or attempts >= COPY_ATTEMPTS_MAX else state
 
 
-def _fence_failed(course: TransitionState, reason: str) -> TransitionState:
-    course = replace(course, stage=Stage.LIFTING, fence_failures=course.fence_failures + 1)
-    return _give_up(course, reason) if course.fence_failures >= FENCE_ATTEMPTS_MAX else course
+def _fence_failed(state: TransitionState, reason: str) -> TransitionState:
+    state = replace(_staged(state, FenceFailed), fence_failures=state.fence_failures + 1)
+    return _give_up(state, reason) if state.fence_failures >= FENCE_ATTEMPTS_MAX else state
 
 
-def _paused(course: TransitionState, *, paused: bool) -> tuple[TransitionState, tuple[Effect, ...]]:
-    if paused or not course.paused:
-        return replace(course, paused=paused), ()
+def _paused(state: TransitionState, *, paused: bool) -> tuple[TransitionState, tuple[Effect, ...]]:
+    if paused or not state.paused:
+        return replace(state, paused=paused), ()
     # Big values that change are not copied while their pair waits for its fence: it has to catch up once more.
-    publishing = course.publishing
+    publishing = state.publishing
     fencing = (publishing.source, publishing.target) if isinstance(publishing, Fence) else None
-    behind = tuple(Resume(*key) for key in course.caught_up if key != fencing and key[0] in course.copying)
-    caught_up = tuple(key for key in course.caught_up if key == fencing)
-    return replace(course, paused=False, caught_up=caught_up), behind
+    behind = tuple(Resume(*key) for key in state.caught_up if key != fencing and key[0] in state.copying)
+    caught_up = tuple(key for key in state.caught_up if key == fencing)
+    return replace(state, paused=False, caught_up=caught_up), behind
 
 
 def _can_end(transition: Transition) -> bool:
@@ -166,96 +181,96 @@ def _can_end(transition: Transition) -> bool:
     return not transition.reversing and not transition.no_way_back
 
 
-def _give_up(course: TransitionState, reason: str) -> TransitionState:
-    if course.ending is not None or not _can_end(course.transition):
-        return course
-    return replace(course, ending=Ending(cancelled=False, reason=reason))
+def _give_up(state: TransitionState, reason: str) -> TransitionState:
+    if state.ending is not None or not _can_end(state.transition):
+        return state
+    return replace(state, ending=Ending(cancelled=False, reason=reason))
 
 
-def _sweep_failed(course: TransitionState, shard: str) -> TransitionState:
-    attempts = course.sweep_attempts.get(shard, 0) + 1
-    course = replace(
-        course,
-        sweeping=course.sweeping - {shard},
-        sweep_attempts={**course.sweep_attempts, shard: attempts},
+def _sweep_failed(state: TransitionState, shard: str) -> TransitionState:
+    attempts = state.sweep_attempts.get(shard, 0) + 1
+    state = replace(
+        state,
+        sweeping=state.sweeping - {shard},
+        sweep_attempts={**state.sweep_attempts, shard: attempts},
     )
     # A server that stays away must not hold up the cluster: it is swept when it is back, as an unclean shard.
-    return replace(course, unswept=course.unswept | {shard}) if attempts >= SWEEP_ATTEMPTS_MAX else course
+    return replace(state, unswept=state.unswept | {shard}) if attempts >= SWEEP_ATTEMPTS_MAX else state
 
 
-def _decide(course: TransitionState) -> tuple[TransitionState, tuple[Effect, ...]]:
+def _decide(state: TransitionState) -> tuple[TransitionState, tuple[Effect, ...]]:
     """The work that is due; nothing while a publication is under way, since it may change everything."""
-    if course.publishing is not None:
-        return course, ()
-    if course.ending is not None and course.waiting and _can_end(course.transition):
+    if state.publishing is not None:
+        return state, ()
+    if state.ending is not None and state.waiting and _can_end(state.transition):
         # The performer fills in the names of the migrations back; which mutation it is stands fixed.
-        stopped = replace(course, publishing=Reverse({}), copying={}, stage=None)
-        return stopped, (StopWork(), GiveUp(course.ending))
-    publish = _due_publication(course)
+        stopped = replace(state, publishing=Reverse({}), copying={}, stage=None)
+        return stopped, (StopWork(), GiveUp(state.ending))
+    publish = _due_publication(state)
     if publish is not None:
-        return replace(course, publishing=publish), (Publish(publish),)
-    course, copies = _due_copies(course)
-    course, sweeps = _due_sweeps(course)
-    return course, copies + sweeps
+        return replace(state, publishing=publish), (Publish(publish),)
+    state, copies = _due_copies(state)
+    state, sweeps = _due_sweeps(state)
+    return state, copies + sweeps
 
 
-def _due_publication(course: TransitionState) -> Mutation | None:
-    if course.fenced is not None:
-        if course.stage is Stage.DRAINED:
-            return Switch(*course.fenced)
+def _due_publication(state: TransitionState) -> Mutation | None:
+    if state.fenced is not None:
+        if state.stage is Stage.DRAINED:
+            return Switch(*state.fenced)
         # A fence without a stage was left by a coordinator that is gone.
-        if course.stage is Stage.LIFTING or course.stage is None:
-            return Unfence(*course.fenced)
+        if state.stage is Stage.LIFTING or state.stage is None:
+            return Unfence(*state.fenced)
         return None
-    for pair in course.transition.pairs:
+    for pair in state.transition.pairs:
         if pair.phase is not PairPhase.COPYING:
             continue
-        if course.paused:  # Nobody waits for what does not go on.
+        if state.paused:  # Nobody waits for what does not go on.
             if pair.slow_ms:
                 return Slow(pair.source, pair.target, 0)
-        elif (pair.source, pair.target) in course.lagging:
+        elif (pair.source, pair.target) in state.lagging:
             return Slow(pair.source, pair.target, min(SLOW_MAX_MS, pair.slow_ms * 2 or SLOW_FIRST_MS))
-    if course.caught_up and not course.paused:
-        return Fence(*course.caught_up[0])
-    if not course.pairs(PairPhase.COPYING) and _to_sweep(course) <= course.swept | course.unswept:
-        return Finish(course.unswept)
+    if state.caught_up and not state.paused:
+        return Fence(*state.caught_up[0])
+    if not state.pairs(PairPhase.COPYING) and _to_sweep(state) <= state.swept | state.unswept:
+        return Finish(state.unswept)
     return None
 
 
-def _due_copies(course: TransitionState) -> tuple[TransitionState, tuple[Effect, ...]]:
+def _due_copies(state: TransitionState) -> tuple[TransitionState, tuple[Effect, ...]]:
     """Copies of the sources that none serves, for as many pairs as there is room for."""
     effects: list[Effect] = []
-    copying = dict(course.copying)
-    room = course.at_once - sum(target in copying.get(source, ()) for source, target in course.waiting)
-    for source in sorted({source for source, _ in course.waiting} - copying.keys()):
-        targets = tuple(target for other, target in course.waiting if other == source)[: max(0, room)]
+    copying = dict(state.copying)
+    room = state.at_once - sum(target in copying.get(source, ()) for source, target in state.waiting)
+    for source in sorted({source for source, _ in state.waiting} - copying.keys()):
+        targets = tuple(target for other, target in state.waiting if other == source)[: max(0, room)]
         if targets:
-            effects.append(Copy(source, targets, _backoff_s(course.copy_attempts.get(source, 0))))
+            effects.append(Copy(source, targets, _backoff_s(state.copy_attempts.get(source, 0))))
             copying[source] = targets
             room -= len(targets)
-    return replace(course, copying=copying), tuple(effects)
+    return replace(state, copying=copying), tuple(effects)
 
 
 def _without(copying: Mapping[str, tuple[str, ...]], source: str) -> dict[str, tuple[str, ...]]:
     return {other: targets for other, targets in copying.items() if other != source}
 
 
-def _due_sweeps(course: TransitionState) -> tuple[TransitionState, tuple[Effect, ...]]:
+def _due_sweeps(state: TransitionState) -> tuple[TransitionState, tuple[Effect, ...]]:
     # One pass over a source serves all its pairs, so it waits for the last of them to switch. It also
     # waits where the shard is still a target, whose copies in the making are not to be counted as leftovers.
-    busy = {shard for key in course.waiting for shard in key}
-    due = sorted(_to_sweep(course) - busy - course.sweeping - course.swept - course.unswept)
-    effects = tuple(Sweep(shard, _backoff_s(course.sweep_attempts.get(shard, 0))) for shard in due)
-    return replace(course, sweeping=course.sweeping | set(due)), effects
+    busy = {shard for key in state.waiting for shard in key}
+    due = sorted(_to_sweep(state) - busy - state.sweeping - state.swept - state.unswept)
+    effects = tuple(Sweep(shard, _backoff_s(state.sweep_attempts.get(shard, 0))) for shard in due)
+    return replace(state, sweeping=state.sweeping | set(due)), effects
 
 
-def _to_sweep(course: TransitionState) -> frozenset[str]:
+def _to_sweep(state: TransitionState) -> frozenset[str]:
     """The shards that hold keys which they do not own, or may do so."""
-    pairs = course.transition.pairs
+    pairs = state.transition.pairs
     sources = frozenset(pair.source for pair in pairs)
     # A copy clears its target first, but what returns in name only is not copied: such a target may still
     # hold what an earlier transition had failed to sweep from it.
-    return sources | {pair.target for pair in pairs} if course.transition.reversing else sources
+    return sources | {pair.target for pair in pairs} if state.transition.reversing else sources
 
 
 def _backoff_s(attempts: int) -> float:

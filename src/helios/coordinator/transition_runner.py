@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 
@@ -31,13 +33,16 @@ from helios.stores.records import PAUSES
 _SETTLE_TIMEOUT_S = 3.5  # with fence_ack_timeout, less than routers hold a command by default
 _PROGRESS_S = 0.25
 _RESUME_DELAY_S = 0.5
+_KEPT_STEPS = 200  # the last ones are logged when a transition fails
+
+logger = logging.getLogger(__name__)
 
 
 class TransitionRunner:
     """One transition from where the topology says it stands to its end.
 
     Work runs in tasks that report events; one loop takes the events in order and steps. A StoreError
-    ends it all: the caller's reign is over, and its successor begins from the topology.
+    ends it all: the caller's term is over, and its successor begins from the topology.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class TransitionRunner:
         self._failure: BaseException | None = None
         self._routes = Routes(publisher.topology)
         self._paused = False  # by a user
+        self._steps: deque[tuple[Event, tuple[Effect, ...]]] = deque(maxlen=_KEPT_STEPS)
 
     @property
     def change(self) -> str:
@@ -87,13 +93,13 @@ class TransitionRunner:
         transition = self._publisher.topology.transition
         if transition is None:
             raise Refused("there is no transition to perform")
-        transition_state = TransitionState(transition, at_once=self._at_once)
+        state = TransitionState(transition, at_once=self._at_once)
         self._report(control.Begun())
         self._launch(self._record_progress(), self._standing)
         self._launch(self._follow_pauses(), self._standing)
         try:
-            while not transition_state.finished:
-                transition_state = await self._step(transition_state, await self._next_event())
+            while not state.finished:
+                state = await self._step(state, await self._next_event())
         finally:
             await self._cancel_all(self._standing)
             await self._stop_work()
@@ -112,24 +118,27 @@ class TransitionRunner:
             waiting.cancel()
             failed.cancel()
 
-    async def _step(self, transition_state: TransitionState, event: Event) -> TransitionState:
+    async def _step(self, state: TransitionState, event: Event) -> TransitionState:
         if isinstance(event, control.CopyBroken):
             self._movers.pop(event.source, None)
             await self._publisher.write(self._ledger.troubled(event.source, event.reason))
         if isinstance(event, control.Released) and (progress := self._progress()):
             # Another copy of this source may begin, and nobody would remember how far this one came.
             await self._publisher.write(progress)
-        transition_state, effects = step(transition_state, event)
+        state, effects = step(state, event)
+        self._steps.append((event, effects))
         for effect in effects:
-            await self._perform(transition_state, effect)
-        return transition_state
+            await self._perform(state, effect)
+        return state
 
-    async def _perform(self, transition_state: TransitionState, effect: Effect) -> None:
+    async def _perform(self, state: TransitionState, effect: Effect) -> None:
         match effect:
             case control.Publish(mutation):
-                await self._publish(transition_state, mutation)
+                await self._publish(state, mutation)
             case control.GiveUp(ending):
-                await self._give_up(transition_state.transition, ending)
+                if not ending.cancelled:
+                    self._log_steps(ending.reason)
+                await self._give_up(state.transition, ending)
             case control.Copy(source, targets, delay_s):
                 self._start(self._copy(source, targets, delay_s))
             case control.StopWork():
@@ -143,10 +152,15 @@ class TransitionRunner:
                 if source in self._movers:
                     self._movers[source].drain(target)
             case control.Sweep(shard, delay_s):
-                self._start(self._sweep(transition_state.transition, shard, delay_s))
+                self._start(self._sweep(state.transition, shard, delay_s))
 
-    async def _publish(self, transition_state: TransitionState, mutation: Mutation) -> None:
-        transition = transition_state.transition
+    def _log_steps(self, reason: str) -> None:
+        """What led to a failure: the last events and what was done about each."""
+        lines = (f"{event} -> {', '.join(map(str, effects)) or 'nothing'}" for event, effects in self._steps)
+        logger.warning("transition failed: change=%s reason=%s steps:\n%s", self.change, reason, "\n".join(lines))
+
+    async def _publish(self, state: TransitionState, mutation: Mutation) -> None:
+        transition = state.transition
         records: list[Put | Delete] = []
         match mutation:
             case Fence(source, target) | Unfence(source, target) | Switch(source, target) | Slow(source, target, _):
