@@ -48,7 +48,7 @@ pytestmark = pytest.mark.processes
 STAND_IN = """
 import sys, time, pathlib
 from helios.node.locks import RunLock
-lock = RunLock.acquire(pathlib.Path(sys.argv[1]), {"ready": "yes", "likeness": sys.argv[2]})
+lock = RunLock.acquire(pathlib.Path(sys.argv[1]), {"ready": "yes", "fingerprint": sys.argv[2]})
 time.sleep(600)
 """
 

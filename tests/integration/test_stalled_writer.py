@@ -100,9 +100,9 @@ async def test_patience_is_kept_and_strangers_and_those_that_run_are_left_alone(
         look(11.5)
         assert await store.get("/never") is not None
     with frozen_writer(data, ours=False) as stranger:
-        standstill = StalledWriterWatch(data, request_timeout_s=0.0)
-        standstill.look(10.0)
-        standstill.look(20.0)
+        watch = StalledWriterWatch(data, request_timeout_s=0.0)
+        watch.look(10.0)
+        watch.look(20.0)
         assert stranger.stopped()
     await store.close()
 

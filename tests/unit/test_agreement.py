@@ -131,7 +131,7 @@ def test_settings_are_handed_over_whole(tmp_path: Path) -> None:
         take_over(tmp_path / "missing")
 
 
-def test_likeness_keeps_its_parts_apart() -> None:
+def test_a_fingerprint_keeps_its_parts_apart() -> None:
     assert fingerprint("a", "b") == fingerprint("a", "b")
     assert fingerprint("a", "b") != fingerprint("ab", "")
 

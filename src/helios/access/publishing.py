@@ -42,7 +42,7 @@ async def publish_users(store: Store, users: Sequence[User]) -> bool:
 
 @asynccontextmanager
 async def following_users(store: Store, authenticator: Authenticator) -> AsyncIterator[None]:
-    """Keep the gate's users those of the store, from before the block begins. Raises StoreError at its begin.
+    """Keep the authenticator's users those of the store, from before the block begins. Raises StoreError at its begin.
 
     While the store is away, the last users that were known stay.
     """

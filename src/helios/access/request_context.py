@@ -11,18 +11,18 @@ from helios.access.rights import Need
 from helios.errors import NotPermitted
 
 HIDDEN = "(hidden)"
-_asking: ContextVar[Identity] = ContextVar("asking", default=OWNER)
+_requester: ContextVar[Identity] = ContextVar("requester", default=OWNER)
 
 
-def asking() -> str:
+def requester() -> str:
     """The name of the user; empty where nobody has logged in, and for what Helios does by itself."""
-    user = _asking.get().user
+    user = _requester.get().user
     return "" if user is None else user.name
 
 
 def may(need: Need) -> bool:
     """Whether who asks has this right, for all keys."""
-    rights = _asking.get().rights
+    rights = _requester.get().rights
     return rights is None or (rights.has(need) and rights.sees_all)
 
 
@@ -34,7 +34,7 @@ def visible(key: str) -> str:
 def demand(need: Need, what: str) -> None:
     """Raise NotPermitted, naming the user and `what` it asked for, unless it has this right."""
     if not may(need):
-        identity = _asking.get()
+        identity = _requester.get()
         role = "" if identity.user is None else f" with the role {identity.user.role}"
         raise NotPermitted(f"user {identity.name!r}{role} may not {what}")
 
@@ -42,14 +42,14 @@ def demand(need: Need, what: str) -> None:
 @contextmanager
 def asked_by(identity: Identity) -> Iterator[None]:
     """Within the block, and in what is awaited there, requests are this user's."""
-    token = _asking.set(identity)
+    token = _requester.set(identity)
     try:
         yield
     finally:
-        _asking.reset(token)
+        _requester.reset(token)
 
 
 def noted(what: str, place: str) -> str:
     """A request in words, with its user and where it came from."""
-    user = asking()
+    user = requester()
     return f"{what} by {user} from {place}" if user else f"{what} from {place}"

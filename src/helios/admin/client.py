@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from helios.access.request_context import asking, demand
+from helios.access.request_context import demand, requester
 from helios.access.rights import Need
 from helios.admin import reports
 from helios.admin.balance import balance_view, moves_of, policy_of, proposed, read_standing
@@ -394,7 +394,7 @@ class Admin:
 
     async def _submit(self, change: Change) -> ChangeView:
         """Hand a request to the coordinator; what has become of it when it has been admitted."""
-        answered = await self._requests.submit(replace(change, id=change.id or self._id(), user=asking()))
+        answered = await self._requests.submit(replace(change, id=change.id or self._id(), user=requester()))
         ids = [m.id for m in await self._migrations() if m.change == answered.id]
         return reports.change_view(answered, ids)
 

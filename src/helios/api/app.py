@@ -50,7 +50,7 @@ def create_app(
     """The application: /api/v1/shards, /api/v1/routers, /api/v1/kv, /healthz, /metrics, /docs, /openapi.json.
 
     `allowed_hosts` are the host names that requests may be addressed to (None: any); see BrowserGuard.
-    Requests are let in as the users of `gate` (None: everybody); `open_metrics` exempts /metrics from that.
+    Requests are let in as the users of `authenticator` (None: everybody); `open_metrics` exempts /metrics from that.
     Values are held in memory whole, so `max_value_bytes` bounds what one request can take, and `max_bodies_bytes` what
     all can that are under way. `warnings` are what does not work while the gateway serves.
     """

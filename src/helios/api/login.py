@@ -29,9 +29,9 @@ _rights: ContextVar[Rights | None] = ContextVar("rights", default=None)
 
 
 class Login:
-    """ASGI middleware: HTTP's basic authentication against the gate's users, and the role each path needs.
+    """ASGI middleware: HTTP's basic authentication against the cluster's users, and the role each path needs.
 
-    Without users everybody may do everything, as the gate says. Keys are looked at where commands are run, by
+    Without users everybody may do everything, as the authenticator says. Keys are looked at where commands are run, by
     `GuardedKeyValue`.
     """
 

@@ -195,7 +195,7 @@ def router(
     node_id: Annotated[str, typer.Option("--id")],
     listen: Annotated[str, typer.Option("--listen")],
     worker: Annotated[int, typer.Option("--worker")],
-    fingerprint: Annotated[str, typer.Option("--likeness")],
+    fingerprint: Annotated[str, typer.Option("--fingerprint")],
     settings: Annotated[Path, typer.Option("--settings")],
     data_dir: DataDir = None,
 ) -> None:

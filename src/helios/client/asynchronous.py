@@ -236,21 +236,21 @@ class AsyncAdminClient:
         """How a change fares, whenever that is something new; see AdminClient.follow."""
         change = change_id(what)
         loop = asyncio.get_running_loop()
-        patience = RequestTimeout(change, loop.time(), timeout_s)
+        waiting = RequestTimeout(change, loop.time(), timeout_s)
         last: Progress | None = None
         while True:
             try:
                 progress = seen(await self.change(change), await self.migrations())
             except (Unavailable, OutcomeUnknown) as error:
-                patience.unheard(error, loop.time())
+                waiting.unheard(error, loop.time())
             else:
                 if progress != last:
                     last = progress
                     yield progress
                 if progress.ended:
                     return
-                patience.heard(loop.time())
-            await asyncio.sleep(patience.rest_s(loop.time()))
+                waiting.heard(loop.time())
+            await asyncio.sleep(waiting.rest_s(loop.time()))
 
     async def wait(
         self,

@@ -258,21 +258,21 @@ class AdminClient:
         after a minute of silence, NotFound where the change has been cleaned up.
         """
         change = change_id(what)
-        patience = RequestTimeout(change, time.monotonic(), timeout_s)
+        waiting = RequestTimeout(change, time.monotonic(), timeout_s)
         last: Progress | None = None
         while True:
             try:
                 progress = seen(self.change(change), self.migrations())
             except (Unavailable, OutcomeUnknown) as error:
-                patience.unheard(error, time.monotonic())
+                waiting.unheard(error, time.monotonic())
             else:
                 if progress != last:
                     last = progress
                     yield progress
                 if progress.ended:
                     return
-                patience.heard(time.monotonic())
-            time.sleep(patience.rest_s(time.monotonic()))
+                waiting.heard(time.monotonic())
+            time.sleep(waiting.rest_s(time.monotonic()))
 
     def wait(
         self,

@@ -30,7 +30,7 @@ FENCING_RIGHTS = "ACL SETUSER default +acl|users +acl|setuser +acl|deluser +clie
 
 
 class Access:
-    """Opens engines for one reign.
+    """Opens engines for one term.
 
     A user is made first, then the term is confirmed, and only then is the user used: a coordinator
     that has been replaced in between finds out here or has its user ended by its successor. Each piece

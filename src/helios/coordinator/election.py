@@ -25,9 +25,9 @@ class Leadership:
 async def campaign(store: Store, node: str, lease_ttl_s: float) -> Leadership:
     """Wait for the place to be free and take it. Raises StoreError."""
     while True:
-        mandate = await _try(store, node, lease_ttl_s)
-        if mandate is not None:
-            return mandate
+        leadership = await _try(store, node, lease_ttl_s)
+        if leadership is not None:
+            return leadership
         await _await_vacancy(store)
 
 
@@ -57,7 +57,7 @@ async def _await_vacancy(store: Store) -> None:
     await next_change(store, COORDINATOR, snapshot.revision, _LOOK_AGAIN_S)
 
 
-async def keep(store: Store, mandate: Leadership, lease_ttl_s: float) -> None:
+async def keep(store: Store, leadership: Leadership, lease_ttl_s: float) -> None:
     """Renew the lease for ever. Raises LeaseLost, or StoreError when it could not be renewed for its whole time."""
     loop = asyncio.get_running_loop()
     lives_until = loop.time() + lease_ttl_s
@@ -65,7 +65,7 @@ async def keep(store: Store, mandate: Leadership, lease_ttl_s: float) -> None:
         await asyncio.sleep(lease_ttl_s / 4)
         asked_at = loop.time()
         try:
-            await store.keep_alive(mandate.lease)
+            await store.keep_alive(leadership.lease)
         except LeaseLost:
             raise
         except StoreError:

@@ -204,7 +204,7 @@ class LeaderTerm:
         if record is None:
             raise NotFound(f"the request {change_id} behind the running transition is not in the store")
         migrations = {m.id: m for m in await self._queue.migrations_of(change_id)}
-        ledger = MigrationRecords(record.value, migrations, self._clock)
+        migration_records = MigrationRecords(record.value, migrations, self._clock)
         coordinator = self._settings.coordinator
         fencing = Fencing(self._publisher, self.access, self._sessions, ack_timeout_s=coordinator.fence_ack_timeout)
         limits = CopyLimits(
@@ -216,7 +216,7 @@ class LeaderTerm:
             self._publisher,
             self.access,
             fencing,
-            ledger,
+            migration_records,
             self._rate,
             self._bandwidth,
             limits,
@@ -283,10 +283,10 @@ class LeaderTerm:
             )
             for source, target in keys
         )
-        ledger = MigrationRecords(change, {m.id: m for m in migrations}, self._clock)
-        records: list[Put | Delete] = [*ledger.started(pairs, change.pattern)]
+        migration_records = MigrationRecords(change, {m.id: m for m in migrations}, self._clock)
+        records: list[Put | Delete] = [*migration_records.started(pairs, change.pattern)]
         if not pairs:
-            records = ledger.finished(reversing=False)
+            records = migration_records.finished(reversing=False)
         leaving = change.node if change.kind is ChangeKind.REMOVE_NODE else ""
         await self._publisher.publish(
             lambda now: begin(_same(topology, now), change.id, following, pairs, leaving, altered), records

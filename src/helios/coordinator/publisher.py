@@ -21,7 +21,7 @@ class Replaced(StoreError):
 class Publisher:
     """The topology as this coordinator last published or read it, and commits fenced by its term.
 
-    After a StoreError other than Replaced the outcome is unknown; the reign is to end and the next
+    After a StoreError other than Replaced the outcome is unknown; the term is to end and the next
     one begins from what the store then says.
     """
 

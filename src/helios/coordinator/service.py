@@ -1,4 +1,4 @@
-"""A candidate for coordinator: it campaigns, reigns, and campaigns again."""
+"""A candidate for coordinator: it campaigns, leads, and campaigns again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AFTER_FAILURE_S = 0.5
 
 
 class Coordinator:
-    """Runs for ever; any number of processes may run one, and one of them at a time reigns.
+    """Runs for ever; any number of processes may run one, and one of them at a time leads.
 
     `settings` are used as long as the store has none.
     """
@@ -48,34 +48,34 @@ class Coordinator:
         self._failpoints = failpoints
 
     async def run(self) -> None:
-        """Campaign and reign until cancelled; a store that is away is waited for."""
+        """Campaign and lead until cancelled; a store that is away is waited for."""
         while True:
             try:
                 settings = await self._current_settings()
                 lease_ttl_s = settings.coordinator.lease_ttl
-                mandate = await campaign(self._store, self._node_id, lease_ttl_s)
-                log.info("elected: node=%s term=%d", self._node_id, mandate.term)
-                await self._reign(mandate, settings)
+                leadership = await campaign(self._store, self._node_id, lease_ttl_s)
+                log.info("elected: node=%s term=%d", self._node_id, leadership.term)
+                await self._lead(leadership, settings)
             except* StoreError as errors:
                 for error in errors.exceptions:
-                    log.warning("reign ended: node=%s reason=%s", self._node_id, error)
+                    log.warning("term ended: node=%s reason=%s", self._node_id, error)
             await asyncio.sleep(_AFTER_FAILURE_S)
 
-    async def _reign(self, mandate: Leadership, settings: ClusterSettings) -> None:
+    async def _lead(self, leadership: Leadership, settings: ClusterSettings) -> None:
         try:
-            publisher = await Publisher.open(self._store, mandate.term, mandate.term_version)
-            reign = LeaderTerm(
+            publisher = await Publisher.open(self._store, leadership.term, leadership.term_version)
+            term = LeaderTerm(
                 publisher, self._connector, self._clock, settings, lambda: new_id(self._clock), self._failpoints
             )
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(keep(self._store, mandate, settings.coordinator.lease_ttl))
-                tasks.create_task(reign.run())
-                tasks.create_task(Departures(publisher, reign.access, self._clock).run())
-                tasks.create_task(Watch(publisher, reign.access, self._clock, lambda: reign.settings).run())
+                tasks.create_task(keep(self._store, leadership, settings.coordinator.lease_ttl))
+                tasks.create_task(term.run())
+                tasks.create_task(Departures(publisher, term.access, self._clock).run())
+                tasks.create_task(Watch(publisher, term.access, self._clock, lambda: term.settings).run())
         finally:
             # Whoever comes next need not wait for the lease to run out.
             try:
-                await self._store.revoke(mandate.lease)
+                await self._store.revoke(leadership.lease)
             except StoreError as error:
                 log.info("lease not given back: node=%s error=%s", self._node_id, error)
 

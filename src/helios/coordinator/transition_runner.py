@@ -50,7 +50,7 @@ class TransitionRunner:
         publisher: Publisher,
         access: Access,
         fencing: Fencing,
-        ledger: MigrationRecords,
+        records: MigrationRecords,
         rate: RateLimit,
         bandwidth: RateLimit,
         limits: CopyLimits,
@@ -61,7 +61,7 @@ class TransitionRunner:
         self._publisher = publisher
         self._access = access
         self._fencing = fencing
-        self._ledger = ledger
+        self._records = records
         self._rate = rate
         self._bandwidth = bandwidth
         self._limits = limits
@@ -82,7 +82,7 @@ class TransitionRunner:
     @property
     def change(self) -> str:
         """The id of the request behind the transition."""
-        return self._ledger.change.id
+        return self._records.change.id
 
     def cancel(self) -> None:
         """A user wants the keys back where they were."""
@@ -121,7 +121,7 @@ class TransitionRunner:
     async def _step(self, state: TransitionState, event: Event) -> TransitionState:
         if isinstance(event, control.CopyBroken):
             self._movers.pop(event.source, None)
-            await self._publisher.write(self._ledger.troubled(event.source, event.reason))
+            await self._publisher.write(self._records.troubled(event.source, event.reason))
         if isinstance(event, control.Released) and (progress := self._progress()):
             # Another copy of this source may begin, and nobody would remember how far this one came.
             await self._publisher.write(progress)
@@ -166,10 +166,10 @@ class TransitionRunner:
             case Fence(source, target) | Unfence(source, target) | Switch(source, target) | Slow(source, target, _):
                 if not isinstance(mutation, Fence | Slow):
                     await self._cancel_all(self._fence_work)
-                records += self._ledger.phase(_pair(mutation.apply(self._publisher.topology), source, target))
+                records += self._records.phase(_pair(mutation.apply(self._publisher.topology), source, target))
             case Finish():
                 self._progress()  # short moves end before it was ever recorded
-                records += self._ledger.finished(reversing=transition.reversing)
+                records += self._records.finished(reversing=transition.reversing)
             case Reverse():
                 raise Refused("a reversal is published by giving the transition up")
         if isinstance(mutation, Switch):
@@ -187,11 +187,11 @@ class TransitionRunner:
         mover = self._movers.get(switch.source)
         if mover is not None:
             mover.release(switch.target)
-        await self._publisher.write(self._ledger.switched(_pair(topology, switch.source, switch.target)))
+        await self._publisher.write(self._records.switched(_pair(topology, switch.source, switch.target)))
 
     async def _give_up(self, transition: Transition, ending: control.Ending) -> None:
         names = {(pair.source, pair.target): self._new_id() for pair in transition.pairs}
-        records = self._ledger.reversed(transition, ending, lambda pair: names[pair.source, pair.target])
+        records = self._records.reversed(transition, ending, lambda pair: names[pair.source, pair.target])
         self._adopt(await self._publisher.publish(Reverse(names).apply, records))
         self._report(control.Published(self._publisher.topology.transition))
 
@@ -209,7 +209,7 @@ class TransitionRunner:
         if paused != self._paused:
             self._paused = paused
             self._hold_copies(paused or self._routes.has_fence)
-            await self._publisher.write(self._ledger.paused(paused))
+            await self._publisher.write(self._records.paused(paused))
             self._report(control.PauseRequested(paused))
 
     def _hold_copies(self, hold: bool) -> None:
@@ -265,7 +265,7 @@ class TransitionRunner:
     async def _sweep(self, transition: Transition, shard: str, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
         try:
-            await self._publisher.write(self._ledger.sweeping(shard))
+            await self._publisher.write(self._records.sweeping(shard))
             targets = [pair.target for pair in transition.pairs if pair.source == shard]
 
             async def make_durable() -> None:
@@ -307,7 +307,7 @@ class TransitionRunner:
                 else:
                     phase = MigrationPhase.CATCHING_UP if state.catching_up else MigrationPhase.COPYING
                 if pair is not None:
-                    operations += self._ledger.progress(
+                    operations += self._records.progress(
                         pair.migration, state.moved, state.expected, phase, state.verified
                     )
         return operations

@@ -15,7 +15,7 @@ from helios.node.process import Process, size_of, start_process, tail
 log = logging.getLogger(__name__)
 
 READY = "ready"  # a worker writes this into the note of its lock, once it serves
-FINGERPRINT = "likeness"  # and this: what it was started with
+FINGERPRINT = "fingerprint"  # and this: what it was started with
 
 _POLL_S = 0.02
 _START_S = 30.0
@@ -25,7 +25,7 @@ STOP_S = 4.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """How to start a worker. Workers of the same `likeness` are as good as newly started ones."""
+    """How to start a worker. Workers of the same `fingerprint` are as good as newly started ones."""
 
     argv: Sequence[str]
     lock: Path

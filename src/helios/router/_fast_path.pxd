@@ -118,7 +118,7 @@ cdef class CommandQueue:
 cdef class FastPath:
     cdef public Py_ssize_t commands  # counted since the start, whichever way they went
     cdef dict kinds               # by spelling
-    cdef readonly dict by_name    # the same, and those of commands that never go the short way
+    cdef readonly dict by_name    # the same, and those of commands that never go the fast path
     cdef dict links2, links3
     cdef object routes
     cdef Owners owners

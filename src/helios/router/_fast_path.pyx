@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""What every command passes through, compiled: a caller's row of replies, a server's queue, and the short way between.
+"""What every command passes through, compiled: a caller's row of replies, a server's queue, and the fast path between.
 
 The short fast_path takes the commands with one key while nothing is out of the ordinary. Whatever else there is (several
 keys, a fence, a slowed write, no lease, an unknown word) goes to the dispatcher, which decides about everything.
@@ -34,7 +34,7 @@ cdef enum Muted:
     _NEXT_REPLY = 1
     _EVERY_REPLY = 2
 
-# In which modes a caller is, as bits: in any of them its commands do not take the short way.
+# In which modes a caller is, as bits: in any of them its commands do not take the fast path.
 IN_MULTI = 1
 IN_SUBSCRIPTION = 2
 IN_NO_DATABASE = 4

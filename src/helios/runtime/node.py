@@ -166,5 +166,7 @@ def _worker(options: NodeOptions, settings: Settings, data: DataFolder, number: 
     own = {name: value for name, value in settings.router.model_dump(mode="json").items() if name not in shared}
     secured = with_absolute_files(settings).security.model_dump_json()
     like = fingerprint(version("helios"), *words, json.dumps(own), secured)
-    argv = helios_command(*words, "--data-dir", str(data.root), "--settings", str(folder.settings), "--likeness", like)
+    argv = helios_command(
+        *words, "--data-dir", str(data.root), "--settings", str(folder.settings), "--fingerprint", like
+    )
     return WorkerSpec(argv, folder.router_lock(number), data.log(f"{options.node_id}-router-{number}"), like)

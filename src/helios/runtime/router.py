@@ -36,7 +36,7 @@ from helios.runtime.settings import data_folder
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """What the agent says. `likeness` tells the next agent whether this worker is as it would start it."""
+    """What the agent says. `fingerprint` tells the next agent whether this worker is as it would start it."""
 
     node_id: str
     listen: Address

@@ -20,7 +20,7 @@ from helios.stores.watching import Signal, check_operations, check_ttl
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_LOOK_EVERY_S = 0.25  # beside the bell, which tells of all commits but those of a process that died just then
+_LOOK_EVERY_S = 0.25  # beside the notifier, which tells of all commits but those of a process that died just then
 _LOOK_WITHOUT_BELL_EVERY_S = 0.005
 _EXPIRE_EVERY_S = 0.25
 

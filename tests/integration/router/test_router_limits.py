@@ -421,7 +421,7 @@ async def test_info_tells_what_happens(lab: RouterLab, client: Client) -> None:
     key = lab.key_of("shard-1")
     for _ in range(20):
         await client.set(key, "v")
-    await until(lambda: lab.router.rate_meter.per_s > 0, "the pulse has been taken twice")
+    await until(lambda: lab.router.rate_meter.per_s > 0, "the rate has been sampled twice")
     stats = await client.info("stats")
     assert stats["total_commands_processed"] >= 20
     assert stats["instantaneous_ops_per_sec"] >= 1

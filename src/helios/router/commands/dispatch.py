@@ -64,7 +64,7 @@ class Dispatcher:
         self.fast_path = FastPath(ONE_KEY, self._links[2], self._links[3])
 
     def serve(self, routes: Routes) -> None:
-        """Open the short way where every command with one key goes at once to the shard that has the key."""
+        """Open the fast path where every command with one key goes at once to the shard that has the key."""
         if routes.empty or routes.has_fence or routes.has_slow:
             self.fast_path.serve(None, None)
         else:

@@ -6,7 +6,7 @@ import pytest
 from tests.topologies import cluster
 
 from helios.access.authenticator import OWNER, Identity
-from helios.access.request_context import HIDDEN, asked_by, asking, may, visible
+from helios.access.request_context import HIDDEN, asked_by, may, requester, visible
 from helios.access.rights import Need, Rights
 from helios.admin.client import Admin
 from helios.errors import NotPermitted, Unavailable
@@ -57,7 +57,7 @@ async def test_a_server_of_ones_own_is_for_administrators(role: Role) -> None:
             await admin.add_node("shard-9", "localhost:6390", import_keys=True)
         with pytest.raises(NotPermitted, match="may not delete the keys of shard-9"):
             await admin.add_node("shard-9", "localhost:6390", flush=True)
-    # A refusal must not become a way of asking what listens where.
+    # A refusal must not become a way of requester what listens where.
     assert nowhere.asked == []
     for who in (identity(Role.ADMIN), OWNER):
         with asked_by(who), pytest.raises(Unavailable, match="nobody is at far:7000"):
@@ -74,6 +74,6 @@ def test_names_of_keys_are_for_who_may_read_all_of_them() -> None:
     with asked_by(identity(Role.READ_ONLY, "a:*")):
         assert visible("secret:1") == HIDDEN
         assert not may(Need.READ)
-        assert asking() == "mona"
+        assert requester() == "mona"
     assert visible("secret:1") == "secret:1"
-    assert asking() == ""
+    assert requester() == ""
