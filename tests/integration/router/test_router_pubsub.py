@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import hiredis
@@ -18,6 +19,7 @@ from helios.model.topology import PairPhase
 from helios.ports.store import Delete
 from helios.router.core import Router
 from helios.router.options import RouterOptions
+from helios.router.pubsub.subscriptions import Kind
 from helios.stores.records import SESSIONS
 
 pytestmark = pytest.mark.processes
@@ -345,3 +347,99 @@ async def test_every_message_comes_once_and_in_order_while_its_channel_moves(tmp
 async def collect(subscriber: Client, found: dict[bytes, list[bytes]]) -> None:
     async for each in subscriber.listen():
         found.setdefault(each["channel"], []).append(each["data"])
+
+
+# --- many names in one command ------------------------------------------------------------------------------------
+
+MANY = [f"name:{number}".encode() for number in range(6000)]
+PATIENT = replace(OPTIONS, session_ttl_s=30, member_timeout_s=30, connect_timeout_s=10)
+
+
+@pytest.fixture
+async def patient(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
+    async with RouterLab(servers, options=PATIENT).running() as made:
+        yield made
+
+
+async def others_are_served(lab: RouterLab, work: asyncio.Task[None]) -> int:
+    """How many commands of another client are carried out meanwhile."""
+    other = await RawClient.connect(lab.port)
+    served = 0
+    while not work.done():
+        assert await other.ask("SET", lab.key_of("shard-1", "other"), "v") == b"+OK\r\n"
+        served += 1
+    other.close()
+    await work
+    return served
+
+
+async def confirmations(raw: RawClient, word: bytes, count: int) -> None:
+    for _ in range(count):
+        assert await raw.line() == b"*3\r\n"
+        assert [await raw.line() for _ in range(5)][1] == word + b"\r\n"
+
+
+async def test_a_subscription_to_many_names_lets_others_in(patient: RouterLab) -> None:
+    raw, publisher = await RawClient.connect(patient.port), await RawClient.connect(patient.port)
+    raw.send("SUBSCRIBE", *MANY)
+    assert await others_are_served(patient, asyncio.create_task(confirmations(raw, b"subscribe", len(MANY)))) > 2
+    assert await publisher.ask("PUBLISH", MANY[-1], "m") == b":1\r\n"
+    message = b"*3\r\n$7\r\nmessage\r\n$%d\r\n%s\r\n$1\r\nm\r\n" % (len(MANY[-1]), MANY[-1])
+    await raw.exactly(message)
+    raw.send("UNSUBSCRIBE")
+    raw.send("PING", "after")
+    assert await others_are_served(patient, asyncio.create_task(confirmations(raw, b"unsubscribe", len(MANY)))) > 2
+    await raw.exactly(b"$5\r\nafter\r\n")
+    assert not patient.router.hub.topics
+    raw.send("SUBSCRIBE", *MANY)
+    raw.send("RESET")
+    raw.send("SUBSCRIBE", "one")
+    await confirmations(raw, b"subscribe", len(MANY))
+    assert await raw.line() == b"+RESET\r\n"
+    await confirmations(raw, b"subscribe", 1)
+    assert list(patient.router.hub.topics.wanted()) == [(Kind.CHANNEL, b"one")]
+    raw.close()
+    publisher.close()
+
+
+async def test_a_client_that_leaves_amid_a_subscription_leaves_nothing(patient: RouterLab) -> None:
+    raw = await RawClient.connect(patient.port)
+    raw.send("SUBSCRIBE", *MANY)
+    await until(lambda: len(patient.router.hub.topics) > 1000, "it is under way")
+    assert len(patient.router.hub.topics) < len(MANY)
+    raw.writer.transport.abort()
+    await until(lambda: not patient.router.clients and not patient.router.hub.topics, "nothing is subscribed for it")
+
+
+async def test_a_connection_that_was_lost_amid_many_subscriptions_has_them_again(patient: RouterLab) -> None:
+    raw, publisher = await RawClient.connect(patient.port), await RawClient.connect(patient.port)
+    raw.send("SUBSCRIBE", *MANY)
+    await confirmations(raw, b"subscribe", len(MANY))
+    for shard in SHARDS:
+        async with patient.direct(shard) as direct:
+            assert await direct.client_kill_filter(_type="pubsub")
+    names = {patient.owner(name): name for name in MANY}
+    links = patient.router.hub._links
+    for shard, name in names.items():
+        await until(lambda shard=shard, name=name: links[shard].has((Kind.CHANNEL, name)), "all are subscribed again")  # type: ignore[misc]
+        assert await publisher.ask("PUBLISH", name, "m") == b":1\r\n"
+    raw.close()
+    publisher.close()
+
+
+async def test_counting_the_subscribers_of_many_names_fills_no_queue(servers: dict[str, Server]) -> None:
+    options = replace(PATIENT, member_commands=500)
+    async with RouterLab(servers, options=options).running() as lab:
+        raw, listener = await RawClient.connect(lab.port), await RawClient.connect(lab.port)
+        listener.send("SUBSCRIBE", MANY[7])
+        await confirmations(listener, b"subscribe", 1)
+
+        async def counted() -> None:
+            raw.send("PUBSUB", "NUMSUB", *MANY)
+            assert await raw.line() == b"*%d\r\n" % (2 * len(MANY))
+            for number, name in enumerate(MANY):
+                await raw.exactly(b"$%d\r\n%s\r\n:%d\r\n" % (len(name), name, number == 7))
+
+        assert await others_are_served(lab, asyncio.create_task(counted())) > 2
+        raw.close()
+        listener.close()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from helios.placement.glob import LONGEST_PATTERN
 from helios.resp.encoding import NULL, array, bulk, encode, error_reply, integer
 from helios.resp.wire import encode_command
 from helios.router.commands.handlers import Handler
-from helios.router.commands.keyspace import decoded
+from helios.router.commands.keyspace import decoded, present_routes
 from helios.router.context import RouterContext
 from helios.router.errors import PATTERN_TOO_LONG
-from helios.router.frontend.caller import DONE, HOLD, WAIT_REPLY, Caller, Slot, Waiter
+from helios.router.frontend.caller import CLOSED, DONE, HOLD, WAIT_REPLY, Caller, FutureReply, Slot, Waiter
 from helios.router.frontend.connection import ClientConnection
-from helios.router.pubsub.subscriptions import Kind, Topic
+from helios.router.pubsub.hub import ConfirmationSlot
+from helios.router.pubsub.subscriptions import AT_ONCE, Kind, Topic, in_parts
 
 # What a client with RESP2 may send while it is subscribed to something.
 ALLOWED = frozenset(f"{prefix}{verb}subscribe" for prefix in ("", "p", "s") for verb in ("", "un"))
@@ -50,18 +53,77 @@ def _subscriber(kind: Kind) -> Handler:
         if kind is Kind.PATTERN and any(len(name) > LONGEST_PATTERN for name in argv[1:]):
             caller.answer(PATTERN_TOO_LONG)
             return DONE
-        topics: list[Topic] = [(kind, name) for name in argv[1:]]
-        known = set(router.hub.topics.of(caller))
-        count = router.hub.topics.count(caller, kind)
-        confirmations = []
-        for topic in topics:
-            count += topic not in known
-            known.add(topic)
-            confirmations.append(_confirmation(caller.protocol, kind.subscribe, topic[1], count))
-        router.hub.join(caller, topics, b"".join(confirmations))
+        slot = ConfirmationSlot(caller)
+        caller.replies.append(slot)
+        if len(argv) <= AT_ONCE:
+            router.hub.join(caller, *_wished(router, caller, kind, argv[1:]), slot)
+        else:
+            router.fill_later(slot, _subscribed_in_parts(router, caller, kind, argv[1:]))
         return WAIT_REPLY
 
     return subscribe
+
+
+def _wished(
+    router: RouterContext, client: ClientConnection, kind: Kind, names: Sequence[bytes]
+) -> tuple[list[Topic], bytes]:
+    """The topics of a SUBSCRIBE, and how it is confirmed."""
+    topics = router.hub.topics
+    fresh: set[bytes] = set()
+    count = topics.count(client, kind)
+    confirmations = []
+    for name in names:
+        if name not in fresh and (kind, name) not in topics.of(client):
+            fresh.add(name)
+            count += 1
+        confirmations.append(_confirmation(client.protocol, kind.subscribe, name, count))
+    return [(kind, name) for name in names], b"".join(confirmations)
+
+
+async def _subscribed_in_parts(
+    router: RouterContext, client: ClientConnection, kind: Kind, names: list[bytes]
+) -> bytes:
+    """A SUBSCRIBE with many names. Each part waits for the servers, and what it takes counts as its client's."""
+    confirmations: list[bytes] = []
+    added: list[Topic] = []
+    for part in in_parts(names):
+        if client.stops & CLOSED:
+            break
+        topics, confirmation = _wished(router, client, kind, part)
+        fresh = [topic for topic in topics if topic not in router.hub.topics.of(client)]
+        reply = FutureReply()
+        router.hub.join(client, topics, confirmation, reply)
+        confirmations.append(await reply)
+        if confirmations[-1][:1] == b"-":
+            await _unsubscribed_in_parts(router, client, added)
+            return confirmations[-1]
+        added += fresh
+    return b"".join(confirmations)
+
+
+async def _unsubscribed_in_parts(router: RouterContext, client: ClientConnection, topics: list[Topic]) -> bytes:
+    """End many subscriptions, and how that is confirmed."""
+    replies: list[bytes] = []
+    for part in in_parts(topics):
+        replies += (
+            _left(router, client, kind, [name for _, name in named]) for kind, named in groupby(part, itemgetter(0))
+        )
+        await asyncio.sleep(0)
+    return b"".join(replies)
+
+
+def _left(router: RouterContext, client: ClientConnection, kind: Kind, names: Sequence[bytes]) -> bytes:
+    """End subscriptions of a kind, and how that is confirmed."""
+    topics = router.hub.topics
+    mine = {name for name in names if (kind, name) in topics.of(client)}
+    count = topics.count(client, kind)
+    confirmations = []
+    for name in names:
+        count -= name in mine
+        mine.discard(name)
+        confirmations.append(_confirmation(client.protocol, kind.unsubscribe, name, count))
+    router.hub.leave(client, [(kind, name) for name in names])
+    return b"".join(confirmations)
 
 
 def _unsubscriber(kind: Kind) -> Handler:
@@ -71,16 +133,15 @@ def _unsubscriber(kind: Kind) -> Handler:
             caller.answer(_confirmation(caller.protocol, kind.unsubscribe, None, 0))
             return DONE
         topics = router.hub.topics
-        names: list[bytes | None] = list(argv[1:])
-        names = names or [name for each, name in topics.of(caller) if each is kind] or [None]
-        replies = []
-        for name in names:
-            if name is not None:
-                router.hub.leave(caller, [(kind, name)])
-            count = topics.count(caller, kind)
-            replies.append(_confirmation(caller.protocol, kind.unsubscribe, name, count))
-        caller.answer(b"".join(replies))
-        return DONE
+        names = argv[1:] or [name for each, name in topics.of(caller) if each is kind]
+        if not names:
+            caller.answer(_confirmation(caller.protocol, kind.unsubscribe, None, topics.count(caller, kind)))
+            return DONE
+        if len(names) <= AT_ONCE:
+            caller.answer(_left(router, caller, kind, names))
+            return DONE
+        router.spawn(caller, _unsubscribed_in_parts(router, caller, [(kind, name) for name in names]))
+        return WAIT_REPLY
 
     return unsubscribe
 
@@ -175,19 +236,31 @@ async def _patterns(router: RouterContext, protocol: int, argv: list[bytes]) -> 
     return integer(max(decoded(reply) for reply in replies))
 
 
-def _counter(kind: Kind) -> Handler:
-    async def count(router: RouterContext, protocol: int, argv: list[bytes]) -> bytes:
-        """For each channel how many clients are subscribed to it, those of other routers as one each."""
-        routes, names = router.routes, argv[2:]
-        assert routes is not None
-        owners = [routes.owner(name) for name in names]
-        asked = [router.pool.ask(owner, [*argv[:2], name]) for owner, name in zip(owners, names, strict=True)]
-        flat: list[bytes] = []
-        for owner, name, reply in zip(owners, names, await asyncio.gather(*asked), strict=True):
+async def _counted(router: RouterContext, kind: Kind, words: list[bytes], names: Sequence[bytes]) -> dict[bytes, int]:
+    """How many are subscribed to each of a few channels: each shard is asked once, for those that it would publish."""
+    by_owner: dict[str, list[bytes]] = {}
+    routes = present_routes(router)
+    for name in names:
+        by_owner.setdefault(routes.owner(name), []).append(name)
+    replies = await asyncio.gather(*(router.pool.ask(owner, [*words, *named]) for owner, named in by_owner.items()))
+    counts: dict[bytes, int] = {}
+    for (owner, named), reply in zip(by_owner.items(), replies, strict=True):
+        for name, connections in zip(named, decoded(reply)[1::2], strict=True):
             topic = kind, name
             here = router.hub.subscribed(owner, topic)
             mine = len(router.hub.topics.audience(topic)) if here else 0
-            flat += [bulk(name), integer(max(0, int(decoded(reply)[1]) - here) + mine)]
+            counts[name] = max(0, int(connections) - here) + mine
+    return counts
+
+
+def _counter(kind: Kind) -> Handler:
+    async def count(router: RouterContext, protocol: int, argv: list[bytes]) -> bytes:
+        """For each channel how many clients are subscribed to it, those of other routers as one each."""
+        flat: list[bytes] = []
+        for names in in_parts(argv[2:]):
+            counts = await _counted(router, kind, argv[:2], names)
+            for name in names:
+                flat += [bulk(name), integer(counts[name])]
         return array(flat)
 
     return _asking(count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from helios.access.rights import Nobody
@@ -16,6 +17,7 @@ from helios.router.context import RouterContext
 from helios.router.errors import PATTERN_TOO_LONG
 from helios.router.frontend.caller import DONE, IN_NO_DATABASE, IN_SUBSCRIPTION, WAIT_ALL, WAIT_REPLY, Caller
 from helios.router.frontend.connection import ClientConnection
+from helios.router.pubsub.subscriptions import in_parts
 
 _NO_USERS = "no users are configured (see security.users): connect without a password"
 
@@ -82,14 +84,26 @@ def _reset(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     if caller.protocol != 2 and caller.replies:
         return WAIT_ALL
     caller.let_go()
-    if isinstance(caller, ClientConnection):
-        router.hub.forget(caller)
+    if isinstance(caller, ClientConnection) and router.hub.topics.of(caller):
+        router.spawn(caller, _reset_without_subscriptions(router, caller))
+        return WAIT_REPLY
+    caller.answer(_as_new(router, caller))
+    return DONE
+
+
+async def _reset_without_subscriptions(router: RouterContext, client: ClientConnection) -> bytes:
+    for part in in_parts(list(router.hub.topics.of(client))):
+        router.hub.leave(client, part)
+        await asyncio.sleep(0)
+    return _as_new(router, client)
+
+
+def _as_new(router: RouterContext, caller: Caller) -> bytes:
     caller.protocol = 2
     caller.name = b""
     choose_database(caller, b"0")
     caller.become(router.authenticator.newcomer())
-    caller.answer(b"+RESET\r\n")
-    return DONE
+    return b"+RESET\r\n"
 
 
 def _hello(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:

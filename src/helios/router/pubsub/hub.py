@@ -10,20 +10,22 @@ do, as it does for subscriptions of before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
+from itertools import islice
 from typing import TypeAlias
 
 from helios.model.topology import Member, Topology
 from helios.placement.routing import Routes
 from helios.resp.encoding import error_reply
 from helios.router._fast_path import Lease
-from helios.router.frontend.caller import IN_SUBSCRIPTION, LastSlot, Slot
+from helios.router.frontend.caller import IN_SUBSCRIPTION, LastSlot, Waiter
 from helios.router.frontend.connection import ClientConnection
 from helios.router.options import RouterOptions
 from helios.router.pubsub.link import SubscriberLink
 from helios.router.pubsub.ordering import Handover, InOrder
-from helios.router.pubsub.subscriptions import Kind, Subscriptions, Topic
+from helios.router.pubsub.subscriptions import AT_ONCE, Kind, Subscriptions, Topic
 from helios.router.upstream.connection import Identities
 from helios.router.upstream.link import Credentials
 
@@ -38,10 +40,10 @@ class ConfirmationSlot(LastSlot):
 class _Joining:
     """A SUBSCRIBE that is answered when the servers that matter have confirmed it."""
 
-    def __init__(self, client: ClientConnection, topics: list[Topic], slot: Slot, confirmation: bytes) -> None:
+    def __init__(self, client: ClientConnection, topics: list[Topic], waiter: Waiter, confirmation: bytes) -> None:
         self.client = client
         self.topics = topics  # those that the command has added, to be taken back if it fails
-        self.slot = slot
+        self.waiter = waiter
         self.confirmation = confirmation
         self.missing: set[tuple[str, Topic]] = set()
 
@@ -94,21 +96,21 @@ class Hub:
 
     def forget(self, client: ClientConnection) -> None:
         """A client has gone."""
-        self.leave(client, list(self.topics.of(client)))
+        self.leave(client, list(islice(self.topics.of(client), AT_ONCE)))
+        if self.topics.of(client):
+            asyncio.get_running_loop().call_soon(self.forget, client)
 
     # --- for clients ---
 
-    def join(self, client: ClientConnection, topics: Sequence[Topic], confirmation: bytes) -> None:
-        """Subscribe a client; it is answered when no message to come can be missed, or with an error and no change."""
-        slot = ConfirmationSlot(client)
-        client.replies.append(slot)
+    def join(self, client: ClientConnection, topics: Sequence[Topic], confirmation: bytes, waiter: Waiter) -> None:
+        """Subscribe a client; confirmed when no message to come can be missed, or an error and no change."""
         added = [topic for topic in dict.fromkeys(topics) if topic not in self.topics.of(client)]
         fresh = [topic for topic in added if self.topics.add(client, topic)]
         self.guard(client)
         self._connect()
         for link in self._links.values():
             link.subscribe(fresh)
-        joining = _Joining(client, added, slot, confirmation)
+        joining = _Joining(client, added, waiter, confirmation)
         for topic in topics:
             for shard in self._decisive(topic):
                 link = self._links[shard]
@@ -120,7 +122,7 @@ class Hub:
         for place in joining.missing:
             self._joining.setdefault(place, []).append(joining)
         if not joining.missing:
-            slot.fill(confirmation)
+            waiter.fill(confirmation)
 
     def leave(self, client: ClientConnection, topics: Iterable[Topic]) -> None:
         """End subscriptions of a client; those that it does not have do not matter."""
@@ -129,7 +131,7 @@ class Hub:
             for shard, link in self._links.items():
                 link.unsubscribe(over)
                 for topic in over:
-                    self._joining.pop((shard, topic), None)  # of clients that have gone meanwhile
+                    self._need_not_wait((shard, topic))  # its client has gone meanwhile
         self.guard(client)
 
     def guard(self, client: ClientConnection) -> None:
@@ -156,7 +158,7 @@ class Hub:
                 self._joining[place] = others
         joining.missing = set()
         self.leave(joining.client, joining.topics)
-        joining.slot.fill(
+        joining.waiter.fill(
             error_reply(
                 f"CLUSTERDOWN {link.shard} does not answer at {link.member.address} ({link.last_fault}); "
                 "nothing was subscribed"
@@ -190,7 +192,7 @@ class Hub:
         """The member does not know the session's user."""
         self._host.forget_credentials(member)
 
-    def wanted(self) -> Iterable[Topic]:
+    def wanted(self) -> Collection[Topic]:
         """Everything that somebody is subscribed to."""
         return self.topics.wanted()
 
@@ -213,7 +215,7 @@ class Hub:
         for joining in self._joining.pop(place, []):
             joining.missing.discard(place)
             if not joining.missing:
-                joining.slot.fill(joining.confirmation)
+                joining.waiter.fill(joining.confirmation)
 
     def message(self, shard: str, kind: Kind, name: bytes, channel: bytes, frame: bytes) -> None:
         """A message has come for what was subscribed by `name`."""

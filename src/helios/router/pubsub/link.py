@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import groupby
 from typing import Protocol
 
@@ -12,11 +12,10 @@ from helios.errors import HeliosError
 from helios.model.topology import Member
 from helios.resp.wire import elements, encode_command
 from helios.router.options import RouterOptions
-from helios.router.pubsub.subscriptions import Kind, Topic
+from helios.router.pubsub.subscriptions import Kind, Topic, in_parts
 from helios.router.upstream.connection import Identities, Wire, open_wire
 from helios.router.upstream.link import ConnectionState
 
-_NAMES_AT_ONCE = 1000
 _PING = encode_command([b"PING"])
 _SUBSCRIBED = {kind.subscribe: kind for kind in Kind}
 _MESSAGE = {f"{kind.value}message".encode(): kind for kind in Kind}
@@ -25,7 +24,7 @@ _MESSAGE = {f"{kind.value}message".encode(): kind for kind in Kind}
 class Listener(Identities, Protocol):
     """The router's side of the connections: who is told what comes."""
 
-    def wanted(self) -> Iterable[Topic]:
+    def wanted(self) -> Collection[Topic]:
         """What is to be subscribed on every connection."""
 
     def established(self, link: SubscriberLink, topic: Topic) -> None:
@@ -67,7 +66,7 @@ class SubscriberLink:
         """Ask for topics that are wanted now; without a connection they are asked for with all others."""
         if self.state is not ConnectionState.READY:
             return
-        for kind, names in _in_parts(topics):
+        for kind, names in _by_kind(topics):
             for name in names:
                 self._unconfirmed[kind, name] = self._unconfirmed.get((kind, name), 0) + 1
             self._asked += len(names)
@@ -76,7 +75,7 @@ class SubscriberLink:
     def unsubscribe(self, topics: Iterable[Topic]) -> None:
         """Nobody wants these any more."""
         if self.state is ConnectionState.READY:
-            for kind, names in _in_parts(topics):
+            for kind, names in _by_kind(topics):
                 self._write(encode_command([kind.unsubscribe, *names]))
 
     def has(self, topic: Topic) -> bool:
@@ -150,21 +149,35 @@ class SubscriberLink:
                 backoff = min(backoff * 2, self._options.max_backoff_s)
                 continue
             backoff = self._options.min_backoff_s
-            self._begin(wire)
             try:
+                await self._begin(wire)
                 self.last_fault = await self._until_lost(wire)
             finally:
                 wire.abort("it is not needed any more")
             self.state = ConnectionState.CONNECTING
             self._forget()
 
-    def _begin(self, wire: Wire) -> None:
+    async def _begin(self, wire: Wire) -> None:
         """Subscribe to everything that is wanted on a new connection."""
+        topics = list(self._host.wanted())
         self._wire = wire
-        self.state = ConnectionState.READY
-        self.subscribe(sorted(self._host.wanted(), key=lambda topic: topic[0].value))
+        self._unconfirmed = dict.fromkeys(topics, 1)
+        self._asked += len(topics)
         self._anew = self._asked
+        self.state = ConnectionState.READY
         self._tell()
+        for part in in_parts(topics):
+            wanted = [topic for topic in part if topic in self._host.wanted()]
+            if len(wanted) < len(part):  # nobody wants the others any more
+                for topic in set(part).difference(wanted):
+                    self._unconfirmed.pop(topic, None)
+                    self._answered += 1
+                self._tell()
+            for kind, names in _by_kind(wanted):
+                self._write(encode_command([kind.subscribe, *names]))
+            await asyncio.sleep(0)
+            if wire.lost.done():
+                return
 
     async def _until_lost(self, wire: Wire) -> str:
         """Why the connection has ended; it is asked now and then whether it still answers."""
@@ -227,12 +240,14 @@ class SubscriberLink:
             self._tell()
 
 
-def _in_parts(topics: Iterable[Topic]) -> Iterator[tuple[Kind, list[bytes]]]:
-    """Topics as the commands that name them, none of them too long."""
-    for kind, of_kind in groupby(topics, key=lambda topic: topic[0]):
-        names = [name for _, name in of_kind]
-        for start in range(0, len(names), _NAMES_AT_ONCE):
-            yield kind, names[start : start + _NAMES_AT_ONCE]
+def _by_kind(topics: Iterable[Topic]) -> Iterator[tuple[Kind, list[bytes]]]:
+    """A few topics as the commands that name them."""
+    for kind, of_kind in groupby(sorted(topics, key=_value), key=lambda topic: topic[0]):
+        yield kind, [name for _, name in of_kind]
+
+
+def _value(topic: Topic) -> str:
+    return topic[0].value
 
 
 def _bulk(element: bytes) -> bytes:

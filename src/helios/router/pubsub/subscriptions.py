@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from enum import Enum
 from typing import Generic, TypeAlias, TypeVar
 
@@ -31,6 +31,16 @@ class Kind(Enum):
 
 
 Topic: TypeAlias = tuple[Kind, bytes]
+Item = TypeVar("Item")
+AT_ONCE = 500  # names that are dealt with in one turn of the loop; between two such parts others are served
+
+
+def in_parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """As many at a time as one turn of the loop may deal with."""
+    for start in range(0, len(items), AT_ONCE):
+        yield items[start : start + AT_ONCE]
+
+
 _BESIDE_NAME_BYTES = 200  # what a subscription takes beside its name
 
 
@@ -113,7 +123,7 @@ class Subscriptions(Generic[Subscriber]):
         sharded = self._sharded[subscriber]
         return sharded if kind is Kind.SHARD else len(self.of(subscriber)) - sharded
 
-    def wanted(self) -> Iterable[Topic]:
+    def wanted(self) -> Collection[Topic]:
         """Everything that somebody is subscribed to."""
         return self._audiences.keys()
 
