@@ -130,3 +130,19 @@ def test_no_bytes_crash_parser_or_splitter(data: bytes, cuts: list[int]) -> None
             splitter.feed(piece)
     except ProtocolError:
         pass
+
+
+@given(st.lists(encoded_values(), max_size=6), CUTS, st.integers(4, 60))
+def test_replies_that_are_too_big_leave_an_error_and_no_bytes(replies: list[bytes], cuts: list[int], most: int) -> None:
+    replies = [reply for reply in replies if reply[:1] != b">"]
+    splitter = ReplySplitter(most)
+    found: list[bytes] = []
+    for piece in chunks(b"".join(replies), cuts):
+        found += splitter.feed(piece)
+        assert splitter.buffered <= most + 30  # beside the line that is not whole yet
+    expected = [reply if len(reply) <= most else b"-ERR the command was carried out" for reply in replies]
+    assert [reply if len(reply) <= most else reply[:32] for reply in found] == expected
+    splitter = ReplySplitter(most)
+    again = [reply for byte in b"".join(replies) for reply in splitter.feed(bytes([byte]))]
+    assert again == found
+    assert splitter.buffered == 0

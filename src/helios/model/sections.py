@@ -273,6 +273,14 @@ class RouterSettings(Section):
         description="Arguments that one command of a client may have",
         json_schema_extra=_unit("arguments"),
     )
+    max_reply: Bytes = Field(
+        default=1 << 30,
+        ge=1 << 20,
+        le=64 << 30,
+        description="Largest reply of a data server that is passed on, an error instead of a bigger one; "
+        "holds for connections to servers made from then on",
+        json_schema_extra=_unit("size"),
+    )
     max_clients: int = Field(
         default=10_000,
         ge=1,

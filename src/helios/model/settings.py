@@ -135,6 +135,7 @@ def _memory_conflicts(router: RouterSettings) -> list[Conflict]:
             f"({getattr(router, least)} bytes): {why}",
         )
         for least, most, why in (
+            ("max_frame", "max_reply", "a client could write what it cannot read"),
             ("max_frame", "client_memory", "a client could not send what it may"),
             ("client_memory", "clients_memory", "no client could have what it may"),
         )

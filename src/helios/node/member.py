@@ -163,7 +163,8 @@ class MemberServer:
         except EngineUnreachable:
             return None
         fields = dict(line.split(":", 1) for line in _text(info).splitlines() if ":" in line)
-        return ProcessId.of(int(fields.get("process_id", "0")))
+        said = fields.get("process_id", "")
+        return ProcessId.of(int(said)) if said.isdecimal() else None
 
     async def retune(self, fsync: AofFsync, maxmemory_bytes: int) -> None:
         """Let the server write its log and use memory in this way from now on, also after a restart."""

@@ -8,10 +8,12 @@ from typing import Any
 
 import hiredis
 
-from helios.errors import EngineUnreachable
+from helios.errors import EngineUnreachable, ProtocolError
 from helios.model.ids import Address
+from helios.resp.wire import ReplySplitter
 
 _pack: Any = hiredis.pack_command  # its stub allows a single argument only
+_MAX_REPLY_BYTES = 16 << 20
 Reply = Any  # bytes, int, list, None, or hiredis.ReplyError
 
 
@@ -32,18 +34,18 @@ async def ask(
                 return await _read(reader, len(wanted))
             finally:
                 writer.close()
-    except (OSError, TimeoutError, EOFError, hiredis.ProtocolError) as error:
+    except (OSError, TimeoutError, EOFError, hiredis.HiredisError, ProtocolError) as error:
         raise EngineUnreachable(f"{address} does not answer: {error or 'no reply in time'}") from error
 
 
 async def _read(reader: asyncio.StreamReader, count: int) -> list[Reply]:
-    parser = hiredis.Reader()
+    splitter, parser = ReplySplitter(_MAX_REPLY_BYTES), hiredis.Reader()
     replies: list[Reply] = []
     while len(replies) < count:
         data = await reader.read(65536)
         if not data:
             raise EOFError("the connection was closed")
-        parser.feed(data)
+        parser.feed(b"".join(splitter.feed(data)))
         while (reply := parser.gets()) is not False:
             replies.append(reply)
     return replies

@@ -16,6 +16,7 @@ from helios.resp.limits import Limits
 
 cdef Py_ssize_t MAX_LINE = 64 * 1024
 cdef Py_ssize_t MAX_REPLY_LINE = 1024 * 1024
+cdef Py_ssize_t MAX_REPLY_BYTES = (<Py_ssize_t>1) << 30
 cdef Py_ssize_t MAX_ELEMENTS = (<Py_ssize_t>1) << 40
 cdef Py_ssize_t KEPT_ROOM = 16 * 1024  # a store or table that has grown beyond is given back when it is not needed
 cdef Py_ssize_t KEPT_SPANS = 256
@@ -316,65 +317,119 @@ def encode_command(argv):
 
 
 cdef class ReplySplitter(Stream):
-    """Cuts what a server sends into whole replies, nested ones included, of RESP2 and RESP3."""
+    """Cuts what a server sends into whole replies, nested ones included, of RESP2 and RESP3.
 
-    def __init__(self):
+    A reply of more than `max_bytes` is not kept: its bytes are dropped as they come, and an error stands for it.
+    """
+
+    def __init__(self, Py_ssize_t max_bytes=MAX_REPLY_BYTES):
         self.pending = 1
+        self.max_bytes = max_bytes
+
+    @property
+    def buffered(self):
+        """Bytes that are kept until the rest of a reply comes."""
+        return self.end - self.start
 
     def feed(self, bytes data not None):
         """The replies that `data` completes. Raises ProtocolError; the connection is of no use then."""
         cdef list replies = []
         self.take_in(data)
         while self.advance():
-            replies.append(self.whole())
+            if self.dropping:
+                self.dropping = False
+                replies.append(
+                    b"-ERR the command was carried out, but its reply has more than the %d bytes of router.max_reply "
+                    b"and is not passed on\r\n" % self.max_bytes
+                )
+            else:
+                replies.append(self.whole())
         return replies
 
+    def clear(self):
+        """Nothing more comes: give back what is kept of a reply that has begun."""
+        self.start = self.end
+        self.keep_rest()
+        self.pending = 1
+        self.skip = 0
+        self.dropping = False
+
     cdef int find(self) except -1:
-        cdef Py_ssize_t line, size, stop
-        cdef const char *data = self.data
-        cdef char kind
+        cdef Py_ssize_t line, some
         while self.position < self.end:
-            line = self.line_end()
-            if line < 0:
-                if self.end - self.position > MAX_REPLY_LINE:
-                    raise ProtocolError("a server's reply has a line of more than 1 MiB")
-                return 0
-            kind = data[self.position]
-            if kind in (c"+", c"-", c":", c"_", c",", c"#", c"("):
-                self.position = line + 2
+            if self.skip:
+                some = min(self.skip, self.end - self.position)
+                self.position += some
+                self.skip -= some
+                if self.skip:
+                    break
                 self.pending -= 1
             else:
-                size = number(data + self.position + 1, line - self.position - 1)
-                if size < -1 or (size == -1 and kind != c"$" and kind != c"*"):
-                    raise self.misunderstood(line)
-                if kind in (c"$", c"=", c"!"):
-                    stop = line + 2 if size < 0 else line + 4 + size
-                    if stop > self.end:
-                        return 0
-                    if data[stop - 2] != c"\r" or data[stop - 1] != c"\n":
-                        raise ProtocolError("a server's bulk reply does not end where it should")
-                    self.position = stop
-                    self.pending -= 1
-                else:
-                    if size > MAX_ELEMENTS:
-                        raise self.misunderstood(line)
-                    if kind == c"|":  # An attribute stands before the value that it belongs to.
-                        self.pending += 2 * size
-                    elif kind == c"%":
-                        self.pending += 2 * size - 1
-                    elif kind in (c"*", c"~", c">"):
-                        self.pending += -1 if size < 0 else size - 1
-                    else:
-                        raise self.misunderstood(line)
-                    if self.pending > MAX_ELEMENTS:
-                        raise self.misunderstood(line)
-                    self.position = line + 2
+                line = self.line_end()
+                if line < 0:
+                    if self.end - self.position > MAX_REPLY_LINE:
+                        raise ProtocolError("a server's reply has a line of more than 1 MiB")
+                    break
+                if not self.read_value(line):
+                    break
             if not self.pending:
+                self.drop_beyond(self.position)
                 self.pending = 1
                 self.found = self.start
                 self.start = self.position
                 return 1
+        self.drop_beyond(self.position)
+        if self.dropping:
+            self.start = self.position
         return 0
+
+    cdef int drop_beyond(self, Py_ssize_t stop) except -1:
+        """Keep nothing of the reply under way if it reaches to `stop` at least and that is too far."""
+        if not self.dropping and stop - self.start > self.max_bytes:
+            if self.data[self.start] == c">":  # nothing can stand for what nobody has asked for
+                raise ProtocolError(f"a server's message has more than {self.max_bytes} bytes")
+            self.dropping = True
+        return 0
+
+    cdef int read_value(self, Py_ssize_t line) except -1:
+        """Read the value, or the beginning of values, whose line ends there; 0 if it is not complete."""
+        cdef const char *data = self.data
+        cdef char kind = data[self.position]
+        cdef Py_ssize_t size, stop
+        if kind in (c"+", c"-", c":", c"_", c",", c"#", c"("):
+            self.position = line + 2
+            self.pending -= 1
+            return 1
+        size = number(data + self.position + 1, line - self.position - 1)
+        if size < -1 or (size == -1 and kind != c"$" and kind != c"*"):
+            raise self.misunderstood(line)
+        if kind in (c"$", c"=", c"!"):
+            stop = line + 2 if size < 0 else line + 4 + size
+            if stop > self.end:
+                self.drop_beyond(stop)
+                if self.dropping:
+                    self.skip = stop - self.position
+                    return 1
+                return 0
+            if data[stop - 2] != c"\r" or data[stop - 1] != c"\n":
+                raise ProtocolError("a server's bulk reply does not end where it should")
+            self.position = stop
+            self.pending -= 1
+            return 1
+        if size > MAX_ELEMENTS:
+            raise self.misunderstood(line)
+        if kind == c"|":  # An attribute stands before the value that it belongs to.
+            self.pending += 2 * size
+        elif kind == c"%":
+            self.pending += 2 * size - 1
+        elif kind in (c"*", c"~", c">"):
+            self.pending += -1 if size < 0 else size - 1
+        else:
+            raise self.misunderstood(line)
+        if self.pending > MAX_ELEMENTS:
+            raise self.misunderstood(line)
+        self.position = line + 2
+        return 1
 
     cdef object misunderstood(self, Py_ssize_t line):
         """The error for a line that no server should send."""

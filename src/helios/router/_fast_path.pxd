@@ -112,6 +112,7 @@ cdef class CommandQueue:
     cdef int fly(self, bytes raw, object waiter, int64_t began_ns, CommandStats kind) except -1
     cdef int grow_flights(self) except -1
     cpdef str received(self, list replies)
+    cdef int hand(self, object waiter, bytes reply) except -1
     cpdef str hand_on(self, Py_ssize_t count)
 
 

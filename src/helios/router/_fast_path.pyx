@@ -14,6 +14,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from helios.errors import ProtocolError
 from helios.resp._wire cimport Span
+from helios.resp.odd import ODD_REPLY
 
 
 cdef enum Verdict:
@@ -555,11 +556,20 @@ cdef class CommandQueue:
             if self.parks:
                 self.parked.push(waiter)
                 self.parked.push(reply)
-            elif type(waiter) is Slot:
-                (<Slot>waiter).fill(reply)
             else:
-                waiter.fill(reply)
+                self.hand(waiter, reply)
         return None
+
+    cdef int hand(self, object waiter, bytes reply) except -1:
+        """Give a reply to who waits for it, or an error where it cannot be what it should."""
+        if type(waiter) is Slot:
+            (<Slot>waiter).fill(reply)
+            return 0
+        try:
+            waiter.fill(reply)
+        except ODD_REPLY as error:  # it has not been handed on, then
+            waiter.fill(self.misunderstood(reply, error))
+        return 0
 
     cpdef str hand_on(self, Py_ssize_t count):
         """Hand on the first replies that are parked: something has covered them. The result is as of `received`."""
@@ -567,7 +577,7 @@ cdef class CommandQueue:
             return LATE
         for _ in range(count):
             waiter = self.parked.shift()
-            waiter.fill(self.parked.shift())
+            self.hand(waiter, self.parked.shift())
         return None
 
     def take_parked(self):

@@ -18,6 +18,7 @@ from helios.ports.engine import Connector, Engine
 from helios.ports.store import Store
 from helios.resp.commands import Command
 from helios.resp.encoding import error_reply
+from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import encode_command
 from helios.router import router_view
 from helios.router._fast_path import CommandStats, Lease
@@ -440,9 +441,15 @@ class Router:
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, waiter: Waiter, work: Coroutine[None, None, bytes]) -> None:
-        reply = error_reply("UNKNOWN the router is stopping; whether the command was carried out is not known")
+        reply = error_reply("UNKNOWN an internal error, which the router's log shows; the outcome is not known")
         try:
             reply = await work
+        except asyncio.CancelledError:
+            reply = error_reply("UNKNOWN the router is stopping; whether the command was carried out is not known")
+            raise
+        except ODD_REPLY as error:
+            logger.exception("a data server's reply is not understood")
+            reply = error_reply(f"UNKNOWN a data server's reply is not understood ({error!r:.100}); outcome unknown")
         except ErrorReply as error:
             reply = error.raw
         except HeliosError as error:

@@ -27,6 +27,7 @@ class RouterOptions:
     max_backoff_s: float = 1.0
     member_commands: int = 131_072  # sent to one server and unanswered
     member_bytes: int = 128 * 1024 * 1024
+    reply_bytes: int = 1 << 30  # of a server; a bigger one is dropped, and an error stands for it
     dedicated: int = 1000  # connections to one server that a client has for itself, in use at a time
     idle_lines: int = 16  # of them, kept for the next client, for one server and RESP version
     transaction_commands: int = 65_536

@@ -56,6 +56,7 @@ def router_options(settings: Settings, node: str, worker: int = 0) -> RouterOpti
         member_timeout_s=router.server_timeout,
         handshake_timeout_s=settings.security.tls_handshake_timeout,
         limits=Limits(router.max_arguments, bulk_bytes=router.max_frame, frame_bytes=2 * router.max_frame),
+        reply_bytes=router.max_reply,
         clients=clients_that_fit(router.max_clients),
         client_bytes=router.client_memory,
         clients_bytes=router.clients_memory,

@@ -11,8 +11,10 @@ from typing import Any, TypeAlias, cast
 
 import hiredis
 
-from helios.errors import EngineDenied, EngineError, EngineUnreachable
+from helios.errors import EngineDenied, EngineError, EngineUnreachable, ProtocolError
 from helios.model.ids import Address
+from helios.resp.odd import ODD_REPLY
+from helios.resp.wire import ReplySplitter
 
 # What RESP carries is decided by the command that was sent; whoever sends it knows what comes back.
 Reply: TypeAlias = Any
@@ -61,6 +63,7 @@ class Connection(asyncio.Protocol):
         self.endpoint = endpoint
         self.client_id = 0
         self._on_push = on_push
+        self._splitter = ReplySplitter()  # it bounds what a server may send; the reader has no bounds
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[_Batch] = deque()
@@ -147,7 +150,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._reader.feed(data)
+            self._reader.feed(b"".join(self._splitter.feed(data)))
             while (reply := self._reader.gets()) is not _INCOMPLETE:
                 # A subscription is confirmed by a push, which answers the command.
                 if isinstance(reply, hiredis.PushNotification) and reply[0] != b"subscribe":
@@ -155,10 +158,13 @@ class Connection(asyncio.Protocol):
                         self._on_push(reply)
                 else:
                     self._deliver(reply)
-        except hiredis.ProtocolError as error:
+        except (hiredis.HiredisError, ProtocolError) as error:
             self._lose(f"what answers there does not speak RESP ({error})")
+        except ODD_REPLY as error:
+            self._lose(f"it pushed what Helios does not understand ({error!r:.100})")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._splitter.clear()
         self._lose(str(exc) if exc else "the server closed the connection")
 
     def _deliver(self, reply: Reply) -> None:
@@ -229,4 +235,7 @@ async def _hello(connection: Connection) -> None:
         raise connection.failure(reply, "a login")
     if not isinstance(reply, dict):
         raise EngineUnreachable(f"{endpoint} does not answer HELLO as a Valkey or Redis server does")
-    connection.client_id = int(reply.get(b"id", 0))
+    try:
+        connection.client_id = int(reply.get(b"id", 0))
+    except ODD_REPLY as error:
+        raise EngineUnreachable(f"{endpoint} greets with {reply.get(b'id')!r:.40} for an id") from error

@@ -13,6 +13,7 @@ from helios.engines.valkey.payloads import accepts, is_payload_error, may_be_str
 from helios.engines.valkey.rights import setuser
 from helios.engines.valkey.statistics import hits_behind, operations_in
 from helios.engines.valkey.stepwise import ChangedMeanwhile, NotInSteps, Way, copy_value
+from helios.engines.valkey.understanding import understood
 from helios.errors import EngineDenied, EngineError, EngineUnreachable, PayloadRefused
 from helios.ports.engine import (
     ChangeStream,
@@ -39,6 +40,7 @@ _UNLINK_KEYS = 500  # keys in one UNLINK, so that no single command holds the se
 _NO_EXPIRY, _NO_KEY = -1, -2  # answers of PEXPIRETIME
 
 
+@understood
 class ValkeyEngine:
     """One connection to one server, as one user. Not reopened when it is lost: open another engine.
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import hiredis
-
 from helios.placement.routing import Routes
 from helios.resp.blocking import Timeout, new_entries_of
 from helios.resp.commands import Command
 from helios.resp.encoding import NULL_ARRAY, error_reply
+from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import encode_command
+from helios.router.commands.keyspace import decoded
 from helios.router.commands.lookup import find_owners
 from helios.router.context import RouterContext
 from helios.router.errors import ErrorReply, cross_shard
@@ -184,13 +184,12 @@ class _StreamEnds:
 
 
 def _last_id(reply: bytes) -> bytes | None:
-    """The id of the last entry; None where the key holds something else, which the server will say itself."""
+    """The id of the last entry; None where the server does not say, as it will itself for what is no stream."""
     if reply.startswith(b"-ERR no such key"):
         return b"0-0"
-    if reply[:1] == b"-":
+    try:
+        said = decoded(reply)
+        fields = said if isinstance(said, dict) else dict(zip(said[::2], said[1::2], strict=True))
+        return bytes(fields[b"last-generated-id"])
+    except (ErrorReply, *ODD_REPLY):
         return None
-    reader = hiredis.Reader()
-    reader.feed(reply)
-    said = reader.gets()
-    fields = said if isinstance(said, dict) else dict(zip(said[::2], said[1::2], strict=True))
-    return bytes(fields[b"last-generated-id"])

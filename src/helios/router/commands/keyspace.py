@@ -13,7 +13,7 @@ from typing import Any
 
 import hiredis
 
-from helios.errors import Unavailable
+from helios.errors import ProtocolError, Unavailable
 from helios.placement.routing import Routes
 from helios.resp.encoding import NULL, array, bulk, error_reply, integer
 from helios.resp.wire import encode_command
@@ -31,12 +31,15 @@ _MAX_REMEMBERED = 1_000_000
 
 
 def decoded(raw: bytes) -> Any:
-    """A RESP2 reply as a value; raises ErrorReply."""
+    """A RESP2 reply as a value. Raises ErrorReply, and ProtocolError for what is none."""
     if raw[:1] == b"-":
         raise ErrorReply(raw)
     reader = hiredis.Reader()
     reader.feed(raw)
-    return reader.gets()
+    try:
+        return reader.gets()
+    except hiredis.HiredisError as error:
+        raise ProtocolError(f"a server's reply is not understood: {error}") from error
 
 
 def down(router: RouterContext, caller: Caller) -> bool:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from helios.errors import ProtocolError
 from helios.resp.commands import Command
 from helios.resp.encoding import OK, array, error_reply, integer
+from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import elements, encode_command
 from helios.router._fast_path import OWN, CommandStats
 from helios.router.context import RouterContext
@@ -60,7 +60,7 @@ class Gathering:
             return error_reply(message + self._remark if len(errors) < len(self._replies) else message)
         try:
             return self._combine(self._replies)
-        except (ValueError, ProtocolError):
+        except ODD_REPLY:
             return error_reply(f"ERR the shards' replies do not fit together: {self._replies[0][:40]!r}")
 
 

@@ -9,6 +9,7 @@ from typing import Protocol, cast
 from helios.errors import HeliosError, ProtocolError
 from helios.model.topology import Member
 from helios.resp.encoding import error_reply
+from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import ReplySplitter, encode_command
 from helios.router._fast_path import LATE, Lease
 from helios.router.options import RouterOptions
@@ -32,10 +33,10 @@ class Identities(Protocol):
 class Wire(asyncio.Protocol):
     """One TCP connection; `receive` is called with the frames that come, as they came, while the lease lasts."""
 
-    def __init__(self, receive: Callable[[list[bytes]], None], lease: Lease) -> None:
+    def __init__(self, receive: Callable[[list[bytes]], None], lease: Lease, max_reply_bytes: int) -> None:
         self.receive = receive
         self._lease = lease
-        self._splitter = ReplySplitter()
+        self._splitter = ReplySplitter(max_reply_bytes)
         self.transport: asyncio.Transport | None = None
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -50,11 +51,14 @@ class Wire(asyncio.Protocol):
             return
         try:
             self.receive(self._splitter.feed(data))
-        except ProtocolError as error:
-            self.abort(str(error))
+        except ODD_REPLY as error:
+            self.abort(
+                str(error) if isinstance(error, ProtocolError) else f"its reply is not understood ({error!r:.100})"
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
+        self._splitter.clear()
         self.abort(str(exc or "the server closed the connection"))
 
     def abort(self, reason: str) -> None:
@@ -94,8 +98,11 @@ async def open_wire(member: Member, identities: Identities, options: RouterOptio
                 hello += [b"AUTH", credentials.user.encode(), credentials.password.encode()]
             address = member.address
             loop = asyncio.get_running_loop()
-            lease = identities.lease
-            _, wire = await loop.create_connection(lambda: Wire(lambda frames: None, lease), address.host, address.port)
+
+            def made() -> Wire:
+                return Wire(lambda frames: None, identities.lease, options.reply_bytes)
+
+            _, wire = await loop.create_connection(made, address.host, address.port)
             try:
                 _check(await wire.ask(hello), member, identities)
             except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -14,12 +15,14 @@ import hiredis
 from helios.errors import HeliosError, ProtocolError
 from helios.model.topology import Member
 from helios.resp.encoding import error_reply
+from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import ReplySplitter, encode_command
 from helios.router._fast_path import CommandQueue, Lease
 from helios.router.frontend.caller import Waiter
 from helios.router.options import RouterOptions
 from helios.router.stats.hot_keys import HotKeys
 
+logger = logging.getLogger(__name__)
 _NEVER_NS = (1 << 63) - 1
 LOOKS = 4  # within the time that a server may be silent
 _INFO_LINE = re.compile(rb"^(run_id|redis_version|valkey_version|server_name):([^\r\n]*)", re.MULTILINE)
@@ -72,7 +75,7 @@ class _Wire(asyncio.Protocol):
     def __init__(self, link: ServerConnection) -> None:
         self.link = link
         self.transport: asyncio.Transport | None = None
-        self.splitter = ReplySplitter()
+        self.splitter = ReplySplitter(link.max_reply_bytes)
         self.greeting: list[bytes] | None = []
         self.greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.wanted = 0
@@ -100,6 +103,7 @@ class _Wire(asyncio.Protocol):
         self.link.tell_watchers()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.splitter.clear()
         if not self.greeted.done():
             self.greeted.set_exception(ConnectionError(str(exc or "the server closed the connection")))
             self.greeted.exception()
@@ -177,6 +181,11 @@ class ServerConnection(CommandQueue):
             waiter.fill(self.down())
             return False
         return True
+
+    @property
+    def max_reply_bytes(self) -> int:
+        """Of a reply that is passed on."""
+        return self._options.reply_bytes
 
     def configure(self, options: RouterOptions) -> None:
         """Go by other times from now on."""
@@ -263,6 +272,14 @@ class ServerConnection(CommandQueue):
     def down(self) -> bytes:
         """The reply to a command while there is no connection."""
         return error_reply(f"CLUSTERDOWN {self._place} ({self.last_fault}); nothing was executed")
+
+    def misunderstood(self, reply: bytes, error: Exception) -> bytes:
+        """The reply to a command whose own is of a kind that it never has."""
+        logger.error("a reply is not understood: server=%s reply=%r", self.member.address, reply[:100], exc_info=error)
+        return error_reply(
+            f"UNKNOWN {self.shard} at {self.member.address} gave a reply that is not understood ({reply[:40]!r}): "
+            "the command may or may not have been executed; outcome unknown"
+        )
 
     def overloaded(self) -> bytes:
         """The reply to a command that finds the queue full."""
@@ -362,19 +379,26 @@ class ServerConnection(CommandQueue):
         hello = [b"HELLO", b"%d" % self.protocol]
         if credentials is not None:
             hello += [b"AUTH", credentials.user.encode(), credentials.password.encode()]
-        greeting, info = await wire.ask([hello, [b"INFO", b"server"]])
+        try:
+            greeting, info = await wire.ask([hello, [b"INFO", b"server"]])
+            self._check(greeting, info)
+            said = dict(_INFO_LINE.findall(info))
+            fields = greeting if isinstance(greeting, dict) else dict(zip(greeting[::2], greeting[1::2], strict=True))
+            wire.client_id = int(fields[b"id"])
+        except (*ODD_REPLY, hiredis.HiredisError) as error:
+            raise ConnectionError(f"it does not greet as a Valkey or Redis server does ({error!r:.100})") from error
+        wire.run_id = said.get(b"run_id", b"")
+        await self._end_orphaned(wire, credentials)
+        self._host.learned(said)
+
+    def _check(self, greeting: object, info: object) -> None:
+        """Raise a ConnectionError where the server does not let this router in."""
         for reply in (greeting, info):
             if isinstance(reply, hiredis.ReplyError):
                 if str(reply).startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
                     self._host.forget_credentials(self.member)
                     raise _NotLetIn(f"it refused the connection: {reply}")
                 raise ConnectionError(f"it refused the connection: {reply}")
-        fields = greeting if isinstance(greeting, dict) else dict(zip(greeting[::2], greeting[1::2], strict=True))
-        wire.client_id = int(fields[b"id"])
-        said = dict(_INFO_LINE.findall(info))
-        wire.run_id = said.get(b"run_id", b"")
-        await self._end_orphaned(wire, credentials)
-        self._host.learned(said)
 
     async def _end_orphaned(self, wire: _Wire, credentials: Credentials | None) -> None:
         """End the connections that were lost with commands unanswered; none of these runs after this returns."""
