@@ -121,6 +121,12 @@ class EngineDenied(EngineError):
     code = "DENIED"
 
 
+class EngineBusy(EngineError):
+    """A data server runs a script or function for so long that it refuses everything but ending it."""
+
+    code = "BUSY"
+
+
 class ChangesLost(EngineError):
     """The change stream of a server broke or the server was flushed: any key may have changed unseen."""
 

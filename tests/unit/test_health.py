@@ -11,6 +11,7 @@ from tests.topologies import cluster
 from helios.control.health import Signs, as_answered, judge, seen_by_reader, suspect_after_s
 from helios.coordinator.access import Access
 from helios.coordinator.health import Watch
+from helios.coordinator.history import History
 from helios.coordinator.publisher import Publisher
 from helios.engines.memory import MemoryConnector
 from helios.engines.memory.server import MemoryServer
@@ -107,7 +108,9 @@ async def test_a_new_coordinator_looks_before_it_judges() -> None:
     publisher = await Publisher.open(store, 1, version)
     access = Access(MemoryConnector({leader.address: MemoryServer("a", wall=clock.wall)}), publisher)
     written = store.watch(HEALTH, version)
-    watching = asyncio.create_task(Watch(publisher, access, clock, ClusterSettings).run())
+    watching = asyncio.create_task(
+        Watch(publisher, access, clock, ClusterSettings, History(publisher, clock).note).run()
+    )
     async with asyncio.timeout(10):
         (event,) = await anext(written)
     watching.cancel()

@@ -63,3 +63,5 @@ def _what(change: Change) -> str:
             return f"{change.kind} {change.node}"
         case ChangeKind.REPAIR:
             return "check --repair"
+        case ChangeKind.END_SCRIPT:
+            return f"ended a script on {change.node}"

@@ -169,6 +169,7 @@ _DONE = {
     ChangeKind.DRAIN: "drained: it owns nothing until `undrain` or `reweight` brings it back",
     ChangeKind.UNDRAIN: "it has its share again",
     ChangeKind.REPAIR: "done",
+    ChangeKind.END_SCRIPT: "done",
 }
 _UNDER_WAY = {
     ChangeKind.FOUND: "being founded",
@@ -180,6 +181,7 @@ _UNDER_WAY = {
     ChangeKind.DRAIN: "draining; it stays in the cluster",
     ChangeKind.UNDRAIN: "accepted",
     ChangeKind.REPAIR: "accepted",
+    ChangeKind.END_SCRIPT: "accepted",
 }
 
 

@@ -58,6 +58,8 @@ def admit(topology: Topology, change: Change, members: Mapping[str, Member], pol
             return Admission(None, queued=True)
         case ChangeKind.REPAIR:
             return Admission(None, queued=True)
+        case ChangeKind.END_SCRIPT:
+            raise Refused("nobody asks for this: SCRIPT KILL and FUNCTION KILL end what runs")
 
 
 def placement_after(topology: Topology, change: Change) -> Placement:
@@ -76,7 +78,7 @@ def placement_after(topology: Topology, change: Change) -> Placement:
         case ChangeKind.MIGRATE:
             check_migrate(topology, change.source, change.target, change.pattern)
             return _migrated(topology.placement, change)
-        case ChangeKind.FOUND | ChangeKind.REPAIR:
+        case ChangeKind.FOUND | ChangeKind.REPAIR | ChangeKind.END_SCRIPT:
             return topology.placement
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from helios.control.health import Signs, judge
 from helios.coordinator.access import Access
+from helios.coordinator.long_scripts import LongScripts
 from helios.coordinator.publisher import Publisher
-from helios.errors import EngineDenied, EngineError
+from helios.errors import EngineBusy, EngineDenied, EngineError
 from helios.model.health import NodeHealth
+from helios.model.migration import Change
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, NodeKind, Shard
 from helios.ports.clock import Clock
@@ -36,16 +38,22 @@ class Watch:
     """Looks at every server every two seconds, and writes down how the nodes are whenever that changes.
 
     A look that takes long keeps none of the others waiting. Between two looks at a server that answers, its
-    users that belong to nobody any more are ended.
+    users that belong to nobody any more are ended. A script that keeps a server too long is ended, too.
     """
 
     def __init__(
-        self, publisher: Publisher, access: Access, clock: Clock, settings: Callable[[], ClusterSettings]
+        self,
+        publisher: Publisher,
+        access: Access,
+        clock: Clock,
+        settings: Callable[[], ClusterSettings],
+        note: Callable[[Change], Awaitable[None]],
     ) -> None:
         self._publisher = publisher
         self._access = access
         self._clock = clock
         self._settings = settings
+        self._scripts = LongScripts(clock, settings, note)
         self._known: dict[str, NodeHealth] = {}
         self._answered: dict[str, float] = {}
         self._trouble: dict[str, str] = {}
@@ -80,7 +88,15 @@ class Watch:
         try:
             engine = await self._access.administer(shard.leading)
             try:
-                self._refuses[node.id] = await engine.refuses_writes()
+                try:
+                    await engine.count()
+                    self._refuses[node.id] = await engine.refuses_writes()
+                except EngineBusy:
+                    trouble = await self._scripts.end(node.id, engine)
+                    if trouble:
+                        self._trouble[node.id] = trouble
+                        return
+                self._scripts.over(node.id)
                 self._answered[node.id] = self._clock.wall()
                 self._trouble.pop(node.id, None)
                 if node.kind is NodeKind.EXTERNAL:

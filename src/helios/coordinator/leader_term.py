@@ -94,6 +94,10 @@ class LeaderTerm:
         """The cluster's settings as they are."""
         return self._settings
 
+    async def note(self, change: Change) -> None:
+        """Take down in the history what was done without a request. Raises StoreError."""
+        await self._history.note(change)
+
     def _policy(self) -> Policy:
         sharding = self._settings.sharding
         return Policy(sharding.virtual_nodes, sharding.auto_rebalance, sharding.enabled)

@@ -71,7 +71,7 @@ class Coordinator:
                 tasks.create_task(keep(self._store, leadership, settings.coordinator.lease_ttl))
                 tasks.create_task(term.run())
                 tasks.create_task(Departures(publisher, term.access, self._clock).run())
-                tasks.create_task(Watch(publisher, term.access, self._clock, lambda: term.settings).run())
+                tasks.create_task(Watch(publisher, term.access, self._clock, lambda: term.settings, term.note).run())
         finally:
             # Whoever comes next need not wait for the lease to run out.
             try:

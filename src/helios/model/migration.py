@@ -75,6 +75,7 @@ class ChangeKind(StrEnum):
     DRAIN = "drain"
     UNDRAIN = "undrain"
     REPAIR = "repair"
+    END_SCRIPT = "end_script"
 
 
 class ChangeStatus(StrEnum):

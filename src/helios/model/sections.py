@@ -259,6 +259,14 @@ class RouterSettings(Section):
         description="How long a data server may answer nothing before commands to it fail, their outcome unknown",
         json_schema_extra=_unit("duration"),
     )
+    script_time_limit: Seconds = Field(
+        default=5.0,
+        ge=0,
+        le=86400,
+        description="How long a script or function may keep a data server before Helios ends it, unless it has "
+        "written; a server tells of one only after 5 s; 0 means for ever",
+        json_schema_extra=_unit("duration"),
+    )
     max_frame: Bytes = Field(
         default=512 << 20,
         ge=64 << 10,

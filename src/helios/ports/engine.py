@@ -82,6 +82,14 @@ class UserRole(StrEnum):
     MOVER = "mover"  # read, write, track, count, and administer users
 
 
+class ScriptEnd(StrEnum):
+    """What came of the wish to end a script or function that runs at a server."""
+
+    ENDED = "ended"
+    NONE = "none"  # there was none, or it had just ended
+    UNKILLABLE = "unkillable"  # it has written already, and nothing may be half done
+
+
 class ChangeStream(Protocol):
     """The keys that a server changes, by any cause, from the moment that the stream was opened.
 
@@ -209,6 +217,9 @@ class Engine(Protocol):
         a little more than the second between two syncs of `everysec`; with `always` about a round trip.
         Raises EngineUnreachable on time-out.
         """
+
+    async def end_script(self) -> ScriptEnd:
+        """End the script or function that runs, unless it has written something."""
 
     async def memory(self, word: str) -> str:
         """What the server answers to MEMORY with this word: DOCTOR, MALLOC-STATS or PURGE."""

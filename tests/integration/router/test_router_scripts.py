@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 import redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from tests.routers import Client, RouterLab, until
-from tests.servers import Server
+from tests.servers import ADMIN_PASSWORD, ADMIN_USER, Server
 from tests.shards import Shards, eventually, running_shards
 
 from helios.router.core import Router
@@ -152,6 +154,83 @@ async def test_a_script_that_does_not_end_can_be_ended(lab: RouterLab, client: C
     await until(killed, "the script is ended")
     with pytest.raises(redis.ResponseError, match=r"(killed by user|Script killed)"):
         await running
+
+
+async def test_to_end_a_script_waits_until_its_server_listens(lab: RouterLab) -> None:
+    """In a script's first moments a server answers nothing: here for longer than a connection may take to open."""
+    key = lab.key_of("shard-1")
+    async with lab.direct("shard-1") as direct:
+        await direct.config_set("busy-reply-threshold", "1500")
+    async with lab.client() as client, lab.client() as other:
+        await client.set(key, "v")
+        running = asyncio.create_task(client.execute_command("EVAL_RO", "while true do end", 1, key))
+        await until(lambda: lab.router.commands >= 2, "the script is on its way")
+        answers = await asyncio.gather(*(other.script_kill() for _ in range(3)), return_exceptions=True)
+        assert any(answer is True or answer == b"OK" for answer in answers), answers
+        assert await client.get(key) == b"v" if running.done() else await other.get(key) == b"v"
+        with pytest.raises(redis.ResponseError, match=r"killed by user.*router\.script_time_limit"):
+            await running
+    async with lab.direct("shard-1") as direct:
+        await direct.config_set("busy-reply-threshold", "50")
+
+
+@asynccontextmanager
+async def one_busy_shard(tmp_path: Path) -> AsyncIterator[tuple[Shards, Client, Router]]:
+    """A cluster whose server says after a tenth of a second that a script keeps it busy."""
+    async with running_shards(tmp_path, 1, fsync="no") as shards, AsyncExitStack() as stack:
+        options = RouterOptions(node="shard-1", member_timeout_s=5, connect_timeout_s=0.5)
+        router = Router(shards.store, shards.connector, shards.admin, shards.clock, options)
+        await router.start()
+        stack.push_async_callback(router.stop)
+        (server,) = shards.servers.values()
+        direct: Client = redis.asyncio.Redis(port=server.port, username=ADMIN_USER, password=ADMIN_PASSWORD)
+        async with direct:
+            await direct.config_set("busy-reply-threshold", "100")
+        port = await router.serve("127.0.0.1", 0)
+        client = redis.asyncio.Redis(port=port, retry=Retry(NoBackoff(), 0), socket_timeout=60)
+        yield shards, await stack.enter_async_context(client), router
+
+
+async def test_helios_ends_a_script_by_itself_and_says_so(tmp_path: Path) -> None:
+    async with one_busy_shard(tmp_path) as (shards, client, _):
+        with pytest.raises(redis.ResponseError, match=r"killed by user.*router\.script_time_limit"):
+            await client.execute_command("EVAL_RO", "while true do end", 1, "k")
+        assert await client.set("k", "v")
+
+        async def told() -> bool:
+            return [entry.what for entry in await shards.admin.history()][-1:] == ["ended a script on shard-1"]
+
+        await eventually(told, "the history names it")
+        (entry,) = (await shards.admin.history())[-1:]
+        assert entry.reason == "it had run for 5 s (router.script_time_limit is 5 s)"
+        assert entry.origin == "automatic"
+
+
+async def test_a_script_that_cannot_be_ended_is_named(tmp_path: Path) -> None:
+    async with one_busy_shard(tmp_path) as (shards, client, _):
+        with pytest.raises(redis.ResponseError, match="UNKNOWN"):
+            await client.eval("redis.call('SET', KEYS[1], 1) while true do end", 1, "k")
+        try:
+
+            async def named() -> bool:
+                try:
+                    await client.get("k")
+                except redis.ResponseError as error:
+                    return "a script or function keeps it busy" in str(error)
+                except redis.ConnectionError as error:
+                    return "a script or function keeps it busy" in str(error)
+                return False
+
+            await eventually(named, "clients are told of the script")
+
+            async def suspected() -> bool:
+                (node,) = await shards.admin.list_nodes()
+                return "that has written" in node.status_reason and "cannot be ended" in node.status_reason
+
+            await eventually(suspected, "operators are told of the script")
+        finally:
+            shards.servers["shard-1"].kill()
+            shards.servers["shard-1"].start()
 
 
 # --- real moves -------------------------------------------------------------------------------------------------

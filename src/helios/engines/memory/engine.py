@@ -19,6 +19,7 @@ from helios.ports.engine import (
     EngineInfo,
     Notes,
     Pace,
+    ScriptEnd,
     StepCopy,
     StreamState,
     UserRole,
@@ -203,6 +204,10 @@ class MemoryEngine:
                 return await self.connection.call(self._server.sync)
         except TimeoutError:
             raise EngineUnreachable(f"{self._server.name} did not sync within {timeout_s:g} s") from None
+
+    async def end_script(self) -> ScriptEnd:
+        """There are no scripts here."""
+        return await self.connection.call(lambda: ScriptEnd.NONE)
 
     async def memory(self, word: str) -> str:
         """Nothing: its memory is this process's."""

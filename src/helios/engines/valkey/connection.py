@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast
 
 import hiredis
 
-from helios.errors import EngineDenied, EngineError, EngineUnreachable, ProtocolError
+from helios.errors import EngineBusy, EngineDenied, EngineError, EngineUnreachable, ProtocolError
 from helios.model.ids import Address
 from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import ReplySplitter
@@ -128,6 +128,8 @@ class Connection(asyncio.Protocol):
             return EngineDenied(f"{self.endpoint} denies {what} to {user}: {text}")
         if code in _NOT_READY or "max number of clients" in text:
             return EngineUnreachable(f"{self.endpoint} is not ready for {what}: {text}")
+        if code == "BUSY":
+            return EngineBusy(f"{self.endpoint} is busy, so it refused {what}: {text}")
         return EngineError(f"{self.endpoint} refused {what}: {text}")
 
     async def close(self) -> None:

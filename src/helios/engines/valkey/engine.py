@@ -22,6 +22,7 @@ from helios.ports.engine import (
     EngineInfo,
     Notes,
     Pace,
+    ScriptEnd,
     StepCopy,
     StreamState,
     UserRole,
@@ -287,6 +288,18 @@ class ValkeyEngine:
         Raises EngineUnreachable on time-out.
         """
         return await persist(self._connection, timeout_s)
+
+    async def end_script(self) -> ScriptEnd:
+        """End the script or function that runs (SCRIPT KILL, FUNCTION KILL), unless it has written something."""
+        # Each of the two says BUSY of what only the other can end.
+        for reply in await self._execute_many([("SCRIPT", "KILL"), ("FUNCTION", "KILL")]):
+            if not isinstance(reply, ErrorReply):
+                return ScriptEnd.ENDED
+            if str(reply).startswith("UNKILLABLE"):
+                return ScriptEnd.UNKILLABLE
+            if not str(reply).startswith(("NOTBUSY", "BUSY")):
+                self._value(reply, "SCRIPT KILL")
+        return ScriptEnd.NONE
 
     async def memory(self, word: str) -> str:
         """What the server answers to MEMORY with this word: DOCTOR, MALLOC-STATS or PURGE."""

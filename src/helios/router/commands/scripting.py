@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 
 import hiredis
 
@@ -92,13 +93,25 @@ def _text(reply: bytes) -> str:
     return reply[1:-2].decode("utf-8", "replace")
 
 
+_KILLED = b"killed by user with SCRIPT KILL"
+_KILL_TIMEOUT_S = 8.0  # more than the 5 s for which a server answers nothing at all while a script runs
 CALLS = frozenset(("eval", "eval_ro", "evalsha", "evalsha_ro"))
+
+
+class _ScriptSlot(Slot):
+    """The place of a script's reply, which says who may have ended it."""
+
+    def fill(self, reply: bytes) -> None:
+        """Take the reply."""
+        if reply[:1] == b"-" and _KILLED in reply:
+            reply = reply.rstrip() + b" Helios does so where it runs for longer than router.script_time_limit.\r\n"
+        super().fill(reply)
 
 
 def call(router: RouterContext, caller: Caller, shard: str, raw: bytes, argv: list[bytes]) -> None:
     """Run a script on a shard, which is told it first if it may not know it."""
     link = router.pool.link(shard, caller.protocol)
-    slot = Slot(caller)
+    slot = _ScriptSlot(caller)
     caller.replies.append(slot)
     waiter = router.script_cache.before(link, argv, slot)
     link.send(raw, waiter)
@@ -158,11 +171,18 @@ async def _script_show(router: RouterContext, caller: Caller, argv: list[bytes])
 
 
 async def _kill(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    """End what runs for too long: asked on connections of its own, since the others wait behind it."""
-    members = [shard.leading for shard in router.topology.shards]
-    asked = (ask_aside(member, router, router.options, argv) for member in members)
-    replies = await asyncio.gather(*asked)
-    ended = [reply for reply in replies if reply[:1] == b"+"]
+    """End what runs for too long: asked on connections of its own, since the others wait behind it.
+
+    In a script's first seconds its server answers nothing, and then this before all else.
+    """
+    shards = router.topology.shards
+    patient = replace(router.options, connect_timeout_s=_KILL_TIMEOUT_S, member_timeout_s=_KILL_TIMEOUT_S)
+    replies = await asyncio.gather(*(ask_aside(shard.leading, router, patient, argv) for shard in shards))
+    ended = []
+    for shard, reply in zip(shards, replies, strict=True):
+        if reply[:1] == b"+":
+            router.pool.retry(shard.id)
+            ended.append(reply)
     # Of the errors, NOTBUSY says least: there was nothing to end on that shard.
     return sorted(ended or replies, key=lambda reply: reply.startswith(b"-NOTBUSY"))[0]
 

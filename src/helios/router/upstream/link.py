@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from dataclasses import dataclass
@@ -67,6 +68,10 @@ class ConnectionState(Enum):
 
 class _NotLetIn(ConnectionError):
     """The server does not know this router's user, or no longer."""
+
+
+class _Busy(ConnectionError):
+    """The server runs a script or function and refuses everything else until that has ended."""
 
 
 class _Wire(asyncio.Protocol):
@@ -156,6 +161,7 @@ class ServerConnection(CommandQueue):
         self.configure(options)
         self._loop = asyncio.get_running_loop()
         self._wire: _Wire | None = None
+        self._nudged = asyncio.Event()
         self._orphaned: list[tuple[int, bytes, int]] = []  # client id, server's run id, commands unanswered
         self._watchers: list[tuple[int, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
@@ -316,6 +322,18 @@ class ServerConnection(CommandQueue):
         if self.state is ConnectionState.IDLE:
             self._connect()
 
+    def retry(self) -> None:
+        """Try at once where the next attempt was to come later: something has changed at the server."""
+        if self.state is ConnectionState.DOWN:
+            self.state = ConnectionState.CONNECTING  # what comes now waits for the attempt
+            self._nudged.set()
+
+    async def _pause(self, longest_s: float) -> None:
+        self._nudged.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self._nudged.wait()
+
     async def _keep_connected(self) -> None:
         options = self._options
         backoff = options.min_backoff_s
@@ -326,7 +344,8 @@ class ServerConnection(CommandQueue):
                 self.last_fault = str(error) or type(error).__name__
                 self.state = ConnectionState.DOWN
                 self._fail_unsent(self.down())
-                await asyncio.sleep(backoff)
+                # A busy server is asked again at once: nobody should have to wait once its script has ended.
+                await self._pause(options.min_backoff_s if isinstance(error, _Busy) else backoff)
                 backoff = min(backoff * 2, options.max_backoff_s)
                 continue
             backoff = options.min_backoff_s
@@ -398,6 +417,11 @@ class ServerConnection(CommandQueue):
                 if str(reply).startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
                     self._host.forget_credentials(self.member)
                     raise _NotLetIn(f"it refused the connection: {reply}")
+                if str(reply).startswith("BUSY"):
+                    raise _Busy(
+                        "a script or function keeps it busy; SCRIPT KILL or FUNCTION KILL ends one that has not "
+                        "written, and so does Helios after router.script_time_limit"
+                    )
                 raise ConnectionError(f"it refused the connection: {reply}")
 
     async def _end_orphaned(self, wire: _Wire, credentials: Credentials | None) -> None:

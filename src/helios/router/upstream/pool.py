@@ -73,6 +73,12 @@ class Pool:
         self.link(shard, protocol).send(encode_command(argv), reply)
         return reply
 
+    def retry(self, shard: str) -> None:
+        """Connect at once to a server that was out of reach and is so no longer."""
+        for links in self.links.values():
+            if shard in links:
+                links[shard].retry()
+
     def close(self, reason: str) -> None:
         """End every connection; what was in flight is answered with an error."""
         self.dedicated.close(reason)
