@@ -112,7 +112,7 @@ class Client(Caller):
 def laid_out() -> tuple[Loop, dict[str, Server], Client]:
     loop = Loop()
     servers = {shard: Server() for shard in SHARDS}
-    fast_path = FastPath(ONE_KEY, servers, {})
+    fast_path = FastPath(ONE_KEY, servers, {}, {})
     routes = Routes(TOPOLOGY)
     fast_path.serve(routes, routes.owners)
     return loop, servers, Client(Outbox(loop), fast_path)
@@ -178,7 +178,7 @@ def owner(key: bytes) -> str:
 
 def test_nothing_takes_the_short_way_while_it_is_closed() -> None:
     _, servers, client = laid_out()
-    fast_path = FastPath(ONE_KEY, servers, {})
+    fast_path = FastPath(ONE_KEY, servers, {}, {})
     closed = Client(client.outbox, fast_path)
     closed.data_received(encode_command([b"GET", b"a"]))
     assert closed.others == [[b"GET", b"a"]]

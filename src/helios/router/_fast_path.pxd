@@ -121,6 +121,7 @@ cdef class FastPath:
     cdef dict kinds               # by spelling
     cdef readonly dict by_name    # the same, and those of commands that never go the fast path
     cdef dict links2, links3
+    cdef dict heavy               # the keys of commands that may have a connection apart
     cdef object routes
     cdef Owners owners
     cdef bytes word

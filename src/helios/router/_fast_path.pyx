@@ -68,6 +68,7 @@ cdef extern from *:
 
 cdef Py_ssize_t MIN_CELLS = 8
 cdef Py_ssize_t KEPT_CELLS = 1024
+cdef Py_ssize_t HEAVY_BYTES = 1 << 20  # as in upstream/heavy.py
 cdef Py_ssize_t LONGEST_NAME = 64
 cdef Py_ssize_t MAX_ERROR_NAMES = 100
 
@@ -553,6 +554,8 @@ cdef class CommandQueue:
             (<CommandStats>flight.kind).latencies.add(now_ns - flight.began_ns)
             if now_ns - flight.began_ns >= self.slow_ns:
                 self.slow(raw, waiter, now_ns - flight.began_ns)
+            if PyBytes_GET_SIZE(reply) >= HEAVY_BYTES and isinstance(waiter, Slot):
+                self.heavy_reply(raw)
             if self.parks:
                 self.parked.push(waiter)
                 self.parked.push(reply)
@@ -617,14 +620,15 @@ cdef class FastPath:
     before it writes, and it writes all that came since the loop's last turn.
     """
 
-    def __init__(self, commands, links2, links3):
-        """`commands`: spelling → (name, arity, position of the key, READ or WRITE). The dicts of links stay the same."""
+    def __init__(self, commands, links2, links3, heavy):
+        """`commands`: spelling → (name, arity, position of the key, READ or WRITE). The dicts stay the same."""
         self.by_name = {}
         self.kinds = {}
         for word, (name, arity, position, group) in commands.items():
             self.kinds[word] = self.by_name.setdefault(name, CommandStats(name, group, arity, position))
         self.links2 = links2
         self.links3 = links3
+        self.heavy = heavy
 
     def serve(self, routes, Owners owners):
         """Use these routes; by `owners` if they alone decide. None for both: leave everything to the dispatcher."""
@@ -664,11 +668,15 @@ cdef class FastPath:
                 return False
             self.word = word
             self.kind = kind
+        if parser.start - parser.found >= HEAVY_BYTES:
+            return False
         if parser.count != kind.arity if kind.arity >= 0 else parser.count < -kind.arity:
             return False
         if kind.position >= parser.count:
             return False
         key = &spans[kind.position]
+        if self.heavy and PyBytes_FromStringAndSize(frame + key.start, key.size) in self.heavy:
+            return False
         if self.owners is not None:
             shard = self.owners.owner_of(frame + key.start, key.size)
         else:

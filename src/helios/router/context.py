@@ -24,6 +24,7 @@ from helios.router.stats.counters import RateMeter
 from helios.router.stats.hot_keys import HotKeys
 from helios.router.stats.slowlog import SlowLog
 from helios.router.upstream.connection import Identities
+from helios.router.upstream.heavy import HeavyCommands
 from helios.router.upstream.pool import Pool
 
 
@@ -47,6 +48,7 @@ class RouterContext(Identities, Protocol):
     clients_total: int
     slowlog: SlowLog
     hot_keys: HotKeys
+    heavy: HeavyCommands
     rate_meter: RateMeter
     started_at: float
     commands: int

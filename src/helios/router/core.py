@@ -45,6 +45,7 @@ from helios.router.stats.counters import RateMeter
 from helios.router.stats.endpoint import StatsEndpoint
 from helios.router.stats.hot_keys import HotKeys
 from helios.router.stats.slowlog import HELD, SlowLog
+from helios.router.upstream.heavy import HeavyCommands
 from helios.router.upstream.link import Credentials
 from helios.router.upstream.pool import Pool
 from helios.stores.records import SessionRecord
@@ -87,6 +88,7 @@ class Router:
         self.slowlog: SlowLog = SlowLog(options.slow_s, options.slow_entries)
         self.rate_meter = RateMeter()
         self.hot_keys = HotKeys(clock.monotonic())
+        self.heavy = HeavyCommands(clock.monotonic)
         self._endpoint = StatsEndpoint(lambda: router_view.view(self))
         self._watching: asyncio.Task[None] | None = None
         self.started_at = clock.monotonic()

@@ -58,7 +58,7 @@ def view(router: RouterContext) -> RouterView:
 def _shards(router: RouterContext) -> Iterator[RouterShardView]:
     held = _held_by_shard(router)
     for shard in router.topology.shards:
-        links = [link for links in router.pool.links.values() if (link := links.get(shard.id)) is not None]
+        links = router.pool.of(shard.id)
         retired = router.pool.retired
         requests = list(retired.requests.get(shard.id, (0, 0, 0)))
         buckets = Counter(retired.buckets.get(shard.id, {}))

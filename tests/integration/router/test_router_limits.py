@@ -19,6 +19,7 @@ from helios.admin.routers import router_views
 from helios.model.topology import PairPhase
 from helios.placement.glob import LONGEST_PATTERN
 from helios.resp.wire import encode_command
+from helios.router.frontend.caller import FutureReply
 from helios.router.options import RouterOptions
 
 pytestmark = pytest.mark.processes
@@ -445,3 +446,44 @@ async def test_patterns_have_a_length_that_can_be_matched(lab: RouterLab, client
     assert not await client.execute_command("CONFIG", "GET", longest)
     assert await client.execute_command("COMMAND", "LIST", "FILTERBY", "PATTERN", longest) == []
     assert await client.execute_command("COMMAND", "LIST", "FILTERBY", "PATTERN", "[hx]get") == [b"hget"]
+
+
+# --- big values ---------------------------------------------------------------------------------------------------
+
+
+async def test_small_commands_do_not_wait_behind_big_ones(lab: RouterLab) -> None:
+    big, small = lab.key_of("shard-1", "big"), lab.key_of("shard-1", "small")
+    value = b"x" * 3_000_000
+    one, other = await RawClient.connect(lab.port), await RawClient.connect(lab.port)
+    shared = lab.router.pool.link("shard-1", 2)
+    apart = lab.router.pool.heavy_link("shard-1", 2)
+    assert await one.ask("SET", big, value) == b"+OK\r\n"
+    assert (shared.issued, apart.issued) == (0, 1)
+    for number in range(3):
+        one.send("GET", big)
+        await one.exactly(b"$3000000\r\n" + value + b"\r\n")
+        # Known by its first reply, it has a connection apart from then on.
+        assert (shared.issued, apart.issued) == (1, 1 + number)
+    # Of one client, all commands keep their order, whichever connection they take.
+    for number in range(20):
+        one.send("SET", small, str(number))
+        one.send("APPEND", big, "y")
+        one.send("GET", big)
+        one.send("GET", small)
+    for number in range(20):
+        await one.exactly(b"+OK\r\n:%d\r\n" % (3_000_001 + number))
+        await one.exactly(b"$%d\r\n" % (3_000_001 + number) + value + b"y" * (number + 1) + b"\r\n")
+        await one.exactly(b"$%d\r\n%d\r\n" % (len(str(number)), number))
+    assert apart.issued == 1 + 2 + 20
+    assert await other.ask("STRLEN", big) == b":3000020\r\n"
+    one.close()
+    other.close()
+
+
+async def test_a_fence_waits_for_what_is_under_way_on_the_connection_apart(lab: RouterLab) -> None:
+    apart = lab.router.pool.heavy_link("shard-1", 2)
+    reply = FutureReply()
+    apart.send(encode_command([b"PING"]), reply)
+    assert lab.router.pool.marks(["shard-1"], lambda key: True) == [(apart, 1)]
+    assert await reply == b"+PONG\r\n"
+    assert not lab.router.pool.marks(["shard-1"], lambda key: True)

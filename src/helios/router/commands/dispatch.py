@@ -27,8 +27,21 @@ from helios.router.commands.handlers import Handler
 from helios.router.commands.lookup import find_owners, must_slow, recognise, strangers
 from helios.router.context import RouterContext
 from helios.router.errors import cross_shard
-from helios.router.frontend.caller import DONE, HOLD, IN_MULTI, IN_NO_DATABASE, IN_SUBSCRIPTION, SLOW, Caller, Slot
+from helios.router.frontend.caller import (
+    DONE,
+    HOLD,
+    IN_MULTI,
+    IN_NO_DATABASE,
+    IN_SUBSCRIPTION,
+    SLOW,
+    WAIT_ALL,
+    WAIT_REPLY,
+    Caller,
+    LastSlot,
+    Slot,
+)
 from helios.router.frontend.connection import ClientConnection
+from helios.router.upstream.heavy import HEAVY_BYTES
 
 _ENDS_OF_TRANSACTIONS = frozenset((b"EXEC", b"DISCARD"))
 _ATTACKS = frozenset((b"POST", b"HOST:"))
@@ -61,7 +74,8 @@ class Dispatcher:
         self._router = router
         self._lasts = router.lease.lasts
         self._links = router.pool.links
-        self.fast_path = FastPath(ONE_KEY, self._links[2], self._links[3])
+        self._heavy = router.heavy
+        self.fast_path = FastPath(ONE_KEY, self._links[2], self._links[3], self._heavy.by_key)
 
     def serve(self, routes: Routes) -> None:
         """Open the fast path where every command with one key goes at once to the shard that has the key."""
@@ -106,6 +120,8 @@ class Dispatcher:
             return HOLD
         if routes.has_slow and command.writes and must_slow(caller, routes.slow_s(key)):
             return SLOW
+        if len(raw) >= HEAVY_BYTES or self._heavy.has(command.name, key):
+            return self._send_apart(caller, shard, raw, command)
         self._send(caller, shard, raw, command)
         return DONE
 
@@ -116,6 +132,16 @@ class Dispatcher:
         slot = Slot(caller)
         caller.replies.append(slot)
         link.send_as(raw, slot, self.fast_path.kind_of(command.name, int(command.writes)))
+
+    def _send_apart(self, caller: Caller, shard: str, raw: bytes, command: Command) -> int:
+        """Send what is big so that others need not wait behind it; its own caller's commands keep their order."""
+        if caller.replies:
+            return WAIT_ALL
+        slot = LastSlot(caller)
+        caller.replies.append(slot)
+        link = self._router.pool.heavy_link(shard, caller.protocol)
+        link.send_as(raw, slot, self.fast_path.kind_of(command.name, int(command.writes)))
+        return WAIT_REPLY
 
     def _down(self, caller: Caller) -> int:
         caller.answer(error_reply(f"CLUSTERDOWN {self._router.reason() or 'try again'}; nothing was executed"))

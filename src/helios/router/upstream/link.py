@@ -22,6 +22,7 @@ from helios.router._fast_path import CommandQueue, Lease
 from helios.router.frontend.caller import Waiter
 from helios.router.options import RouterOptions
 from helios.router.stats.hot_keys import HotKeys
+from helios.router.upstream.heavy import HeavyCommands
 
 logger = logging.getLogger(__name__)
 _NEVER_NS = (1 << 63) - 1
@@ -41,6 +42,7 @@ class ConnectionHost(Protocol):
     """What a link needs of the router around it."""
 
     hot_keys: HotKeys
+    heavy: HeavyCommands
     lease: Lease
 
     async def credentials(self, member: Member) -> Credentials | None:
@@ -201,6 +203,10 @@ class ServerConnection(CommandQueue):
     def slow(self, raw: bytes, waiter: Waiter, took_ns: int) -> None:
         """Called where a command has taken long, before its reply is handed on."""
         self._host.slow(raw, waiter, took_ns / 1e9)
+
+    def heavy_reply(self, raw: bytes) -> None:
+        """Called where a client's command has a big reply: the next time it goes another way."""
+        self._host.heavy.learn(raw)
 
     def schedule(self) -> None:
         """Called with the first command of a turn of the loop; all that come in that turn are written at once."""

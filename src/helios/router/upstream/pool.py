@@ -21,6 +21,7 @@ class Pool:
 
     def __init__(self, host: ConnectionHost, options: RouterOptions) -> None:
         self.links: dict[int, dict[str, ServerConnection]] = {2: {}, 3: {}}
+        self._heavy_links: dict[int, dict[str, ServerConnection]] = {2: {}, 3: {}}
         self.dedicated = DedicatedConnections(host, options, lambda shard: self.link(shard, 2))
         self.retired = Retired()
         self._host = host
@@ -31,7 +32,7 @@ class Pool:
         """Let go of the links to servers that lead their shard no longer."""
         self._topology = topology
         leaders = {shard.id: shard.leading for shard in topology.shards}
-        for links in self.links.values():
+        for links in self._all():
             for shard, link in list(links.items()):
                 leader = leaders.get(shard)
                 if leader is None or (leader.id, leader.address) != (link.member.id, link.member.address):
@@ -42,13 +43,26 @@ class Pool:
 
     def link(self, shard_id: str, protocol: int) -> ServerConnection:
         """The link to the leader of a shard of the present topology."""
-        links = self.links[protocol]
+        return self._opened(self.links[protocol], shard_id, protocol)
+
+    def heavy_link(self, shard_id: str, protocol: int) -> ServerConnection:
+        """Another one beside it, for commands behind which the others should not wait."""
+        return self._opened(self._heavy_links[protocol], shard_id, protocol)
+
+    def _opened(self, links: dict[str, ServerConnection], shard_id: str, protocol: int) -> ServerConnection:
         link = links.get(shard_id)
         if link is None:
             shard = self._topology.shard(shard_id)
             assert shard is not None, f"the placement names {shard_id}, which the topology does not have"
             link = links[shard_id] = ServerConnection(shard_id, shard.leading, protocol, self._host, self._options)
         return link
+
+    def _all(self) -> tuple[dict[str, ServerConnection], ...]:
+        return (*self.links.values(), *self._heavy_links.values())
+
+    def of(self, shard_id: str) -> list[ServerConnection]:
+        """The links to a shard's leader that there are."""
+        return [links[shard_id] for links in self._all() if shard_id in links]
 
     def line(self, shard_id: str, protocol: int) -> DedicatedConnection:
         """A connection to the leader of a shard for one client alone. Raises ErrorReply where there can be none."""
@@ -62,7 +76,7 @@ class Pool:
         shared: list[Mark] = [
             (link, link.issued)
             for shard in shards
-            for links in self.links.values()
+            for links in self._all()
             if (link := links.get(shard)) is not None and link.answered < link.issued
         ]
         return shared + self.dedicated.marks(shards, fenced)
@@ -75,14 +89,14 @@ class Pool:
 
     def retry(self, shard: str) -> None:
         """Connect at once to a server that was out of reach and is so no longer."""
-        for links in self.links.values():
+        for links in self._all():
             if shard in links:
                 links[shard].retry()
 
     def close(self, reason: str) -> None:
         """End every connection; what was in flight is answered with an error."""
         self.dedicated.close(reason)
-        for links in self.links.values():
+        for links in self._all():
             for link in links.values():
                 link.close(reason)
                 self.retired.add(link)
@@ -92,6 +106,6 @@ class Pool:
         """Go by other times and limits from now on."""
         self._options = options
         self.dedicated.configure(options)
-        for links in self.links.values():
+        for links in self._all():
             for link in links.values():
                 link.configure(options)
