@@ -165,3 +165,26 @@ async def test_all_processes_follow_the_store() -> None:
         await publish_users(store, [])
         await until(lambda: not here.users)
     assert changes == [1, 2, 0]
+
+
+async def test_those_who_fail_keep_no_right_first_login_out() -> None:
+    passwords = Passwords()
+    here = authenticator(ADMIN, READER, passwords=passwords)
+    guesses = [asyncio.create_task(here.login("alice", b"x", "here")) for _ in range(24)]
+    made_up = [asyncio.create_task(here.login(f"user-{n}", b"x", "here")) for n in range(200)]
+    alice = await here.login("alice", b"a", "here", first=True)
+    bob = await here.login("bob", b"b", "here", first=True)
+    assert (alice.name, bob.name) == ("alice", "bob")
+    ended = await asyncio.gather(*guesses, *made_up, return_exceptions=True)
+    assert all(isinstance(each, (WrongPassword, Unavailable)) for each in ended)
+
+
+async def test_names_that_do_not_exist_wait_as_others_do() -> None:
+    passwords = Passwords()
+    here = authenticator(ADMIN, passwords=passwords)
+    for name in ("alice", "nobody"):
+        passwords.slept.clear()
+        for _ in range(4):
+            with pytest.raises(WrongPassword):
+                await here.login(name, b"x", f"from-{name}")
+        assert passwords.slept == [0.1, 0.2, 0.4]

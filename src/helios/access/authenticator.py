@@ -80,8 +80,8 @@ class Authenticator:
             return None if self.guarded else OWNER
         return _identity(user) if user.still_may(identity.user) else None
 
-    async def login(self, name: str, password: bytes, source: str) -> Identity:
-        """Who it is. `source` is the address that an attempt comes from.
+    async def login(self, name: str, password: bytes, source: str, *, first: bool = False) -> Identity:
+        """Who it is. `source` is the address that an attempt comes from; `first` where the connection's first one.
 
         Raises WrongPassword, or Unavailable where too many logins are being checked.
         """
@@ -89,7 +89,7 @@ class Authenticator:
         if user is not None and not user.password_hash and not self._exposed:
             return _identity(user)
         stored = user.password_hash if user is not None and user.password_hash else None
-        right = await self.logins.right(name, password, stored, source)
+        right = await self.logins.right(name, password, stored, source, first=first)
         if not right or user is None or self.users.get(name) != user:
             logger.warning("login refused: user=%s from=%s", name if user is not None else "(unknown)", source)
             raise WrongPassword("invalid username-password pair or user is disabled.")

@@ -15,28 +15,30 @@ from helios.model.passwords import hashed, matches
 
 _AT_ONCE = 2
 _MAX_WAITING = 256
-_MAX_WAITING_OF_SOURCE = 16
-_MAX_SOURCES = 4096
+_MAX_WAITING_IN_LANE = 16
+_LANES_OF_SOURCE = 64
+_MAX_LANES = 4096
 _LONGEST_PASSWORD_BYTES = 1024
 _FIRST_DELAY_S = 0.1
 _MAX_DELAY_S = 2.0
+_MAX_FIRST_DELAY_S = 0.25
 _FORGIVEN_AFTER_S = 60.0
 
 
 @dataclass(slots=True)
-class _Source:
-    """Where logins come from, with its failures in a row."""
+class _Lane:
+    """Logins from one source for some names, with their failures in a row."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
     failures: int = 0
     failed_at: float = 0.0
 
-    def delay_s(self, now: float) -> float:
+    def delay_s(self, now: float, max_s: float) -> float:
         """How long the next attempt has to wait."""
         if now - self.failed_at > _FORGIVEN_AFTER_S:
             self.failures = 0
-        return min(_FIRST_DELAY_S * 2.0 ** (self.failures - 1), _MAX_DELAY_S) if self.failures else 0.0
+        return min(_FIRST_DELAY_S * 2.0 ** (self.failures - 1), max_s) if self.failures else 0.0
 
 
 class Logins:
@@ -57,12 +59,15 @@ class Logins:
         self._key = secrets.token_bytes(32)
         self._known: dict[str, tuple[str, bytes]] = {}
         self._places = asyncio.Semaphore(_AT_ONCE)
-        self._waiting = 0
-        self._sources: OrderedDict[str, _Source] = OrderedDict()
+        self._waiting = {True: 0, False: 0}  # connections' first attempts, and others
+        self._lanes: OrderedDict[tuple[str, int, bool], _Lane] = OrderedDict()
         self._decoy = ""
 
-    async def right(self, name: str, password: bytes, stored: str | None, source: str) -> bool:
+    async def right(self, name: str, password: bytes, stored: str | None, source: str, *, first: bool = False) -> bool:
         """Whether the password is the user's whose hash is `stored` (None: there is no such user; as slow).
+
+        Who fails keeps nobody waiting but those that come from the same source for the same user; and of these, a
+        connection's first attempt does not wait behind the further ones of others.
 
         Raises Unavailable where too many wait already, here or from this source.
         """
@@ -70,7 +75,7 @@ class Logins:
         known = self._known.get(name)
         if known and token and known[0] == token[0] and hmac.compare_digest(known[1], token[1]):
             return True
-        right = await self._in_turn(password, stored, self._source(source))
+        right = await self._in_turn(password, stored, self._lane(source, name, first=first), first=first)
         if right and token:
             self._known[name] = token
         return right
@@ -82,24 +87,24 @@ class Logins:
     def _digest(self, password: bytes) -> bytes:
         return hashlib.blake2b(password, key=self._key).digest()
 
-    async def _in_turn(self, password: bytes, stored: str | None, source: _Source) -> bool:
-        if source.waiting >= _MAX_WAITING_OF_SOURCE or self._waiting >= _MAX_WAITING:
+    async def _in_turn(self, password: bytes, stored: str | None, lane: _Lane, *, first: bool) -> bool:
+        if lane.waiting >= _MAX_WAITING_IN_LANE or self._waiting[first] >= _MAX_WAITING:
             raise Unavailable("too many logins wait to be checked: try again in a moment")
-        source.waiting += 1
-        self._waiting += 1
+        lane.waiting += 1
+        self._waiting[first] += 1
         loop = asyncio.get_running_loop()
         try:
-            async with source.turn:
-                delay_s = source.delay_s(loop.time())
+            async with lane.turn:
+                delay_s = lane.delay_s(loop.time(), _MAX_FIRST_DELAY_S if first else _MAX_DELAY_S)
                 if delay_s:
                     await self._sleep(delay_s)
                 async with self._places:
                     right = await asyncio.to_thread(self._compare, password, stored)
-                source.failures = 0 if right else source.failures + 1
-                source.failed_at = loop.time()
+                lane.failures = 0 if right else lane.failures + 1
+                lane.failed_at = loop.time()
         finally:
-            source.waiting -= 1
-            self._waiting -= 1
+            lane.waiting -= 1
+            self._waiting[first] -= 1
         self.failed += not right
         return right
 
@@ -111,16 +116,21 @@ class Logins:
             return False
         return self._check(password, stored)
 
-    def _source(self, name: str) -> _Source:
-        found = self._sources.get(name)
+    def _lane(self, source: str, name: str, *, first: bool) -> _Lane:
+        """Where an attempt waits. Names share a few lanes, so that many made-up ones cost no more than a few.
+
+        Whether there is such a user makes no difference, which would tell.
+        """
+        key = source, self._digest(name.encode("utf-8", "replace"))[0] % _LANES_OF_SOURCE, first
+        found = self._lanes.get(key)
         if found is None:
-            found = self._sources[name] = _Source()
-            while len(self._sources) > _MAX_SOURCES:
+            found = self._lanes[key] = _Lane()
+            while len(self._lanes) > _MAX_LANES:
                 oldest = next(
-                    (key for key, each in self._sources.items() if not each.waiting and each is not found), None
+                    (each for each, lane in self._lanes.items() if not lane.waiting and lane is not found), None
                 )
                 if oldest is None:
                     break
-                del self._sources[oldest]
-        self._sources.move_to_end(name)
+                del self._lanes[oldest]
+        self._lanes.move_to_end(key)
         return found

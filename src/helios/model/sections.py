@@ -208,6 +208,13 @@ class SecuritySettings(Section):
         description="How long a client of a node may take to begin TLS; REST gives a minute",
         json_schema_extra=_unit("duration"),
     )
+    login_timeout: Seconds = Field(
+        default=10.0,
+        ge=0.5,
+        le=3600,
+        description="How long a connection to a node may last without a login, where one is needed",
+        json_schema_extra=_unit("duration"),
+    )
     plain_port_offset: int = Field(
         default=0,
         ge=0,
@@ -294,6 +301,13 @@ class RouterSettings(Section):
         ge=1,
         le=1_000_000,
         description="Connections of clients that a router process takes; file limits of the system may allow fewer",
+        json_schema_extra=_unit("clients"),
+    )
+    reserved_clients: int = Field(
+        default=16,
+        ge=0,
+        le=1000,
+        description="Connections beyond max_clients for administrators, where there are users",
         json_schema_extra=_unit("clients"),
     )
     client_memory: Bytes = Field(

@@ -9,9 +9,10 @@ import ssl
 from collections.abc import Coroutine
 
 from helios.access.authenticator import Authenticator
+from helios.access.rights import Nobody
 from helios.admin.service import AdminService
 from helios.errors import HeliosError, StartError, Unavailable
-from helios.model.topology import Member, Topology
+from helios.model.topology import Member, NodeKind, Topology
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector, Engine
@@ -25,6 +26,7 @@ from helios.router._fast_path import CommandStats, Lease
 from helios.router.commands.dispatch import Dispatcher
 from helios.router.errors import ErrorReply
 from helios.router.frontend.caller import (
+    CLOSED,
     Caller,
     LastSlot,
     OneCommand,
@@ -36,7 +38,7 @@ from helios.router.frontend.caller import (
 )
 from helios.router.frontend.connection import ClientConnection
 from helios.router.frontend.holding import Holding
-from helios.router.frontend.limits import MAX_CLIENTS, STOPPING, ClientLimits
+from helios.router.frontend.limits import MAX_CLIENTS, MAX_CLIENTS_REACHED, STOPPING, ClientLimits
 from helios.router.options import RouterOptions
 from helios.router.pubsub.hub import Hub
 from helios.router.script_cache import ScriptCache
@@ -54,6 +56,7 @@ logger = logging.getLogger(__name__)
 _END_TIMEOUT_S = 1.5
 _CANCEL_AGAIN_S = 0.2
 _LAST_REPLIES_S = 1.0
+_STRANGERS_EVERY_S = 5.0
 
 
 class Router:
@@ -81,6 +84,7 @@ class Router:
         self.unclean: frozenset[str] = frozenset()  # shards whose servers may hold keys of others
         self.lease = Lease(clock.monotonic)
         self.clients: dict[int, ClientConnection] = {}
+        self._nameless: dict[int, ClientConnection] = {}  # the oldest first; some may have logged in since
         self.clients_total = 0
         self.client_limits: ClientLimits[ClientConnection] = ClientLimits(
             self.clients, options, lambda client: self.hub.topics.size(client)
@@ -138,11 +142,22 @@ class Router:
 
     async def _watch(self) -> None:
         """See again and again to the limits of clients, and to how many commands there are."""
+        looked_at = self.clock.monotonic()
         while True:
             self.rate_meter.sample(self.clock.monotonic(), self.commands)
             self.hot_keys.fade(self.clock.monotonic())
+            if self.clock.monotonic() - looked_at >= _STRANGERS_EVERY_S:
+                looked_at = self.clock.monotonic()
+                self._end_strangers()
             await asyncio.sleep(self.client_limits.pause_s)
             self.client_limits.look()
+
+    def _end_strangers(self) -> None:
+        """Free the places at data servers that connections without a login take; nobody but Helios logs in there."""
+        supervised = {node.id for node in self.topology.nodes if node.kind is NodeKind.SUPERVISED}
+        for shard in self.topology.shards:
+            if shard.leading.node in supervised:
+                self.pool.end_strangers(shard.id)
 
     def _keep(self) -> None:
         if self._stopping:
@@ -404,19 +419,48 @@ class Router:
 
     def admit(self, client: ClientConnection) -> str | None:
         """Enter a connection, or say why not."""
-        if self._stopping or len(self.clients) >= self.options.clients:
-            self.client_limits.refused[STOPPING if self._stopping else MAX_CLIENTS] += 1
-            return "ERR the router is stopping" if self._stopping else "ERR max number of clients reached"
+        if self._stopping:
+            self.client_limits.refused[STOPPING] += 1
+            return "ERR the router is stopping"
+        newcomer = self.authenticator.newcomer()
+        if not self._has_place(client, isinstance(newcomer.rights, Nobody)):
+            self.client_limits.refused[MAX_CLIENTS] += 1
+            return MAX_CLIENTS_REACHED
         client.id = next(self._ids)
         client.since = client.last_at = client.outbox.now()
-        client.become(self.authenticator.newcomer())
+        client.become(newcomer)
         self.clients[client.id] = client
+        if client.nameless:
+            self._nameless[client.id] = client
         self.clients_total += 1
         return None
+
+    def _has_place(self, client: ClientConnection, must_log_in: bool) -> bool:
+        """Whether there is room for one more. Who has to log in may take the place of another who has not yet.
+
+        The last places stay for administrators; who logs in there and is none is let go then.
+        """
+        count, most = len(self.clients), self.options.clients
+        if count < most:
+            return True
+        if not must_log_in:
+            return False
+        client.reserved = True
+        if count < most + self.options.reserved_clients:
+            return True
+        for other in list(self._nameless.values()):
+            if not other.nameless:
+                del self._nameless[other.id]  # it has logged in since
+            elif not other.stops & CLOSED:
+                self.client_limits.end(other, MAX_CLIENTS)
+                client.reserved = other.reserved
+                return True
+        return False
 
     def leave(self, client: ClientConnection) -> None:
         """A connection has ended."""
         self.clients.pop(client.id, None)
+        self._nameless.pop(client.id, None)
         self.hub.forget(client)
 
     def _users_changed(self) -> None:

@@ -19,6 +19,7 @@ class RouterOptions:
     inspected: bool = True  # whether it listens at a second address for those who ask how it fares
     start_timeout_s: float = 15.0
     hold_timeout_s: float = 5.0
+    login_timeout_s: float = 10.0  # of a connection that must log in
     handshake_timeout_s: float = 10.0  # of a client that speaks TLS
     connect_timeout_s: float = 1.0
     # A server that has commands and answers none of them for so long counts as dead.
@@ -34,6 +35,7 @@ class RouterOptions:
     transaction_bytes: int = 64 * 1024 * 1024  # of its queued commands, or of the keys that it watches
     worker: int = 0  # which of the node's router processes it is
     clients: int = 10_000
+    reserved_clients: int = 16  # beyond these, for administrators
     client_commands: int = 1024  # of one client, unanswered; beyond them it is not read
     client_bytes: int = 1024 * 1024 * 1024  # owed to one client or sent by it and not run; then it is disconnected
     clients_bytes: int = 2 * 1024 * 1024 * 1024  # the same of all; then those with the most are disconnected

@@ -16,11 +16,14 @@ from tests.routers import Client, RawClient, RouterLab, until
 from tests.servers import Server
 
 from helios.admin.routers import router_views
+from helios.model.passwords import hashed
 from helios.model.topology import PairPhase
+from helios.model.users import Role, User
 from helios.placement.glob import LONGEST_PATTERN
 from helios.resp.wire import encode_command
 from helios.router.frontend.caller import FutureReply
 from helios.router.options import RouterOptions
+from helios.router.upstream import pool
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
@@ -487,3 +490,76 @@ async def test_a_fence_waits_for_what_is_under_way_on_the_connection_apart(lab: 
     assert lab.router.pool.marks(["shard-1"], lambda key: True) == [(apart, 1)]
     assert await reply == b"+PONG\r\n"
     assert not lab.router.pool.marks(["shard-1"], lambda key: True)
+
+
+# --- log-ins ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def guarded(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
+    """A router with users and few places."""
+    options = replace(OPTIONS, clients=5, reserved_clients=2, login_timeout_s=30)
+    async with RouterLab(servers, options=options).running() as lab:
+        hashes = {name: hashed(name.encode(), b"salt" * 4) for name in ("boss", "reader")}
+        lab.router.authenticator.apply(
+            [User("boss", Role.ADMIN, hashes["boss"]), User("reader", Role.READ_ONLY, hashes["reader"])]
+        )
+        yield lab
+
+
+async def test_a_connection_that_does_not_log_in_is_ended(guarded: RouterLab) -> None:
+    idle, busy = await RawClient.connect(guarded.port), await RawClient.connect(guarded.port)
+    assert await busy.ask("AUTH", "reader", "reader") == b"+OK\r\n"
+    guarded.router.configure(replace(guarded.router.options, login_timeout_s=0.5))
+    assert await idle.closed() == b"-ERR no login within 0.5 s\r\n"
+    assert guarded.router.client_limits.ended == {"login_timeout": 1}
+    assert await busy.ask("PING") == b"+PONG\r\n"
+    busy.close()
+
+
+async def test_connections_without_a_login_keep_nobody_out(guarded: RouterLab) -> None:
+    silent = [await RawClient.connect(guarded.port) for _ in range(7)]
+    await until(lambda: len(guarded.router.clients) == 7, "all places are taken")
+    late = [await RawClient.connect(guarded.port) for _ in range(3)]
+    for raw in late:
+        assert await raw.ask("AUTH", "reader", "reader") == b"+OK\r\n"
+    assert guarded.router.client_limits.ended == {"max_clients": 3}
+    for raw in silent[:3]:
+        with suppress(ConnectionResetError):
+            assert await raw.closed() == b""
+    for raw in silent + late:
+        raw.close()
+
+
+async def test_the_last_places_are_for_administrators(guarded: RouterLab) -> None:
+    readers = [await RawClient.connect(guarded.port) for _ in range(5)]
+    for raw in readers:
+        assert await raw.ask("AUTH", "reader", "reader") == b"+OK\r\n"
+    one_more = await RawClient.connect(guarded.port)
+    one_more.send("AUTH", "reader", "reader")
+    told = b"-ERR max number of clients reached: the places that are left are for administrators\r\n"
+    assert await one_more.closed() == told
+    bosses = [await RawClient.connect(guarded.port) for _ in range(2)]
+    for raw in bosses:
+        assert await raw.ask("AUTH", "boss", "boss") == b"+OK\r\n"
+    refused = await RawClient.connect(guarded.port)
+    assert await refused.closed() == b"-ERR max number of clients reached\r\n"
+    for raw in readers + bosses:
+        raw.close()
+
+
+async def test_strangers_at_a_data_server_are_ended(lab: RouterLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorter = pool._END_STRANGERS.replace(b"$2\r\n10", b"$1\r\n1")
+    monkeypatch.setattr(pool, "_END_STRANGERS", shorter)
+    key = lab.key_of("shard-1")
+    async with lab.client() as client, lab.direct("shard-1") as direct:
+        await client.set(key, "v")
+        strangers = [await RawClient.connect(lab.servers["shard-1"].port) for _ in range(5)]
+
+        async def gone() -> bool:
+            lab.router.pool.end_strangers("shard-1")
+            return all(raw.reader.at_eof() for raw in strangers)
+
+        await until(gone, "they are ended")
+        assert await client.get(key) == b"v"
+        assert await direct.ping()

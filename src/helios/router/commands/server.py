@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from helios.access.rights import Nobody
+from helios.errors import WrongPassword
 from helios.model.users import DEFAULT_USER
 from helios.placement.glob import LONGEST_PATTERN, Glob
 from helios.resp.encoding import OK, array, bulk, encode, error_reply, integer
@@ -17,6 +18,7 @@ from helios.router.context import RouterContext
 from helios.router.errors import PATTERN_TOO_LONG
 from helios.router.frontend.caller import DONE, IN_NO_DATABASE, IN_SUBSCRIPTION, WAIT_ALL, WAIT_REPLY, Caller
 from helios.router.frontend.connection import ClientConnection
+from helios.router.frontend.limits import MAX_CLIENTS_REACHED
 from helios.router.pubsub.subscriptions import in_parts
 
 _NO_USERS = "no users are configured (see security.users): connect without a password"
@@ -186,8 +188,21 @@ async def _logged_in(
     """Make the caller that user, then what `then` answers. Raises WrongPassword or Unavailable."""
     if not router.authenticator.guarded:
         return error_reply(f"ERR 'AUTH' is refused: {_NO_USERS}")
-    source = caller.address.rpartition(":")[0] if isinstance(caller, ClientConnection) else ""
-    caller.become(await router.authenticator.login(name.decode("utf-8", "replace"), password, source))
+    client = caller if isinstance(caller, ClientConnection) else None
+    source = client.address.rpartition(":")[0] if client is not None else ""
+    first = client is not None and not client.failed_logins
+    try:
+        identity = await router.authenticator.login(name.decode("utf-8", "replace"), password, source, first=first)
+    except WrongPassword:
+        if client is not None:
+            client.failed_logins += 1
+        raise
+    if client is not None and client.reserved:
+        if identity.rights is not None and len(router.clients) > router.options.clients:
+            client.close_after_replies()
+            return error_reply(f"{MAX_CLIENTS_REACHED}: the places that are left are for administrators")
+        client.reserved = False
+    caller.become(identity)
     end_denied(router, caller)
     return then()
 

@@ -60,6 +60,9 @@ class ClientConnection(Caller, asyncio.Protocol):
         self.local_address = ""
         self.since = 0.0
         self.encrypted = False
+        self.connected_ns = self.arrived_ns
+        self.failed_logins = 0
+        self.reserved = False  # it has one of the last places, which are for administrators
         self.spared = False  # by CLIENT NO-EVICT: others are let go before it
 
     def become(self, identity: Identity) -> None:
@@ -128,6 +131,11 @@ class ClientConnection(Caller, asyncio.Protocol):
         slot = Push(self)
         self.replies.append(slot)
         slot.fill(frame)
+
+    @property
+    def nameless(self) -> bool:
+        """Whether it must log in and has not."""
+        return isinstance(self.rights, Nobody)
 
     @property
     def last_command(self) -> str:

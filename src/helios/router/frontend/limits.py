@@ -22,7 +22,9 @@ IDLE = "idle"
 STUCK = "command_timeout"
 SLOW_READER = "client_memory"
 MEMORY = "clients_memory"
+NO_LOGIN = "login_timeout"
 MAX_CLIENTS = "max_clients"
+MAX_CLIENTS_REACHED = "ERR max number of clients reached"
 STOPPING = "stopping"
 
 
@@ -32,6 +34,11 @@ class LimitedClient(Protocol):
     address: str
     arrived_ns: int
     spared: bool
+    connected_ns: int
+
+    @property
+    def nameless(self) -> bool:
+        """Whether it must log in and has not."""
 
     @property
     def held_bytes(self) -> int:
@@ -93,6 +100,9 @@ class ClientLimits(Generic[C]):
                 continue
             if size:
                 sizes.append((size, client))
+            if client.nameless and (now_ns - client.connected_ns) / 1e9 > options.login_timeout_s:
+                self.end(client, NO_LOGIN, f"no login within {options.login_timeout_s:g} s")
+                continue
             silent_s = (now_ns - client.arrived_ns) / 1e9
             if options.command_timeout_s and silent_s > options.command_timeout_s and client.amid_command:
                 self.end(client, STUCK, f"nothing more of a command has come for {options.command_timeout_s:g} s")

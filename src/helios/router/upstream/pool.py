@@ -13,6 +13,10 @@ from helios.router.stats.counters import Retired
 from helios.router.upstream.dedicated import DedicatedConnection, DedicatedConnections, Mark
 from helios.router.upstream.link import ConnectionHost, ServerConnection
 
+_STRANGER_S = 10
+_END_STRANGERS = encode_command(
+    [b"CLIENT", b"KILL", b"USER", b"default", b"MAXAGE", b"%d" % _STRANGER_S, b"SKIPME", b"yes"]
+)
 __all__ = ["Mark", "Pool"]
 
 
@@ -86,6 +90,16 @@ class Pool:
         reply = FutureReply()
         self.link(shard, protocol).send(encode_command(argv), reply)
         return reply
+
+    def end_strangers(self, shard: str) -> None:
+        """End connections to a shard's server that have not logged in for a while; its `default` user can do nothing.
+
+        They would keep Helios itself out at the server's limit, so it is asked over a connection that there is. A
+        server that knows no MAXAGE answers an error, and nothing is ended.
+        """
+        link = self.links[2].get(shard)
+        if link is not None and link.ready:
+            link.send(_END_STRANGERS, FutureReply())
 
     def retry(self, shard: str) -> None:
         """Connect at once to a server that was out of reach and is so no longer."""
