@@ -146,3 +146,22 @@ def test_replies_that_are_too_big_leave_an_error_and_no_bytes(replies: list[byte
     again = [reply for byte in b"".join(replies) for reply in splitter.feed(bytes([byte]))]
     assert again == found
     assert splitter.buffered == 0
+
+
+@given(
+    st.lists(st.one_of(st.integers(200_000, 700_000), st.integers(0, 30)), min_size=1, max_size=4), CUTS, st.booleans()
+)
+def test_big_strings_come_whole_in_any_chunks(sizes: list[int], cuts: list[int], nested: bool) -> None:
+    replies = [b"$%d\r\n" % size + bytes([size % 251]) * size + b"\r\n" for size in sizes]
+    replies = [b"*2\r\n:1\r\n" + reply if nested else reply for reply in replies]
+    data = b"".join(replies) + b"+OK\r\n"
+    splitter = ReplySplitter()
+    found = [reply for piece in chunks(data, [cut * 397 for cut in cuts]) for reply in splitter.feed(piece)]
+    assert found == [*replies, b"+OK\r\n"]
+    assert splitter.buffered == 0
+    cut_off = ReplySplitter()
+    cut_off.feed(replies[0][:-1])
+    assert cut_off.buffered == len(replies[0]) - 1
+    with pytest.raises(ProtocolError):
+        cut_off.feed(b"xx")
+    assert cut_off.buffered == 0

@@ -45,8 +45,12 @@ cdef class ReplySplitter(Stream):
     cdef Py_ssize_t pending     # values that the reply under way still lacks
     cdef Py_ssize_t max_bytes  # of a reply that is kept
     cdef Py_ssize_t skip        # bytes still to come of a value that is not kept
+    cdef bytes big              # a string whose beginning has come, None if none is under way
+    cdef Py_ssize_t filled      # bytes of it
     cdef bint dropping          # the reply under way is too big: nothing of it is kept
 
+    cdef int begin_big(self, Py_ssize_t size) except -1
+    cdef bytes fill_big(self, bytes data, list replies)
     cdef int drop_beyond(self, Py_ssize_t stop) except -1
     cdef int read_value(self, Py_ssize_t line) except -1
     cdef object misunderstood(self, Py_ssize_t line)

@@ -16,6 +16,8 @@ from helios.resp.limits import Limits
 
 cdef Py_ssize_t MAX_LINE = 64 * 1024
 cdef Py_ssize_t MAX_REPLY_LINE = 1024 * 1024
+MISPLACED_END = "a server's bulk reply does not end where it should"
+cdef Py_ssize_t BIG_BYTES = 256 * 1024  # of a string that gets its own room before all of it has come
 cdef Py_ssize_t MAX_REPLY_BYTES = (<Py_ssize_t>1) << 30
 cdef Py_ssize_t MAX_ELEMENTS = (<Py_ssize_t>1) << 40
 cdef Py_ssize_t KEPT_ROOM = 16 * 1024  # a store or table that has grown beyond is given back when it is not needed
@@ -329,11 +331,15 @@ cdef class ReplySplitter(Stream):
     @property
     def buffered(self):
         """Bytes that are kept until the rest of a reply comes."""
-        return self.end - self.start
+        return self.end - self.start + self.filled
 
     def feed(self, bytes data not None):
         """The replies that `data` completes. Raises ProtocolError; the connection is of no use then."""
         cdef list replies = []
+        if self.big is not None:
+            data = self.fill_big(data, replies)
+            if not data:
+                return replies
         self.take_in(data)
         while self.advance():
             if self.dropping:
@@ -351,8 +357,35 @@ cdef class ReplySplitter(Stream):
         self.start = self.end
         self.keep_rest()
         self.pending = 1
-        self.skip = 0
+        self.skip = self.filled = 0
         self.dropping = False
+        self.big = None
+
+    cdef int begin_big(self, Py_ssize_t size) except -1:
+        """Have the rest of a big string written where it is to stay: nothing of it is copied when it is complete."""
+        self.big = PyBytes_FromStringAndSize(NULL, size)
+        self.filled = self.end - self.start
+        memcpy(PyBytes_AS_STRING(self.big), self.data + self.start, self.filled)
+        self.start = self.position = self.end
+        return 0
+
+    cdef bytes fill_big(self, bytes data, list replies):
+        """Take what belongs to the big string; what of `data` comes behind it."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(self.big)
+        cdef Py_ssize_t some = min(size - self.filled, PyBytes_GET_SIZE(data))
+        cdef char *reply = PyBytes_AS_STRING(self.big)
+        memcpy(reply + self.filled, PyBytes_AS_STRING(data), some)
+        self.filled += some
+        if self.filled < size:
+            return b""
+        if reply[size - 2] != c"\r" or reply[size - 1] != c"\n":
+            self.fault = ProtocolError(MISPLACED_END)
+            self.clear()
+            raise self.fault
+        replies.append(self.big)
+        self.big = None
+        self.filled = 0
+        return data[some:]
 
     cdef int find(self) except -1:
         cdef Py_ssize_t line, some
@@ -410,9 +443,11 @@ cdef class ReplySplitter(Stream):
                 if self.dropping:
                     self.skip = stop - self.position
                     return 1
+                if self.pending == 1 and self.position == self.start and stop - self.start >= BIG_BYTES:
+                    self.begin_big(stop - self.start)
                 return 0
             if data[stop - 2] != c"\r" or data[stop - 1] != c"\n":
-                raise ProtocolError("a server's bulk reply does not end where it should")
+                raise ProtocolError(MISPLACED_END)
             self.position = stop
             self.pending -= 1
             return 1
