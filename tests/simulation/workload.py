@@ -24,7 +24,7 @@ _CLIENT_TIMEOUT_S = 3.0
 _KINDS = ("user", "cart", "session")
 _REFUSALS = (b"CLUSTERDOWN", b"TRYAGAIN", b"OVERLOADED", b"UNAVAILABLE", b"CROSSSHARD", b"EXECABORT")
 # What is said of a command whose other parts have been carried out.
-_IN_PART = re.compile(rb"keys were handled|were emptied")
+_IN_PART = re.compile(rb"it was carried out on|it may have been on")
 _REGISTER = ("GET", "GET", "GET", "SET", "GETSET", "APPEND", "DEL", "INCR")
 
 

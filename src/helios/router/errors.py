@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from helios.placement.glob import LONGEST_PATTERN
 from helios.resp.encoding import error_reply
+
+NOT_EXECUTED = "; nothing was executed"
+PERHAPS_EXECUTED = ": the command may or may not have been executed; outcome unknown"
 
 
 class ErrorReply(Exception):
@@ -14,6 +17,25 @@ class ErrorReply(Exception):
     def __init__(self, raw: bytes) -> None:
         super().__init__(raw)
         self.raw = raw
+
+
+def in_part(replies: Mapping[str, bytes | None]) -> bytes:
+    """The reply to a command that has failed on one shard at least, by their replies; None: it was not asked.
+
+    Where its fate differs, the error says on which shards it was carried out, on which not, and on which perhaps. An
+    outcome that is unknown comes first: who reads the first word alone must not take the command for refused.
+    """
+    unknown = [shard for shard, reply in replies.items() if reply is not None and reply.startswith(b"-UNKNOWN")]
+    failed = [shard for shard, reply in replies.items() if reply is not None and reply[:1] == b"-"]
+    done = [shard for shard, reply in replies.items() if reply is not None and shard not in failed]
+    left = [shard for shard in replies if shard not in unknown and shard not in done]
+    first = replies[(unknown or failed)[0]]
+    assert first is not None, "a shard that was asked has replied"
+    if not done and (not unknown or len(replies) == 1):
+        return first
+    said = first[1:-2].decode("utf-8", "replace").removesuffix(NOT_EXECUTED).removesuffix(PERHAPS_EXECUTED)
+    fates = (("it was carried out on", done), ("it may have been on", unknown), ("it was not on", left))
+    return error_reply("; ".join([said, *(f"{fate} {', '.join(shards)}" for fate, shards in fates if shards)]))
 
 
 def cross_shard(owners: Iterable[str], what: str) -> bytes:

@@ -193,7 +193,7 @@ def flush(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     # Never FLUSHALL: an external server may hold what is not ours in its other databases.
     frame = encode_command([b"FLUSHDB", *argv[1:]])
     frames = [(shard, frame) for shard in _shards(router)]
-    to_all(router, slot, caller.protocol, frames, all_ok, "; other shards were emptied")
+    to_all(router, slot, caller.protocol, frames, all_ok)
     return DONE
 
 

@@ -1,7 +1,7 @@
 """Commands with keys on several shards: each shard gets its part, and the replies become one.
 
 The parts are separate commands. MSET, DEL and UNLINK across shards are therefore not atomic: others may see
-some of the keys changed before the rest, and if a shard fails, what went to the others stays done.
+some of the keys changed before the rest, and if a shard fails, what went to the others stays done: the error says so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import elements, encode_command
 from helios.router._fast_path import OWN, CommandStats
 from helios.router.context import RouterContext
+from helios.router.errors import in_part
 from helios.router.frontend.caller import Caller, Slot, Waiter
 
 Combine = Callable[[list[bytes]], bytes]
@@ -34,16 +35,16 @@ class Part:
 
 
 class Gathering:
-    """Replies of several shards on their way into one; an error of any of them is the reply."""
+    """Replies of several shards on their way into one; an error of any of them is the reply, with the fate of all."""
 
-    __slots__ = ("_combine", "_left", "_remark", "_replies", "_waiter")
+    __slots__ = ("_combine", "_left", "_replies", "_shards", "_waiter")
 
-    def __init__(self, count: int, waiter: Waiter, combine: Combine, remark: str = "") -> None:
-        self._replies = [b""] * count
-        self._left = count
+    def __init__(self, shards: Sequence[str], waiter: Waiter, combine: Combine) -> None:
+        self._shards = shards
+        self._replies = [b""] * len(shards)
+        self._left = len(shards)
         self._waiter = waiter
         self._combine = combine
-        self._remark = remark
 
     def fill(self, index: int, reply: bytes) -> None:
         """Take one reply; the last one completes the whole."""
@@ -53,11 +54,8 @@ class Gathering:
             self._waiter.fill(self._whole())
 
     def _whole(self) -> bytes:
-        errors = [reply for reply in self._replies if reply[:1] == b"-"]
-        if errors:
-            # The first word is the code that programs look at; all texts may be of use to people.
-            message = errors[0][1:-2].decode("utf-8", "replace")
-            return error_reply(message + self._remark if len(errors) < len(self._replies) else message)
+        if any(reply[:1] == b"-" for reply in self._replies):
+            return in_part(dict(zip(self._shards, self._replies, strict=True)))
         try:
             return self._combine(self._replies)
         except ODD_REPLY:
@@ -87,11 +85,10 @@ def to_all(
     protocol: int,
     frames: Sequence[tuple[str, bytes]],
     combine: Combine,
-    remark: str = "",
     kind: CommandStats = OWN,
 ) -> None:
     """Send each shard its frame, all in this turn of the loop; the waiter gets the combined reply."""
-    gathering = Gathering(len(frames), waiter, combine, remark)
+    gathering = Gathering([shard for shard, _ in frames], waiter, combine)
     for index, (shard, frame) in enumerate(frames):
         router.pool.link(shard, protocol).send_as(frame, Part(gathering, index), kind)
 
@@ -109,13 +106,12 @@ def split(router: RouterContext, caller: Caller, argv: list[bytes], command: Com
         places.setdefault(owner, []).append(index)
     slot = Slot(caller)
     caller.replies.append(slot)
-    remark = "" if not command.writes else "; the other shards' keys were handled"
     if command.name == "mget":
         combine = _interleave(list(places.values()), len(owners))
     else:
         combine = all_ok if command.name == "mset" else total
     frames = [(owner, encode_command(part)) for owner, part in parts.items()]
-    to_all(router, slot, caller.protocol, frames, combine, remark, router.kind_of(command))
+    to_all(router, slot, caller.protocol, frames, combine, router.kind_of(command))
 
 
 def _interleave(places: list[list[int]], count: int) -> Combine:

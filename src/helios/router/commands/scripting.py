@@ -13,6 +13,7 @@ from helios.resp.wire import encode_command
 from helios.router.commands.handlers import Handler
 from helios.router.commands.keyspace import decoded
 from helios.router.context import RouterContext
+from helios.router.errors import NOT_EXECUTED, PERHAPS_EXECUTED, in_part
 from helios.router.frontend.caller import DONE, WAIT_REPLY, Caller, FutureReply, Slot
 from helios.router.script_cache import sha_of
 from helios.router.upstream.connection import ask_aside
@@ -70,22 +71,16 @@ async def everywhere(router: RouterContext, caller: Caller, argv: list[bytes]) -
     """
     for shard, reply in (await ask_each(router, [b"PING"])).items():
         if reply[:1] == b"-":
-            return error_reply(
-                f"{_text(reply).partition(';')[0]}; {shard} is needed for this, and nothing was executed"
-            )
-    done: list[str] = []
+            said = _text(reply).removesuffix(NOT_EXECUTED).removesuffix(PERHAPS_EXECUTED)
+            # What is unknown is the outcome of the PING alone.
+            said = said.replace("UNKNOWN ", "CLUSTERDOWN ", 1)
+            return error_reply(f"{said}; {shard} is needed for this, and nothing was executed")
     reply = OK
-    shards = _in_turn(router)
-    for shard in shards:
-        reply = await router.pool.ask(shard, argv)
+    replies: dict[str, bytes | None] = dict.fromkeys(_in_turn(router))
+    for shard in replies:
+        replies[shard] = reply = await router.pool.ask(shard, argv)
         if reply[:1] == b"-":
-            if not done:
-                return reply
-            left = ", ".join(shards[len(done) :])
-            return error_reply(
-                f"{_text(reply)}; it was carried out on {', '.join(done)} and not on {left}: write it again"
-            )
-        done.append(shard)
+            return in_part(replies)
     return reply
 
 
@@ -135,10 +130,8 @@ async def _script_load(router: RouterContext, caller: Caller, argv: list[bytes])
         return errors[0]
     if any(reply[:1] == b"$" for reply in replies.values()):
         remembered = await router.script_cache.remember(argv[2])
-    failed = {shard: reply for shard, reply in replies.items() if reply[:1] == b"-"}
-    if failed and not remembered:
-        done = ", ".join(shard for shard in replies if shard not in failed) or "no shard"
-        return error_reply(f"{_text(next(iter(failed.values())))}; loaded on {done} and not on {', '.join(failed)}")
+    if not remembered and any(reply[:1] == b"-" for reply in replies.values()):
+        return in_part(replies)
     return bulk(sha_of(argv[2]))
 
 

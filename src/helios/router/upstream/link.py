@@ -19,6 +19,7 @@ from helios.resp.encoding import error_reply
 from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import ReplySplitter, encode_command
 from helios.router._fast_path import CommandQueue, Lease
+from helios.router.errors import PERHAPS_EXECUTED
 from helios.router.frontend.caller import Waiter
 from helios.router.options import RouterOptions
 from helios.router.stats.hot_keys import HotKeys
@@ -309,8 +310,8 @@ class ServerConnection(CommandQueue):
     def _fail_sent(self) -> int:
         """Tell the senders of what was written and not answered for certain; how many the server has yet to answer."""
         reply = error_reply(
-            f"UNKNOWN the connection to {self.shard} at {self.member.address} was lost ({self.last_fault}): "
-            "the command may or may not have been executed; outcome unknown"
+            f"UNKNOWN the connection to {self.shard} at {self.member.address} was lost "
+            f"({self.last_fault}){PERHAPS_EXECUTED}"
         )
         parked, waiters = self.take_parked(), self.take_sent()
         for waiter in parked + waiters:
