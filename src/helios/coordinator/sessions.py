@@ -8,6 +8,7 @@ from contextlib import aclosing
 from helios.coordinator.publisher import Publisher
 from helios.model.codec import decode
 from helios.ports.clock import Clock
+from helios.stores.following import updates
 from helios.stores.records import SESSIONS, SessionRecord
 
 # For clocks that run apart a little, and what is under way. A router stops earlier by as much again.
@@ -32,12 +33,14 @@ class Sessions:
 
     async def follow(self) -> None:
         """For ever. Raises StoreError."""
-        store = self._publisher.store
-        snapshot = await store.list(SESSIONS)
-        self._known = {entry.key: decode(SessionRecord, entry.value) for entry in snapshot.entries}
-        async with aclosing(store.watch(SESSIONS, snapshot.revision)) as watch:
-            async for events in watch:
-                for event in events:
+        async with aclosing(updates(self._publisher.store, SESSIONS)) as following:
+            async for update in following:
+                if update.complete:
+                    self.listed(
+                        decode(SessionRecord, event.value) for event in update.events if event.value is not None
+                    )
+                    continue
+                for event in update.events:
                     if event.value is None:
                         self._ended(event.key)
                     else:
