@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from helios.coordinator.access import OUR_PREFIXES, Access
 from helios.coordinator.publisher import Publisher
-from helios.errors import EngineDenied, EngineError
+from helios.errors import Conflict, EngineDenied, EngineError
 from helios.model.topology import Member
 from helios.ports.clock import Clock
-from helios.ports.store import Delete
+from helios.ports.store import Compare, Delete
 from helios.stores.records import DEPARTED, SESSIONS, SessionRecord, list_records
 
 log = logging.getLogger(__name__)
@@ -43,12 +44,16 @@ class Departures:
         for record in await list_records(self._publisher.store, Member, DEPARTED):
             if await self._is_over(record.value):
                 self._since.pop(record.value.id, None)
-                await self._publisher.write([Delete(record.key)])
+                with suppress(Conflict):  # Work that has begun meanwhile makes itself a user there.
+                    await self._publisher.write([Delete(record.key)], [Compare(record.key, record.version)])
 
     async def _is_over(self, member: Member) -> bool:
         topology, now_s = self._publisher.topology, self._clock.monotonic()
         if member.address in {other.address for shard in topology.shards for other in shard.members}:
             return True  # It has joined again, and is looked at as one of the cluster's servers.
+        if self._access.live:
+            self._since.pop(member.id, None)
+            return False  # It may have users there, or be about to make some.
         epoch, since_s = self._since.setdefault(member.id, (topology.epoch, now_s))
         if now_s - since_s > _GIVE_UP_S:
             log.warning(
