@@ -82,7 +82,7 @@ cdef class ClientState:
 
 
 cdef class Lease:
-    cdef object monotonic
+    cdef object monotonic         # None: the system's own, which is read without a call
     cdef public double deadline
 
     cpdef bint lasts(self) except -1
