@@ -13,7 +13,7 @@ SANITIZED := $(addprefix tests/,property/test_wire_fuzz.py property/test_wire_ch
 	property/test_ring.py unit/test_wire.py integration/router/test_router_limits.py)
 
 # The files that take longest begin first, so that no worker is left alone with one in the end.
-LONG := $(addprefix tests/integration/test_,crashes.py up.py local.py soak.py balance.py big_values.py)
+LONG := $(addprefix tests/integration/test_,crashes.py crashes_external.py up.py local.py soak.py balance.py big_values.py)
 
 .PHONY: up test check format bench clean crashes sim soak sanitize annotate pin
 .DEFAULT_GOAL := help
@@ -63,7 +63,7 @@ test: check
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(LONG) tests/docs tests/integration tests/conformance
 
 crashes: $(STAMP)
-	$(BIN)/python -m pytest tests/integration/test_crashes.py -m ""
+	$(BIN)/python -m pytest tests/integration/test_crashes.py tests/integration/test_crashes_external.py -m ""
 
 sim: $(STAMP)
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--count $(or $(N),1000)) $(if $(FIRST),--first $(FIRST)) $(if $(PLANT),--plant $(PLANT))

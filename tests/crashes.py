@@ -16,6 +16,7 @@ from tests.cluster import Cluster, ask, running_cluster
 from tests.histories import Recorder
 from tests.ledger import Ledger
 from tests.reckoning import answer, assert_each_key_once, opened, verb
+from tests.servers import Server
 from tests.shards import eventually, rests, topology_in
 from tests.waiting import blocking_until
 
@@ -49,6 +50,7 @@ SETTINGS = {
     "HELIOS_ATLAS__AOF_FSYNC": "every",
 }
 PATTERN = "user:*"
+EXTERNAL = "external"
 FILL = {f"user:fill:{number}": f"value {number}" for number in range(1500)}
 DOOMED = [f"user:doomed:{number}" for number in range(400)]
 REST_BOUND_S = 40.0
@@ -119,11 +121,15 @@ class Scene:
         self.store = store
         self.nodes = [f"shard-{number + 1}" for number in range(cluster.shards)]
         self.source = self.target = self.moving = ""
+        self.external: Server | None = None
 
     @classmethod
     @asynccontextmanager
-    async def at(cls, cluster: Cluster, points: FileFailpoints) -> AsyncIterator[Scene]:
-        """The running cluster, whole, with nothing in it but the keys that are to move and have been there for long."""
+    async def at(cls, cluster: Cluster, points: FileFailpoints, external: Server | None = None) -> AsyncIterator[Scene]:
+        """The running cluster, whole, with nothing in it but the keys that are to move and have been there for long.
+
+        With an external server, which is the node `external`, they are to move there.
+        """
         async with opened(cluster) as store:
             scene = cls(cluster, points, store)
             scene.go_on()
@@ -136,6 +142,8 @@ class Scene:
             scene.source = Counter(owners.values()).most_common(1)[0][0]
             scene.moving = next(key for key, owner in owners.items() if owner == scene.source)
             scene.target = scene.nodes[(scene.nodes.index(scene.source) + 1) % len(scene.nodes)]
+            if external is not None:
+                scene.external, scene.target = external, EXTERNAL
             yield scene
 
     # Processes
@@ -162,6 +170,8 @@ class Scene:
                 found = holder.process if holder else None
             case Victim.SOURCE:
                 found = self.cluster.member(self.source)
+            case Victim.TARGET if self.external is not None:
+                found = ProcessId.of(self.external.pid)
             case Victim.TARGET:
                 found = self.cluster.member(self.target)
         assert found is not None, f"{victim} runs"
