@@ -10,7 +10,7 @@ import pytest
 from tests.shards import Authenticator, eventually, running_shards
 
 from helios.coordinator import imports
-from helios.coordinator.imports import _REGISTER
+from helios.coordinator.imports import REGISTER
 from helios.model.migration import Change
 from helios.ports.failpoints import Point
 from helios.ports.store import Put
@@ -36,7 +36,7 @@ async def test_what_clients_have_deleted_meanwhile_does_not_come_back(tmp_path: 
         # The keys are their owners' already, and clients use them.
         contents = await shards.contents()
         for shard in ("shard-1", "shard-2"):
-            contents[shard].pop(_REGISTER, None)
+            contents[shard].pop(REGISTER, None)
         assert contents["legacy"] == contents["shard-1"] | contents["shard-2"] == OWN
         deleted = sorted(OWN)[:100]
         changed = dict.fromkeys(sorted(OWN)[100:200], b"newer")
@@ -90,4 +90,4 @@ async def test_nothing_is_left_of_an_import_that_was_cancelled(tmp_path: Path) -
         [change] = [r.value for r in await list_records(shards.store, Change, CHANGES) if r.value.import_keys]
         await shards.store.commit([Put(CANCELS + change.id, b"")])
         await shards.settled()
-        assert not any(_REGISTER in pairs for pairs in (await shards.contents()).values())
+        assert not any(REGISTER in pairs for pairs in (await shards.contents()).values())

@@ -26,7 +26,7 @@ _NAMED_CONFLICTS = 5
 _BATCH_KEYS = 10_000
 _COPY_KEYS = 200
 # Where each owner registers the keys of the batch that it has been given.
-_REGISTER = b"\0helios-import"
+REGISTER = b"\0helios-import"
 
 
 @dataclass(slots=True)
@@ -149,7 +149,7 @@ class Import:
         await self._failpoints.reach(Point.IMPORTING)
         await source.delete(sorted(moving))
         for way in filled:
-            await way.engine.delete([_REGISTER])
+            await way.engine.delete([REGISTER])
         self._registered -= moving
         await self._publisher.write([put_record(MIGRATIONS + way.migration.id, way.migration) for way in filled])
         return len(moving), conflicts
@@ -161,7 +161,7 @@ class Import:
                 with suppress(EngineError, NotFound):
                     engine = await self._access.open(self._access.leader(owner), identity)
                     try:
-                        await engine.delete([_REGISTER])
+                        await engine.delete([REGISTER])
                     finally:
                         await engine.close()
         await self._publisher.write([Delete(IMPORTS + self._change)])
@@ -173,7 +173,7 @@ class Import:
             values = await source.dump(step)
             present = [(key, value) for key, value in zip(step, values, strict=True) if value is not None]
             # A key that has appeared at its owner since was written by a client just now: the newer value stays.
-            await way.engine.take_over(present, _REGISTER)
+            await way.engine.take_over(present, REGISTER)
             count = way.migration.keys_moved + len(present)
             way.migration = replace(way.migration, keys_moved=count, total_keys=max(count, way.migration.total_keys))
 
@@ -182,7 +182,7 @@ class Import:
         if way is None:
             engine = await self._access.open(self._access.leader(owner), identity)
             opened.push_async_callback(engine.close)
-            self._registered |= await engine.registered(_REGISTER)
+            self._registered |= await engine.registered(REGISTER)
             now = self._clock.wall()
             migration = Migration(
                 self._new_id(),
@@ -209,7 +209,7 @@ class Import:
             return keys
         await source.delete(sorted(keys))
         for owner in {self._routes.owner(key) for key in keys}:
-            await (await self._way(owner, identity, opened)).engine.delete([_REGISTER])
+            await (await self._way(owner, identity, opened)).engine.delete([REGISTER])
         self._registered -= keys
         return set()
 
