@@ -51,6 +51,8 @@ async def test_what_clients_have_deleted_meanwhile_does_not_come_back(tmp_path: 
 
         await eventually(joined, "the successor takes the node in")
         await shards.settled()
+        migrations = [m for m in await shards.admin.migrations() if m.source_node == "legacy"]
+        assert sorted(m.target_node for m in migrations) == ["shard-1", "shard-2"]
         await shards.assert_whole({key: value for key, value in (OWN | changed).items() if key not in deleted})
 
 

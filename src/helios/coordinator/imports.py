@@ -20,7 +20,7 @@ from helios.ports.clock import Clock
 from helios.ports.engine import Engine
 from helios.ports.failpoints import OFF, Failpoints, Point
 from helios.ports.store import Delete, Put
-from helios.stores.records import IMPORTS, MIGRATIONS, put_record
+from helios.stores.records import IMPORTS, MIGRATIONS, list_records, put_record
 
 _NAMED_CONFLICTS = 5
 _BATCH_KEYS = 10_000
@@ -69,6 +69,7 @@ class Import:
         self._routes = Routes(publisher.topology)
         self._ways: dict[str, _Way] = {}
         self._total = 0
+        self._begun: dict[str, Migration] = {}  # by a coordinator that is gone, by owner
         self._registered: set[bytes] = set()  # which their owners have had from an import that was not ended
 
     async def run(self) -> None:
@@ -78,6 +79,9 @@ class Import:
             source = await self._access.open(self._server, identity)
             opened.push_async_callback(source.close)
             self._total = await source.count()
+            records = await list_records(self._publisher.store, Migration, MIGRATIONS)
+            mine = [record.value for record in records if record.value.change == self._change]
+            self._begun = {migration.target: migration for migration in mine if not migration.status.ended}
             conflicts: set[bytes] = set()
             noted = await self._resume(source, identity, opened)
             if noted:
@@ -184,7 +188,7 @@ class Import:
             opened.push_async_callback(engine.close)
             self._registered |= await engine.registered(REGISTER)
             now = self._clock.wall()
-            migration = Migration(
+            migration = self._begun.pop(owner, None) or Migration(
                 self._new_id(),
                 self._change,
                 self._server.node,
@@ -220,14 +224,9 @@ class Import:
 
     def _ended(self, status: MigrationStatus) -> list[Put]:
         now = self._clock.wall()
+        migrations = [*(way.migration for way in self._ways.values()), *self._begun.values()]
         ended = [
-            replace(
-                way.migration,
-                status=status,
-                phase=MigrationPhase.NONE,
-                total_keys=way.migration.keys_moved,
-                end_time=now,
-            )
-            for way in self._ways.values()
+            replace(one, status=status, phase=MigrationPhase.NONE, total_keys=one.keys_moved, end_time=now)
+            for one in migrations
         ]
         return [put_record(MIGRATIONS + migration.id, migration) for migration in ended]
