@@ -15,13 +15,13 @@ from helios.model.passwords import hashed, matches
 
 _AT_ONCE = 2
 _MAX_WAITING = 256
-_MAX_WAITING_IN_LANE = 16
+_MAX_WAITING_IN_LANE = {True: 64, False: 16}  # connections' first attempts, and others
 _LANES_OF_SOURCE = 64
 _MAX_LANES = 4096
 _LONGEST_PASSWORD_BYTES = 1024
 _FIRST_DELAY_S = 0.1
 _MAX_DELAY_S = 2.0
-_MAX_FIRST_DELAY_S = 0.25
+_MAX_FIRST_DELAY_S = 0.1
 _FORGIVEN_AFTER_S = 60.0
 
 
@@ -88,7 +88,7 @@ class Logins:
         return hashlib.blake2b(password, key=self._key).digest()
 
     async def _in_turn(self, password: bytes, stored: str | None, lane: _Lane, *, first: bool) -> bool:
-        if lane.waiting >= _MAX_WAITING_IN_LANE or self._waiting[first] >= _MAX_WAITING:
+        if lane.waiting >= _MAX_WAITING_IN_LANE[first] or self._waiting[first] >= _MAX_WAITING:
             raise Unavailable("too many logins wait to be checked: try again in a moment")
         lane.waiting += 1
         self._waiting[first] += 1

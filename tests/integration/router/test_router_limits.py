@@ -553,13 +553,39 @@ async def test_strangers_at_a_data_server_are_ended(lab: RouterLab, monkeypatch:
     monkeypatch.setattr(pool, "_END_STRANGERS", shorter)
     key = lab.key_of("shard-1")
     async with lab.client() as client, lab.direct("shard-1") as direct:
-        await client.set(key, "v")
         strangers = [await RawClient.connect(lab.servers["shard-1"].port) for _ in range(5)]
 
         async def gone() -> bool:
             lab.router.pool.end_strangers("shard-1")
             return all(raw.reader.at_eof() for raw in strangers)
 
-        await until(gone, "they are ended")
-        assert await client.get(key) == b"v"
+        await until(gone, "they are ended, though no client has asked for anything before")
+        assert await client.set(key, "v")
         assert await direct.ping()
+
+
+async def test_a_right_first_login_passes_those_who_guess(guarded: RouterLab) -> None:
+    guarded.router.configure(replace(guarded.router.options, clients=100))
+    guesses = 0
+
+    async def guess() -> None:
+        nonlocal guesses
+        raw = await RawClient.connect(guarded.port)
+        try:
+            while True:
+                raw.send("AUTH", "reader", "wrong")
+                assert (await raw.reader.readline()).startswith((b"-WRONGPASS", b"-UNAVAILABLE"))
+                guesses += 1
+        finally:
+            raw.close()
+
+    guessers = [asyncio.create_task(guess()) for _ in range(24)]
+    await until(lambda: guesses > 48, "all of them have guessed")
+    for name in ("reader", "boss"):
+        right = await RawClient.connect(guarded.port)
+        assert await right.ask("AUTH", name, name) == b"+OK\r\n"
+        right.close()
+    for guesser in guessers:
+        guesser.cancel()
+    await asyncio.wait(guessers)
+    assert all(guesser.cancelled() for guesser in guessers)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from helios.access.rights import Nobody
-from helios.errors import WrongPassword
+from helios.errors import Unavailable, WrongPassword
 from helios.model.users import DEFAULT_USER
 from helios.placement.glob import LONGEST_PATTERN, Glob
 from helios.resp.encoding import OK, array, bulk, encode, error_reply, integer
@@ -193,7 +193,7 @@ async def _logged_in(
     first = client is not None and not client.failed_logins
     try:
         identity = await router.authenticator.login(name.decode("utf-8", "replace"), password, source, first=first)
-    except WrongPassword:
+    except (WrongPassword, Unavailable):
         if client is not None:
             client.failed_logins += 1
         raise

@@ -97,9 +97,11 @@ class Pool:
         They would keep Helios itself out at the server's limit, so it is asked over a connection that there is. A
         server that knows no MAXAGE answers an error, and nothing is ended.
         """
-        link = self.links[2].get(shard)
-        if link is not None and link.ready:
+        link = self.link(shard, 2)
+        if link.ready:
             link.send(_END_STRANGERS, FutureReply())
+        else:
+            link.connect()  # before it is needed: later there may be no place for it
 
     def retry(self, shard: str) -> None:
         """Connect at once to a server that was out of reach and is so no longer."""
