@@ -12,9 +12,10 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 from helios.errors import StartError
 from helios.model.ids import Address
@@ -65,10 +66,10 @@ class Lab:
         self.fingerprint = "a"
         self.coordinating = 0
 
-    def agent(self, workers: int = 1) -> Agent:
+    def agent(self, workers: int = 1, **options: Any) -> Agent:
         listen = Address("127.0.0.1", self.port)
         return Agent(
-            AgentSpec("shard-1", listen, listen, workers=workers, version="1"),
+            AgentSpec("shard-1", listen, listen, workers=workers, version="1", **options),
             self.data,
             self.store,
             SystemClock(),
@@ -255,6 +256,40 @@ async def test_a_dead_router_comes_back(lab: Lab) -> None:
         assert first is not None
         first.send(signal.SIGKILL)
         await until(lambda: lab.router() not in (None, first))
+
+
+async def test_a_server_that_hangs_is_ended_and_comes_back_and_people_are_told(lab: Lab) -> None:
+    async with lab.running(lab.agent(hang_s=1.0)):
+        assert await lab.command("SET", "k", "v") == b"OK"
+        before = lab.member()
+        before.send(signal.SIGSTOP)
+        await until(lambda: not before.alive())
+
+        news: tuple[str, ...] = ()
+        async with asyncio.timeout(LIMIT_S):
+            while len(news) < 3:
+                await asyncio.sleep(0.01)
+                record = await read_record(lab.store, AgentRecord, AGENTS + "shard-1")
+                news = () if record is None else record.value.news
+        assert await lab.command("GET", "k") == b"v"
+        hung, died, back = news
+        assert hung.startswith("its data server has said nothing for ")
+        assert "it was stopped by a signal" in hung
+        assert died == "its data server died (signal 9); starting it again"
+        assert back == "its data server is back"
+
+
+async def test_an_agent_may_leave_what_it_runs_to_the_next_one(lab: Lab) -> None:
+    async with lab.running(lab.agent(leave_running=True)):
+        assert await lab.command("SET", "k", "v") == b"OK"
+        member, router = lab.member(), lab.router()
+    assert member.alive()
+    assert router is not None
+    assert router.alive()
+    assert await lab.command("GET", "k") == b"v"
+    async with lab.running(lab.agent()):
+        assert (lab.member(), lab.router()) == (member, router)
+    assert not member.alive()
 
 
 async def test_nobody_waits_for_the_sessions_of_a_dead_router(lab: Lab) -> None:

@@ -109,6 +109,10 @@ def node(
     zone: Annotated[str, typer.Option("--zone", metavar="ZONE", help="Where the node stands.")] = "",
     config: Config = None,
     workers: Workers = None,
+    leave_running: Annotated[
+        bool,
+        typer.Option("--leave-running", help="Its end leaves the data server and the routers to the next start."),
+    ] = False,
     settings: Handed = None,
     parent_pipe: ParentPipe = False,
 ) -> None:
@@ -126,7 +130,7 @@ def node(
             "router.workers": workers,
         }
         read, source = _settings(settings, config, flags)
-        run_node(NodeOptions(node_id, Address.parse(listen), zone, parent_pipe), read, source)
+        run_node(NodeOptions(node_id, Address.parse(listen), zone, parent_pipe, leave_running), read, source)
 
     carry_out(start)
 

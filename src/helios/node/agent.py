@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,7 @@ from helios.node.files import DataFolder, read_json, write_json
 from helios.node.locks import LockHeld, RunLock, holder_of
 from helios.node.member import MemberServer, MemberSpec
 from helios.node.ports import Reservation, taken
-from helios.node.process import Process
+from helios.node.process import Process, in_words
 from helios.node.waiting import drop, together, unless
 from helios.node.workers import STOP_S, Worker, WorkerSpec
 from helios.ports.clock import Clock
@@ -39,14 +41,18 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
 CHILD = "child"  # in the note of the agent's lock: whether it ends with its parent
+HANG_S = 60.0  # a data server that says nothing for so long is ended, and so started again
+_LOOK_S = 2.0
 _GOODBYE_S = 2.0
+_NEWS = 8  # sentences that a record holds: nobody who follows it misses more of them at once
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
     """What an agent is told. `listen` is where it takes clients, `address` how others reach that.
 
-    `reserved`: whoever started it keeps the port for it, and has seen that nobody else listens there.
+    `reserved`: whoever started it keeps the port for it, and has seen that nobody else listens there. With
+    `leave_running` its end leaves the data server and the routers to the next agent.
     """
 
     node_id: str
@@ -59,6 +65,8 @@ class AgentSpec:
     server: str = ""
     version: str = ""
     reserved: bool = False
+    leave_running: bool = False
+    hang_s: float = HANG_S
 
 
 class Agent:
@@ -89,7 +97,10 @@ class Agent:
         self._workers = [Worker(f"{spec.node_id}/{number}", worker(number)) for number in range(spec.workers)]
         self._ready = False
         self._acting = False
+        self._came_up = False
         self._reservation: Reservation | None = None
+        self._news: deque[str] = deque(maxlen=_NEWS)
+        self._news_count = 0
 
     @property
     def server(self) -> str:
@@ -142,7 +153,7 @@ class Agent:
             },
         )
         await together([self._start_member(), *(worker.start() for worker in self._workers)])
-        self._ready = True
+        self._ready = self._came_up = True
         await self._beat()
 
     async def _start_member(self) -> None:
@@ -176,6 +187,8 @@ class Agent:
             ready=self._ready,
             pid=os.getpid(),
             version=self.spec.version,
+            news=tuple(self._news),
+            news_count=self._news_count,
         )
         await self._store.commit([put_record(AGENTS + self.spec.node_id, record)])
 
@@ -183,6 +196,7 @@ class Agent:
         jobs: list[Coroutine[Any, Any, None]] = [
             self._heartbeats(),
             self._watch_member(),
+            self._watch_hang(),
             *(self._watch_worker(worker) for worker in self._workers),
             self._candidate(),
             *beside,
@@ -214,6 +228,8 @@ class Agent:
             status = await self._member.process.wait()
             self._ready = False
             log.error("member died: member=%s status=%s", self._member.spec.id, status)
+            await self._tell(f"its data server died ({in_words(status)}); starting it again")
+            told = ""
             while not self._ready:
                 await asyncio.sleep(backoff.next(self._clock.monotonic() - started_at))
                 started_at = self._clock.monotonic()
@@ -222,12 +238,43 @@ class Agent:
                     await self._member.start(needed=True)
                     await self._announce_member()
                     self._ready = True
+                    await self._tell("its data server is back")
                 except StoreError as error:
                     log.warning("member not announced: member=%s error=%s", self._member.spec.id, error)
                     await self._member.stop()
                 except StartError as error:
                     log.warning("member not restarted: member=%s error=%s", self._member.spec.id, error)
+                    if str(error) != told:
+                        told = str(error)
+                        await self._tell(f"its data server did not come back: {error}")
                     await self._member.stop()
+
+    async def _watch_hang(self) -> None:
+        """End a data server that says nothing for too long: one that is stopped, or whose disk does not answer."""
+        answered_at = self._clock.monotonic()
+        while True:
+            await asyncio.sleep(min(_LOOK_S, self.spec.hang_s / 4))
+            process = self._member.process
+            if not self._ready or process is None or await self._member.answers():
+                answered_at = self._clock.monotonic()
+                continue
+            silent_s = self._clock.monotonic() - answered_at
+            if silent_s < self.spec.hang_s:
+                continue
+            log.error("member hangs: member=%s pid=%d", self._member.spec.id, process.pid)
+            why = "it was stopped by a signal" if process.id.stopped() else "its log may say why"
+            await self._tell(f"its data server has said nothing for {silent_s:.0f} s ({why}); ending it")
+            process.id.send(signal.SIGKILL)
+            answered_at = self._clock.monotonic()
+
+    async def _tell(self, sentence: str) -> None:
+        """Let people know, in the next heartbeat, which comes at once."""
+        self._news.append(sentence)
+        self._news_count += 1
+        try:
+            await self._beat()
+        except StoreError as error:
+            log.warning("heartbeat failed: node=%s error=%s", self.spec.node_id, error)
 
     async def _watch_worker(self, worker: Worker) -> None:
         backoff = Backoff()
@@ -235,6 +282,7 @@ class Agent:
         while True:
             status = await worker.process.wait() if worker.process is not None else None
             log.error("router died: router=%s status=%s", worker.name, status)
+            await self._tell(f"its router {worker.name} died ({in_words(status)}); starting it again")
             await self._end_sessions(self._workers.index(worker))
             await asyncio.sleep(backoff.next(self._clock.monotonic() - started_at))
             started_at = self._clock.monotonic()
@@ -243,6 +291,8 @@ class Agent:
             except StartError as error:
                 log.warning("router not restarted: router=%s error=%s", worker.name, error)
                 await worker.stop()
+            else:
+                await self._tell(f"its router {worker.name} is back")
 
     async def _end_sessions(self, number: int) -> None:
         """A router that is dead sends nothing: whoever waits for its sessions need not wait for their leases to end."""
@@ -272,6 +322,11 @@ class Agent:
     async def _stop(self) -> None:
         """Routers first, so that nothing is served that the server could not answer; then the server."""
         if not self._acting:
+            return
+        if self.spec.leave_running and self._came_up:
+            log.info("left running: node=%s", self.spec.node_id)
+            if self._reservation is not None:
+                self._reservation.release()
             return
         await asyncio.gather(*(worker.stop() for worker in self._workers))
         # Routers of an earlier agent that a start which failed has not come to adopt.

@@ -260,6 +260,14 @@ class MemberServer:
         says = f"; its log {self.log} ends:\n{shown}" if shown else f"; see {self.log}"
         return f"the data server of {self.spec.id} ended while it was starting{how}{says}"
 
+    async def answers(self) -> bool:
+        """Whether the server says anything at all, be it that it is busy or loads."""
+        try:
+            await self._ask([["PING"]])
+        except EngineUnreachable:
+            return False
+        return True
+
     async def stop(self) -> None:
         """End the server; it writes out what it holds first. Returns when it is gone."""
         if self.process is not None:

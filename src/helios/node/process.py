@@ -172,18 +172,28 @@ class Process:
         Cancelling this leaves it with the SIGTERM.
         """
         self.id.send(signal.SIGTERM)
+        # Not wait_for: in Python 3.11 it loses a cancellation that comes with the process's end.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self.wait()
             return
         self.id.send(signal.SIGKILL)
         # A process in uninterruptible sleep cannot be ended by anyone; nobody is helped by waiting for ever.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.wait(), _KILL_WAIT_S)
+            async with asyncio.timeout(_KILL_WAIT_S):
+                await self.wait()
 
 
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def in_words(status: int | None) -> str:
+    """How a process ended, by its exit status."""
+    if status is None:
+        return "nobody knows why"
+    return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 
 def start_process(

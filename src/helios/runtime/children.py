@@ -13,7 +13,7 @@ from pathlib import Path
 
 from helios.errors import StartError
 from helios.node.backoff import Backoff
-from helios.node.process import Process, size_of, start_process, tail
+from helios.node.process import Process, in_words, size_of, start_process, tail
 from helios.runtime.lifecycle import COMPLAINT, say
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Child:
     def __init__(self, spec: ChildSpec) -> None:
         self.spec = spec
         self.process: Process | None = None
+        self.released = False  # it may end, and is not started again then
         self._log_seen = 0
 
     def spawn(self) -> None:
@@ -72,7 +73,7 @@ class Child:
         return f"it ended without a word; see {self.spec.log}{end and ', which ends:'}{end}"
 
     async def keep(self) -> None:
-        """Start it again whenever it dies, and say so. Never returns."""
+        """Start it again whenever it dies, unless it is released, and say so. Never returns."""
         backoff = Backoff(first_s=0.5)
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -80,7 +81,10 @@ class Child:
             assert self.process is not None, "it was spawned"
             status = await self.process.wait()
             log.error("child died: child=%s pid=%d status=%s", self.spec.name, self.process.pid, status)
-            say(f"{self.spec.name} died ({_how(status)}); starting it again")
+            if self.released:
+                say(f"{self.spec.name} has ended ({in_words(status)}); it is not started again, since it has left")
+                await asyncio.Event().wait()
+            say(f"{self.spec.name} died ({in_words(status)}); starting it again")
             while True:
                 await asyncio.sleep(backoff.next(loop.time() - began))
                 began = loop.time()
@@ -102,9 +106,3 @@ class Child:
         """End it at once."""
         if self.process is not None:
             self.process.id.send(signal.SIGKILL)
-
-
-def _how(status: int | None) -> str:
-    if status is None:
-        return "nobody knows why"
-    return f"signal {-status}" if status < 0 else f"exit status {status}"

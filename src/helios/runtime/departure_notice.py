@@ -1,14 +1,19 @@
-"""Telling the person at a terminal that a node has left the cluster."""
+"""Telling the person at a terminal what becomes of nodes: that one has left, and what their agents report."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
+from helios.errors import StoreError
+from helios.model.codec import decode
 from helios.model.topology import Topology
 from helios.ports.store import Store
-from helios.stores.following import followed
-from helios.stores.records import TOPOLOGY
+from helios.stores.following import followed, updates
+from helios.stores.records import AGENTS, TOPOLOGY, AgentRecord
+
+_RETRY_S = 1.0
 
 
 async def tell_of_departure(store: Store, tell: Callable[[str], None]) -> None:
@@ -20,3 +25,26 @@ async def tell_of_departure(store: Store, tell: Callable[[str], None]) -> None:
             for node_id in sorted(present - now):
                 tell(node_id)
             present = now
+
+
+async def tell_news(store: Store, tell: Callable[[str], None]) -> None:
+    """For ever: call `tell` with what the agents report from now on: deaths, hangs and returns of what they run."""
+    known: dict[str, tuple[int, int]] = {}  # of each node its agent's pid and how much of its news is known
+    first = True
+    while True:
+        try:
+            async with aclosing(updates(store, AGENTS)) as following:
+                async for update in following:
+                    for event in update.events:
+                        if event.value is None:
+                            continue
+                        record = decode(AgentRecord, event.value)
+                        pid, count = known.get(record.node, (record.pid, record.news_count if first else 0))
+                        fresh = record.news_count - (count if pid == record.pid else 0)
+                        known[record.node] = record.pid, record.news_count
+                        for sentence in record.news[max(0, len(record.news) - fresh) :] if fresh > 0 else ():
+                            tell(f"{record.node}: {sentence}")
+                    first = False
+            return
+        except StoreError:
+            await asyncio.sleep(_RETRY_S)

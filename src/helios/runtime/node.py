@@ -37,12 +37,16 @@ from helios.stores.records import TOPOLOGY, read_record
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
-    """What the command line says; `child`: started by `helios up`, and to end with it."""
+    """What the command line says; `child`: started by `helios up`, and to end with it.
+
+    With `leave_running` its end leaves its data server and routers to the next start.
+    """
 
     node_id: str
     listen: Address
     zone: str = ""
     child: bool = False
+    leave_running: bool = False
 
 
 def run_node(options: NodeOptions, read: SettingsRead, source: SettingsSource | None) -> None:
@@ -155,6 +159,7 @@ def _spec(options: NodeOptions, settings: Settings) -> AgentSpec:
         server=settings.atlas.server,
         version=version("helios"),
         reserved=options.child,
+        leave_running=options.leave_running,
     )
 
 

@@ -26,7 +26,7 @@ from helios.runtime.agreement import agree, follow
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.children import Child, ChildSpec, helios_command
 from helios.runtime.clock import SystemClock
-from helios.runtime.departure_notice import tell_of_departure
+from helios.runtime.departure_notice import tell_news, tell_of_departure
 from helios.runtime.founding import bring_in
 from helios.runtime.handover import hand_over
 from helios.runtime.lifecycle import complain, run, say, tell
@@ -157,11 +157,17 @@ class Up:
         )
         followed = follow(self._store, self._settings, lambda now: adjust_logging(now.logging))
         left = tell_of_departure(self._store, self._farewell)
-        await together([followed, left, reloader.run(self.reload), StalledWriterWatch(self._data).watch()])
+        news = tell_news(self._store, tell)
+        await together([followed, left, news, reloader.run(self.reload), StalledWriterWatch(self._data).watch()])
 
     def _farewell(self, left: str) -> None:
-        if any(child.spec.name == left for child in self._children):
-            tell(f"{left} has left the cluster and holds no keys any more: its processes end with this one")
+        for child in self._children:
+            if child.spec.name == left and child.process is not None:
+                child.released = True
+                tell(
+                    f"{left} has left the cluster and holds no keys any more: it ends with this process, or now by "
+                    f"`kill {child.process.pid}`"
+                )
 
     def _spawn(self, spec: ChildSpec) -> Child:
         child = Child(spec)

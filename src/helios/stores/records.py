@@ -69,7 +69,10 @@ class SessionRecord:
 
 @dataclass(frozen=True, slots=True)
 class AgentRecord:
-    """A node's heartbeat: when it was last heard of (Unix seconds) and how to reach it."""
+    """A node's heartbeat: when it was last heard of (Unix seconds) and how to reach it.
+
+    `news` are the last sentences that its agent has for people, of `news_count` since the agent's start.
+    """
 
     node: str
     address: Address
@@ -78,6 +81,8 @@ class AgentRecord:
     ready: bool = True
     pid: int = 0
     version: str = ""
+    news: tuple[str, ...] = ()
+    news_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
