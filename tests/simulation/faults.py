@@ -57,6 +57,10 @@ class Faults:
             pair = self._random.choice(topology.transition.pairs)
             soon_s = self._random.choice(_SOON_S)
             loop.send_later(self._random.uniform(0, soon_s), self._lose_keys, self._world.servers[pair.target])
+        servers = self._world.servers
+        if any(not servers[pair.target].acl for pair in topology.transition.pairs) and self._random.random() < 0.7:
+            # Whoever wakes too late can be ended nowhere there.
+            loop.send_later(self._random.uniform(0, 0.3), self._make_zombie)
         if self._random.random() < scenario.fault_at_phase:
             pair = self._random.choice(topology.transition.pairs)
             near = self._random.choice((pair.source, pair.target))
@@ -69,6 +73,9 @@ class Faults:
         choice = random.random()
         if world.scenario.danger is Danger.ZOMBIES and choice < 0.6:
             self._make_zombie()
+        elif world.scenario.danger is Danger.STALLS and choice < 0.6:
+            owners = [shard.id for shard in world.invariants.topology.shards]
+            self._stall(world.servers[random.choice(owners)] if owners else random.choice(list(world.servers.values())))
         elif choice < (0.7 if world.scenario.danger is Danger.POWER else 0.35):
             self._hurt_server(world.servers[near] if near else random.choice(list(world.servers.values())))
         elif choice < 0.85:
@@ -102,7 +109,7 @@ class Faults:
         if Edge.LOSING in edges and random.random() < 0.3:
             self._lose_keys(server)
             return
-        if self._world.scenario.room_bytes < _LITTLE_ROOM and random.random() < 0.3:
+        if self._world.scenario.room_bytes < _LITTLE_ROOM and random.random() < 0.4:
             self._stall(server)
             return
         if Edge.SEVERAL in edges and random.random() < 0.15:
@@ -135,13 +142,16 @@ class Faults:
         When the server goes on, what that router has left is old, and leaves when it wakes.
         """
         random, world = self._random, self._world
+        if not server.up or server.frozen:
+            return
         router = random.choice(world.routers)
         stands_s = random.uniform(0.2, 1.5)
         self._stop(server, stands_s)
         if router.alive and not router.process.frozen:
             after_s = stands_s * random.uniform(0.3, 0.9)
-            sleeps_s = stands_s + world.scenario.session_ttl_s * random.uniform(0.3, 1.5)
+            sleeps_s = stands_s + world.scenario.session_ttl_s * random.uniform(0.3, 1.2) + random.uniform(0.0, 3.0)
             world.loop.send_later(after_s, self._freeze_if_awake, router, sleeps_s)
+            world.operator.wish(server.shard)
 
     def _freeze_if_awake(self, actor: Actor, duration_s: float) -> None:
         if actor.alive and not actor.process.frozen:
@@ -189,7 +199,9 @@ class Faults:
         """Whoever reigns wakes after another has taken over."""
         actor = self._reigning()
         if actor is not None and not actor.process.frozen:
-            self._freeze(actor, self._world.scenario.settings.coordinator.lease_ttl * self._random.uniform(1.1, 2.5))
+            scenario = self._world.scenario
+            longer_s = self._random.uniform(0.0, 4.0) if Edge.PLAIN in scenario.edges else 0.0
+            self._freeze(actor, scenario.settings.coordinator.lease_ttl * self._random.uniform(1.1, 2.5) + longer_s)
 
     def _freeze(self, actor: Actor, duration_s: float) -> None:
         actor.freeze()

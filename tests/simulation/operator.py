@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from random import Random
+from typing import TYPE_CHECKING
 
 from tests.simulation.actors import Actor
 from tests.simulation.scenario import Edge
@@ -13,6 +14,9 @@ from tests.simulation.scenario import Edge
 from helios.admin.client import Admin
 from helios.errors import HeliosError
 from helios.model.topology import NodeState
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
 
 # What operators ask for, and how often.
 _DEEDS = {
@@ -39,10 +43,21 @@ _SETTINGS = (
 )
 _REQUEST_TIMEOUT_S = 2.0
 _FIRST_AFTER_S = 0.4
+_WHOLE = 0.7  # how often everything is to move from where routers are held up
 
 
 class Operator(Actor):
     """Whoever changes the cluster: a verb now and then, at random."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self._source = ""  # whose keys are to move next
+        self._wished = asyncio.Event()
+
+    def wish(self, source: str) -> None:
+        """Let this shard's keys move soon."""
+        self._source = source
+        self._wished.set()
 
     async def _main(self) -> None:
         world = self.world
@@ -54,7 +69,11 @@ class Operator(Actor):
         while self._goes_on():
             await self._verb(admin, random, first)
             first = None
-            await asyncio.sleep(random.expovariate(1 / world.scenario.verb_every_s))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(random.expovariate(1 / world.scenario.verb_every_s)):
+                    await self._wished.wait()
+                    self._wished.clear()
+                    first = "migrate"
         await asyncio.Event().wait()
 
     def _goes_on(self) -> bool:
@@ -77,11 +96,19 @@ class Operator(Actor):
         nodes = world.invariants.topology.nodes
         members = [node.id for node in nodes]
         one, other = random.choice(members or ids), random.choice(members or ids)
-        if Edge.IMPORTS in world.scenario.edges and random.random() < 0.3:
+        wished = self._source in members
+        if wished:
+            one, self._source = self._source, ""
+        elif Edge.IMPORTS in world.scenario.edges and random.random() < 0.3:
             deed = "add"
         match deed:
             case "migrate":
-                pattern = random.choice(("*", "user:*", "cart:*", "*:1:*", "n:*", "*[02468]", "session:*"))
+                whole = _WHOLE if wished else 0
+                pattern = (
+                    "*"
+                    if random.random() < whole
+                    else random.choice(("*", "user:*", "cart:*", "*:1:*", "n:*", "*[02468]", "session:*"))
+                )
                 return f"migrate {one} {other} {pattern}", admin.migrate(one, other, pattern)
             case "add":
                 one = random.choice([shard for shard in ids if shard not in members] or ids)

@@ -8,13 +8,14 @@ from unittest.mock import patch
 
 from tests.simulation.invariants import Invariants
 
-from helios.coordinator.access import Access
+from helios.coordinator.access import Access, Identity
 from helios.coordinator.changes import Follower
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.shard_copier import ShardCopier
 from helios.coordinator.transition_runner import TransitionRunner
 from helios.engines.memory import MemoryEngine
+from helios.errors import EngineDenied
 from helios.model.topology import Member, NodeKind
 from helios.ports.engine import ChangeStream, Engine
 from helios.ports.store import Compare, Delete, Put
@@ -100,7 +101,29 @@ async def _grouped_streams(source: Engine, target: Engine, keys: Collection[byte
     return {key for key, state in zip(sorted(keys), states, strict=True) if state is not None and state.groups}
 
 
+async def _open_as_default(self: Access, member: Member, identity: Identity) -> Engine:
+    try:
+        return await _open(self, member, identity)
+    except EngineDenied:
+        return await self.administer(member)
+
+
+async def _fenceable(self: Access, member: Member) -> str:
+    return ""
+
+
+@contextmanager
+def _movers_as_default() -> Iterator[None]:
+    with patch.object(Access, "open", _open_as_default), patch.object(Access, "unfenceable", _fenceable):
+        yield
+
+
+async def _registered_nowhere(self: MemoryEngine, register: bytes) -> set[bytes]:
+    return set()
+
+
 _made = Session._made
+_open = Access.open
 _changes = MemoryEngine.changes
 
 PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
@@ -122,4 +145,8 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "target-unwatched": lambda: patch.object(MemoryEngine, "changes", _changes_of_sources),
     # Of what changes in a stream unnamed, only consumer groups are thought of.
     "streams-half-known": lambda: patch("helios.coordinator.shard_copier.differing_streams", _grouped_streams),
+    # Where nobody can make users, coordinators are the default user, and nobody ends what they have sent.
+    "movers-as-default": _movers_as_default,
+    # Which keys of an import their owners have had already is not asked after a crash.
+    "imports-unregistered": lambda: patch.object(MemoryEngine, "registered", _registered_nowhere),
 }

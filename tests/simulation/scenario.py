@@ -17,6 +17,7 @@ class Danger(StrEnum):
     MIXED = "mixed"
     POWER = "power"  # servers lose what is not on their disks
     ZOMBIES = "zombies"  # coordinators freeze and wake when they have been replaced
+    STALLS = "stalls"  # external servers stand still, and routers wake with commands that they should have sent before
     SLOW = "slow"  # the store takes its time, and many keys end by themselves meanwhile
 
 
@@ -44,7 +45,7 @@ class Edge(StrEnum):
 
 
 # Those that show faults which are not mended yet. They occur only where the command line asks for them.
-WAITING: set[Edge] = {Edge.PLAIN, Edge.IMPORTS}
+WAITING: set[Edge] = set()
 _OFTEN = {
     Edge.EXTERNAL: 0.3,
     Edge.PLAIN: 0.1,
@@ -59,7 +60,7 @@ _OFTEN = {
 }
 _SERVERS_MAX = 5
 SKEW_S = 0.2  # at most, of a server's clock
-_DANGERS = (Danger.MIXED, Danger.POWER, Danger.ZOMBIES, Danger.SLOW, Danger.MIXED)
+_DANGERS = (Danger.MIXED, Danger.POWER, Danger.ZOMBIES, Danger.SLOW, Danger.STALLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,9 @@ def danger_of(seed: int) -> Danger:
 
 def _kind(random: Random, edges: frozenset[Edge]) -> ServerKind:
     choice = random.random()
-    if Edge.PLAIN in edges and choice < 0.5:
+    if Edge.PLAIN in edges and choice < 0.7:
         return ServerKind.PLAIN
-    if Edge.EXTERNAL in edges and choice > 0.4:
+    if Edge.EXTERNAL in edges and choice > 0.3:
         return ServerKind.EXTERNAL
     return ServerKind.SUPERVISED
 
@@ -144,7 +145,9 @@ def choose(seed: int) -> Scenario:
     # What has come later has a source of its own, so that the rest of a seed's life stays what it was.
     edges = Random(f"{seed}/edges")
     drawn = frozenset(edge for edge, often in _OFTEN.items() if edges.random() < often)
-    if zombies and edges.random() < 0.3:
+    if danger is Danger.STALLS:
+        drawn |= {Edge.EXTERNAL}
+    if zombies and edges.random() < 0.4:
         drawn |= {Edge.PLAIN}  # which those who wake too late could hurt most
     skew_s = SKEW_S if Edge.CLOCKS in drawn - WAITING else 0.0
     return Scenario(
@@ -172,12 +175,15 @@ def choose(seed: int) -> Scenario:
         hold_timeout_s=random.choice((2.0, 5.0)),
         danger=danger,
         brief=brief,
-        room_bytes=edges.choice((1 << 20, 1 << 20, 100, 300)),
+        room_bytes=edges.choice(
+            (20, 60) if danger is Danger.STALLS else (1 << 20, 1 << 20, 20, 60)
+        ),  # a command has 30 or more
         registers=edges.choice((0, 1, 2)),
         pairs=edges.choice((0, 0, 1)),
         queues=edges.choice((0, 0, 1)),
         streams_per_client=edges.choice((0, 1, 1)) + (Edge.XSETID in drawn - WAITING),
         edges=drawn - WAITING,
-        kinds=tuple(_kind(edges, drawn - WAITING) for _ in range(_SERVERS_MAX)),
+        # The first server may always be a target.
+        kinds=(ServerKind.SUPERVISED, *(_kind(edges, drawn - WAITING) for _ in range(_SERVERS_MAX - 1))),
         skews_s=tuple(edges.uniform(-skew_s, skew_s) for _ in range(_SERVERS_MAX)),
     )

@@ -8,16 +8,20 @@ from tests.simulation.running import simulate
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    ("plant", "first", "step", "lives"),
+    ("plant", "first", "step", "lives", "edge"),
     [
-        ("switch-unacknowledged", 0, 1, 300),
-        # Every fifth life is about power cuts, every fifth about coordinators that wake too late.
-        ("sweep-before-durable", 1, 5, 300),
-        ("late-restore-of-zombie", 2, 5, 200),
+        ("switch-unacknowledged", 0, 1, 300, ""),
+        # Each fifth life is about power cuts, about coordinators that wake too late, about servers that stall.
+        ("sweep-before-durable", 1, 5, 300, ""),
+        ("late-restore-of-zombie", 2, 5, 200, ""),
+        ("external-as-default", 4, 5, 400, ""),
+        ("target-unwatched", 0, 1, 2000, "losing"),
+        ("imports-unregistered", 0, 1, 2000, "imports"),
     ],
 )
-def test_a_planted_bug_is_found(plant: str, first: int, step: int, lives: int) -> None:
-    run = simulate("--first", first, "--step", step, "--count", lives, "--plant", plant, "--stop-at-first")
+def test_a_planted_bug_is_found(plant: str, first: int, step: int, lives: int, edge: str) -> None:
+    which: list[str | int] = ["--first", first, "--step", step, "--count", lives, *(["--only", edge] if edge else [])]
+    run = simulate(*which, "--plant", plant, "--stop-at-first")
     assert run.failures, f"not found in {lives} lives: {run.said}"
     seed, what = next(iter(run.failures.items()))
     again = simulate("--seed", seed, "--plant", plant)

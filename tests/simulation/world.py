@@ -133,6 +133,7 @@ class World:
         self.loop.network = self.network = RespNetwork(self.addresses, scenario.room_bytes)
         self.coordinators = [CoordinatorActor(self, f"coordinator-{n + 1}") for n in range(scenario.coordinators)]
         self.routers = [RouterActor(self, f"router-{n + 1}") for n in range(scenario.routers)]
+        self.operator = Operator(self, "operator")
         self.faults = Faults(self)
         self._over: asyncio.Future[None] = self.loop.create_future()
 
@@ -290,14 +291,13 @@ class World:
 
     async def _live(self) -> None:
         await self._found()
-        operator = Operator(self, "operator")
-        operator.start()
+        self.operator.start()
         clients = [self.loop.create_task(client.run()) for client in self.clients]
         watching = [self.loop.create_task(self._sync_disks()), self.loop.create_task(self._watch_fences())]
         await self.faults.run()
         await self.faults.mended.wait()
         self.note("the trouble is over")
-        for actor in (*self.coordinators, *self.routers, operator):
+        for actor in (*self.coordinators, *self.routers, self.operator):
             actor.store.late = actor.store.very_late = 0.0
         await asyncio.sleep(_SETTLE_S / 4 if self.scenario.brief else _SETTLE_S)
         self.serving = False
