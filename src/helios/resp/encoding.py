@@ -11,9 +11,10 @@ NULL_ARRAY = {2: b"*-1\r\n", 3: b"_\r\n"}
 EMPTY_ARRAY = b"*0\r\n"
 
 
-def error_reply(message: str) -> bytes:
+def error_reply(message: str | bytes) -> bytes:
     """An error reply; the first word of the message is its code. Line breaks become spaces."""
-    return b"-" + message.replace("\r", " ").replace("\n", " ").encode("utf-8", "replace") + b"\r\n"
+    text = message.encode("utf-8", "replace") if isinstance(message, str) else message
+    return b"-" + text.replace(b"\r", b" ").replace(b"\n", b" ") + b"\r\n"
 
 
 def simple(text: str) -> bytes:
@@ -29,6 +30,11 @@ def integer(value: int) -> bytes:
 def bulk(value: bytes) -> bytes:
     """A bulk string reply."""
     return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+def verbatim(text: bytes, protocol: int) -> bytes:
+    """A text for people: a verbatim string where the protocol has them."""
+    return b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text) if protocol == 3 else bulk(text)
 
 
 def array(encoded: Sequence[bytes]) -> bytes:

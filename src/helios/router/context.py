@@ -51,6 +51,7 @@ class RouterContext(Identities, Protocol):
     heavy: HeavyCommands
     rate_meter: RateMeter
     started_at: float
+    port: int
     commands: int
 
     @property

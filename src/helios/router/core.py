@@ -97,6 +97,7 @@ class Router:
         self._watching: asyncio.Task[None] | None = None
         self.started_at = clock.monotonic()
         self.product: dict[bytes, bytes] = {}
+        self.port = 0  # where it serves clients; 0 where it does not
         self.holding = Holding(
             options.hold_timeout_s, lambda took_s: self.slowlog.note(HELD, self.clock.wall(), took_s)
         )
@@ -235,7 +236,8 @@ class Router:
         except OSError as error:
             raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
         self._servers.append(server)
-        return int(server.sockets[0].getsockname()[1])
+        self.port = int(server.sockets[0].getsockname()[1])
+        return self.port
 
     async def execute(self, argv: list[bytes]) -> bytes:
         """The raw RESP2 reply to one command, errors included; held commands wait as a client's do."""

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from helios.errors import HeliosError
-from helios.resp.encoding import bulk
-from helios.router.commands.keyspace import count_keys
+from helios.resp.encoding import verbatim
+from helios.router.commands.keyspace import count_keys, decoded
 from helios.router.context import RouterContext
 from helios.router.errors import ErrorReply
 from helios.router.frontend.limits import MEMORY, SLOW_READER
 from helios.router.pubsub.subscriptions import Kind
 from helios.router.stats.latency import latency_of
+from helios.router.stats.merged_info import Info, Section, merged, parsed
 
 # What is said as long as no server has been heard: the version that Valkey itself gives to Redis clients.
 _REDIS_VERSION = "7.2.4"
-_DEFAULT = (
-    "server",
-    "helios",
-    "clients",
-    "memory",
-    "persistence",
-    "stats",
-    "replication",
-    "cpu",
-    "cluster",
-    "errorstats",
-    "keyspace",
-)
-_EXTRA = ("commandstats", "latencystats")  # given where they are asked for
+# How long a server may take to say its part; one that does not is left out and named.
+_REQUEST_TIMEOUT_S = 1.0
 # Of this router's own clients: each router counts those that it has.
 _SUBSCRIBED = {
     "pubsub_channels": Kind.CHANNEL,
@@ -46,21 +38,39 @@ def redis_version(router: RouterContext) -> str:
     return router.product.get(b"redis_version", _REDIS_VERSION.encode()).decode()
 
 
+def product(router: RouterContext) -> tuple[str, str]:
+    """The servers' product and its version, as HELLO gives them; a Redis of old as long as none has been heard."""
+    told = router.product
+    if b"valkey_version" in told:
+        return told.get(b"server_name", b"valkey").decode(), told[b"valkey_version"].decode()
+    return "redis", redis_version(router)
+
+
+async def learn_product(router: RouterContext) -> None:
+    """See to it that the product is known, where a server says it."""
+    if not router.product and router.reason() is None:
+        await _told(router, ["server"])
+
+
 def _server(router: RouterContext) -> Fields:
-    product = {name.decode(): value.decode() for name, value in router.product.items() if name != b"run_id"}
-    uptime_s = int(router.clock.monotonic() - router.started_at)
+    now, uptime_s = router.clock.wall(), int(router.clock.monotonic() - router.started_at)
+    port = router.port
     return {
         "redis_version": redis_version(router),
-        **{name: value for name, value in sorted(product.items()) if name != "redis_version"},
         "redis_mode": "standalone",
         "helios_node": router.options.node,
         "helios_version": router.options.version,
-        "os": sys.platform,
-        "arch_bits": 64,
+        "os": " ".join(os.uname()[i] for i in (0, 2, 4)),
         "process_id": os.getpid(),
+        "process_supervised": "no",
         "run_id": router.session_id.rjust(40, "0"),
+        "tcp_port": port,
+        "server_time_usec": int(now * 1_000_000),
         "uptime_in_seconds": uptime_s,
         "uptime_in_days": uptime_s // 86400,
+        "executable": sys.executable,
+        "config_file": "",
+        "listener0": f"name=tcp,bind=*,port={port}",
     }
 
 
@@ -76,6 +86,7 @@ def _helios(router: RouterContext) -> Fields:
         "held_clients": len(router.holding),
         "held_commands_total": router.holding.total,
         "unclean_shards": len(router.unclean),
+        "router_memory_rss": resident_bytes(),
     }
 
 
@@ -94,15 +105,7 @@ def _clients(router: RouterContext) -> Fields:
 
 
 def _memory(router: RouterContext) -> Fields:
-    used = resident_bytes()
-    return {
-        "used_memory": used,
-        "used_memory_human": f"{used / (1 << 20):.2f}M",
-        "used_memory_rss": used,
-        "mem_clients_normal": router.client_limits.held_bytes,
-        "maxmemory": 0,
-        "maxmemory_policy": "noeviction",
-    }
+    return {"mem_clients_normal": router.client_limits.held_bytes}
 
 
 def resident_bytes() -> int:
@@ -136,11 +139,25 @@ def _persistence(router: RouterContext) -> Fields:
 
 def _cpu(router: RouterContext) -> Fields:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return {"used_cpu_sys": f"{used.ru_stime:.6f}", "used_cpu_user": f"{used.ru_utime:.6f}"}
+    return {"router_cpu_sys": f"{used.ru_stime:.6f}", "router_cpu_user": f"{used.ru_utime:.6f}"}
 
 
 def _replication(router: RouterContext) -> Fields:
-    return {"role": "master", "connected_slaves": 0, "master_repl_offset": 0}
+    """Of a server without replicas: to clients, a router is one."""
+    return {
+        "role": "master",
+        "connected_slaves": 0,
+        "replicas_waiting_psync": 0,
+        "master_failover_state": "no-failover",
+        "master_replid": "0" * 40,
+        "master_replid2": "0" * 40,
+        "master_repl_offset": 0,
+        "second_repl_offset": -1,
+        "repl_backlog_active": 0,
+        "repl_backlog_size": 0,
+        "repl_backlog_first_byte_offset": 0,
+        "repl_backlog_histlen": 0,
+    }
 
 
 def _cluster(router: RouterContext) -> Fields:
@@ -171,43 +188,92 @@ def _latencystats(router: RouterContext) -> Fields:
     return fields
 
 
+def _nothing(router: RouterContext) -> Fields:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """A part of INFO: what the router says itself, over what its servers say where that is asked for."""
+
+    title: str
+    own: Callable[[RouterContext], Fields] = _nothing
+    told: bool = True  # whether servers are asked for it
+    usual: bool = True  # whether it is given where none is named
+
+
 _SECTIONS = {
-    "server": _server,
-    "helios": _helios,
-    "clients": _clients,
-    "memory": _memory,
-    "persistence": _persistence,
-    "stats": _stats,
-    "replication": _replication,
-    "cpu": _cpu,
-    "cluster": _cluster,
-    "commandstats": _commandstats,
-    "errorstats": _errorstats,
-    "latencystats": _latencystats,
+    section.title.replace(" ", "").lower(): section
+    for section in (
+        _Section("Server", _server),
+        _Section("Helios", _helios, told=False),
+        _Section("Clients", _clients),
+        _Section("Memory", _memory),
+        _Section("Persistence", _persistence),
+        _Section("Stats", _stats),
+        _Section("Replication", _replication, told=False),
+        _Section("CPU", _cpu),
+        _Section("Modules"),
+        _Section("Commandstats", _commandstats, told=False, usual=False),
+        _Section("Errorstats", _errorstats, told=False),
+        _Section("Latencystats", _latencystats, told=False, usual=False),
+        _Section("Cluster", _cluster, told=False),
+        _Section("Scripting Engines", usual=False),
+        _Section("Keyspace"),
+    )
 }
 
 
 async def reply(router: RouterContext, protocol: int, wanted: list[str]) -> bytes:
     """The INFO reply with the sections that are wanted; the usual ones where none is named."""
-    usual = not wanted or {"all", "everything", "default"} & set(wanted)
-    names = [name for name in _DEFAULT if usual or name in wanted]
-    names += [name for name in _EXTRA if name in wanted or {"all", "everything"} & set(wanted)]
+    everything = bool({"all", "everything"} & set(wanted))
+    usual = not wanted or "default" in wanted
+    named = [name for name, section in _SECTIONS.items() if everything or (usual and section.usual) or name in wanted]
+    told: Info = {}
+    silent: list[str] = []
+    if any(_SECTIONS[name].told for name in named):
+        told, silent = await _told(router, [name for name in named if _SECTIONS[name].told])
     parts: list[str] = []
-    for name in names:
-        fields = await _keyspace(router) if name == "keyspace" else _SECTIONS[name](router)
-        lines = "".join(f"{field}:{value}\r\n" for field, value in fields.items())
-        parts.append(f"# {name.capitalize()}\r\n{lines}")
-    text = "\r\n".join(parts).encode()
-    return b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text) if protocol == 3 else bulk(text)
+    for name in named:
+        section = _SECTIONS[name]
+        fields: Fields = {**told.get(name, {}), **section.own(router)}
+        if name == "keyspace":
+            fields = await _keyspace(router, told.get(name, {}))
+        elif name == "server" and silent:
+            fields["silent_shards"] = ",".join(silent)
+        parts.append(f"# {section.title}\r\n" + "".join(f"{field}:{value}\r\n" for field, value in fields.items()))
+    return verbatim("\r\n".join(parts).encode(), protocol)
 
 
-async def _keyspace(router: RouterContext) -> Fields:
-    """The number of keys; nothing where a shard does not say."""
+async def _told(router: RouterContext, sections: list[str]) -> tuple[Info, list[str]]:
+    """What the servers say together, and the shards that say nothing."""
+    if router.reason() is not None:
+        return {}, []
+    command = [b"INFO", *(name.encode() for name in sections)]
+    asked = {shard.id: router.pool.ask(shard.id, command) for shard in router.topology.shards}
+    if asked:
+        await asyncio.wait(asked.values(), timeout=_REQUEST_TIMEOUT_S)
+    texts = {shard: decoded(reply.result()) for shard, reply in asked.items() if _is_heard(reply)}
+    silent = [shard for shard in asked if shard not in texts]
+    return merged([parsed(text) for text in texts.values()]), silent
+
+
+def _is_heard(reply: asyncio.Future[bytes]) -> bool:
+    return reply.done() and reply.result()[:1] == b"$"
+
+
+async def _keyspace(router: RouterContext, told: Section) -> Fields:
+    """The number of keys, each counted where it is owned; nothing where a shard does not say."""
     try:
         keys = await count_keys(router)
     except (ErrorReply, HeliosError):
         return {}
-    return {"db0": f"keys={keys},expires=0,avg_ttl=0"} if keys else {}
+    if not keys:
+        return {}
+    others = dict(part.partition("=")[::2] for part in told.get("db0", "expires=0,avg_ttl=0").split(","))
+    # Copies that are not owned yet, or no longer, count among the servers' expires.
+    others |= {"keys": str(keys), "expires": str(min(int(others["expires"]), keys))}
+    return {"db0": ",".join(f"{name}={value}" for name, value in {"keys": "", **others}.items())}
 
 
 def parameters(router: RouterContext) -> dict[str, str]:
