@@ -16,8 +16,8 @@ import hiredis
 NAMED_RULES = {
     "sort": "sort",
     "sort_ro": "1",
-    "georadius": "store",
-    "georadiusbymember": "store",
+    "georadius": "place",
+    "georadiusbymember": "member",
     "xread": "streams",
     "xreadgroup": "streams",
     "migrate": "",

@@ -70,6 +70,14 @@ async def test_who_has_not_logged_in() -> None:
     assert "no users are configured" in str(refusal.refusal([b"PING"]))
 
 
+async def test_without_users_the_default_user_takes_any_password() -> None:
+    assert await authenticator().login("default", b"whatever", "x") is OWNER
+    with pytest.raises(WrongPassword):
+        await authenticator().login("bob", b"whatever", "x")
+    with pytest.raises(WrongPassword):
+        await authenticator(exposed=True).login("default", b"whatever", "x")
+
+
 async def test_logins_are_by_name_and_password() -> None:
     here = authenticator(ADMIN, READER, ANYBODY)
     alice = await here.login("alice", b"a", "x")

@@ -4,7 +4,7 @@ import pytest
 
 from helios.errors import InvalidInput
 from helios.resp.commands import TABLE, How, find, key_positions, looked_up, objection
-from helios.resp.keys import compile_keys, key_range
+from helios.resp.keys import Malformed, compile_keys, key_range
 
 
 def split(line: str) -> list[bytes]:
@@ -43,16 +43,44 @@ def test_key_ranges(notation: str, expected: tuple[int, int, int]) -> None:
     "line",
     [
         "sort k store d BY nosort STORE e",
-        "georadius k 1 1 1 km STORE x STOREDIST d",
-        "georadiusbymember k m 1 km STORE d storedist e",
+        "georadius k 1 1 1 km STORE x STOREDIST e",
+        "georadiusbymember k m 1 km STORE d count 1 storedist e",
     ],
 )
-def test_every_destination_counts_where_a_word_is_given_twice(line: str) -> None:
+def test_the_last_destination_counts_where_a_word_is_given_twice(line: str) -> None:
     argv = split(line)
     command = find(argv[0])
     assert command is not None
-    named = {argv[position] for position in key_positions(command, argv)}
-    assert {argv[i + 1] for i, word in enumerate(argv) if word.upper() in (b"STORE", b"STOREDIST")} <= named
+    assert [argv[position] for position in key_positions(command, argv)] == [b"k", b"e"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "xread streams a",
+        "xread streams a b 0",
+        "xread count x streams a 0",
+        "xreadgroup group g c block 0.5 streams a >",
+        "lmpop x a left",
+        "eval x -1",
+        "zunion 2 a",
+        "msetnx a 1 b",
+    ],
+)
+def test_what_no_server_takes_can_be_sent_to_any(line: str) -> None:
+    command = find(split(line)[0])
+    assert command is not None
+    with pytest.raises(Malformed):
+        key_positions(command, split(line))
+
+
+def test_arguments_of_a_newer_server_are_not_sent_to_any() -> None:
+    for line in ("xread nonsense streams a 0", "sort a nonsense store b", "georadius k 1 1 1 km nonsense store d"):
+        command = find(split(line)[0])
+        assert command is not None
+        with pytest.raises(InvalidInput) as caught:
+            key_positions(command, split(line))
+        assert not isinstance(caught.value, Malformed)
 
 
 @pytest.mark.parametrize("line", ["xread streams a", "xread count 1", "xread nonsense streams a 0", "lmpop x a left"])
@@ -67,6 +95,7 @@ def test_arguments_that_cannot_be_right(line: str) -> None:
     ("line", "reason"),
     [
         ("copy a b db 0 replace", None),
+        ("copy a b db x db -1", None),
         ("copy a b db 0 db 1", "'COPY ... DB' is refused: Helios has one database, number 0"),
         ("sort a get d_*", None),
     ],

@@ -9,6 +9,7 @@ from helios.errors import InvalidInput
 from helios.model.users import Role, User
 from helios.placement.glob import globs_of
 from helios.resp.commands import TABLE, Command, How, find, find_subcommand, key_positions
+from helios.resp.keys import Malformed
 
 NOAUTH = "Authentication required."
 
@@ -42,8 +43,10 @@ def _names(text: str) -> frozenset[str]:
 # Commands with keys are told apart by the servers' own flag; all others, and a few with keys, by name.
 _BY_NAME: dict[Need, frozenset[str]] = {
     Need.LOGIN: _names("auth hello quit reset"),
-    Need.ANY: _names("""acl|whoami client|caching client|getname client|getredir client|id client|info client|no-evict
-        client|no-touch client|reply client|setinfo client|setname client|trackinginfo discard echo exec info lolwut
+    Need.ANY: _names("""acl|cat acl|genpass acl|whoami client|caching client|capa client|getname client|getredir
+        client|id client|info
+        client|no-evict client|no-touch client|reply client|setinfo client|setname client|trackinginfo
+        discard echo exec info lolwut
         module|list multi ping punsubscribe role select sunsubscribe time unsubscribe unwatch wait waitaof
         client command command|count command|docs command|getkeys command|getkeysandflags command|info command|list
         config function latency memory object pubsub script slowlog commandlog xgroup xinfo"""),
@@ -139,6 +142,8 @@ class Rights:
             return f"ERR wrong number of arguments for '{command.name}' command"
         try:
             positions = key_positions(command, argv)
+        except Malformed:
+            return None  # no server carries it out
         except InvalidInput as error:
             return f"ERR {error}"
         keys = [argv[position] for position in positions] or argv[_CHANNELS.get(command.name, slice(0, 0))]

@@ -63,12 +63,14 @@ def _names(text: str) -> frozenset[str]:
 
 
 _SPLIT = frozenset(("mget", "mset", "del", "unlink", "exists", "touch"))
-_ANYWHERE = _names("command|getkeysandflags lolwut object|help xinfo|help xgroup|help")
+_ANYWHERE = _names("""acl|cat acl|genpass command|getkeys command|getkeysandflags lolwut
+    object|help xinfo|help xgroup|help""")
 _ROUTER = _names("""ping echo hello auth quit reset select time info dbsize scan keys randomkey flushall flushdb
     acl|whoami role module|list
-    command command|count command|info command|docs command|list command|getkeys command|help
-    client|id client|setname client|getname client|setinfo client|info client|list client|no-evict client|no-touch
-    client|kill client|unblock client|reply client|tracking client|trackinginfo client|getredir client|caching
+    command command|count command|info command|docs command|list command|help acl|help module|help
+    client|capa client|id client|setname client|getname client|setinfo client|info client|list client|no-evict
+    client|no-touch client|kill client|unblock client|reply client|tracking client|trackinginfo
+    client|getredir client|caching
     client|help config|help memory|doctor memory|malloc-stats memory|purge memory|help wait
     slowlog|get slowlog|len slowlog|reset slowlog|help
     latency|doctor latency|graph latency|help latency|histogram latency|history latency|latest latency|reset
@@ -80,7 +82,7 @@ _ROUTER = _names("""ping echo hello auth quit reset select time info dbsize scan
     pubsub|channels pubsub|numsub pubsub|numpat pubsub|shardchannels pubsub|shardnumsub""")
 _BLOCKING = _names("blmove blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin xread xreadgroup")
 
-_DATABASES = "Helios has one database, number 0"
+NO_DATABASES = "Helios has one database, number 0"
 _OWN = "the servers behind Helios are administered by Helios"
 # Clients that probe for a cluster know these words.
 _CLUSTER = "This instance has cluster support disabled: Helios is used as one single server"
@@ -102,7 +104,7 @@ _REFUSED: dict[str, str] = {
     "memory|stats": "its figures are those of one server; INFO and CLUSTERSTATS speak of the cluster",
     "module": _OWN,
     "monitor": "it would show every client's data and slow the servers down",
-    "move": _DATABASES,
+    "move": NO_DATABASES,
     "pfdebug": _DEBUG,
     "pfselftest": _DEBUG,
     "psync": _OWN,
@@ -115,10 +117,9 @@ _REFUSED: dict[str, str] = {
     "script|debug": "it would stop a server that others are using",
     "shutdown": "stop the process that runs the cluster instead",
     "slaveof": _OWN,
-    "swapdb": _DATABASES,
+    "swapdb": NO_DATABASES,
     "sync": _OWN,
     "waitaof": "what a client writes goes over connections that others share; atlas.aof_fsync says when it is on disk",
-    "client|capa": "Helios redirects no client",
     "client|import-source": _OWN,
     "client|pause": "it would stop every client of the server",
     "client|unpause": "it would start every client of the server",
@@ -209,6 +210,10 @@ def _build() -> dict[str, Command]:
 
 # Their cursors are a server's own: the router has to put the server into them, since keys move.
 ELEMENT_SCANS = frozenset(("hscan", "sscan", "zscan"))
+# On keys that do not exist they change nothing, and there is more to them than keys.
+HARMLESS_WITHOUT_KEYS = _names("""bitop blmove blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin copy georadius
+    georadiusbymember geosearchstore lcs lmove lmpop sintercard sort xread xreadgroup zdiff zinter zintercard
+    zinterstore zmpop zrangestore zunion zunionstore""")
 # A further look is needed at these, whatever key they have.
 _GUARDED = frozenset(("copy", "sort", "sort_ro"))
 
@@ -251,8 +256,9 @@ def objection(command: Command, arguments: Sequence[bytes]) -> str | None:
     if command.name != "copy":
         return None
     words = [argument.upper() for argument in arguments]
-    elsewhere = any(words[i] == b"DB" and words[i + 1] != b"0" for i in range(3, len(words) - 1))
-    return f"'COPY ... DB' is refused: {_DATABASES}" if elsewhere else None
+    # Of a number that is none, and of a negative one, a server has words of its own.
+    elsewhere = any(words[i] == b"DB" and words[i + 1].strip(b"0").isdigit() for i in range(3, len(words) - 1))
+    return f"'COPY ... DB' is refused: {NO_DATABASES}" if elsewhere else None
 
 
 def looked_up(command: Command, arguments: Sequence[bytes]) -> list[bytes]:

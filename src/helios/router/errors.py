@@ -47,18 +47,27 @@ def cross_shard(owners: Iterable[str], what: str) -> bytes:
     )
 
 
+_SHOWN_BYTES = 128
+
+
+def shown(word: bytes) -> bytes:
+    """A client's word as servers show it in their errors: 128 bytes at most, and none from a NUL on."""
+    return word[:_SHOWN_BYTES].partition(b"\0")[0]
+
+
 def unknown_command(argv: Sequence[bytes]) -> bytes:
     """No command has this name."""
-    shown = "".join(f"'{argument[:128].decode('utf-8', 'replace')}' " for argument in argv[1:20])
-    name = argv[0][:128].decode("utf-8", "replace")
-    return error_reply(f"ERR unknown command '{name}', with args beginning with: {shown[:256]}")
+    begin = b""
+    for word in argv[1:]:
+        if len(begin) >= _SHOWN_BYTES:
+            break
+        begin += b"'%b' " % shown(word[: _SHOWN_BYTES - len(begin)])
+    return error_reply(b"ERR unknown command '%b', with args beginning with: %b" % (shown(argv[0]), begin))
 
 
 def unknown_subcommand(container: str, word: bytes) -> bytes:
     """The command has no such subcommand."""
-    return error_reply(
-        f"ERR unknown subcommand '{word[:128].decode('utf-8', 'replace')}'. Try {container.upper()} HELP."
-    )
+    return error_reply(b"ERR unknown subcommand '%b'. Try %b HELP." % (shown(word), container.upper().encode()))
 
 
 def wrong_number(name: str) -> bytes:

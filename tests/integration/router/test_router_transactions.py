@@ -12,7 +12,7 @@ from tests.routers import Client, RawClient, RouterLab, until
 from tests.servers import Server
 
 from helios.model.topology import PairPhase
-from helios.router.commands.transactions import Watch
+from helios.router.commands.watching import Watch
 from helios.router.options import RouterOptions
 
 pytestmark = pytest.mark.processes
@@ -277,7 +277,8 @@ async def test_too_many_lines_are_refused(servers: dict[str, Server]) -> None:
             assert await connection.ask("WATCH", key) == b"+OK\r\n"
         assert (await raws[2].ask("WATCH", key)).startswith(b"-OVERLOADED 2 clients of this router")
         said = await lab.router.execute([b"INFO", b"clients"])
-        assert b"watching_clients:2\r\ntotal_watched_keys:2\r\n" in said
+        assert b"\r\nwatching_clients:2\r\n" in said
+        assert b"\r\ntotal_watched_keys:2\r\n" in said
         assert await raws[0].ask("UNWATCH") == b"+OK\r\n"
         await until(lambda: len(lab.router.pool.dedicated) == 1, "a line is free")
         assert await raws[2].ask("WATCH", key) == b"+OK\r\n"

@@ -14,10 +14,11 @@ from helios.resp.commands import Command
 from helios.resp.encoding import NULL_ARRAY, error_reply
 from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import encode_command
+from helios.router.commands.argument_check import refuse_cross_shard
 from helios.router.commands.keyspace import decoded
 from helios.router.commands.lookup import find_owners
 from helios.router.context import RouterContext
-from helios.router.errors import ErrorReply, cross_shard
+from helios.router.errors import ErrorReply
 from helios.router.frontend.caller import ANSWERING, CLOSED, DONE, WAIT_ALL, WAIT_REPLY, Caller, LastSlot
 from helios.router.upstream.dedicated import UNBLOCKED, DedicatedConnection
 
@@ -29,17 +30,17 @@ def block(
     argv: list[bytes],
     command: Command,
     timeout: Timeout,
-    keys: list[bytes],
+    positions: list[int],
 ) -> int:
     """Carry out a command that may wait; what becomes of the caller is in the result."""
     if caller.replies:
         return WAIT_ALL  # They may be on another connection, and it must not overtake them.
+    keys = [argv[position] for position in positions]
     owners = find_owners(router, caller, keys, writes=command.writes)
     if isinstance(owners, int):
         return owners
     if len(set(owners)) > 1:
-        caller.answer(cross_shard(owners, f"'{command.name.upper()}'"))
-        return DONE
+        return refuse_cross_shard(router, caller, argv, command, positions, owners)
     try:
         line = router.pool.line(owners[0] if owners else router.topology.shards[0].id, caller.protocol)
     except ErrorReply as error:

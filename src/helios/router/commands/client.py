@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from helios.errors import InvalidInput
-from helios.resp.encoding import NULL, OK, bulk, encode, error_reply, integer
-from helios.router.commands.handlers import Handler, at_once
+from helios.resp.encoding import EMPTY_ARRAY, NULL, OK, bulk, error_reply, integer, verbatim
+from helios.resp.numbers import integer_of
+from helios.router.commands import client_filter
+from helios.router.commands.handlers import Answer, Handler, at_once
 from helios.router.context import RouterContext
+from helios.router.errors import shown
 from helios.router.frontend.caller import DONE, EVERY_REPLY, NEXT_REPLY, WAIT_ALL, Caller
 from helios.router.frontend.connection import ClientConnection
 from helios.router.pubsub.subscriptions import Kind
 
 Fields = dict[str, object]
-_TYPES = frozenset(("normal", "pubsub", "replica", "slave", "master", "primary"))
-# By what CLIENT LIST and CLIENT KILL choose, beside ID, SKIPME, MAXAGE, IDLE and FLAGS: the field that must be equal.
-_EQUAL = {"ADDR": "addr", "LADDR": "laddr", "USER": "user", "NAME": "name", "DB": "db", "LIB-NAME": "lib-name"}
-_EQUAL |= {"LIB-VER": "lib-ver", "TYPE": "type", "IP": "ip"}
+NO_NAME = "ERR Client names cannot contain spaces, newlines or special characters."
 NO_TRACKING = (
     "ERR 'CLIENT TRACKING ON' is refused: the router cannot tell a client which of its keys others change; use "
     "times to live for what a client caches"
@@ -33,7 +31,7 @@ def is_name(name: bytes) -> bool:
 
 def _set_name(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     if not is_name(argv[2]):
-        return error_reply("ERR Client names cannot contain spaces, newlines or special characters.")
+        return error_reply(NO_NAME)
     caller.name = argv[2]
     return OK
 
@@ -45,9 +43,9 @@ def _get_name(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes
 def _set_info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     attribute = argv[2].lower()
     if attribute not in (b"lib-name", b"lib-ver"):
-        return error_reply(f"ERR Unrecognized option '{argv[2][:40].decode('utf-8', 'replace')}'")
+        return error_reply(b"ERR Unrecognized option '%b'" % shown(argv[2]))
     if not is_name(argv[3]):
-        return error_reply(f"ERR {attribute.decode()} cannot contain spaces, newlines or special characters.")
+        return error_reply(f"ERR {argv[2].decode()} cannot contain spaces, newlines or special characters.")
     caller.library[attribute] = argv[3]
     return OK
 
@@ -78,6 +76,13 @@ def _switch(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     return OK
 
 
+def _capabilities(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+    """What a client says that it can do; what is not known is ignored, as servers do it."""
+    if b"redirect" in [word.lower() for word in argv[2:]]:
+        caller.capabilities = "r"
+    return OK
+
+
 def _tracking(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     if argv[2].upper() == b"OFF":
         return OK
@@ -85,7 +90,9 @@ def _tracking(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes
 
 
 def _tracking_info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    return encode({"flags": ["off"], "redirect": -1, "prefixes": []}, caller.protocol)
+    flags = b"%b1\r\n%b" % (b"~" if caller.protocol == 3 else b"*", bulk(b"off"))
+    rest = [bulk(b"flags"), flags, bulk(b"redirect"), integer(-1), bulk(b"prefixes"), EMPTY_ARRAY]
+    return b"%b%b" % (b"%3\r\n" if caller.protocol == 3 else b"*6\r\n", b"".join(rest))
 
 
 def _caching(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
@@ -102,7 +109,7 @@ def _fields(router: RouterContext, caller: Caller, now: float) -> Fields:
     if not isinstance(caller, ClientConnection):
         return {"id": caller.id, "name": caller.name.decode()}
     kinds = [kind for kind, _ in router.hub.topics.of(caller)]
-    flags = ("P" if kinds else "") + ("x" if caller.transaction else "") + ("b" if caller.call else "")
+    multi_bytes = 0 if caller.transaction is None else caller.transaction.size
     return {
         "id": caller.id,
         "addr": caller.address,
@@ -111,22 +118,44 @@ def _fields(router: RouterContext, caller: Caller, now: float) -> Fields:
         "name": caller.name.decode(),
         "age": int(now - caller.since),
         "idle": int(now - caller.last_at),
-        "flags": flags or "N",
+        "flags": _flags(caller, subscribed=bool(kinds)),
+        "capa": caller.capabilities,
         "db": 0,
         "sub": kinds.count(Kind.CHANNEL),
         "psub": kinds.count(Kind.PATTERN),
         "ssub": kinds.count(Kind.SHARD),
         "multi": -1 if caller.transaction is None else len(caller.transaction.frames),
         "watch": 0 if caller.watch is None else len(caller.watch.keys),
-        "qbuf": len(caller.waiting),
+        "qbuf": caller.received_bytes,
+        "qbuf-free": 0,
+        "argv-mem": sum(len(raw) for raw, _ in caller.waiting),
+        "multi-mem": multi_bytes,
+        # A router gives no client a buffer of a size of its own: replies leave as they come.
+        "rbs": 0,
+        "rbp": 0,
+        "obl": 0,
+        "oll": len(caller.replies),
         "omem": caller.unread_bytes,
+        "tot-mem": caller.held_bytes,
         "events": "r" if not caller.stops else "",
-        "cmd": caller.last_command,
+        "cmd": caller.last_command or "NULL",
         "user": caller.identity.name,
+        "redir": -1,  # no client here has its invalidations sent to another
         "resp": caller.protocol,
         "lib-name": caller.library[b"lib-name"].decode(),
         "lib-ver": caller.library[b"lib-ver"].decode(),
     }
+
+
+def _flags(client: ClientConnection, *, subscribed: bool) -> str:
+    """Its state in the servers' letters."""
+    letters = {
+        "P": subscribed,
+        "x": client.transaction is not None,
+        "b": client.call is not None,
+        "e": client.spared,
+    }
+    return "".join(letter for letter, holds in letters.items() if holds) or "N"
 
 
 def _line(fields: Fields) -> bytes:
@@ -134,81 +163,24 @@ def _line(fields: Fields) -> bytes:
 
 
 def _info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    return bulk(_line(_fields(router, caller, caller.outbox.now())) + b"\n")
-
-
-def matches(fields: Fields, words: Sequence[str], me: int, *, skip_me: bool) -> bool:
-    """Whether CLIENT LIST or KILL chooses the connection by these options. Raises InvalidInput."""
-    chosen = True
-    i = 0
-    while i < len(words):
-        option = words[i].upper()
-        name = option.removeprefix("NOT-")
-        values = list(words[i + 1 : i + 2])
-        if name == "ID":
-            values = _numbers(words[i + 1 :])
-        if not values:
-            raise InvalidInput("syntax error")
-        i += 1 + len(values)
-        if option == "SKIPME":
-            if values[0].lower() not in ("yes", "no"):
-                raise InvalidInput("syntax error")
-            skip_me = values[0].lower() == "yes"
-        else:
-            chosen = chosen and _has(fields, name, values) is not option.startswith("NOT-")
-    return chosen and not (skip_me and fields["id"] == me)
-
-
-def _numbers(words: Iterable[str]) -> list[str]:
-    found: list[str] = []
-    for word in words:
-        if not (word.isdecimal() and len(word) <= 20):
-            break
-        found.append(word)
-    return found
-
-
-def _has(fields: Fields, name: str, values: list[str]) -> bool:
-    value = values[0]
-    if name == "ID":
-        return str(fields["id"]) in {str(int(each)) for each in values}
-    if name in ("MAXAGE", "IDLE"):
-        if not (value.isdecimal() and len(value) <= 20):
-            raise InvalidInput("value is not an integer or out of range")
-        return int(str(fields["age" if name == "MAXAGE" else "idle"])) >= int(value)
-    if name == "FLAGS":
-        return set(value) <= set(str(fields["flags"]))
-    if name not in _EQUAL:
-        raise InvalidInput("syntax error")
-    if name == "TYPE":
-        if value.lower() not in _TYPES:
-            raise InvalidInput(f"Unknown client type '{value}'")
-        return value.lower() == ("pubsub" if "P" in str(fields["flags"]) else "normal")
-    if name == "IP":
-        return str(fields["addr"]).rpartition(":")[0].strip("[]") == value
-    return str(fields[_EQUAL[name]]) == value
+    return verbatim(_line(_fields(router, caller, caller.outbox.now())) + b"\n", caller.protocol)
 
 
 def _chosen(router: RouterContext, caller: Caller, words: list[bytes], *, skip_me: bool) -> list[ClientConnection]:
+    """The connections that the options choose. Raises InvalidInput."""
     texts = [word.decode("utf-8", "replace") for word in words]
+    chosen = client_filter.parse(texts, router.authenticator.knows, skip_me=skip_me)
     now = caller.outbox.now()
-    return [
-        client
-        for client in router.clients.values()
-        if matches(_fields(router, client, now), texts, caller.id, skip_me=skip_me)
-    ]
+    return [client for client in router.clients.values() if chosen.chooses(_fields(router, client, now), caller.id)]
 
 
 def _list(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    words = argv[2:]
-    if len(words) == 1 or (len(words) > 1 and words[0].upper() == b"ID" and not words[1].isdigit()):
-        return error_reply("ERR syntax error")
     try:
-        chosen = _chosen(router, caller, words, skip_me=False)
+        chosen = _chosen(router, caller, argv[2:], skip_me=False)
     except InvalidInput as error:
         return error_reply(f"ERR {error}")
     now = caller.outbox.now()
-    return bulk(b"".join(_line(_fields(router, client, now)) + b"\n" for client in chosen))
+    return verbatim(b"".join(_line(_fields(router, client, now)) + b"\n" for client in chosen), caller.protocol)
 
 
 def _kill(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
@@ -237,25 +209,30 @@ def _unblock(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     how = argv[3].upper() if len(argv) > 3 else b"TIMEOUT"
     if len(argv) > 4 or how not in (b"TIMEOUT", b"ERROR"):
         return error_reply("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")
-    if not (argv[2].isdigit() and len(argv[2]) <= 20):
+    client_id = integer_of(argv[2])
+    if client_id is None:
         return error_reply("ERR value is not an integer or out of range")
-    return integer(int(router.unblock(int(argv[2]), as_error=how == b"ERROR")))
+    return integer(int(router.unblock(client_id, as_error=how == b"ERROR")))
 
 
+ANSWERS: dict[str, Answer] = {
+    "client|id": lambda router, caller, argv: integer(caller.id),
+    "client|setname": _set_name,
+    "client|getname": _get_name,
+    "client|setinfo": _set_info,
+    "client|info": _info,
+    "client|list": _list,
+    "client|unblock": _unblock,
+    "client|no-evict": _switch,
+    "client|capa": _capabilities,
+    "client|tracking": _tracking,
+    "client|trackinginfo": _tracking_info,
+    "client|getredir": lambda router, caller, argv: integer(-1),
+    "client|caching": _caching,
+}
 HANDLERS: dict[str, Handler] = {
-    "client|id": at_once(lambda router, caller, argv: integer(caller.id)),
-    "client|setname": at_once(_set_name),
-    "client|getname": at_once(_get_name),
-    "client|setinfo": at_once(_set_info),
-    "client|info": at_once(_info),
-    "client|list": at_once(_list),
+    **{name: at_once(answer) for name, answer in ANSWERS.items()},
     "client|kill": _kill,
-    "client|unblock": at_once(_unblock),
     "client|reply": _reply,
-    "client|no-evict": at_once(_switch),
     "client|no-touch": at_once(_switch),
-    "client|tracking": at_once(_tracking),
-    "client|trackinginfo": at_once(_tracking_info),
-    "client|getredir": at_once(lambda router, caller, argv: integer(-1)),
-    "client|caching": at_once(_caching),
 }

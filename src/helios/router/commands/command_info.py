@@ -1,15 +1,33 @@
-"""COMMAND, and the HELP of what the router answers: what there is, from the table of commands."""
+"""COMMAND, and the HELP of what the router answers: the servers' own words, of the commands that there are."""
 
 from __future__ import annotations
 
-from helios.errors import InvalidInput
+from helios.errors import Unavailable
 from helios.placement.glob import LONGEST_PATTERN, Glob
-from helios.resp.commands import TABLE, Command, How, find, key_positions
-from helios.resp.encoding import EMPTY_ARRAY, NULL, array, bulk, encode, error_reply, integer, simple
-from helios.router.commands.handlers import Answer, Handler, at_once
+from helios.resp.commands import TABLE, Command, How
+from helios.resp.encoding import EMPTY_ARRAY, array, bulk, encode, integer, simple
+from helios.resp.wire import elements
+from helios.router.commands.handlers import Work, awaited
+from helios.router.commands.keyspace import decoded
 from helios.router.context import RouterContext
 from helios.router.errors import PATTERN_TOO_LONG
-from helios.router.frontend.caller import DONE, WAIT_REPLY, Caller
+from helios.router.frontend.caller import Caller
+
+_VERBS = [command for command in TABLE.values() if command.how is How.VERB]
+
+
+async def _ask(router: RouterContext, argv: list[bytes], protocol: int) -> bytes:
+    """The raw reply of the server that answers for all. Raises Unavailable."""
+    reason = router.reason()
+    if reason is not None or router.routes is None:
+        raise Unavailable(f"{reason}; nothing was executed")
+    return await router.pool.ask(router.routes.home, argv, protocol)
+
+
+def _is_offered(name: str) -> bool:
+    """Whether the servers' command of this name can be used here."""
+    command = TABLE.get(name)
+    return command is not None and command.how not in (How.REFUSED, How.VERB)
 
 
 def _offered() -> list[Command]:
@@ -17,68 +35,71 @@ def _offered() -> list[Command]:
     return [command for command in TABLE.values() if "|" not in command.name and command.how is not How.REFUSED]
 
 
-def _described(command: Command, protocol: int) -> bytes:
-    """One element of COMMAND's reply: name, arity, flags, first and last key and step; the rest is empty."""
+def _name_of(row: bytes) -> str:
+    """The command that an element of COMMAND's reply describes; empty for a null."""
+    parts = row.split(b"\r\n", 3)
+    return parts[2].decode("latin-1") if row[:1] == b"*" and len(parts) > 2 else ""
+
+
+def _described(verb: Command, protocol: int) -> bytes:
+    """An element of COMMAND's reply: name, arity, flags, first and last key and step; the rest is empty."""
     kind = b"~" if protocol == 3 else b"*"
-    flags = b"%b%d\r\n" % (kind, len(command.flags)) + b"".join(map(simple, sorted(command.flags)))
-    numbers = map(integer, command.key_range)
+    flags = b"%b%d\r\n" % (kind, len(verb.flags)) + b"".join(map(simple, sorted(verb.flags)))
     nothing = kind + b"0\r\n"
     rest = [nothing, nothing, nothing, EMPTY_ARRAY]  # categories, tips, where the keys are; subcommands
-    return array([bulk(command.name.encode()), integer(command.arity), flags, *numbers, *rest])
+    return array([bulk(verb.name.encode()), integer(verb.arity), flags, *map(integer, verb.key_range), *rest])
 
 
-def _command(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    return array([_described(command, caller.protocol) for command in _offered()])
+async def _command(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+    """Every command."""
+    reply = await _ask(router, [b"COMMAND"], caller.protocol)
+    if reply[:1] != b"*":
+        return reply
+    rows = [row for row in elements(reply) if _is_offered(_name_of(row))]
+    return array([*rows, *(_described(verb, caller.protocol) for verb in _VERBS)])
 
 
-def _info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+async def _count(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+    names = decoded(await _ask(router, [b"COMMAND", b"LIST"], 2))
+    offered = [name for name in names if b"|" not in name and _is_offered(name.decode("latin-1"))]
+    return integer(len(offered) + len(_VERBS))
+
+
+async def _info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     if len(argv) == 2:
-        return _command(router, caller, argv)
-    found = [TABLE.get(word.decode("latin-1").lower()) for word in argv[2:]]
-    null = NULL[caller.protocol]
-    return array([null if command is None else _described(command, caller.protocol) for command in found])
+        return await _command(router, caller, argv)
+    reply = await _ask(router, argv, caller.protocol)
+    if reply[:1] != b"*":
+        return reply
+    verbs = {verb.name.encode(): verb for verb in _VERBS}
+    rows = elements(reply)
+    for at, word in enumerate(argv[2:]):
+        verb = verbs.get(word.lower())
+        if verb is not None:
+            rows[at] = _described(verb, caller.protocol)
+    return array(rows)
 
 
-def _list(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    names = [command.name for command in _offered()]
-    if len(argv) == 5 and argv[2].upper() == b"FILTERBY" and argv[3].upper() == b"PATTERN":
-        if len(argv[4]) > LONGEST_PATTERN:
-            return PATTERN_TOO_LONG
+async def _list(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+    if max(map(len, argv)) > LONGEST_PATTERN:
+        return PATTERN_TOO_LONG
+    reply = await _ask(router, argv, 2)
+    if reply[:1] != b"*":
+        return reply
+    names = [name.decode("latin-1") for name in decoded(reply)]
+    verbs = [verb.name for verb in _VERBS]
+    if len(argv) > 4:  # a filter, of which a server knows that it is one
+        by_name = argv[3].upper() == b"PATTERN"
         glob = Glob(argv[4])
-        names = [name for name in names if glob.match(name.encode())]
-    elif len(argv) > 2:
-        return error_reply("ERR syntax error")
-    return encode(names, caller.protocol)
+        verbs = [verb for verb in verbs if by_name and glob.match(verb.encode())]
+    return encode([*filter(_is_offered, names), *verbs], caller.protocol)
 
 
-def _keys(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    command = find(argv[2])
-    inner = argv[2:]
-    if command is not None and command.container and len(inner) > 1:
-        command = TABLE.get(f"{command.name}|{inner[1].decode('latin-1').lower()}")
-    if command is None:
-        return error_reply("ERR Invalid command specified")
-    if not command.fits(len(inner)):
-        return error_reply("ERR Invalid number of arguments specified for command")
-    try:
-        positions = key_positions(command, inner)
-    except InvalidInput as error:
-        return error_reply(f"ERR {error}")
-    if not positions:
-        return error_reply("ERR The command has no key arguments")
-    return encode([inner[position] for position in positions], caller.protocol)
-
-
-def _docs(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
+async def _docs(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """The servers' own documentation of what Helios passes on, and some of its own of the verbs."""
-    reason = router.reason()
-    if reason is not None:
-        caller.answer(error_reply(f"CLUSTERDOWN {reason}; nothing was executed"))
-        return DONE
     names = [word.decode("latin-1").lower() for word in argv[2:]]
     named = [TABLE[name] for name in names if name in TABLE] if names else _offered()
-    router.spawn(caller, _documented(router, caller.protocol, [c for c in named if c.how is not How.REFUSED]))
-    return WAIT_REPLY
+    return await _documented(router, caller.protocol, [c for c in named if c.how is not How.REFUSED])
 
 
 async def _documented(router: RouterContext, protocol: int, commands: list[Command]) -> bytes:
@@ -86,8 +107,7 @@ async def _documented(router: RouterContext, protocol: int, commands: list[Comma
     others = [command.name.encode() for command in commands if command.how is not How.VERB]
     count, known = 0, b""
     if others:
-        assert router.routes is not None
-        reply = await router.pool.ask(router.routes.home, [b"COMMAND", b"DOCS", *others], protocol)
+        reply = await _ask(router, [b"COMMAND", b"DOCS", *others], protocol)
         if reply[:1] not in (b"%", b"*"):
             return reply
         line, _, known = reply.partition(b"\r\n")
@@ -106,29 +126,30 @@ def _about(verb: Command) -> dict[str, object]:
     }
 
 
-def _help_of(container: str) -> Answer:
-    """What can be written behind a container's name, and what of it is refused."""
+async def _help(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+    """What a server says of a container's subcommands, and which of them are refused here."""
+    container = argv[0].decode("latin-1").lower()
     inner = [command for name, command in sorted(TABLE.items()) if name.startswith(f"{container}|")]
-    dedicated = [f"{container.upper()} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"]
-    dedicated += [command.name.partition("|")[2].upper() for command in inner if command.how is not How.REFUSED]
-    refused = [command for command in inner if command.how is How.REFUSED]
-    if refused:
-        dedicated += ["Refused, each with its reason:"]
-        dedicated += [command.name.partition("|")[2].upper() for command in refused]
-    reply = array([simple(line) for line in dedicated])
-    return lambda router, caller, argv: reply
+    names = [(command.name.partition("|")[2].upper(), command.how) for command in inner]
+    refused = [name for name, how in names if how is How.REFUSED]
+    reply = await _ask(router, argv, 2)
+    if reply.startswith(b"-NOPERM"):
+        # The router may not even read about what it may not do: the names have to be enough.
+        head = f"{container.upper()} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"
+        reply = array([simple(line) for line in (head, *(name for name, how in names if how is not How.REFUSED))])
+    if reply[:1] != b"*":
+        return reply
+    lines = elements(reply)
+    return array([*lines, simple(f"Refused by Helios: {', '.join(refused)}.")] if refused else lines)
 
 
-HANDLERS: dict[str, Handler] = {
-    "command": at_once(_command),
-    "command|count": at_once(lambda router, caller, argv: integer(len(_offered()))),
-    "command|info": at_once(_info),
+WORKS: dict[str, Work] = {
+    "command": _command,
+    "command|count": _count,
+    "command|info": _info,
     "command|docs": _docs,
-    "command|list": at_once(_list),
-    "command|getkeys": at_once(_keys),
-    **{
-        name: at_once(_help_of(name.removesuffix("|help")))
-        for name, command in TABLE.items()
-        if name.endswith("|help") and command.how is How.ROUTER
-    },
+    "command|list": _list,
+    **{f"{container}|help": _help for container in ("acl", "client", "command", "config", "function", "memory")},
+    **{f"{container}|help": _help for container in ("module", "pubsub", "script")},
 }
+HANDLERS = {name: awaited(work) for name, work in WORKS.items()}

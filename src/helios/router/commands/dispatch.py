@@ -7,6 +7,7 @@ from helios.placement.routing import Routes
 from helios.resp.blocking import timeout_of
 from helios.resp.commands import ELEMENT_SCANS, ONE_KEY, Command, How, find, key_positions, objection
 from helios.resp.encoding import error_reply
+from helios.resp.keys import Malformed
 from helios.router._fast_path import FastPath
 from helios.router.commands import (
     admin,
@@ -21,12 +22,14 @@ from helios.router.commands import (
     scripting,
     server,
     transactions,
+    watching,
 )
+from helios.router.commands.argument_check import refuse_cross_shard
 from helios.router.commands.blocking import block
 from helios.router.commands.handlers import Handler
 from helios.router.commands.lookup import find_owners, must_slow, recognise, strangers
+from helios.router.commands.queueing import queue
 from helios.router.context import RouterContext
-from helios.router.errors import cross_shard
 from helios.router.frontend.caller import (
     DONE,
     HOLD,
@@ -49,6 +52,7 @@ HANDLERS: dict[str, Handler] = {
     **server.HANDLERS,
     **keyspace.HANDLERS,
     **transactions.HANDLERS,
+    **watching.HANDLERS,
     **pubsub.HANDLERS,
     **scripting.HANDLERS,
     **command_info.HANDLERS,
@@ -104,7 +108,8 @@ class Dispatcher:
             return self._queue(caller, raw, argv)
         command = find(argv[0])
         if caller.modes & IN_SUBSCRIPTION and (command is None or command.name not in pubsub.ALLOWED):
-            caller.answer(pubsub.not_now(argv[0]))
+            named = recognise(argv)
+            caller.answer(named if isinstance(named, bytes) else pubsub.not_now(named.name))
             return DONE
         if command is None or not command.one_key or not command.fits(len(argv)):
             return self._other(caller, raw, argv)
@@ -157,7 +162,7 @@ class Dispatcher:
         if isinstance(command, bytes) and argv[0].upper() == b"EXEC":
             transactions.abort(caller, command)
         else:
-            transactions.queue(self._router.options, caller, raw, argv)
+            queue(self._router.options, caller, raw, argv)
         return DONE
 
     def _other(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
@@ -172,6 +177,8 @@ class Dispatcher:
             else:
                 caller.answer(command)
             return DONE
+        if "|" in command.name:
+            caller.last_word = command.name.encode()  # CLIENT LIST tells subcommands apart
         if command.how is How.ROUTER:
             return HANDLERS[command.name](self._router, caller, argv)
         if command.how is How.VERB:
@@ -185,13 +192,16 @@ class Dispatcher:
             if refusal is not None:
                 caller.answer(error_reply(f"ERR {refusal}"))
                 return DONE
-            keys = [argv[position] for position in key_positions(command, argv)]
+            positions = key_positions(command, argv)
             timeout = timeout_of(command, argv) if command.how is How.BLOCKING else None
+        except Malformed:
+            positions, timeout = [], None  # any server says what is wrong, in its own words
         except InvalidInput as error:
             caller.answer(error_reply(f"ERR {error}"))
             return DONE
         if timeout is not None:
-            return block(self._router, caller, raw, argv, command, timeout, keys)
+            return block(self._router, caller, raw, argv, command, timeout, positions)
+        keys = [argv[position] for position in positions]
         owners = find_owners(self._router, caller, keys, writes=command.writes)
         if isinstance(owners, int):
             return owners
@@ -214,5 +224,5 @@ class Dispatcher:
         elif command.how is How.SPLIT:
             scatter.split(self._router, caller, argv, command, owners)
         else:
-            caller.answer(cross_shard(owners, f"'{command.name.upper()}'"))
+            return refuse_cross_shard(self._router, caller, argv, command, positions, owners)
         return DONE

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from helios.access.request_context import HIDDEN
 from helios.access.rights import Need
 from helios.resp.commands import find, find_subcommand
-from helios.resp.encoding import OK, encode, error_reply, integer
-from helios.router.commands.handlers import Handler, at_once
+from helios.resp.encoding import OK, array, encode, error_reply, integer, simple
+from helios.router.commands.handlers import Answer, at_once
 from helios.router.context import RouterContext
 from helios.router.frontend.caller import Caller
 from helios.router.stats.slowlog import COMMAND, HELD
 
 _SHOWN = 10
+
+
 _SLOWLOG_HELP = (
     "SLOWLOG <subcommand> [<arg> ...]. Subcommands are:",
     "GET [<count>]",
@@ -144,16 +146,22 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-HANDLERS: dict[str, Handler] = {
-    "slowlog|get": at_once(_slowlog_get),
-    "slowlog|len": at_once(lambda router, caller, argv: integer(len(router.slowlog.commands))),
-    "slowlog|reset": at_once(_slowlog_reset),
-    "slowlog|help": at_once(lambda router, caller, argv: encode(_SLOWLOG_HELP, caller.protocol)),
-    "latency|latest": at_once(_latest),
-    "latency|history": at_once(_history),
-    "latency|reset": at_once(_reset),
-    "latency|histogram": at_once(_histogram),
-    "latency|doctor": at_once(_doctor),
-    "latency|graph": at_once(_graph),
-    "latency|help": at_once(lambda router, caller, argv: encode(_LATENCY_HELP, caller.protocol)),
+def _text(lines: Sequence[str]) -> Answer:
+    reply = array([simple(line) for line in lines])
+    return lambda router, caller, argv: reply
+
+
+ANSWERS: dict[str, Answer] = {
+    "slowlog|help": _text(_SLOWLOG_HELP),
+    "latency|help": _text(_LATENCY_HELP),
+    "slowlog|get": _slowlog_get,
+    "slowlog|len": lambda router, caller, argv: integer(len(router.slowlog.commands)),
+    "slowlog|reset": _slowlog_reset,
+    "latency|latest": _latest,
+    "latency|history": _history,
+    "latency|reset": _reset,
+    "latency|histogram": _histogram,
+    "latency|doctor": _doctor,
+    "latency|graph": _graph,
 }
+HANDLERS = {name: at_once(answer) for name, answer in ANSWERS.items()}

@@ -69,12 +69,12 @@ def recognise(argv: Sequence[bytes]) -> Command | bytes:
         inner = find_subcommand(command, argv[1])
         if inner is not None:
             command = inner
-        elif command.how is not How.REFUSED:
+        elif command.name != "cluster":
             return unknown_subcommand(command.name, argv[1])
-    if command.how is How.REFUSED:
-        return error_reply(f"ERR {command.reason}")
     if not command.fits(len(argv)):
         return wrong_number(command.name)
+    if command.how is How.REFUSED:
+        return error_reply(f"ERR {command.reason}")
     return command
 
 

@@ -10,10 +10,10 @@ from operator import itemgetter
 from helios.placement.glob import LONGEST_PATTERN
 from helios.resp.encoding import NULL, array, bulk, encode, error_reply, integer
 from helios.resp.wire import encode_command
-from helios.router.commands.handlers import Handler
+from helios.router.commands.handlers import Handler, Work, awaited
 from helios.router.commands.keyspace import decoded, present_routes
 from helios.router.context import RouterContext
-from helios.router.errors import PATTERN_TOO_LONG
+from helios.router.errors import PATTERN_TOO_LONG, shown
 from helios.router.frontend.caller import CLOSED, DONE, HOLD, WAIT_REPLY, Caller, FutureReply, Slot, Waiter
 from helios.router.frontend.connection import ClientConnection
 from helios.router.pubsub.hub import ConfirmationSlot
@@ -25,11 +25,10 @@ ALLOWED |= {"ping", "quit", "reset"}
 _KINDS = {"": Kind.CHANNEL, "p": Kind.PATTERN, "s": Kind.SHARD}
 
 
-def not_now(word: bytes) -> bytes:
+def not_now(name: str) -> bytes:
     """The reply to a command that a client with RESP2 may not send while it is subscribed."""
-    shown = word[:128].decode("utf-8", "replace").lower()
     return error_reply(
-        f"ERR Can't execute '{shown}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in "
+        f"ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in "
         "this context"
     )
 
@@ -208,24 +207,24 @@ def _publisher(kind: Kind) -> Handler:
 # --- PUBSUB -----------------------------------------------------------------------------------------------------
 
 
-def _asking(work: Callable[[RouterContext, int, list[bytes]], Coroutine[None, None, bytes]]) -> Handler:
-    """A handler that asks the shards and answers when they have."""
+def _asking(work: Callable[[RouterContext, int, list[bytes]], Coroutine[None, None, bytes]]) -> Work:
+    """Work that asks the shards."""
 
-    def handler(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
+    async def asked(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
         reason = router.reason()
         if reason is not None:
-            caller.answer(error_reply(f"CLUSTERDOWN {reason}; nothing was executed"))
-            return DONE
-        router.spawn(caller, work(router, caller.protocol, argv))
-        return WAIT_REPLY
+            return error_reply(f"CLUSTERDOWN {reason}; nothing was executed")
+        return await work(router, caller.protocol, argv)
 
-    return handler
+    return asked
 
 
 async def _channels(router: RouterContext, protocol: int, argv: list[bytes]) -> bytes:
     """The channels that somebody is subscribed to, through any router."""
     if len(argv) > 3:
-        return error_reply(f"ERR wrong number of arguments for 'pubsub|{argv[1].decode('latin-1').lower()}' command")
+        return error_reply(
+            b"ERR unknown subcommand or wrong number of arguments for '%b'. Try PUBSUB HELP." % shown(argv[1])
+        )
     replies = await asyncio.gather(*(router.pool.ask(shard.id, argv) for shard in router.topology.shards))
     return encode(sorted({name for reply in replies for name in decoded(reply)}), protocol)
 
@@ -253,7 +252,7 @@ async def _counted(router: RouterContext, kind: Kind, words: list[bytes], names:
     return counts
 
 
-def _counter(kind: Kind) -> Handler:
+def _counter(kind: Kind) -> Work:
     async def count(router: RouterContext, protocol: int, argv: list[bytes]) -> bytes:
         """For each channel how many clients are subscribed to it, those of other routers as one each."""
         flat: list[bytes] = []
@@ -266,14 +265,17 @@ def _counter(kind: Kind) -> Handler:
     return _asking(count)
 
 
-HANDLERS: dict[str, Handler] = {
-    **{f"{prefix}subscribe": _subscriber(kind) for prefix, kind in _KINDS.items()},
-    **{f"{prefix}unsubscribe": _unsubscriber(kind) for prefix, kind in _KINDS.items()},
-    "publish": _publisher(Kind.CHANNEL),
-    "spublish": _publisher(Kind.SHARD),
+WORKS: dict[str, Work] = {
     "pubsub|channels": _asking(_channels),
     "pubsub|shardchannels": _asking(_channels),
     "pubsub|numpat": _asking(_patterns),
     "pubsub|numsub": _counter(Kind.CHANNEL),
     "pubsub|shardnumsub": _counter(Kind.SHARD),
+}
+HANDLERS: dict[str, Handler] = {
+    **{f"{prefix}subscribe": _subscriber(kind) for prefix, kind in _KINDS.items()},
+    **{f"{prefix}unsubscribe": _unsubscriber(kind) for prefix, kind in _KINDS.items()},
+    **{name: awaited(work) for name, work in WORKS.items()},
+    "publish": _publisher(Kind.CHANNEL),
+    "spublish": _publisher(Kind.SHARD),
 }

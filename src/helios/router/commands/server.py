@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from helios.access.rights import Nobody
 from helios.errors import Unavailable, WrongPassword
 from helios.model.users import DEFAULT_USER
 from helios.placement.glob import LONGEST_PATTERN, Glob
 from helios.resp.encoding import OK, array, bulk, encode, error_reply, integer
+from helios.resp.numbers import integer_of
 from helios.router.commands import info
-from helios.router.commands.client import is_name
-from helios.router.commands.handlers import Handler, at_once
+from helios.router.commands.client import NO_NAME, is_name
+from helios.router.commands.handlers import Answer, Handler, Work, at_once, awaited
 from helios.router.commands.pubsub import end_denied
 from helios.router.context import RouterContext
-from helios.router.errors import PATTERN_TOO_LONG
+from helios.router.errors import PATTERN_TOO_LONG, ErrorReply, shown
 from helios.router.frontend.caller import DONE, IN_NO_DATABASE, IN_SUBSCRIPTION, WAIT_ALL, WAIT_REPLY, Caller
 from helios.router.frontend.connection import ClientConnection
 from helios.router.frontend.limits import MAX_CLIENTS_REACHED
 from helios.router.pubsub.subscriptions import in_parts
 
-_NO_USERS = "no users are configured (see security.users): connect without a password"
+# Of a server whose default user needs no password, and of a router without users.
+_NO_PASSWORD = (
+    "ERR AUTH <password> called without any password configured for the default user. Are you sure your "
+    "configuration is correct?"
+)
 
 
 def _ping(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
@@ -46,7 +51,7 @@ def _select(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
 
 def choose_database(caller: Caller, number: bytes) -> bool:
     """Note the database that a client means from now on, whether or not it reads the reply; False for no number."""
-    if not number.removeprefix(b"-").isdigit():
+    if integer_of(number) is None:
         return False
     caller.database = number
     caller.modes = caller.modes & ~IN_NO_DATABASE if number == b"0" else caller.modes | IN_NO_DATABASE
@@ -108,41 +113,68 @@ def _as_new(router: RouterContext, caller: Caller) -> bytes:
     return b"+RESET\r\n"
 
 
-def _hello(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
+@dataclass(frozen=True, slots=True)
+class _Hello:
+    """What HELLO asks for."""
+
+    protocol: int
+    name: bytes
+    login: tuple[bytes, bytes] | None
+
+
+def _asked_for(caller: Caller, argv: list[bytes]) -> _Hello | bytes:
+    """What a HELLO asks for, or what is wrong with it."""
     protocol, name = caller.protocol, caller.name
     if len(argv) > 1:
-        if not argv[1].isdigit():
-            caller.answer(error_reply("ERR Protocol version is not an integer or out of range"))
-            return DONE
-        if argv[1] not in (b"2", b"3"):
-            caller.answer(error_reply("NOPROTO unsupported protocol version"))
-            return DONE
-        protocol = int(argv[1])
+        wanted = integer_of(argv[1])
+        if wanted not in (2, 3):
+            wrong = "ERR Protocol version is not an integer or out of range"
+            return error_reply(wrong if wanted is None else "NOPROTO unsupported protocol version")
+        protocol = wanted
     login: tuple[bytes, bytes] | None = None
     i = 2
     while i < len(argv):
         option = argv[i].upper()
-        if option == b"SETNAME" and i + 1 < len(argv) and is_name(argv[i + 1]):
+        if option == b"SETNAME" and i + 1 < len(argv):
+            if not is_name(argv[i + 1]):
+                return error_reply(NO_NAME)
             name = argv[i + 1]
             i += 2
         elif option == b"AUTH" and i + 2 < len(argv):
             login = (argv[i + 1], argv[i + 2])
             i += 3
         else:
-            caller.answer(error_reply(f"ERR Syntax error in HELLO option '{argv[i][:40].decode('utf-8', 'replace')}'"))
-            return DONE
-    if protocol != caller.protocol and caller.replies:
+            return error_reply(b"ERR Syntax error in HELLO option '%b'" % shown(argv[i]))
+    if login is None and isinstance(caller.rights, Nobody):
+        return error_reply("NOAUTH HELLO comes after a login here: write HELLO <protocol> AUTH <user> <password>")
+    return _Hello(protocol, name, login)
+
+
+def _hello(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
+    asked = _asked_for(caller, argv)
+    if isinstance(asked, _Hello) and asked.protocol != caller.protocol and caller.replies:
         return WAIT_ALL
-    if login is not None:
-        router.spawn(caller, _logged_in(router, caller, *login, lambda: _greeting(router, caller, protocol, name)))
-        return WAIT_REPLY
-    if isinstance(caller.rights, Nobody):
-        caller.answer(
-            error_reply("NOAUTH HELLO comes after a login here: write HELLO <protocol> AUTH <user> <password>")
-        )
-        return DONE
-    caller.answer(_greeting(router, caller, protocol, name))
-    return DONE
+    router.spawn(caller, _greeted(router, caller, argv))
+    return WAIT_REPLY
+
+
+async def _greeted(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+    """Do what HELLO asks for, and say who answers."""
+    asked = _asked_for(caller, argv)
+    if isinstance(asked, bytes):
+        return asked
+    if asked.login is not None:
+        await _log_in(router, caller, *asked.login)
+    await info.learn_product(router)
+    return _greeting(router, caller, asked.protocol, asked.name)
+
+
+async def _greeted_inside(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+    """The same within a transaction, whose replies are in one protocol."""
+    asked = _asked_for(caller, argv)
+    if isinstance(asked, _Hello) and asked.protocol != caller.protocol:
+        return error_reply("ERR 'HELLO' with another protocol is refused inside a transaction")
+    return await _greeted(router, caller, argv)
 
 
 def _greeting(router: RouterContext, caller: Caller, protocol: int, name: bytes) -> bytes:
@@ -150,9 +182,10 @@ def _greeting(router: RouterContext, caller: Caller, protocol: int, name: bytes)
     caller.protocol, caller.name = protocol, name
     if isinstance(caller, ClientConnection):
         router.hub.guard(caller)
+    product, version = info.product(router)
     fields = {
-        "server": "redis",
-        "version": info.redis_version(router),
+        "server": product,
+        "version": version,
         "proto": protocol,
         "id": caller.id,
         "mode": "standalone",
@@ -164,30 +197,27 @@ def _greeting(router: RouterContext, caller: Caller, protocol: int, name: bytes)
 
 def _wait(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """How many replicas have what was written: shards have none, which is known without waiting."""
-    for word, what in zip(argv[1:], ("value", "timeout"), strict=True):
-        if not word.isdigit() or len(word) > 18:
-            return error_reply(f"ERR {what} is not an integer or out of range")
-    return integer(0)
+    replicas, timeout = map(integer_of, argv[1:])
+    if replicas is None or timeout is None:
+        return error_reply(f"ERR {'value' if replicas is None else 'timeout'} is not an integer or out of range")
+    return integer(0) if timeout >= 0 else error_reply("ERR timeout is negative")
 
 
 # --- users ------------------------------------------------------------------------------------------------------
 
 
-def _auth(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
+async def _auth(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     if len(argv) > 3:
-        caller.answer(error_reply("ERR wrong number of arguments for 'auth' command"))
-        return DONE
+        return error_reply("ERR syntax error")
+    if len(argv) == 2 and not router.authenticator.guarded:
+        return error_reply(_NO_PASSWORD)
     name, password = (DEFAULT_USER.encode(), argv[1]) if len(argv) == 2 else (argv[1], argv[2])
-    router.spawn(caller, _logged_in(router, caller, name, password, lambda: OK))
-    return WAIT_REPLY
+    await _log_in(router, caller, name, password)
+    return OK
 
 
-async def _logged_in(
-    router: RouterContext, caller: Caller, name: bytes, password: bytes, then: Callable[[], bytes]
-) -> bytes:
-    """Make the caller that user, then what `then` answers. Raises WrongPassword or Unavailable."""
-    if not router.authenticator.guarded:
-        return error_reply(f"ERR 'AUTH' is refused: {_NO_USERS}")
+async def _log_in(router: RouterContext, caller: Caller, name: bytes, password: bytes) -> None:
+    """Make the caller that user. Raises WrongPassword, Unavailable, or ErrorReply where there is no place for it."""
     client = caller if isinstance(caller, ClientConnection) else None
     source = client.address.rpartition(":")[0] if client is not None else ""
     first = client is not None and not client.failed_logins
@@ -200,11 +230,10 @@ async def _logged_in(
     if client is not None and client.reserved:
         if identity.rights is not None and len(router.clients) > router.options.clients:
             client.close_after_replies()
-            return error_reply(f"{MAX_CLIENTS_REACHED}: the places that are left are for administrators")
+            raise ErrorReply(error_reply(f"{MAX_CLIENTS_REACHED}: the places that are left are for administrators"))
         client.reserved = False
     caller.become(identity)
     end_denied(router, caller)
-    return then()
 
 
 # --- CONFIG, INFO -----------------------------------------------------------------------------------------------
@@ -226,26 +255,30 @@ def _reset_statistics(router: RouterContext, caller: Caller, argv: list[bytes]) 
     return OK
 
 
-def _info(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
-    router.spawn(caller, info.reply(router, caller.protocol, [word.decode("latin-1").lower() for word in argv[1:]]))
-    return WAIT_REPLY
+async def _info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+    return await info.reply(router, caller.protocol, [word.decode("latin-1").lower() for word in argv[1:]])
 
 
-HANDLERS: dict[str, Handler] = {
-    "ping": at_once(_ping),
-    "echo": at_once(lambda router, caller, argv: bulk(argv[1])),
-    "acl|whoami": at_once(lambda router, caller, argv: bulk(caller.identity.name.encode())),
-    "auth": _auth,
-    "select": at_once(_select),
-    "time": at_once(_time),
-    "role": at_once(_role),
+ANSWERS: dict[str, Answer] = {
+    "ping": _ping,
+    "echo": lambda router, caller, argv: bulk(argv[1]),
+    "acl|whoami": lambda router, caller, argv: bulk(caller.identity.name.encode()),
+    "select": _select,
+    "time": _time,
+    "role": _role,
     # Commands of modules are unknown here, whatever the servers have.
-    "module|list": at_once(lambda router, caller, argv: encode([], caller.protocol)),
+    "module|list": lambda router, caller, argv: encode([], caller.protocol),
+    "wait": _wait,
+    "config|get": _config_get,
+    "config|resetstat": _reset_statistics,
+}
+WORKS: dict[str, Work] = {"info": _info, "auth": _auth}
+HANDLERS: dict[str, Handler] = {
+    **{name: at_once(answer) for name, answer in ANSWERS.items()},
+    **{name: awaited(work) for name, work in WORKS.items()},
     "quit": _quit,
     "reset": _reset,
     "hello": _hello,
-    "info": _info,
-    "wait": at_once(_wait),
-    "config|get": at_once(_config_get),
-    "config|resetstat": at_once(_reset_statistics),
 }
+# Within a transaction, where none of its replies may be of another protocol than the others.
+INSIDE: dict[str, Work] = {"hello": _greeted_inside}

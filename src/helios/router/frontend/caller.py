@@ -150,6 +150,7 @@ class Caller(ClientState):
         self.name = b""
         self.address = ""  # where it calls from; empty for code of this process
         self.library = {b"lib-name": b"", b"lib-ver": b""}
+        self.capabilities = ""  # by CLIENT CAPA, in the letters of CLIENT LIST
         self.transaction: Transaction | None = None  # what it has queued since MULTI
         self.watch: WatchedKeys | None = None
         self.database = b"0"  # the one that it has asked for; with another than 0 nothing of it is run

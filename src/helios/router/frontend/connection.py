@@ -148,13 +148,18 @@ class ClientConnection(Caller, asyncio.Protocol):
         return self.owed + (0 if self.transport is None else self.transport.get_write_buffer_size())
 
     @property
+    def received_bytes(self) -> int:
+        """What it has sent and is not yet a command."""
+        return 0 if self.parser is None else self.parser.buffered
+
+    @property
     def held_bytes(self) -> int:
         """What it is owed, and what it has sent and is not carried out."""
-        received = 0 if self.parser is None else self.parser.buffered
         queued = (0 if self.transaction is None else self.transaction.size) + (
             0 if self.watch is None else self.watch.size
         )
-        return self.unread_bytes + received + queued + sum(len(raw) for raw, _ in self.waiting)
+        waiting = sum(len(raw) for raw, _ in self.waiting)
+        return self.unread_bytes + self.received_bytes + queued + waiting
 
     @property
     def idle(self) -> bool:
