@@ -174,6 +174,36 @@ def test_a_celery_worker(empty_cluster: LocalCluster) -> None:
         assert [result.get(timeout=WAIT_S) for result in results] == [0, 2, 4, 6, 8]
 
 
+def test_a_celery_worker_without_a_prefix_whose_keys_are_on_one_node(empty_cluster: LocalCluster) -> None:
+    for pattern in ("celery*", "unacked*", "_kombu*", "*.pidbox*"):
+        empty_cluster.admin.wait(empty_cluster.admin.migrate("*", "shard-3", pattern))
+    app = Celery("other jobs", broker=empty_cluster.url, backend=empty_cluster.url)
+    double = app.task(queue_jobs.double, name="double again")
+    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=WAIT_S):
+        results = [double.delay(i) for i in range(5)]
+        assert [result.get(timeout=WAIT_S) for result in results] == [0, 2, 4, 6, 8]
+
+
+def test_the_ways_out_that_an_error_names_are_ones(empty_cluster: LocalCluster) -> None:
+    keys = [f"wayout:{i}" for i in range(20)]
+    with closing(redis.Redis(port=empty_cluster.port)) as client:
+
+        def set_all(*, transaction: bool, prefix: str = "") -> list[Any]:
+            with client.pipeline(transaction=transaction) as pipeline:
+                for key in keys:
+                    pipeline.set(prefix + key, 1)
+                return list(pipeline.execute())
+
+        with pytest.raises(redis.ResponseError) as caught:
+            set_all(transaction=True)
+        for way in ("transaction=False", "{tag}", "helios-cli migrate '*' shard-3 'PATTERN'"):
+            assert way in str(caught.value)
+        assert all(set_all(transaction=False))
+        assert all(set_all(transaction=True, prefix="{w}:"))
+        empty_cluster.admin.wait(empty_cluster.admin.migrate("*", "shard-3", "wayout:*"))
+        assert all(set_all(transaction=True))
+
+
 def test_an_rq_worker(empty_cluster: LocalCluster) -> None:
     # Its transactions are about keys of many names, so they are collected on one node.
     for source in ("shard-2", "shard-3"):

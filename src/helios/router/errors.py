@@ -38,12 +38,13 @@ def in_part(replies: Mapping[str, bytes | None]) -> bytes:
     return error_reply("; ".join([said, *(f"{fate} {', '.join(shards)}" for fate, shards in fates if shards)]))
 
 
-def cross_shard(owners: Iterable[str], what: str) -> bytes:
-    """Keys that `what` would need together have several owners."""
+def cross_shard(owners: Iterable[str], what: str, also: str = "") -> bytes:
+    """Keys that `what` would need together have several owners; `also` is a way out beside those that all have."""
     shards = sorted(set(owners))
     return error_reply(
-        f"CROSSSHARD keys are owned by {', '.join(shards[:-1])} and {shards[-1]}: "
-        f"{what} works within one shard; keys with the same {{tag}} share one"
+        f"CROSSSHARD keys are owned by {', '.join(shards[:-1])} and {shards[-1]}: {what} works within one shard; "
+        f"keys with the same {{tag}} share one, and so do those that a rule brings to one "
+        f"(helios-cli migrate '*' {shards[-1]} 'PATTERN'){also}"
     )
 
 

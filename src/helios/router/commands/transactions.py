@@ -21,6 +21,7 @@ from helios.router.frontend.transaction import OwnCommands, Transaction
 from helios.router.upstream.dedicated import DedicatedConnection
 
 _MULTI, _EXEC = encode_command([b"MULTI"]), encode_command([b"EXEC"])
+_WITHOUT_MULTI = "; what need not be atomic works in a pipeline without MULTI (redis-py: transaction=False)"
 _EXECABORT = "EXECABORT Transaction discarded because of"
 # What is not queued but carried out at once.
 AT_ONCE = frozenset(("multi", "exec", "discard", "watch", "reset", "quit"))
@@ -87,7 +88,7 @@ def execute(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
             stop_watching(caller)
         return owners
     if len(set(owners)) > 1:
-        return _answer(caller, cross_shard(owners, "a transaction, with all that it watches,"))
+        return _answer(caller, cross_shard(owners, "a transaction, with all that it watches,", _WITHOUT_MULTI))
     frames = [_MULTI, *transaction.frames, _EXEC]
     _leave(caller)
     if watched is None:
