@@ -590,6 +590,38 @@ async def test_opening_again_ends_what_a_lost_connection_still_has_to_run(real_l
 
 
 @pytest.mark.processes
+async def test_a_copy_is_as_idle_as_its_source_and_copying_is_no_use(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    for key, seconds in ((b"old", 5000), (b"older", 9000)):
+        await real_lab.set(engine, b"model", b"v")
+        (model,) = await engine.dump([b"model"])
+        assert model is not None
+        await run(engine, "RESTORE", key, 0, model.payload, "IDLETIME", seconds)
+    dumped = await engine.dump([b"old", b"older", b"gone"])
+    assert dumped[2] is None
+    items = [(key, value) for key, value in zip((b"copy", b"copier"), dumped, strict=False) if value is not None]
+    assert await engine.restore(items) == [True, True]
+    for key, seconds in ((b"old", 5000), (b"older", 9000), (b"copy", 5000), (b"copier", 9000)):
+        # The servers' clock for this is coarse.
+        assert seconds - 10 <= await run(engine, "OBJECT", "IDLETIME", key) <= seconds + 60
+
+
+@pytest.mark.processes
+async def test_a_copy_counts_as_used_as_often_as_its_source(real_lab: Lab) -> None:
+    await run(await real_lab.open(), "CONFIG", "SET", "maxmemory-policy", "allkeys-lfu")
+    engine = await real_lab.open()
+    await real_lab.set(engine, b"model", b"v")
+    (model,) = await engine.dump([b"model"])
+    assert model is not None
+    await run(engine, "RESTORE", b"hot", 0, model.payload, "FREQ", 200)
+    (hot,) = await engine.dump([b"hot"])
+    assert hot is not None
+    assert await engine.restore([(b"copy", hot)]) == [True]
+    assert 190 <= await run(engine, "OBJECT", "FREQ", b"copy") <= 200
+    assert 190 <= await run(engine, "OBJECT", "FREQ", b"hot") <= 200
+
+
+@pytest.mark.processes
 async def test_a_large_pipeline_and_large_values(real_lab: Lab) -> None:
     engine = await real_lab.open()
     value = bytes(range(256)) * 4096 * 4

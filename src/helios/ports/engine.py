@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
@@ -31,12 +31,15 @@ class EngineInfo:
 class Dumped:
     """A key's value, serialised by its server, and when it ends (Unix milliseconds), if ever.
 
-    `stream` tells of a value that may be a stream: see `StreamState`.
+    `stream` tells of a value that may be a stream: see `StreamState`. By `idle_s` or `frequency`, whichever its
+    server keeps, a key is evicted after a move as it would have been before.
     """
 
     payload: bytes
     expire_at_ms: int | None
     stream: bool = False
+    idle_s: int | None = field(default=None, compare=False)
+    frequency: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

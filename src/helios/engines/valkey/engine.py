@@ -53,6 +53,7 @@ class ValkeyEngine:
         self._connection = connection
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
+        self._by_frequency: bool | None = None
 
     @property
     def connection(self) -> Connection:
@@ -115,20 +116,35 @@ class ValkeyEngine:
         TTL and value are read one after the other: a key that changes between is one that a change
         stream names, and must be read again.
         """
+        by_frequency = await self._begin_reading()
+        usage = "FREQ" if by_frequency else "IDLETIME"
         commands: list[Command] = []
         for key in keys:
-            commands += (("PEXPIRETIME", key), ("DUMP", key))
+            commands += (("OBJECT", usage, key), ("PEXPIRETIME", key), ("DUMP", key))
         replies = await self._execute_many(commands)
         found: list[Dumped | None] = []
-        for i, key in enumerate(keys):
-            expire_at_ms = int(self._value(replies[2 * i], "PEXPIRETIME", key))
-            payload = self._value(replies[2 * i + 1], "DUMP", key)
+        for key, used, end, dump in zip(keys, replies[::3], replies[1::3], replies[2::3], strict=True):
+            expire_at_ms = int(self._value(end, "PEXPIRETIME", key))
+            payload = self._value(dump, "DUMP", key)
             if payload is None or expire_at_ms == _NO_KEY:
                 found.append(None)
-            else:
-                ends = None if expire_at_ms == _NO_EXPIRY else expire_at_ms
-                found.append(Dumped(payload, ends, may_be_stream(payload)))
+                continue
+            ends = None if expire_at_ms == _NO_EXPIRY else expire_at_ms
+            known = used if isinstance(used, int) else None  # an error where the server's policy has just changed
+            idle_s, frequency = (None, known) if by_frequency else (known, None)
+            found.append(Dumped(payload, ends, may_be_stream(payload), idle_s, frequency))
         return found
+
+    async def _begin_reading(self) -> bool:
+        """From now on this connection's reading is no use of a key; whether the server counts how often there is one.
+
+        Servers before 7.2 have no such connections, and go on without.
+        """
+        if self._by_frequency is None:
+            policy, _ = await self._execute_many([("CONFIG", "GET", "maxmemory-policy"), ("CLIENT", "NO-TOUCH", "ON")])
+            said = policy.get(b"maxmemory-policy", b"") if isinstance(policy, dict) else b""
+            self._by_frequency = bytes(said).endswith(b"lfu")
+        return self._by_frequency
 
     async def restore(self, items: Sequence[tuple[bytes, Dumped]], *, replace: bool = True) -> list[bool]:
         """Write the keys with their absolute TTL; False where `replace` is off and the key existed.
@@ -138,7 +154,10 @@ class ValkeyEngine:
         """
         options = ("REPLACE", "ABSTTL") if replace else ("ABSTTL",)
         replies = await self._execute_many(
-            [("RESTORE", key, dumped.expire_at_ms or 0, dumped.payload, *options) for key, dumped in items]
+            [
+                ("RESTORE", key, dumped.expire_at_ms or 0, dumped.payload, *options, *_used(dumped))
+                for key, dumped in items
+            ]
         )
         written: list[bool] = []
         for (key, _), reply in zip(items, replies, strict=True):
@@ -204,6 +223,7 @@ class ValkeyEngine:
         """
         if not isinstance(target, ValkeyEngine):
             raise EngineError(f"{key[:100]!r} cannot be copied to an engine of another kind")
+        await self._begin_reading()
         way = Way(
             key, self._connection, target._connection, self._timeout_s, step_bytes, pace, {} if notes is None else notes
         )
@@ -229,6 +249,7 @@ class ValkeyEngine:
 
         Not told apart: when consumers of streams were last seen, and when entries were delivered to them.
         """
+        await self._begin_reading()
         commands: list[Command] = []
         for key in keys:
             commands += (("TYPE", key), ("PEXPIRETIME", key))
@@ -376,6 +397,13 @@ class ValkeyEngine:
             f"{self._connection.endpoint} ({server}) cannot read the value of {key[:100]!r} as its source wrote it "
             f"({reply}): the source is a newer server; move keys only to servers of the same or a newer version"
         )
+
+
+def _used(dumped: Dumped) -> tuple[str | int, ...]:
+    """The options of RESTORE by which the target goes on with what the source knows of a key's use."""
+    if dumped.frequency is not None:
+        return ("FREQ", dumped.frequency)
+    return () if dumped.idle_s is None else ("IDLETIME", dumped.idle_s)
 
 
 def _stream_state(about: Reply) -> StreamState | None:
