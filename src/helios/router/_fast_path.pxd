@@ -18,6 +18,7 @@ cdef class CommandStats:
     cdef readonly str name
     cdef readonly int group      # READ, WRITE or OTHER
     cdef readonly Latencies latencies
+    cdef public int64_t failed, rejected  # calls that were answered with an error, and that were not carried out
     cdef int arity, position
 
 

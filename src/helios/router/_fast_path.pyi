@@ -49,7 +49,10 @@ class CommandStats:
     name: str
     group: int
     latencies: Latencies
+    failed: int
+    rejected: int
     def __init__(self, name: str, group: int, arity: int = 0, position: int = 0) -> None: ...
+    def clear(self) -> None: ...
 
 OWN: Final[CommandStats]
 

@@ -129,6 +129,11 @@ cdef class CommandStats:
         self.position = position
         self.latencies = Latencies()
 
+    def clear(self):
+        """Begin again."""
+        self.latencies.clear()
+        self.failed = self.rejected = 0
+
 
 # What the router itself asks of servers, and parts of commands that nobody has named.
 OWN = CommandStats("", 2)
@@ -556,6 +561,8 @@ cdef class CommandQueue:
             self.answered += 1
             self.latencies.add(now_ns - flight.began_ns)
             (<CommandStats>flight.kind).latencies.add(now_ns - flight.began_ns)
+            if PyBytes_AS_STRING(reply)[0] == c"-":
+                (<CommandStats>flight.kind).failed += 1
             if now_ns - flight.began_ns >= self.slow_ns:
                 self.slow(raw, waiter, now_ns - flight.began_ns)
             if PyBytes_GET_SIZE(reply) >= HEAVY_BYTES and isinstance(waiter, Slot):

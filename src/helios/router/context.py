@@ -88,7 +88,7 @@ class RouterContext(Identities, Protocol):
 
     @property
     def kinds(self) -> dict[str, CommandStats]:
-        """The commands that have gone to servers, by name."""
+        """How often each command was given, by name, and how long it took."""
 
     def kind_of(self, command: Command) -> CommandStats:
         """How a command is counted."""

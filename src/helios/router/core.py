@@ -363,6 +363,8 @@ class Router:
     def reset_statistics(self) -> None:
         """Count commands, connections and errors from zero again, as CONFIG RESETSTAT asks for."""
         self.errors.clear()
+        for kind in self.kinds.values():
+            kind.clear()
         self.commands = self.clients_total = self.holding.total = 0
         self.client_limits.refused.clear()
         self.client_limits.ended.clear()
@@ -384,7 +386,7 @@ class Router:
 
     @property
     def kinds(self) -> dict[str, CommandStats]:
-        """The commands that have gone to servers, by name."""
+        """How often each command was given, by name, and how long it took."""
         return self._dispatcher.fast_path.by_name
 
     def kind_of(self, command: Command) -> CommandStats:

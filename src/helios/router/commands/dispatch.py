@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from time import perf_counter_ns
+
 from helios.errors import InvalidInput
 from helios.placement.routing import Routes
 from helios.resp.blocking import timeout_of
-from helios.resp.commands import ELEMENT_SCANS, ONE_KEY, Command, How, find, key_positions, objection
+from helios.resp.commands import ELEMENT_SCANS, ONE_KEY, Command, How, find, find_subcommand, key_positions, objection
 from helios.resp.encoding import error_reply
 from helios.resp.keys import Malformed
 from helios.router._fast_path import FastPath
@@ -158,7 +160,9 @@ class Dispatcher:
         if isinstance(command, Command) and command.name == "select":
             server.choose_database(caller, argv[1])
         if isinstance(command, Command) and command.name in transactions.AT_ONCE:
-            return HANDLERS[command.name](self._router, caller, argv)
+            return self._answer(caller, argv, command)
+        if isinstance(command, bytes):
+            self._reject(argv)
         if isinstance(command, bytes) and argv[0].upper() == b"EXEC":
             transactions.abort(caller, command)
         else:
@@ -169,6 +173,7 @@ class Dispatcher:
         """Everything but a well-formed command with one key."""
         command = recognise(argv)
         if isinstance(command, bytes):
+            self._reject(argv)
             if argv[0].upper() in _ATTACKS and isinstance(caller, ClientConnection):
                 # A web page can make a browser send these to a server that should not be reached from it.
                 caller.abort()
@@ -180,10 +185,30 @@ class Dispatcher:
         if "|" in command.name:
             caller.last_word = command.name.encode()  # CLIENT LIST tells subcommands apart
         if command.how is How.ROUTER:
-            return HANDLERS[command.name](self._router, caller, argv)
+            return self._answer(caller, argv, command)
         if command.how is How.VERB:
             return admin.run(self._router, caller, command.name, argv)
         return self._keyed(caller, raw, argv, command)
+
+    def _answer(self, caller: Caller, argv: list[bytes], command: Command) -> int:
+        """A command that the router carries out itself."""
+        began_ns = perf_counter_ns()
+        verdict = HANDLERS[command.name](self._router, caller, argv)
+        if verdict in (DONE, WAIT_REPLY):  # else it is given again
+            kind = self.fast_path.kind_of(command.name, int(command.writes))
+            kind.latencies.record(perf_counter_ns() - began_ns)
+            slot = caller.last_slot()
+            if slot is not None and slot.reply is not None and slot.reply[:1] == b"-":
+                kind.failed += 1
+        return verdict
+
+    def _reject(self, argv: list[bytes]) -> None:
+        """Count a command that is not carried out, if it is one."""
+        command = find(argv[0])
+        if command is not None and command.container and len(argv) > 1:
+            command = find_subcommand(command, argv[1])
+        if command is not None:
+            self.fast_path.kind_of(command.name, int(command.writes)).rejected += 1
 
     def _keyed(self, caller: Caller, raw: bytes, argv: list[bytes], command: Command) -> int:
         """Commands that shards carry out, with any number of keys."""
@@ -218,7 +243,7 @@ class Dispatcher:
             if command.name in ELEMENT_SCANS:
                 scan.scan_elements(self._router, caller, argv, first)
             elif command.name in scripting.CALLS:
-                scripting.call(self._router, caller, first, raw, argv)
+                scripting.call(self._router, caller, first, raw, argv, command)
             else:
                 self._send(caller, first, raw, command)
         elif command.how is How.SPLIT:

@@ -172,9 +172,12 @@ def _commandstats(router: RouterContext) -> Fields:
     fields: Fields = {}
     for name, kind in sorted(router.kinds.items()):
         calls = sum(count for _, count in kind.latencies.counted())
-        if calls:
+        if calls or kind.rejected:
             usec = kind.latencies.total_ns // 1000
-            fields[f"cmdstat_{name}"] = f"calls={calls},usec={usec},usec_per_call={usec / calls:.2f}"
+            fields[f"cmdstat_{name}"] = (
+                f"calls={calls},usec={usec},usec_per_call={usec / max(calls, 1):.2f},"
+                f"rejected_calls={kind.rejected},failed_calls={kind.failed}"
+            )
     return fields
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import hiredis
 
+from helios.resp.commands import Command
 from helios.resp.encoding import OK, array, bulk, error_reply, integer
 from helios.resp.wire import encode_command
 from helios.router.commands.handlers import Handler
@@ -103,13 +104,13 @@ class _ScriptSlot(Slot):
         super().fill(reply)
 
 
-def call(router: RouterContext, caller: Caller, shard: str, raw: bytes, argv: list[bytes]) -> None:
+def call(router: RouterContext, caller: Caller, shard: str, raw: bytes, argv: list[bytes], command: Command) -> None:
     """Run a script on a shard, which is told it first if it may not know it."""
     link = router.pool.link(shard, caller.protocol)
     slot = _ScriptSlot(caller)
     caller.replies.append(slot)
     waiter = router.script_cache.before(link, argv, slot)
-    link.send(raw, waiter)
+    link.send_as(raw, waiter, router.kind_of(command))
 
 
 def prepare(router: RouterContext, link: ServerConnection, calls: Sequence[list[bytes]]) -> None:

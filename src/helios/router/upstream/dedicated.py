@@ -15,6 +15,7 @@ from helios.errors import HeliosError
 from helios.model.topology import Member, Shard
 from helios.resp.encoding import error_reply
 from helios.resp.wire import encode_command
+from helios.router._fast_path import CommandStats
 from helios.router.errors import ErrorReply
 from helios.router.frontend.caller import FutureReply, Waiter
 from helios.router.options import RouterOptions
@@ -51,10 +52,10 @@ class DedicatedConnection(ServerConnection):
 
     # --- for its client ---
 
-    def block(self, raw: bytes, waiter: Waiter, keys: Sequence[bytes]) -> None:
-        """Send a command that waits for something in `keys`."""
+    def block(self, raw: bytes, waiter: Waiter, keys: Sequence[bytes], kind: CommandStats) -> None:
+        """Send a command that waits for something in `keys`, counted as one of that kind."""
         self.keys = keys
-        self.send(raw, waiter)
+        self.send_as(raw, waiter, kind)
 
     def wake(self) -> None:
         """Make the command that waits be answered now with UNBLOCKED, unless something comes for it first.
