@@ -138,6 +138,9 @@ def said(port: int, exchange: str) -> list[Reply]:
         "SUBSCRIBE a; CLIENT ID",
         "SUBSCRIBE a; NOSUCH",
         "MONITOR x",
+        # Settings that programs look at.
+        "CONFIG GET MaxMemory maxmemory nosuch",
+        "CONFIG GET hash-max-listpack-value",
         # What a client can do.
         "CLIENT CAPA redirect",
         "CLIENT CAPA redirect nosuch; CLIENT CAPA",

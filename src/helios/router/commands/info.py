@@ -279,6 +279,22 @@ async def _keyspace(router: RouterContext, told: Section) -> Fields:
     return {"db0": ",".join(f"{name}={value}" for name, value in {"keys": "", **others}.items())}
 
 
+# What programs look at that test or tune how values are kept; the same on every server that Helios starts.
+_ENCODING = ("hash-max-", "list-max-", "list-compress-", "set-max-", "zset-max-", "stream-node-", "hll-sparse-", "lfu-")
+
+
+async def encodings(router: RouterContext, argv: list[bytes]) -> dict[str, str]:
+    """What a server says to CONFIG GET of how it keeps values; nothing where none answers."""
+    if router.reason() is not None or router.routes is None:
+        return {}
+    reply = await router.pool.ask(router.routes.home, argv, 2)
+    if reply[:1] != b"*":
+        return {}
+    flat = [part.decode("latin-1") for part in decoded(reply)]
+    said = {name.lower(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    return {name: value for name, value in said.items() if name.startswith(_ENCODING)}
+
+
 def parameters(router: RouterContext) -> dict[str, str]:
     """What CONFIG GET knows: what clients and benchmarks ask servers for."""
     limits = router.options.limits

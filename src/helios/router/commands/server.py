@@ -239,15 +239,18 @@ async def _log_in(router: RouterContext, caller: Caller, name: bytes, password: 
 # --- CONFIG, INFO -----------------------------------------------------------------------------------------------
 
 
-def _config_get(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+async def _config_get(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     if any(len(pattern) > LONGEST_PATTERN for pattern in argv[2:]):
         return PATTERN_TOO_LONG
-    globs = [Glob(pattern.lower()) for pattern in argv[2:]]
-    known = info.parameters(router)
-    return encode(
-        {name: value for name, value in known.items() if any(glob.match(name.encode()) for glob in globs)},
-        caller.protocol,
-    )
+    known = {**await info.encodings(router, argv), **info.parameters(router)}
+    spelt: dict[str, str] = {}  # a name is given as it was asked for, as servers do it
+    for pattern in argv[2:]:
+        name, glob = pattern.decode("latin-1"), Glob(pattern.lower())
+        for each in [name.lower()] if name.lower() in known else known:
+            if glob.match(each.encode()):
+                spelt.setdefault(each, name if each == name.lower() else each)
+    found = {spelling: known[name] for name, spelling in spelt.items()}
+    return encode(found, caller.protocol)
 
 
 def _reset_statistics(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
@@ -269,10 +272,9 @@ ANSWERS: dict[str, Answer] = {
     # Commands of modules are unknown here, whatever the servers have.
     "module|list": lambda router, caller, argv: encode([], caller.protocol),
     "wait": _wait,
-    "config|get": _config_get,
     "config|resetstat": _reset_statistics,
 }
-WORKS: dict[str, Work] = {"info": _info, "auth": _auth}
+WORKS: dict[str, Work] = {"info": _info, "auth": _auth, "config|get": _config_get}
 HANDLERS: dict[str, Handler] = {
     **{name: at_once(answer) for name, answer in ANSWERS.items()},
     **{name: awaited(work) for name, work in WORKS.items()},
