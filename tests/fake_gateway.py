@@ -186,8 +186,9 @@ class FakeAdmin:
         zone: str = "",
         import_keys: bool = False,
         flush: bool = False,
+        adopt: bool = False,
     ) -> ChangeView:
-        self._note("add_node", node_id, address, weight, zone, import_keys, flush)
+        self._note("add_node", node_id, address, weight, zone, import_keys, flush, *["adopt"] * adopt)
         return self.change_view
 
     async def remove_node(self, node_id: str) -> ChangeView:
@@ -218,8 +219,10 @@ class FakeAdmin:
         self._note("placement")
         return PLACEMENT
 
-    async def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
-        self._note("preview_add_node", node_id, address, weight)
+    async def preview_add_node(
+        self, node_id: str, address: str, *, weight: float = 1.0, import_keys: bool = False, flush: bool = False
+    ) -> list[PreviewView]:
+        self._note("preview_add_node", node_id, address, weight, *["import"] * import_keys, *["flush"] * flush)
         return [PREVIEW]
 
     async def preview_remove_node(self, node_id: str) -> list[PreviewView]:

@@ -94,7 +94,15 @@ async def test_a_plain_server_is_taken_in(tmp_path: Path) -> None:
         await shards.execute("legacy", "MSET", *[part for pair in own.items() for part in pair])
         with pytest.raises(Refused, match=r"holds 500 keys already.*--import.*--flush"):
             await shards.admin.add_node("legacy", str(node.address))
+        with pytest.raises(Refused, match=r"holds 500 keys already.*--import.*--flush"):
+            await shards.admin.preview_add_node("legacy", str(node.address))
+        foreseen = await shards.admin.preview_add_node("legacy", str(node.address), import_keys=True)
+        brought = {view.target_node: view.keys for view in foreseen if view.source_node == "legacy"}
+        assert brought.keys() == {"shard-1", "shard-2"}
+        assert sum(brought.values()) == 500
         assert len((await shards.topology()).nodes) == 2
+        with pytest.raises(Refused, match=r"only the first node of a cluster is adopted"):
+            await shards.admin.add_node("legacy", str(node.address), adopt=True)
 
         view = await shards.admin.add_node("legacy", str(node.address), import_keys=True)
         assert view.status == "queued"

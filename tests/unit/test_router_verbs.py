@@ -225,7 +225,7 @@ async def test_the_options_of_addnode(lab: RouterLab, admin: FakeAdmin) -> None:
         (("REBALANCE", "BY"), "INVALID write REBALANCE [STRATEGY"),
         (("REWEIGHT", "n", "much"), "INVALID 'much' is not a weight: use a number such as 1 or 0.5"),
         (("HISTORY", "all"), "INVALID what follows HISTORY is a number"),
-        (("PREVIEW", "ADDNODE", "n", "h:1", "FLUSH"), "INVALID PREVIEW ADDNODE takes WEIGHT alone"),
+        (("PREVIEW", "ADDNODE", "n", "h:1", "ADOPT"), "INVALID PREVIEW ADDNODE takes WEIGHT, IMPORT and FLUSH alone"),
         (("MIGRATIONSTATUS", b"\xff"), "INVALID the arguments of MIGRATIONSTATUS must be UTF-8: "),
         (("CLUSTERSTATS", "now"), "ERR wrong number of arguments for 'clusterstats' command"),
     ],

@@ -51,8 +51,11 @@ async def findings(
             found += await _keys(shard_id, engine, engines, routes)
         for shard in topology.shards:
             found += _replicas(shard, settings)
-            if shard.id in engines and _supervised(topology, shard):
-                found += await _users(shard.id, engines[shard.id], store)
+            if shard.id in engines:
+                engine = engines[shard.id]
+                found += await (
+                    _users(shard.id, engine, store) if _supervised(topology, shard) else _direct(shard.id, engine)
+                )
     finally:
         for engine in engines.values():
             await engine.close()
@@ -136,6 +139,18 @@ async def _users(shard_id: str, engine: Engine, store: Store) -> list[Finding]:
     if not orphans:
         return []
     return [Finding("orphaned_user", shard_id, len(orphans), f"users that nobody uses: {', '.join(sorted(orphans))}")]
+
+
+async def _direct(shard_id: str, engine: Engine) -> list[Finding]:
+    """What a client changes at a server behind Helios' back is lost with the next move of its keys."""
+    try:
+        strangers = await engine.strangers()
+    except EngineDenied:
+        return []
+    if not strangers:
+        return []
+    shown = ", ".join(sorted(strangers)[:_NAMED]) + (", …" if len(strangers) > _NAMED else "")
+    return [Finding("direct_client", shard_id, len(strangers), f"clients that go past Helios: {shown}")]
 
 
 async def _silent(topology: Topology, store: Store, clock: Clock, settings: ClusterSettings) -> list[Finding]:

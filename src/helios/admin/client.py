@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from helios.access.request_context import demand, requester
@@ -14,7 +14,7 @@ from helios.admin.balance import balance_view, moves_of, policy_of, proposed, re
 from helios.admin.check import findings
 from helios.admin.history import history
 from helios.admin.joining import identify
-from helios.admin.preview import preview
+from helios.admin.preview import own_keys, preview
 from helios.admin.requests import Requests
 from helios.admin.routers import as_seen, router_views
 from helios.admin.settings import SharedSettings
@@ -87,6 +87,11 @@ class Admin:
         """Make a new cluster of these nodes, each with its share at once. Refused where there is one."""
         return await self._submit(Change(self._id(), ChangeKind.FOUND, nodes=tuple(nodes)))
 
+    async def adopt(self, node_id: str, address: Address, beside: Sequence[Node]) -> ChangeView:
+        """Make a new cluster in which a running server owns every key that it has, and the nodes `beside` none yet."""
+        node = await identify(self._store, self._connector, self._clock, node_id, address)
+        return await self._submit(Change(self._id(), ChangeKind.FOUND, nodes=(*beside, node), adopt=True))
+
     async def add_node(
         self,
         node_id: str,
@@ -96,17 +101,18 @@ class Admin:
         zone: str = "",
         import_keys: bool = False,
         flush: bool = False,
+        adopt: bool = False,
     ) -> ChangeView:
         """Take a node in; with auto_rebalance its keys start to move at once."""
         _check_node(node_id, weight)
-        if import_keys and flush:
-            raise InvalidInput("import and flush exclude each other: keys are either moved to their owners or deleted")
-        if import_keys or flush:
-            demand(Need.ALL, f"{'import' if import_keys else 'delete'} the keys of {node_id}: ask an admin")
+        _check_keys_wish(import_keys, flush, adopt)
+        if import_keys or flush or adopt:
+            wish = "adopt" if adopt else "import" if import_keys else "delete"
+            demand(Need.ALL, f"{wish} the keys of {node_id}: ask an admin")
         node = await identify(self._store, self._connector, self._clock, node_id, Address.parse(address))
         node = replace(node, weight=weight, zone=zone)
         return await self._submit(
-            Change(self._id(), ChangeKind.ADD_NODE, nodes=(node,), import_keys=import_keys, flush=flush)
+            Change(self._id(), ChangeKind.ADD_NODE, nodes=(node,), import_keys=import_keys, flush=flush, adopt=adopt)
         )
 
     async def remove_node(self, node_id: str) -> ChangeView:
@@ -142,15 +148,27 @@ class Admin:
             raise InvalidInput(f"{count} entries of history: use a number above 0")
         return await history(self._store, count)
 
-    async def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
-        """What would move if the node were added and given its share."""
+    async def preview_add_node(
+        self, node_id: str, address: str, *, weight: float = 1.0, import_keys: bool = False, flush: bool = False
+    ) -> list[PreviewView]:
+        """What would move if the node were added and given its share; what would stand in the way is raised.
+
+        With `import_keys` it is said, too, which keys of its own would go to which node.
+        """
         _check_node(node_id, weight)
+        _check_keys_wish(import_keys, flush, adopt=False)
         topology = await self._topology()
-        node = Node(node_id, Address.parse(address), weight=weight)
         if topology.node(node_id) is not None:
             raise Refused(f"{node_id} is a node already")
+        node = Node(node_id, Address.parse(address))
+        # What is not started yet can be foreseen, too: it comes without keys.
+        with suppress(Unavailable):
+            node = await identify(self._store, self._connector, self._clock, node_id, node.address)
+        node = replace(node, weight=weight)
+        brought = await own_keys(topology, node, self._connector, told=import_keys or flush)
         grown = replace(topology, nodes=(*topology.nodes, node))
-        return await preview(grown, Change("", ChangeKind.ADD_NODE, nodes=(node,)), self._connector)
+        moves = await preview(grown, Change("", ChangeKind.ADD_NODE, nodes=(node,)), self._connector)
+        return [*(brought if import_keys else []), *moves]
 
     async def preview_remove_node(self, node_id: str) -> list[PreviewView]:
         """What would move if the node were removed."""
@@ -436,6 +454,13 @@ class Admin:
 
 def _rules(placement: Placement) -> tuple[RuleView, ...]:
     return tuple(RuleView(rule.source, rule.target, rule.patterns) for rule in placement.rules)
+
+
+def _check_keys_wish(import_keys: bool, flush: bool, adopt: bool) -> None:
+    if import_keys + flush + adopt > 1:
+        raise InvalidInput(
+            "import, flush and adopt exclude each other: keys move to their owners, are deleted, or stay where they are"
+        )
 
 
 def _check_node(node_id: str, weight: float) -> None:

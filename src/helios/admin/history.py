@@ -49,7 +49,9 @@ def _what(change: Change) -> str:
                 str(node.address),
                 *([] if node.weight == 1 else [f"--weight {node.weight:g}"]),
             ]
-            return " ".join([*words, *["--import"] * change.import_keys, *["--flush"] * change.flush])
+            return " ".join(
+                [*words, *["--import"] * change.import_keys, *["--flush"] * change.flush, *["--adopt"] * change.adopt]
+            )
         case ChangeKind.REMOVE_NODE:
             return f"removenode {change.node}"
         case ChangeKind.MIGRATE:

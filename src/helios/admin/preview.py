@@ -6,9 +6,11 @@ from collections import Counter
 from dataclasses import replace
 
 from helios.admin.views import PreviewView
-from helios.control.admission import placement_after
+from helios.control.admission import holds_keys, placement_after
+from helios.errors import Refused
 from helios.model.migration import Change
-from helios.model.topology import Topology
+from helios.model.topology import Member, Node, NodeKind, Placement, Topology
+from helios.placement.change import with_weights
 from helios.placement.plan import pairs_between
 from helios.placement.table import PlacementTable
 from helios.ports.engine import Connector, Engine
@@ -41,6 +43,29 @@ async def preview(topology: Topology, change: Change, connector: Connector) -> l
         finally:
             await engine.close()
     return views
+
+
+async def own_keys(topology: Topology, node: Node, connector: Connector, *, told: bool) -> list[PreviewView]:
+    """Which keys of its own a server would bring to which node. Raises Refused where it was not `told` what to do."""
+    if node.kind is not NodeKind.EXTERNAL:
+        return []
+    engine = await connector.open(Member(f"{node.id}.0", node.id, node.address))
+    try:
+        keys = await engine.count()
+        if keys and not told:
+            raise Refused(holds_keys(node, keys, first=not topology.nodes))
+        if not keys or not topology.nodes:
+            return []
+        # All that it has is foreign to it, as if it had owned everything until now.
+        alone = PlacementTable(with_weights(Placement(), {node.id: 1.0}))
+        owners = [shard.id for shard in topology.shards]
+        return [
+            view
+            for view in await _source(engine, node.id, owners, alone, PlacementTable(topology.placement))
+            if view.keys
+        ]
+    finally:
+        await engine.close()
 
 
 async def _source(

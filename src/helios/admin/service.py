@@ -35,8 +35,13 @@ class AdminService(Protocol):
         zone: str = "",
         import_keys: bool = False,
         flush: bool = False,
+        adopt: bool = False,
     ) -> ChangeView:
-        """Take a node in; with auto_rebalance its keys start to move at once."""
+        """Take a node in; with auto_rebalance its keys start to move at once.
+
+        For a server that holds keys it is to be said what becomes of them. With `adopt` it is the first node of a
+        cluster, and has them all.
+        """
 
     async def remove_node(self, node_id: str) -> ChangeView:
         """Drain a node and let it go when it is empty; returns when draining has been accepted."""
@@ -56,8 +61,10 @@ class AdminService(Protocol):
     async def change(self, change_id: str) -> ChangeView:
         """What has become of a request; raises NotFound."""
 
-    async def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
-        """What would move if the node were added and given its share; nothing is changed."""
+    async def preview_add_node(
+        self, node_id: str, address: str, *, weight: float = 1.0, import_keys: bool = False, flush: bool = False
+    ) -> list[PreviewView]:
+        """What would move if the node were added and given its share, and what would be refused; nothing is changed."""
 
     async def preview_remove_node(self, node_id: str) -> list[PreviewView]:
         """What would move if the node were removed; nothing is changed."""

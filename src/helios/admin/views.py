@@ -276,8 +276,11 @@ class SettingChangeView:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a check found. `kind` is stray, double, orphaned_user, under_replicated, unreachable,
-    silent_node or abandoned_migration; `node` is empty where it concerns the whole cluster."""
+    """Something that a check found; `node` is empty where it concerns the whole cluster.
+
+    `kind` is stray, double, orphaned_user, under_replicated, unreachable, silent_node, direct_client (of an external
+    server, past Helios) or abandoned_migration.
+    """
 
     kind: str
     node: str

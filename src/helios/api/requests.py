@@ -22,7 +22,10 @@ _STRICT = ConfigDict(extra="forbid", strict=True, populate_by_name=False)
 
 
 class AddNode(BaseModel):
-    """A node to take in; `import` moves the keys that it holds to their owners, `flush` discards them."""
+    """A node to take in; `import` moves the keys that it holds to their owners, `flush` discards them.
+
+    With `adopt` they stay where they are, and it is the first node.
+    """
 
     model_config = _STRICT
 
@@ -32,6 +35,7 @@ class AddNode(BaseModel):
     zone: str = ""
     import_keys: bool = Field(False, alias="import")
     flush: bool = False
+    adopt: bool = False
 
 
 class RemoveNode(BaseModel):

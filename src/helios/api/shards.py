@@ -131,9 +131,17 @@ def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
     async def add_node(request: Request, response: Response) -> ChangeView | JSONResponse:
         body, dry_run = await body_and_dry_run(request, AddNode)
         if dry_run:
-            if body.import_keys or body.flush:
-                raise Refused("a dry run foresees what the ring moves, not what import or flush would do")
-            return foreseen(await admin.preview_add_node(body.node_id, body.address, weight=body.weight))
+            if body.adopt:
+                raise Refused("a dry run has nothing to foresee for adopt: no key moves")
+            return foreseen(
+                await admin.preview_add_node(
+                    body.node_id,
+                    body.address,
+                    weight=body.weight,
+                    import_keys=body.import_keys,
+                    flush=body.flush,
+                )
+            )
         change = await admin.add_node(
             body.node_id,
             body.address,
@@ -141,6 +149,7 @@ def _add_node_routes(router: APIRouter, admin: AdminService) -> None:
             zone=body.zone,
             import_keys=body.import_keys,
             flush=body.flush,
+            adopt=body.adopt,
         )
         return accept(change, response)
 

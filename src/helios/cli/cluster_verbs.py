@@ -27,6 +27,7 @@ WAIT = click.option("--wait", is_flag=True, help="Wait for the keys to arrive, a
 )
 @click.option("--import", "import_keys", is_flag=True, help="Take a plain server's keys in: each moves to its owner.")
 @click.option("--flush", is_flag=True, help="Discard the keys that a plain server holds.")
+@click.option("--adopt", is_flag=True, help="Found the cluster with a plain server and its keys where they are.")
 @DRY_RUN
 @WAIT
 @pass_session
@@ -38,6 +39,7 @@ def add_node(
     zone: str,
     import_keys: bool,
     flush: bool,
+    adopt: bool,
     dry_run: bool,
     wait: bool,
 ) -> None:
@@ -46,19 +48,21 @@ def add_node(
     One of Helios, or a plain Valkey or Redis server; ADDRESS is where it listens, host:port. With auto_rebalance
     it gets its share of the keys at once, which is what --dry-run foresees; else `rebalance` gives it that.
     """
-    if import_keys and flush:
-        raise click.UsageError("--import and --flush exclude each other: keys are either taken in or discarded")
-    if dry_run and (import_keys or flush):
-        raise click.UsageError("--dry-run foresees what the ring moves, not what --import or --flush would do")
+    if import_keys + flush + adopt > 1:
+        raise click.UsageError(
+            "--import, --flush and --adopt exclude each other: keys move, go, or stay where they are"
+        )
+    if dry_run and adopt:
+        raise click.UsageError("--dry-run has nothing to foresee for --adopt: no key moves")
     argv = ["ADDNODE", node_id, address]
     if weight != 1.0:
         argv += ["WEIGHT", repr(weight)]
+    if zone and not dry_run:
+        argv += ["ZONE", zone]
+    argv += ["IMPORT"] * import_keys + ["FLUSH"] * flush + ["ADOPT"] * adopt
     if dry_run:
         _preview(session, wait, *argv)
         return
-    if zone:
-        argv += ["ZONE", zone]
-    argv += ["IMPORT"] * import_keys + ["FLUSH"] * flush
     change(session, wait, *argv)
 
 

@@ -62,7 +62,9 @@ def up(
     adopt: Annotated[
         str | None,
         typer.Option(
-            "--adopt", metavar="nodes", help="After a loss of the store: make the cluster as its nodes know it."
+            "--adopt",
+            metavar="HOST:PORT|nodes",
+            help="Found the cluster with a running server, its keys where they are; nodes: after a loss of the store.",
         ),
     ] = None,
     parent_pipe: ParentPipe = False,
@@ -74,14 +76,12 @@ def up(
     """
 
     def start() -> None:
-        from helios.errors import InvalidInput
+        from helios.model.ids import Address
         from helios.runtime.adoption import NODES
         from helios.runtime.preflight import UpOptions
         from helios.runtime.settings import SettingsSource
         from helios.runtime.up import run_up
 
-        if adopt not in (None, NODES):
-            raise InvalidInput(f"--adopt is {adopt!r} but must be {NODES!r}")
         flags: dict[str, object] = {
             "atlas.data_dir": data_dir,
             "network.bind": bind,
@@ -91,6 +91,7 @@ def up(
             shards=_bounded("--shards", shards, 64),
             port=_bounded("--port", port, 65535),
             rebuild=adopt == NODES,
+            adopt=None if adopt in (None, NODES) else Address.parse(adopt),
             parent_pipe=parent_pipe,
             temporary=temporary,
         )

@@ -83,9 +83,10 @@ class AsyncAdminClient:
         zone: str = "",
         import_keys: bool = False,
         flush: bool = False,
+        adopt: bool = False,
     ) -> ChangeView:
         """Take a node in that runs at `address`; see AdminClient.add_node."""
-        return await self._ask(verbs.add_node(node_id, address, weight, zone, import_keys, flush))
+        return await self._ask(verbs.add_node(node_id, address, weight, zone, import_keys, flush, adopt))
 
     async def remove_node(self, node_id: str) -> ChangeView:
         """Drain a node and let it go when it is empty; returns when draining has been accepted."""
@@ -115,9 +116,11 @@ class AsyncAdminClient:
         """The last changes, the oldest first: what was done, when, by whom and why."""
         return await self._ask(verbs.history(count))
 
-    async def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
+    async def preview_add_node(
+        self, node_id: str, address: str, *, weight: float = 1.0, import_keys: bool = False, flush: bool = False
+    ) -> list[PreviewView]:
         """What would move if the node were added and given its share; nothing is changed."""
-        return await self._ask(verbs.preview_add_node(node_id, address, weight))
+        return await self._ask(verbs.preview_add_node(node_id, address, weight, import_keys, flush))
 
     async def preview_remove_node(self, node_id: str) -> list[PreviewView]:
         """What would move if the node were removed; nothing is changed."""

@@ -89,12 +89,14 @@ class AdminClient:
         zone: str = "",
         import_keys: bool = False,
         flush: bool = False,
+        adopt: bool = False,
     ) -> ChangeView:
         """Take a node in that runs at `address`; with auto_rebalance its keys start to move at once.
 
-        A plain server that holds keys needs `import_keys` (each moves to its owner) or `flush` (they are deleted).
+        A plain server that holds keys needs `import_keys` (each moves to its owner) or `flush` (they are deleted); as
+        the first node of a cluster `adopt` (they stay where they are).
         """
-        return self._ask(verbs.add_node(node_id, address, weight, zone, import_keys, flush))
+        return self._ask(verbs.add_node(node_id, address, weight, zone, import_keys, flush, adopt))
 
     def remove_node(self, node_id: str) -> ChangeView:
         """Drain a node and let it go when it is empty; returns when draining has been accepted."""
@@ -124,9 +126,11 @@ class AdminClient:
         """The last changes, the oldest first: what was done, when, by whom and why."""
         return self._ask(verbs.history(count))
 
-    def preview_add_node(self, node_id: str, address: str, *, weight: float = 1.0) -> list[PreviewView]:
+    def preview_add_node(
+        self, node_id: str, address: str, *, weight: float = 1.0, import_keys: bool = False, flush: bool = False
+    ) -> list[PreviewView]:
         """What would move if the node were added and given its share; nothing is changed."""
-        return self._ask(verbs.preview_add_node(node_id, address, weight))
+        return self._ask(verbs.preview_add_node(node_id, address, weight, import_keys, flush))
 
     def preview_remove_node(self, node_id: str) -> list[PreviewView]:
         """What would move if the node were removed; nothing is changed."""

@@ -67,12 +67,12 @@ def _asking(read: Callable[[Any], T], *words: str | bytes) -> Request[T]:
 
 
 def add_node(
-    node_id: str, address: str, weight: float, zone: str, import_keys: bool, flush: bool
+    node_id: str, address: str, weight: float, zone: str, import_keys: bool, flush: bool, adopt: bool
 ) -> Request[ChangeView]:
     """ADDNODE."""
     options = _weight(weight)
     options += ["ZONE", zone] if zone else []
-    options += ["IMPORT"] * import_keys + ["FLUSH"] * flush
+    options += ["IMPORT"] * import_keys + ["FLUSH"] * flush + ["ADOPT"] * adopt
     return _request(_view(ChangeView), "ADDNODE", node_id, address, *options)
 
 
@@ -116,9 +116,12 @@ def migrate(source: str, target: str, pattern: str, verify: bool) -> Request[Mig
     return _request(_view(MigrationView), "MIGRATE", source, target, pattern, *["VERIFY"] * verify)
 
 
-def preview_add_node(node_id: str, address: str, weight: float) -> Request[list[PreviewView]]:
+def preview_add_node(
+    node_id: str, address: str, weight: float, import_keys: bool, flush: bool
+) -> Request[list[PreviewView]]:
     """PREVIEW ADDNODE."""
-    return _asking(_views(PreviewView), "PREVIEW", "ADDNODE", node_id, address, *_weight(weight))
+    options = [*_weight(weight), *["IMPORT"] * import_keys, *["FLUSH"] * flush]
+    return _asking(_views(PreviewView), "PREVIEW", "ADDNODE", node_id, address, *options)
 
 
 def preview_remove_node(node_id: str) -> Request[list[PreviewView]]:

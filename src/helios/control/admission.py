@@ -8,7 +8,7 @@ from math import isfinite
 
 from helios.errors import HeliosError, InvalidInput, NotFound, Refused
 from helios.model.migration import Change, ChangeKind
-from helios.model.topology import ANY, Member, Node, NodeState, Placement, Shard, Topology, with_numbers
+from helios.model.topology import ANY, Member, Node, NodeKind, NodeState, Placement, Shard, Topology, with_numbers
 from helios.placement.change import moved, with_weights, without_shard
 from helios.placement.patterns import PATTERN_MAX_BYTES
 from helios.placement.scanning import SHARDS_MAX
@@ -43,6 +43,11 @@ def admit(topology: Topology, change: Change, members: Mapping[str, Member], pol
         case ChangeKind.FOUND:
             return _found(topology, change, members, policy)
         case ChangeKind.ADD_NODE:
+            if change.adopt and topology.nodes:
+                raise Refused(
+                    f"only the first node of a cluster is adopted, and this one has {_names(topology)}: add "
+                    f"{change.nodes[0].id} with --import, which moves its keys to their owners"
+                )
             return _add(topology, change.nodes[0], members, policy)
         case ChangeKind.REMOVE_NODE:
             return _remove(topology, change.node)
@@ -183,6 +188,10 @@ def _found(topology: Topology, change: Change, members: Mapping[str, Member], po
     )
     for node in change.nodes:
         fresh = _with_node(fresh, node, members)
+    if change.adopt:
+        # The server that comes with keys has them all; the others get their share when somebody asks for it.
+        adopted = {node.id: node.weight for node in change.nodes if node.kind is NodeKind.EXTERNAL}
+        return Admission(replace(fresh, placement=with_weights(fresh.placement, adopted)), queued=False)
     return Admission(_owning_all(fresh), queued=False)
 
 
@@ -261,6 +270,16 @@ def _last(node_id: str) -> str:
 
 def _names(topology: Topology) -> str:
     return ", ".join(node.id for node in topology.nodes) or "none yet"
+
+
+def holds_keys(node: Node, keys: int, *, first: bool) -> str:
+    """Why a server that holds keys does not join without a word about them."""
+    way = (
+        "--adopt to found the cluster with its keys where they are"
+        if first
+        else "--import to move each of them to its owner in this cluster"
+    )
+    return f"{node.id} at {node.address} holds {keys} keys already: add it with {way}, or with --flush to delete them"
 
 
 def refusal(error: HeliosError) -> str:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from helios.control.admission import Admission, Policy, admit, placement_after, refusal, with_state
+from helios.control.admission import Admission, Policy, admit, holds_keys, placement_after, refusal, with_state
 from helios.control.rebalance import Rebalancing
 from helios.coordinator.access import Access
 from helios.coordinator.compatibility import check_readable
@@ -215,7 +215,8 @@ class Queue:
         One that comes with keys of its own joins only when it was said what becomes of them.
         """
         if change.kind is ChangeKind.FOUND and not self._publisher.topology.nodes:
-            await self._check_empty(members)
+            adopted = {node.id for node in change.nodes if change.adopt and node.kind is NodeKind.EXTERNAL}
+            await self._check_empty({name: member for name, member in members.items() if name not in adopted})
         if change.kind is not ChangeKind.ADD_NODE:
             return False
         node = change.nodes[0]
@@ -231,11 +232,8 @@ class Queue:
             if self._publisher.topology.shards and (reason := await self._access.unfenceable(members[node.id])):
                 raise Refused(reason)
             await self._check_versions(members[node.id], importing=bool(keys and change.import_keys))
-        if keys and not change.flush and not change.import_keys:
-            raise Refused(
-                f"{node.id} at {node.address} holds {keys} keys already: add it with --import to move each of "
-                "them to its owner in this cluster, or with --flush to delete them"
-            )
+        if keys and not change.flush and not change.import_keys and not change.adopt:
+            raise Refused(holds_keys(node, keys, first=not self._publisher.topology.nodes))
         return bool(keys and change.flush)
 
     async def _check_empty(self, members: dict[str, Member]) -> None:

@@ -111,8 +111,8 @@ class Origin(StrEnum):
 class Change:
     """One request to change who owns what; ids sort in the order of the requests.
 
-    Which of the fields behind `kind` count depends on it: `nodes` for found and add_node (with
-    `import_keys` and `flush` for an external node that holds keys), `node` for remove_node, drain, undrain and
+    Which of the fields behind `kind` count depends on it: `nodes` for found and add_node (with `import_keys`, `flush`
+    or, for what becomes the first owner, `adopt` where a server holds keys), `node` for remove_node, drain, undrain and
     (with `weight`) reweight, `source`, `target`, `pattern` and `migration` for migrate, `strategy` and `by` for
     rebalance. With `verify` every copy is compared with its
     source before a switch, whatever the setting says. `user` is who has asked, empty where nobody had logged in.
@@ -131,6 +131,7 @@ class Change:
     migration: str = ""
     import_keys: bool = False
     flush: bool = False
+    adopt: bool = False
     verify: bool = False
     weight: float = 1.0
     strategy: Strategy = Strategy.MINIMIZE_MOVEMENT

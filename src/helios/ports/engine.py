@@ -9,6 +9,9 @@ from typing import Protocol, TypeAlias
 
 from helios.model.topology import Member
 
+CLIENT_NAME = "helios"
+"""How every connection of Helios to a data server is called there, so that others can be told apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
@@ -236,6 +239,9 @@ class Engine(Protocol):
 
     async def users(self) -> list[str]:
         """The names of the server's ACL users. Raises EngineDenied where that is not allowed."""
+
+    async def strangers(self) -> list[str]:
+        """The addresses of clients that are not of Helios. Raises EngineDenied where that is not allowed."""
 
     async def allow(self, user: str, password: str, role: UserRole) -> None:
         """Create or replace an ACL user. Raises EngineDenied where that is not allowed."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from helios.admin.client import Admin
 from helios.errors import StartError, Unavailable
+from helios.model.ids import Address
 from helios.model.topology import Node, Topology
 from helios.ports.store import Store
 from helios.stores.records import AGENTS, TOPOLOGY, AgentRecord, read_record
@@ -14,11 +15,18 @@ from helios.stores.records import AGENTS, TOPOLOGY, AgentRecord, read_record
 _TRIES = 3
 
 
-async def bring_in(store: Store, admin: Admin, wanted: Sequence[str]) -> None:
-    """See to it that the cluster has the `wanted` nodes, all of which run. Raises HeliosError."""
+ADOPTED = "adopted"
+"""The id of the node that a running server becomes which a new cluster is founded with."""
+
+
+async def bring_in(store: Store, admin: Admin, wanted: Sequence[str], adopted: Address | None = None) -> None:
+    """See to it that the cluster has the `wanted` nodes, all of which run. Raises HeliosError.
+
+    A new cluster has its keys on the `adopted` server, if one is given.
+    """
     for last in range(_TRIES):
         try:
-            await _bring_in(store, admin, wanted)
+            await _bring_in(store, admin, wanted, adopted)
         except Unavailable:
             if last == _TRIES - 1:
                 raise
@@ -26,13 +34,13 @@ async def bring_in(store: Store, admin: Admin, wanted: Sequence[str]) -> None:
             return
 
 
-async def _bring_in(store: Store, admin: Admin, wanted: Sequence[str]) -> None:
+async def _bring_in(store: Store, admin: Admin, wanted: Sequence[str], adopted: Address | None) -> None:
     topology = await read_record(store, Topology, TOPOLOGY)
     existing = () if topology is None else topology.value.nodes
     missing = [node_id for node_id in wanted if node_id not in {node.id for node in existing}]
     nodes = [await _node(store, node_id) for node_id in missing]
     if not existing and nodes:
-        await admin.found(nodes)
+        await (admin.found(nodes) if adopted is None else admin.adopt(ADOPTED, adopted, nodes))
         return
     for node in nodes:
         await admin.add_node(node.id, str(node.address))

@@ -34,13 +34,15 @@ _ENDING_S = 15.0
 class UpOptions:
     """What the command line says beside settings; None where it says nothing.
 
-    With `rebuild` a lost store is made good by what the nodes have kept.
+    With `rebuild` a lost store is made good by what the nodes have kept; a new cluster is founded with the keys of the
+    server at `adopt`.
     With `parent_pipe` the cluster ends when its standard input does; a `temporary` one then removes its data folder.
     """
 
     shards: int | None = None
     port: int | None = None
     rebuild: bool = False
+    adopt: Address | None = None
     parent_pipe: bool = False
     temporary: bool = False
 
@@ -91,6 +93,7 @@ async def look(data: DataFolder, settings: Settings, options: UpOptions) -> Plan
     if options.rebuild and kept.epoch > topology.epoch:
         topology = kept
     check_store(data, kept, topology)
+    check_adoption(topology, options.adopt)
     plan = plan_nodes(topology, _listens(data), options, settings.network.bind)
     foreign = await _foreign(data, plan)
     if foreign and topology is kept:
@@ -114,6 +117,17 @@ async def _existing(data: DataFolder, settings: Settings) -> tuple[Topology, tup
         topology = await read_record(store, Topology, TOPOLOGY)
         users = await stored_users(store) or ()
         return Topology(epoch=0) if topology is None else topology.value, users
+
+
+def check_adoption(topology: Topology, adopt: Address | None) -> None:
+    """Raise StartError where a server was to be adopted by a cluster that has nodes, and not this one among them."""
+    if adopt is None or not topology.nodes or any(node.address == adopt for node in topology.nodes):
+        return
+    names = ", ".join(node.id for node in topology.nodes)
+    raise StartError(
+        f"the cluster in this folder has the nodes {names}: a running server is adopted by a new one. Choose another "
+        f"--data-dir, or start without --adopt and take its keys in: helios-cli addnode ID {adopt} --import"
+    )
 
 
 def _listens(data: DataFolder) -> dict[str, tuple[Address, str]]:

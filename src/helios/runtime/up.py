@@ -27,7 +27,7 @@ from helios.runtime.backends import connector, opened_store
 from helios.runtime.children import Child, ChildSpec, helios_command
 from helios.runtime.clock import SystemClock
 from helios.runtime.departure_notice import tell_news, tell_of_departure
-from helios.runtime.founding import bring_in
+from helios.runtime.founding import ADOPTED, bring_in
 from helios.runtime.handover import hand_over
 from helios.runtime.lifecycle import complain, run, say, tell
 from helios.runtime.logs import adjust_logging, start_logging
@@ -130,11 +130,13 @@ class Up:
         nodes = [self._spawn(self._node_child(node, store)) for node in plan.nodes if not node.foreign]
         gateway = self._spawn(self._gateway_child())
         await together(child.ready() for child in nodes)
-        await bring_in(store, Admin(store, connector(store), SystemClock()), plan.wanted)
+        await bring_in(store, Admin(store, connector(store), SystemClock()), plan.wanted, self._options.adopt)
         await together([gateway.ready(), *(routing(store, node.id) for node in plan.nodes)])
         for absent in plan.absent:
             say(f"{absent} is a node of this cluster, but its folder is not in {self._data.root}: it is not started")
         say(addresses(self._data, plan, self._settings))
+        if self._options.adopt is not None:
+            say(f"{ADOPTED} is the server at {self._options.adopt}; `helios-cli listnodes` shows what each node owns")
         say("ready")
         log.info("ready: nodes=%d", len(plan.nodes))
 

@@ -223,6 +223,10 @@ class MemoryEngine:
         """The names of the server's users."""
         return await self.connection.call(self._server.users, administers=True)
 
+    async def strangers(self) -> list[str]:
+        """Nobody but Helios can connect here."""
+        return []
+
     async def allow(self, user: str, password: str, role: UserRole) -> None:
         """Create or replace a user."""
         await self.connection.call(partial(self._server.allow, user, password, role), administers=True)

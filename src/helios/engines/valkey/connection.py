@@ -13,6 +13,7 @@ import hiredis
 
 from helios.errors import EngineBusy, EngineDenied, EngineError, EngineUnreachable, ProtocolError
 from helios.model.ids import Address
+from helios.ports.engine import CLIENT_NAME
 from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import ReplySplitter
 
@@ -232,6 +233,7 @@ async def _hello(connection: Connection) -> None:
     command: list[bytes | str | int] = ["HELLO", 3]
     if endpoint.password is not None:
         command += ["AUTH", endpoint.user or "default", endpoint.password]
+    command += ["SETNAME", CLIENT_NAME]
     (reply,) = await connection.execute_many([command])
     if isinstance(reply, ErrorReply):
         raise connection.failure(reply, "a login")

@@ -16,6 +16,7 @@ from helios.engines.valkey.stepwise import ChangedMeanwhile, NotInSteps, Way, co
 from helios.engines.valkey.understanding import understood
 from helios.errors import EngineDenied, EngineError, EngineUnreachable, PayloadRefused
 from helios.ports.engine import (
+    CLIENT_NAME,
     ChangeStream,
     Dumped,
     Engine,
@@ -341,6 +342,19 @@ class ValkeyEngine:
     async def users(self) -> list[str]:
         """The names of the server's ACL users. Raises EngineDenied where that is not allowed."""
         return [name.decode() for name in await self._administer("ACL", "USERS")]
+
+    async def strangers(self) -> list[str]:
+        """The addresses of clients that neither have Helios' name nor a user that Helios made."""
+        listed = (await self._administer("CLIENT", "LIST")).decode(errors="backslashreplace")
+        clients = [dict(field.partition("=")[::2] for field in line.split()) for line in listed.splitlines()]
+        return [
+            client.get("addr", "?")
+            for client in clients
+            if client.get("name") != CLIENT_NAME
+            and not client.get("user", "").startswith("helios-")
+            # Replicas and masters belong to the server itself.
+            and not set(client.get("flags", "")) & {"S", "M"}
+        ]
 
     async def allow(self, user: str, password: str, role: UserRole) -> None:
         """Create or replace an ACL user. Raises EngineDenied where that is not allowed."""

@@ -69,7 +69,7 @@ async def _add_node(admin: AdminService, words: Words) -> object:
 def _node_options(rest: Words) -> dict[str, Any]:
     """What stands behind ADDNODE ID ADDRESS."""
     options: dict[str, Any] = {}
-    usage = "ADDNODE ID ADDRESS [WEIGHT w] [ZONE z] [IMPORT] [FLUSH]"
+    usage = "ADDNODE ID ADDRESS [WEIGHT w] [ZONE z] [IMPORT | FLUSH | ADOPT]"
     while rest:
         option = rest.pop(0).upper()
         if option in ("WEIGHT", "ZONE"):
@@ -77,8 +77,8 @@ def _node_options(rest: Words) -> dict[str, Any]:
                 raise InvalidInput(f"{option} needs a value: {usage}")
             value = rest.pop(0)
             options[option.lower()] = _number(value) if option == "WEIGHT" else value
-        elif option in ("IMPORT", "FLUSH"):
-            options["import_keys" if option == "IMPORT" else "flush"] = True
+        elif option in ("IMPORT", "FLUSH", "ADOPT"):
+            options["import_keys" if option == "IMPORT" else option.lower()] = True
         else:
             raise InvalidInput(f"{option!r} is no option of ADDNODE: {usage}")
     return options
@@ -136,8 +136,8 @@ async def _preview(admin: AdminService, words: Words) -> object:
     match verb.upper(), len(rest):
         case "ADDNODE", count if count >= 2:
             options = _node_options(rest[2:])
-            if options.keys() - {"weight"}:
-                raise InvalidInput("PREVIEW ADDNODE takes WEIGHT alone: what the server holds itself is not foreseen")
+            if options.keys() - {"weight", "import_keys", "flush"}:
+                raise InvalidInput("PREVIEW ADDNODE takes WEIGHT, IMPORT and FLUSH alone")
             return await admin.preview_add_node(rest[0], rest[1], **options)
         case "REMOVENODE", 1:
             return await admin.preview_remove_node(rest[0])
@@ -152,8 +152,9 @@ async def _preview(admin: AdminService, words: Words) -> object:
         case "UNDRAIN", 1:
             return await admin.preview_undrain(rest[0])
     raise InvalidInput(
-        "write PREVIEW ADDNODE ID ADDRESS [WEIGHT w], PREVIEW REMOVENODE ID, PREVIEW MIGRATE SOURCE TARGET [PATTERN], "
-        "PREVIEW REBALANCE [STRATEGY s] [BY b], PREVIEW REWEIGHT ID WEIGHT, PREVIEW DRAIN ID or PREVIEW UNDRAIN ID"
+        "write PREVIEW ADDNODE ID ADDRESS [WEIGHT w] [IMPORT | FLUSH], PREVIEW REMOVENODE ID, "
+        "PREVIEW MIGRATE SOURCE TARGET [PATTERN], PREVIEW REBALANCE [STRATEGY s] [BY b], "
+        "PREVIEW REWEIGHT ID WEIGHT, PREVIEW DRAIN ID or PREVIEW UNDRAIN ID"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 
 from helios.errors import HeliosError, ProtocolError
 from helios.model.topology import Member
+from helios.ports.engine import CLIENT_NAME
 from helios.resp.encoding import error_reply
 from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import ReplySplitter, encode_command
@@ -96,6 +97,7 @@ async def open_wire(member: Member, identities: Identities, options: RouterOptio
             hello = [b"HELLO", b"%d" % protocol]
             if credentials is not None:
                 hello += [b"AUTH", credentials.user.encode(), credentials.password.encode()]
+            hello += [b"SETNAME", CLIENT_NAME.encode()]
             address = member.address
             loop = asyncio.get_running_loop()
 

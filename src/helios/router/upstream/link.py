@@ -15,6 +15,7 @@ import hiredis
 
 from helios.errors import HeliosError, ProtocolError
 from helios.model.topology import Member
+from helios.ports.engine import CLIENT_NAME
 from helios.resp.encoding import error_reply
 from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import ReplySplitter, encode_command
@@ -405,6 +406,7 @@ class ServerConnection(CommandQueue):
         hello = [b"HELLO", b"%d" % self.protocol]
         if credentials is not None:
             hello += [b"AUTH", credentials.user.encode(), credentials.password.encode()]
+        hello += [b"SETNAME", CLIENT_NAME.encode()]
         try:
             greeting, info = await wire.ask([hello, [b"INFO", b"server"]])
             self._check(greeting, info)
