@@ -15,6 +15,7 @@ import redis
 from tests.routers import Client, RawClient, RouterLab, until
 from tests.servers import Server
 
+from helios.access.authenticator import Identity
 from helios.admin.routers import router_views
 from helios.model.passwords import hashed
 from helios.model.topology import PairPhase
@@ -515,6 +516,34 @@ async def test_a_connection_that_does_not_log_in_is_ended(guarded: RouterLab) ->
     assert guarded.router.client_limits.ended == {"login_timeout": 1}
     assert await busy.ask("PING") == b"+PONG\r\n"
     busy.close()
+
+
+async def test_a_login_that_is_being_checked_is_not_cut_off(
+    guarded: RouterLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked, go_on = asyncio.Event(), asyncio.Event()
+    login = guarded.router.authenticator.login
+
+    async def slowly(name: str, password: bytes, source: str, *, first: bool = False) -> Identity:
+        checked.set()
+        await go_on.wait()
+        return await login(name, password, source, first=first)
+
+    monkeypatch.setattr(guarded.router.authenticator, "login", slowly)
+    raw, endless = await RawClient.connect(guarded.port), await RawClient.connect(guarded.port)
+    raw.send("AUTH", "reader", "reader")
+    await checked.wait()
+    (connection, other) = guarded.router.clients.values()
+    for _ in range(3):
+        connection.connected_ns -= 20 * 10**9  # of the 30 s that it has
+        guarded.router.client_limits.look()
+    go_on.set()
+    assert await raw.line() == b"+OK\r\n"
+    assert await raw.ask("PING") == b"+PONG\r\n"
+    other.connected_ns -= 31 * 10**9
+    guarded.router.client_limits.look()
+    assert await endless.closed() == b"-ERR no login within 30 s\r\n"
+    raw.close()
 
 
 async def test_connections_without_a_login_keep_nobody_out(guarded: RouterLab) -> None:

@@ -23,6 +23,7 @@ STUCK = "command_timeout"
 SLOW_READER = "client_memory"
 MEMORY = "clients_memory"
 NO_LOGIN = "login_timeout"
+_LOGIN_PATIENCE = 3  # so many times the limit, where the last attempt is still being checked
 MAX_CLIENTS = "max_clients"
 MAX_CLIENTS_REACHED = "ERR max number of clients reached"
 STOPPING = "stopping"
@@ -100,8 +101,7 @@ class ClientLimits(Generic[C]):
                 continue
             if size:
                 sizes.append((size, client))
-            if client.nameless and (now_ns - client.connected_ns) / 1e9 > options.login_timeout_s:
-                self.end(client, NO_LOGIN, f"no login within {options.login_timeout_s:g} s")
+            if client.nameless and self._is_late(client, (now_ns - client.connected_ns) / 1e9):
                 continue
             silent_s = (now_ns - client.arrived_ns) / 1e9
             if options.command_timeout_s and silent_s > options.command_timeout_s and client.amid_command:
@@ -110,6 +110,17 @@ class ClientLimits(Generic[C]):
                 self.end(client, IDLE)
         if self.held_bytes > options.clients_bytes:
             self._make_room(sizes)
+
+    def _is_late(self, client: C, nameless_s: float) -> bool:
+        """End a client that has not logged in, in time; one whose login is being checked gets some more."""
+        limit_s = self.options.login_timeout_s
+        if nameless_s > limit_s and client.idle:
+            self.end(client, NO_LOGIN, f"no login within {limit_s:g} s")
+            return True
+        if nameless_s > _LOGIN_PATIENCE * limit_s:
+            self.end(client, NO_LOGIN)
+            return True
+        return False
 
     def _make_room(self, sizes: list[tuple[int, C]]) -> None:
         """End the clients that hold the most until the others fit."""
