@@ -29,6 +29,25 @@ async def scan_all(engine: Engine, count: int = 10) -> list[bytes]:
     return keys
 
 
+@pytest.mark.parametrize("beginning", [b"user:", b"[a-z]*?", b"\\", b"\x00\xff^"])
+async def test_a_scan_and_a_stream_of_keys_that_begin_so_know_no_others(lab: Lab, beginning: bytes) -> None:
+    engine, writer = await lab.open(), await lab.open()
+    mine = {beginning, beginning + b"1", beginning + b"*"}
+    others = {b"x" + beginning, beginning[:-1] or b"y", b"z", b"user;"}
+    stream = await engine.changes(beginning=beginning)
+    for key in mine | others:
+        await lab.set(writer, key, b"v")
+    cursor, found = await engine.scan(0, 2, beginning)
+    while cursor:
+        cursor, more = await engine.scan(cursor, 2, beginning)
+        found += more
+    assert set(found) == mine
+    assert await stream.barrier() == mine
+    await writer.delete(sorted(mine | others))
+    assert await stream.barrier() == mine
+    await stream.close()
+
+
 async def test_info_says_who_answers(lab: Lab) -> None:
     engine = await lab.open()
     await lab.set(engine, b"a", b"1")

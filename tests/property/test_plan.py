@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.real_keys import real_keys
 
-from helios.model.topology import ANY, Placement, Rule
+from helios.control.mutations import begin
+from helios.model.topology import ANY, Pair, Placement, Rule, Topology
 from helios.placement.change import moved, with_weights, without_shard
-from helios.placement.plan import moved_share, pairs_between
+from helios.placement.plan import beginning_of, beginnings_between, moved_share, pairs_between
 from helios.placement.table import table_of
 
 SHARDS = ("a", "b", "c", "d")
@@ -39,6 +40,12 @@ def placement_of(weights: dict[str, float], rules: list[Rule], given: list[tuple
 
 
 PLACEMENTS = st.builds(placement_of, WEIGHTS, st.lists(RULES, max_size=5), GIVEN)
+
+
+def begun(current: Placement, following: Placement, unclean: frozenset[str] = frozenset()) -> Topology:
+    """The topology in which the transition has begun."""
+    pairs = tuple(Pair(source, target, "m") for source, target in pairs_between(current, following))
+    return begin(Topology(1, placement=current, unclean=unclean), "change", following, pairs)
 
 
 def even(nodes: int) -> Placement:
@@ -98,6 +105,36 @@ def test_a_joining_node_gets_one_pair_from_each_of_the_others() -> None:
 def test_a_move_by_pattern_is_one_pair() -> None:
     current = even(3)
     assert pairs_between(current, moved(current, "shard-1", "shard-2", "user:*")) == (("shard-1", "shard-2"),)
+
+
+@given(PLACEMENTS, st.lists(st.tuples(st.permutations(SHARDS), st.sampled_from(PATTERNS)), min_size=1, max_size=3))
+def test_every_key_that_moves_begins_as_it_is_said(current: Placement, moves: list[tuple[list[str], str]]) -> None:
+    following = current
+    for (source, target, *_), pattern in moves:
+        following = moved(following, source, target, pattern)
+    before, after = table_of(current), table_of(following)
+    beginnings = beginnings_between(current, following)
+    for key in KEYS:
+        pair = before.owner(key), after.owner(key)
+        assert pair[0] == pair[1] or key.startswith(beginnings[pair])
+    for shard in SHARDS:
+        topology = begun(current, following)
+        assert all(
+            key.startswith(beginning_of(topology, shard))
+            for key in KEYS
+            if before.owner(key) != after.owner(key) and shard in (before.owner(key), after.owner(key))
+        )
+
+
+def test_only_what_begins_as_the_pattern_is_looked_at_unless_a_shard_may_hold_more() -> None:
+    current = even(3)
+    following = moved(current, "shard-1", "shard-2", "user:*")
+    topology = begun(current, following)
+    assert [beginning_of(topology, shard) for shard in ("shard-1", "shard-2")] == [b"user:", b"user:"]
+    dirty = begun(current, following, unclean=frozenset({"shard-2"}))
+    assert [beginning_of(dirty, shard) for shard in ("shard-1", "shard-2")] == [b"user:", b""]
+    assert beginning_of(begun(current, even(4)), "shard-1") == b""
+    assert beginning_of(Topology(1), "shard-1") == b""
 
 
 def test_a_first_shard_takes_what_nobody_had() -> None:

@@ -79,7 +79,10 @@ class Reverse:
             else Pair(pair.target, pair.source, "", PairPhase.SWITCHED)
             for pair in transition.pairs
         )
-        back = Transition(transition.change, topology.placement, pairs, reversing=True)
+        involved = frozenset(shard for pair in pairs for shard in (pair.source, pair.target))
+        # Copies that did not come to an end may lie anywhere.
+        unclean = transition.unclean | involved
+        back = Transition(transition.change, topology.placement, pairs, reversing=True, unclean=unclean)
         reversed_ = replace(topology, placement=transition.next, transition=back)
         if transition.was is not None:
             reversed_ = with_node(reversed_, transition.was)
@@ -131,7 +134,7 @@ def begin(
     started = replace(
         topology,
         shards=with_numbers(topology.shards),
-        transition=Transition(change, following, pairs, leaving=leaving, was=was),
+        transition=Transition(change, following, pairs, leaving=leaving, was=was, unclean=topology.unclean),
         unclean=topology.unclean | involved,
     )
     return started if pairs else Finish(frozenset()).apply(started)

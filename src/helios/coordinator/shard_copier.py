@@ -21,9 +21,10 @@ from helios.coordinator.copying import (
     sort_by_size,
 )
 from helios.coordinator.rate import RateLimit
-from helios.coordinator.sweep import SCAN_COUNT, delete_where, make_durable, not_owned
+from helios.coordinator.sweep import delete_where, make_durable, not_owned, step_of
 from helios.coordinator.verification import Pair, verify
 from helios.errors import CopyDiffers, EngineError, NotFound, PayloadRefused, TooHot
+from helios.placement.plan import beginning_of
 from helios.placement.routing import Routes
 from helios.ports.engine import Engine
 from helios.ports.failpoints import OFF, Failpoints, Point
@@ -120,12 +121,13 @@ class ShardCopier:
                 identity = opened.enter_context(self._access.identity())
                 source = await self._access.open_source(self._access.leader(self.source), identity)
                 opened.push_async_callback(source.close)
-                stream = await source.changes()
+                beginning = beginning_of(self._routes().topology, self.source)
+                stream = await source.changes(beginning=beginning)
                 follower = await opened.enter_async_context(Follower(stream, self._note))
                 for target in self.progress:
                     await self._open_target(source, target, identity, opened)
                 await self._clear_leftovers()
-                await self._first_pass(source, follower)
+                await self._first_pass(source, follower, beginning)
                 if self._limits.verify:
                     for target in self._targets:
                         await self._verify(source, follower, target)
@@ -158,22 +160,24 @@ class ShardCopier:
         for target, state in self._targets.items():
             arriving = {source for source, other in _unswitched(routes) if other == target and source != self.source}
             condemned = not_owned(routes, target, arriving=frozenset(arriving))
-            state.cleared = await delete_where(state.engine, condemned) > 0
+            beginning = beginning_of(routes.topology, target)
+            state.cleared = await delete_where(state.engine, condemned, beginning=beginning) > 0
 
-    async def _first_pass(self, source: Engine, follower: Follower) -> None:
+    async def _first_pass(self, source: Engine, follower: Follower, beginning: bytes) -> None:
         total = await source.count()
         seen = 0
+        step = step_of(beginning)
         found = dict.fromkeys(self._targets, 0)
         waiting: dict[str, list[bytes]] = {target: [] for target in self._targets}
         async with WriteBehind() as writing:
-            cursor, keys = await source.scan(0, SCAN_COUNT)
+            cursor, keys = await source.scan(0, step, beginning)
             while True:
-                seen += len(keys)
+                seen += step if beginning else len(keys)
                 for target, mine in self._by_target(set(keys)).items():
                     found[target] += len(mine)
                     waiting[target] += mine
                     # The rest of the keyspace is taken to be like the part that was seen.
-                    ahead = found[target] / seen * max(0, total - seen)
+                    ahead = found[target] / max(1, seen) * max(0, total - seen)
                     self.progress[target].expected = found[target] + round(ahead)
                 over = cursor == 0
                 for target, mine in waiting.items():
@@ -183,7 +187,7 @@ class ShardCopier:
                 if over:
                     break
                 self._check(follower)
-                cursor, keys = await source.scan(cursor, SCAN_COUNT)
+                cursor, keys = await source.scan(cursor, step, beginning)
         for target, state in self._targets.items():
             copied = len(state.big.changed)
             await state.big.copy_all()

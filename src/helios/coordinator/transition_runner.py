@@ -24,6 +24,7 @@ from helios.coordinator.sweep import clear, make_durable
 from helios.errors import EngineError, HeliosError, NotFound, Refused
 from helios.model.migration import MigrationPhase
 from helios.model.topology import Pair, Topology, Transition
+from helios.placement.plan import beginning_of
 from helios.placement.routing import Routes
 from helios.ports.failpoints import OFF, Failpoints, Point
 from helios.ports.store import Delete, Put
@@ -274,7 +275,8 @@ class TransitionRunner:
             async def step_done() -> None:
                 await self._failpoints.reach(Point.SWEEPING)
 
-            await clear(self._access, self._routes, shard, make_durable, step_done)
+            beginning = beginning_of(self._publisher.topology, shard)
+            await clear(self._access, self._routes, shard, make_durable, step_done, beginning)
         except (EngineError, NotFound) as error:
             self._report(control.SweepFailed(shard, str(error)))
         else:

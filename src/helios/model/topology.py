@@ -131,8 +131,9 @@ class Transition:
     """The move from the current placement to `next`; `change` is the id of the request behind it.
 
     `leaving` is the node that goes when it is finished, `was` a node that the change alters, as it was before: so
-    it is again if the change is taken back. A `reversing` transition brings back what a
-    cancelled or failed one had switched; its pairs that are switched from the start never left.
+    it is again if the change is taken back. `unclean` names the shards that may have held keys of any name, without
+    owning them, before it began. A `reversing` transition brings back what a cancelled or failed one had switched;
+    its pairs that are switched from the start never left.
     """
 
     change: str
@@ -141,6 +142,7 @@ class Transition:
     leaving: str = ""
     reversing: bool = False
     was: Node | None = None
+    unclean: frozenset[str] = frozenset()
 
     @property
     def no_way_back(self) -> str:

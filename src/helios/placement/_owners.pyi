@@ -1,10 +1,7 @@
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
+from helios.placement._glob import Glob
 from helios.placement._points import Points
-
-class Glob(Protocol):
-    def match(self, key: bytes, /) -> object: ...
 
 class RuleIndex:
     targets: list[str | None]

@@ -5,10 +5,11 @@ A rule is found by what all of its keys begin with. The beginnings are sorted, s
 the longest that the key can have; all others that it has are beginnings of that one.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
 
+from helios.placement._glob cimport Glob
 from helios.placement._points cimport place_of
 
 
@@ -77,7 +78,6 @@ cdef class RuleIndex:
         cdef Py_ssize_t best = -1
         cdef Beginning *beginning
         cdef Entry *entry
-        cdef bytes whole = None
         while low < high:
             middle = (low + high) >> 1
             beginning = &self.beginnings[middle]
@@ -98,11 +98,8 @@ cdef class RuleIndex:
                     break
                 if size < entry.least or memcmp(key + size - entry.size, entry.ending, entry.size):
                     continue
-                if <tuple>self.globs[rule]:
-                    if whole is None:
-                        whole = PyBytes_FromStringAndSize(key, size)
-                    if not matches(<tuple>self.globs[rule], whole):
-                        continue
+                if not matches(<tuple>self.globs[rule], key, size):
+                    continue
                 best = rule
                 break
         return best
@@ -112,9 +109,10 @@ cdef class RuleIndex:
         return self.first_of(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
 
 
-cdef bint matches(tuple globs, bytes key) except -1:
+cdef bint matches(tuple globs, const char *key, Py_ssize_t size):
+    cdef Glob glob
     for glob in globs:
-        if not glob.match(key):
+        if not glob.matches(<const unsigned char *>key, size):
             return False
     return True
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
-from helios.model.topology import Placement
+from helios.model.topology import Placement, Topology
 from helios.placement.patterns import can_match_both, common_beginning, includes, literal_beginning
 from helios.placement.ring import POSITIONS, Ring
 from helios.placement.rules import Outcome, outcomes
@@ -29,6 +30,19 @@ def beginnings_between(current: Placement, following: Placement) -> dict[tuple[s
     for old, new in {(old, new) for old, new, _ in _arcs(before, after)}:
         _between(outcomes(current.rules, old), outcomes(following.rules, new), found)
     return found
+
+
+def beginning_of(topology: Topology, shard: str) -> bytes:
+    """What all keys begin with that a transition takes from a shard or brings to it.
+
+    Empty where they have nothing in common, and where the shard may hold others that it does not own.
+    """
+    transition = topology.transition
+    if transition is None or shard in transition.unclean:
+        return b""
+    moves = beginnings_between(topology.placement, transition.next)
+    mine = [beginning for pair, beginning in moves.items() if shard in pair]
+    return reduce(common_beginning, mine) if mine else b""
 
 
 def moved_share(current: Placement, following: Placement) -> dict[tuple[str, str], float]:

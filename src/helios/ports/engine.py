@@ -128,8 +128,11 @@ class Engine(Protocol):
     async def refuses_writes(self) -> str:
         """Why the server takes no writes at the moment and what to do about it; empty where it takes them."""
 
-    async def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
-        """The next cursor (0 = the end) and some keys; a key that stays is given at least once."""
+    async def scan(self, cursor: int, count: int, beginning: bytes = b"") -> tuple[int, list[bytes]]:
+        """The next cursor (0 = the end) and some keys, of those that begin so; each that stays is given at least once.
+
+        The server passes over about `count` keys, whatever they begin with.
+        """
 
     async def exists(self, keys: Sequence[bytes]) -> list[bool]:
         """For each key whether the server has it."""
@@ -230,8 +233,8 @@ class Engine(Protocol):
     async def memory(self, word: str) -> str:
         """What the server answers to MEMORY with this word: DOCTOR, MALLOC-STATS or PURGE."""
 
-    async def changes(self, *, own: bool = True) -> ChangeStream:
-        """Open a change stream; nothing that changes after this returns is missed.
+    async def changes(self, *, own: bool = True, beginning: bytes = b"") -> ChangeStream:
+        """Open a change stream of the keys that begin so; nothing that changes after this returns is missed.
 
         Without `own` it names what others change, or the server by itself. Where others and this engine change a key
         in the same instant, it may be left out if this engine was the last. An engine has one such stream at a time.

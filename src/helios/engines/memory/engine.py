@@ -96,9 +96,10 @@ class MemoryEngine:
         """Never: it has no disk that could be full."""
         return await self.connection.call(str)
 
-    async def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
-        """The next cursor and some keys."""
-        return await self.connection.call(partial(self._server.scan, cursor, count))
+    async def scan(self, cursor: int, count: int, beginning: bytes = b"") -> tuple[int, list[bytes]]:
+        """The next cursor and, of some keys, those that begin so."""
+        following, keys = await self.connection.call(partial(self._server.scan, cursor, count))
+        return following, [key for key in keys if key.startswith(beginning)]
 
     async def exists(self, keys: Sequence[bytes]) -> list[bool]:
         """For each key whether the server has it."""
@@ -213,9 +214,9 @@ class MemoryEngine:
         """Nothing: its memory is this process's."""
         return await self.connection.call(str)
 
-    async def changes(self, *, own: bool = True) -> ChangeStream:
+    async def changes(self, *, own: bool = True, beginning: bytes = b"") -> ChangeStream:
         """Open a change stream on a connection of its own."""
-        listener = Listener(await self._again(), None if own else self.connection)
+        listener = Listener(await self._again(), None if own else self.connection, beginning)
         await listener.connection.call(partial(self._server.listen, listener))
         return MemoryChangeStream(self._server, listener)
 

@@ -39,6 +39,7 @@ class Listener:
 
     connection: MemoryConnection
     writer: MemoryConnection | None = None
+    beginning: bytes = b""
     pending: set[bytes] = field(default_factory=set)
     broken: str | None = None
 
@@ -429,7 +430,7 @@ class MemoryServer:
 
     def _name(self, key: bytes, changed_by: MemoryConnection | None) -> None:
         for listener in self._listeners:
-            if changed_by is None or listener.writer is not changed_by:
+            if key.startswith(listener.beginning) and (changed_by is None or listener.writer is not changed_by):
                 listener.pending.add(key)
 
     def _put(self, key: bytes, entry: _Entry | None) -> None:

@@ -33,17 +33,18 @@ class TrackingStream:
         endpoint: Endpoint,
         *,
         writer: Connection | None = None,
+        beginning: bytes = b"",
         connect_timeout_s: float,
         timeout_s: float,
         max_bytes: int = MAX_NAMED_BYTES,
     ) -> TrackingStream:
-        """A stream that names every key changed after this returns, but for what `writer` was the last to write.
+        """A stream that names every key that begins so and changes, but for what `writer` was the last to write.
 
         Raises EngineUnreachable or EngineDenied.
         """
         stream = cls(endpoint, timeout_s, max_bytes)
         connection = await connect(endpoint, on_push=stream._pushed, timeout_s=connect_timeout_s)
-        track = ("CLIENT", "TRACKING", "ON")
+        track = ("CLIENT", "TRACKING", "ON", *(("PREFIX", beginning) if beginning else ()))
         try:
             with suppress(EngineDenied):  # without the right to subscribe, its buffer has no bound
                 await connection.execute("SUBSCRIBE", _QUIET_CHANNEL, timeout_s=timeout_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 
 from helios.engines.valkey.changes import TrackingStream
@@ -30,6 +31,7 @@ from helios.ports.engine import (
     at_once,
 )
 
+_SPECIAL = re.compile(rb"[][*?^\\-]")  # what a glob would take for more than itself
 _TAKE_OVER = """
 local made = redis.pcall('RESTORE', KEYS[1], ARGV[1], ARGV[2], 'ABSTTL')
 if made.err and not string.find(made.err, 'BUSYKEY', 1, true) then return made end
@@ -101,9 +103,10 @@ class ValkeyEngine:
         except EngineDenied:
             return ""
 
-    async def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
-        """The next cursor (0 = the end) and about `count` keys; a key that stays is given at least once."""
-        following, keys = await self._execute("SCAN", cursor, "COUNT", count)
+    async def scan(self, cursor: int, count: int, beginning: bytes = b"") -> tuple[int, list[bytes]]:
+        """The next cursor (0 = the end) and, of about `count` keys, those that begin so."""
+        match: list[str | bytes] = ["MATCH", _SPECIAL.sub(rb"\\\g<0>", beginning) + b"*"] if beginning else []
+        following, keys = await self._execute("SCAN", cursor, *match, "COUNT", count)
         return int(following), list(keys)
 
     async def exists(self, keys: Sequence[bytes]) -> list[bool]:
@@ -327,7 +330,7 @@ class ValkeyEngine:
         """What the server answers to MEMORY with this word: DOCTOR, MALLOC-STATS or PURGE."""
         return bytes(await self._execute("MEMORY", word)).decode("utf-8", "replace")
 
-    async def changes(self, *, own: bool = True) -> ChangeStream:
+    async def changes(self, *, own: bool = True, beginning: bytes = b"") -> ChangeStream:
         """Open a change stream on a connection of its own; nothing that changes after this returns is missed.
 
         Without `own` it names what others change, told apart by this engine's connection.
@@ -335,6 +338,7 @@ class ValkeyEngine:
         return await TrackingStream.open(
             self._connection.endpoint,
             writer=None if own else self._connection,
+            beginning=beginning,
             connect_timeout_s=self._connect_timeout_s,
             timeout_s=self._timeout_s,
         )
