@@ -183,7 +183,7 @@ def test_commands_are_described_with_what_clients_route_by(ports: tuple[int, int
 _NOT_COUNTED = {"tot-net-in", "tot-net-out", "tot-cmds"}
 
 
-@pytest.mark.parametrize("words", ["", "CLIENT NO-EVICT ON", "CLIENT CAPA redirect"])
+@pytest.mark.parametrize("words", ["", "CLIENT NO-EVICT ON", "CLIENT NO-TOUCH ON", "CLIENT CAPA redirect"])
 def test_a_client_is_told_what_a_server_tells_of_it(ports: tuple[int, int], words: str) -> None:
     ours, theirs = (fields_of(port, *words.split()) for port in ports)
     assert list(ours) == [name for name in theirs if name not in _NOT_COUNTED]
@@ -253,3 +253,24 @@ def test_every_call_is_counted_until_the_statistics_are_reset(ports: tuple[int, 
             }
         )
     assert counted[0] == counted[1]
+
+
+@pytest.mark.parametrize("protocol", ["2", "3"])
+def test_a_client_that_touches_nothing_touches_nothing(ports: tuple[int, int], protocol: str) -> None:
+    for port in ports:
+        with TypedClient(port) as client:
+            client.ask("HELLO", protocol)
+            client.ask("FLUSHALL")
+            client.ask("SET", "model", "v")
+            payload = client.ask("DUMP", "model").text or b""
+            for key in ("{k}1", "{k}2"):
+                client.ask("RESTORE", key, "0", payload, "IDLETIME", "5000")
+            assert client.ask("CLIENT", "NO-TOUCH", "ON") == Reply("+", b"OK")
+            client.ask("MGET", "{k}1", "other")
+            client.ask_all([[b"WATCH", b"{k}1"], [b"MULTI"], [b"GET", b"{k}1"], [b"EXEC"]])
+            client.ask("EVAL", "return redis.call('GET', KEYS[1])", "1", "{k}1")
+            assert client.ask("GET", "{k}1") == Reply("$", b"v")
+            assert int(client.ask("OBJECT", "IDLETIME", "{k}1").text or 0) >= 4990
+            client.ask("CLIENT", "NO-TOUCH", "OFF")
+            client.ask("GET", "{k}2")
+            assert int(client.ask("OBJECT", "IDLETIME", "{k}2").text or 0) <= 60

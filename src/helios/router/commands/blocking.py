@@ -42,7 +42,7 @@ def block(
     if len(set(owners)) > 1:
         return refuse_cross_shard(router, caller, argv, command, positions, owners)
     try:
-        line = router.pool.line(owners[0] if owners else router.topology.shards[0].id, caller.protocol)
+        line = router.pool.line(owners[0] if owners else router.topology.shards[0].id, caller.variant)
     except ErrorReply as error:
         caller.answer(error.raw)
         return DONE

@@ -67,13 +67,27 @@ def _reply(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     return DONE
 
 
-def _switch(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    """CLIENT NO-EVICT: others are let go first where memory is short. NO-TOUCH is accepted, and means nothing."""
+def _no_evict(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+    """Let others go first where memory is short."""
     if argv[2].upper() not in (b"ON", b"OFF"):
         return error_reply("ERR syntax error")
-    if argv[1].upper() == b"NO-EVICT" and isinstance(caller, ClientConnection):
+    if isinstance(caller, ClientConnection):
         caller.spared = argv[2].upper() == b"ON"
     return OK
+
+
+def _no_touch(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
+    """From now on its commands go over connections that touch no key, or over the others again."""
+    wish = argv[2].upper()
+    if wish not in (b"ON", b"OFF"):
+        caller.answer(error_reply("ERR syntax error"))
+        return DONE
+    if caller.replies:
+        return WAIT_ALL  # They may be on another connection, and it must not overtake them.
+    caller.no_touch = wish == b"ON"
+    caller.become(caller.identity)
+    caller.answer(OK)
+    return DONE
 
 
 def _capabilities(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
@@ -154,6 +168,7 @@ def _flags(client: ClientConnection, *, subscribed: bool) -> str:
         "x": client.transaction is not None,
         "b": client.call is not None,
         "e": client.spared,
+        "T": client.no_touch,
     }
     return "".join(letter for letter, holds in letters.items() if holds) or "N"
 
@@ -223,7 +238,7 @@ ANSWERS: dict[str, Answer] = {
     "client|info": _info,
     "client|list": _list,
     "client|unblock": _unblock,
-    "client|no-evict": _switch,
+    "client|no-evict": _no_evict,
     "client|capa": _capabilities,
     "client|tracking": _tracking,
     "client|trackinginfo": _tracking_info,
@@ -234,5 +249,5 @@ HANDLERS: dict[str, Handler] = {
     **{name: at_once(answer) for name, answer in ANSWERS.items()},
     "client|kill": _kill,
     "client|reply": _reply,
-    "client|no-touch": at_once(_switch),
+    "client|no-touch": _no_touch,
 }

@@ -133,9 +133,9 @@ class Dispatcher:
         return DONE
 
     def _send(self, caller: Caller, shard: str, raw: bytes, command: Command) -> None:
-        link = self._links[caller.protocol].get(shard)
+        link = self._links[caller.variant].get(shard)
         if link is None:
-            link = self._router.pool.link(shard, caller.protocol)
+            link = self._router.pool.link(shard, caller.variant)
         slot = Slot(caller)
         caller.replies.append(slot)
         link.send_as(raw, slot, self.fast_path.kind_of(command.name, int(command.writes)))
@@ -146,7 +146,7 @@ class Dispatcher:
             return WAIT_ALL
         slot = LastSlot(caller)
         caller.replies.append(slot)
-        link = self._router.pool.heavy_link(shard, caller.protocol)
+        link = self._router.pool.heavy_link(shard, caller.variant)
         link.send_as(raw, slot, self.fast_path.kind_of(command.name, int(command.writes)))
         return WAIT_REPLY
 

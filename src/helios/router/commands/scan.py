@@ -152,7 +152,7 @@ def scan_elements(router: RouterContext, caller: Caller, argv: list[bytes], owne
     slot = Slot(caller)
     caller.replies.append(slot)
     command = encode_command([*argv[:2], b"%d" % inner, *argv[3:]])
-    link = router.pool.link(owner, caller.protocol)
+    link = router.pool.link(owner, caller.variant)
     link.send(command, _ElementsReply(slot, link, shard, run if inner else None))
 
 

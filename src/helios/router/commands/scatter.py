@@ -82,7 +82,7 @@ def concatenated(replies: Sequence[bytes]) -> bytes:
 def to_all(
     router: RouterContext,
     waiter: Waiter,
-    protocol: int,
+    variant: int,
     frames: Sequence[tuple[str, bytes]],
     combine: Combine,
     kind: CommandStats = OWN,
@@ -90,7 +90,7 @@ def to_all(
     """Send each shard its frame, all in this turn of the loop; the waiter gets the combined reply."""
     gathering = Gathering([shard for shard, _ in frames], waiter, combine)
     for index, (shard, frame) in enumerate(frames):
-        router.pool.link(shard, protocol).send_as(frame, Part(gathering, index), kind)
+        router.pool.link(shard, variant).send_as(frame, Part(gathering, index), kind)
 
 
 def split(router: RouterContext, caller: Caller, argv: list[bytes], command: Command, owners: list[str]) -> None:
@@ -111,7 +111,7 @@ def split(router: RouterContext, caller: Caller, argv: list[bytes], command: Com
     else:
         combine = all_ok if command.name == "mset" else total
     frames = [(owner, encode_command(part)) for owner, part in parts.items()]
-    to_all(router, slot, caller.protocol, frames, combine, router.kind_of(command))
+    to_all(router, slot, caller.variant, frames, combine, router.kind_of(command))
 
 
 def _interleave(places: list[list[int]], count: int) -> Combine:

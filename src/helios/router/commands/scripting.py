@@ -106,7 +106,7 @@ class _ScriptSlot(Slot):
 
 def call(router: RouterContext, caller: Caller, shard: str, raw: bytes, argv: list[bytes], command: Command) -> None:
     """Run a script on a shard, which is told it first if it may not know it."""
-    link = router.pool.link(shard, caller.protocol)
+    link = router.pool.link(shard, caller.variant)
     slot = _ScriptSlot(caller)
     caller.replies.append(slot)
     waiter = router.script_cache.before(link, argv, slot)

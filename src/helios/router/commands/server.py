@@ -87,8 +87,8 @@ def _quit(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
 
 
 def _reset(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
-    # A client's commands to one shard keep their order on one connection; each protocol has its own.
-    if caller.protocol != 2 and caller.replies:
+    # A client's commands to one shard keep their order on one connection; each variant has its own.
+    if caller.variant != 2 and caller.replies:
         return WAIT_ALL
     caller.let_go()
     if isinstance(caller, ClientConnection) and router.hub.topics.of(caller):
@@ -106,7 +106,7 @@ async def _reset_without_subscriptions(router: RouterContext, client: ClientConn
 
 
 def _as_new(router: RouterContext, caller: Caller) -> bytes:
-    caller.protocol = 2
+    caller.protocol, caller.no_touch = 2, False
     caller.name = b""
     choose_database(caller, b"0")
     caller.become(router.authenticator.newcomer())

@@ -78,7 +78,7 @@ def execute(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
         return WAIT_REPLY
     if watched is not None and caller.replies:
         return WAIT_ALL  # They may be on another connection, and it must not overtake them.
-    if watched is not None and not watched.holds(caller.protocol):
+    if watched is not None and not watched.holds(caller.variant):
         return _answer(caller, NULL_ARRAY[caller.protocol])
     keys = transaction.keys if watched is None else transaction.keys + watched.keys
     owners = find_owners(router, caller, keys, writes=transaction.writes)
@@ -96,7 +96,7 @@ def execute(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
         slot = LastSlot(caller) if transaction.own else Slot(caller)
         caller.replies.append(slot)
         assert router.routes is not None
-        link = router.pool.link(owners[0] if owners else router.routes.home, caller.protocol)
+        link = router.pool.link(owners[0] if owners else router.routes.home, caller.variant)
         scripting.prepare(router, link, transaction.calls)
         link.send_together(frames, _ExecReply(len(frames), _woven(router, caller, transaction, slot)))
         return WAIT_REPLY if transaction.own else DONE

@@ -40,9 +40,9 @@ class Watch:
         self.keys += keys
         self.size += sum(map(len, keys))
 
-    def holds(self, protocol: int) -> bool:
+    def holds(self, variant: int) -> bool:
         """Whether the server can still say if a key has changed."""
-        return not self.broken and self.line.state is ConnectionState.READY and self.line.protocol == protocol
+        return not self.broken and self.line.state is ConnectionState.READY and self.line.variant == variant
 
     def follow(self, routes: Routes) -> None:
         """Break where a key has another owner now: what the line's server says of it counts no more, for ever."""
@@ -133,7 +133,7 @@ def watch(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
         return DONE
     if held is None:
         try:
-            held = caller.watch = Watch(router.pool.line(owners[0], caller.protocol), router.watches)
+            held = caller.watch = Watch(router.pool.line(owners[0], caller.variant), router.watches)
         except ErrorReply as error:
             caller.answer(error.raw)
             return DONE

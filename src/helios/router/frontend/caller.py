@@ -48,6 +48,7 @@ __all__ = [
     "IN_NO_DATABASE",
     "IN_SUBSCRIPTION",
     "NEXT_REPLY",
+    "NO_TOUCH",
     "SLOW",
     "WAIT_ALL",
     "WAIT_REPLY",
@@ -64,6 +65,9 @@ __all__ = [
     "WaitingCommand",
     "WatchedKeys",
 ]
+
+
+NO_TOUCH = 4  # variants of connections are 2 and 3, their RESP version, and the same two that touch no key, from here
 
 
 class Waiter(Protocol):
@@ -151,6 +155,7 @@ class Caller(ClientState):
         self.address = ""  # where it calls from; empty for code of this process
         self.library = {b"lib-name": b"", b"lib-ver": b""}
         self.capabilities = ""  # by CLIENT CAPA, in the letters of CLIENT LIST
+        self.no_touch = False  # by CLIENT NO-TOUCH: its reading is no use of a key
         self.transaction: Transaction | None = None  # what it has queued since MULTI
         self.watch: WatchedKeys | None = None
         self.database = b"0"  # the one that it has asked for; with another than 0 nothing of it is run
@@ -163,7 +168,13 @@ class Caller(ClientState):
         """Give commands as this user from now on; those with limited rights pass the dispatcher, one and all."""
         self.identity = identity
         self.rights = identity.rights
-        self.fast_path = self._open_fast_path if self.rights is None or self.rights.by_fast_path else None
+        by_fast_path = (self.rights is None or self.rights.by_fast_path) and not self.no_touch
+        self.fast_path = self._open_fast_path if by_fast_path else None
+
+    @property
+    def variant(self) -> int:
+        """Which of a shard's connections carry its commands: those of its RESP version, or those that touch no key."""
+        return self.protocol - 2 + NO_TOUCH if self.no_touch else self.protocol
 
     def let_go(self) -> None:
         """Forget its transaction and what it watches, and end what waits at a server for it."""

@@ -39,12 +39,12 @@ class DedicatedConnection(ServerConnection):
         self,
         shard: str,
         member: Member,
-        protocol: int,
+        variant: int,
         host: ConnectionHost,
         options: RouterOptions,
         dedicated: DedicatedConnections,
     ) -> None:
-        super().__init__(shard, member, protocol, host, options)
+        super().__init__(shard, member, variant, host, options)
         self.keys: Sequence[bytes] | None = None
         self._lines = dedicated
         self._waking: asyncio.Task[None] | None = None
@@ -188,13 +188,13 @@ class DedicatedConnections:
     def __len__(self) -> int:
         return sum(map(len, self._all.values()))
 
-    def take(self, shard: Shard, protocol: int) -> DedicatedConnection:
+    def take(self, shard: Shard, variant: int) -> DedicatedConnection:
         """A line for one client. Raises ErrorReply where the shard is known to be away, or there are too many."""
         shared = self.shared(shard.id)
         shared.connect()  # What waits on a line can be woken through it alone.
         if shared.state is ConnectionState.DOWN:
             raise ErrorReply(shared.down())
-        idle = self._idle.get((shard.id, protocol))
+        idle = self._idle.get((shard.id, variant))
         if idle:
             return idle.pop()
         dedicated = self._all.setdefault(shard.id, set())
@@ -205,13 +205,13 @@ class DedicatedConnections:
                     "(to watch keys or to wait for elements); nothing was executed"
                 )
             )
-        line = DedicatedConnection(shard.id, shard.leading, protocol, self._host, self._options, self)
+        line = DedicatedConnection(shard.id, shard.leading, variant, self._host, self._options, self)
         dedicated.add(line)
         return line
 
     def put_back(self, line: DedicatedConnection) -> None:
         """Keep the line for the next client, or end it."""
-        idle = self._idle.setdefault((line.shard, line.protocol), [])
+        idle = self._idle.setdefault((line.shard, line.variant), [])
         if line.state in (ConnectionState.READY, ConnectionState.CONNECTING) and len(idle) < self._options.idle_lines:
             idle.append(line)
         else:
@@ -220,7 +220,7 @@ class DedicatedConnections:
     def forget(self, line: DedicatedConnection) -> None:
         """The line has been closed."""
         self._all.get(line.shard, set()).discard(line)
-        idle = self._idle.get((line.shard, line.protocol), [])
+        idle = self._idle.get((line.shard, line.variant), [])
         if line in idle:
             idle.remove(line)
 

@@ -21,7 +21,7 @@ from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import ReplySplitter, encode_command
 from helios.router._fast_path import CommandQueue, Lease
 from helios.router.errors import PERHAPS_EXECUTED
-from helios.router.frontend.caller import Waiter
+from helios.router.frontend.caller import NO_TOUCH, Waiter
 from helios.router.options import RouterOptions
 from helios.router.stats.hot_keys import HotKeys
 from helios.router.upstream.heavy import HeavyCommands
@@ -148,16 +148,17 @@ class ServerConnection(CommandQueue):
     through, `send` and `received`, is compiled (`_fast_path.pyx`).
     """
 
-    def __init__(self, shard: str, member: Member, protocol: int, host: ConnectionHost, options: RouterOptions) -> None:
+    def __init__(self, shard: str, member: Member, variant: int, host: ConnectionHost, options: RouterOptions) -> None:
         super().__init__(
             max_commands=options.member_commands,
             max_bytes=options.member_bytes,
-            pushes=protocol == 3,
+            pushes=variant % 2 == 1,
             lease=host.lease,
         )
         self.shard = shard
         self.member = member
-        self.protocol = protocol
+        self.variant = variant
+        self.protocol = 2 + variant % 2
         self.state = ConnectionState.IDLE
         self.last_fault = "not connected yet"
         self.run = 0  # tells the server's processes apart: bits of a digest of its run id
@@ -408,8 +409,11 @@ class ServerConnection(CommandQueue):
             hello += [b"AUTH", credentials.user.encode(), credentials.password.encode()]
         hello += [b"SETNAME", CLIENT_NAME.encode()]
         try:
-            greeting, info = await wire.ask([hello, [b"INFO", b"server"]])
-            self._check(greeting, info)
+            commands = [hello, [b"INFO", b"server"]]
+            if self.variant >= NO_TOUCH:
+                commands.append([b"CLIENT", b"NO-TOUCH", b"ON"])
+            greeting, info, *others = await wire.ask(commands)
+            self._check(greeting, info, *others)
             said = dict(_INFO_LINE.findall(info))
             fields = greeting if isinstance(greeting, dict) else dict(zip(greeting[::2], greeting[1::2], strict=True))
             wire.client_id = int(fields[b"id"])
@@ -419,9 +423,9 @@ class ServerConnection(CommandQueue):
         await self._end_orphaned(wire, credentials)
         self._host.learned(said)
 
-    def _check(self, greeting: object, info: object) -> None:
+    def _check(self, *replies: object) -> None:
         """Raise a ConnectionError where the server does not let this router in."""
-        for reply in (greeting, info):
+        for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
                 if str(reply).startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
                     self._host.forget_credentials(self.member)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from helios.model.topology import Topology
 from helios.resp.wire import encode_command
-from helios.router.frontend.caller import FutureReply
+from helios.router.frontend.caller import NO_TOUCH, FutureReply
 from helios.router.options import RouterOptions
 from helios.router.stats.counters import Retired
 from helios.router.upstream.dedicated import DedicatedConnection, DedicatedConnections, Mark
@@ -17,15 +17,19 @@ _STRANGER_S = 10
 _END_STRANGERS = encode_command(
     [b"CLIENT", b"KILL", b"USER", b"default", b"MAXAGE", b"%d" % _STRANGER_S, b"SKIPME", b"yes"]
 )
+_VARIANTS = (2, 3, NO_TOUCH, NO_TOUCH + 1)  # see `Caller.variant`
 __all__ = ["Mark", "Pool"]
 
 
 class Pool:
-    """Links by RESP version and shard, opened when first needed. `links[protocol]` stays the same dict for ever."""
+    """Links by variant (see `Caller.variant`) and shard, opened when first needed.
+
+    `links[variant]` stays the same dict for ever.
+    """
 
     def __init__(self, host: ConnectionHost, options: RouterOptions) -> None:
-        self.links: dict[int, dict[str, ServerConnection]] = {2: {}, 3: {}}
-        self._heavy_links: dict[int, dict[str, ServerConnection]] = {2: {}, 3: {}}
+        self.links: dict[int, dict[str, ServerConnection]] = {variant: {} for variant in _VARIANTS}
+        self._heavy_links: dict[int, dict[str, ServerConnection]] = {variant: {} for variant in _VARIANTS}
         self.dedicated = DedicatedConnections(host, options, lambda shard: self.link(shard, 2))
         self.retired = Retired()
         self._host = host
@@ -45,20 +49,20 @@ class Pool:
                     self.retired.add(link)
         self.dedicated.apply(leaders)
 
-    def link(self, shard_id: str, protocol: int) -> ServerConnection:
+    def link(self, shard_id: str, variant: int) -> ServerConnection:
         """The link to the leader of a shard of the present topology."""
-        return self._opened(self.links[protocol], shard_id, protocol)
+        return self._opened(self.links[variant], shard_id, variant)
 
-    def heavy_link(self, shard_id: str, protocol: int) -> ServerConnection:
+    def heavy_link(self, shard_id: str, variant: int) -> ServerConnection:
         """Another one beside it, for commands behind which the others should not wait."""
-        return self._opened(self._heavy_links[protocol], shard_id, protocol)
+        return self._opened(self._heavy_links[variant], shard_id, variant)
 
-    def _opened(self, links: dict[str, ServerConnection], shard_id: str, protocol: int) -> ServerConnection:
+    def _opened(self, links: dict[str, ServerConnection], shard_id: str, variant: int) -> ServerConnection:
         link = links.get(shard_id)
         if link is None:
             shard = self._topology.shard(shard_id)
             assert shard is not None, f"the placement names {shard_id}, which the topology does not have"
-            link = links[shard_id] = ServerConnection(shard_id, shard.leading, protocol, self._host, self._options)
+            link = links[shard_id] = ServerConnection(shard_id, shard.leading, variant, self._host, self._options)
         return link
 
     def _all(self) -> tuple[dict[str, ServerConnection], ...]:
@@ -68,11 +72,11 @@ class Pool:
         """The links to a shard's leader that there are."""
         return [links[shard_id] for links in self._all() if shard_id in links]
 
-    def line(self, shard_id: str, protocol: int) -> DedicatedConnection:
+    def line(self, shard_id: str, variant: int) -> DedicatedConnection:
         """A connection to the leader of a shard for one client alone. Raises ErrorReply where there can be none."""
         shard = self._topology.shard(shard_id)
         assert shard is not None, f"the placement names {shard_id}, which the topology does not have"
-        return self.dedicated.take(shard, protocol)
+        return self.dedicated.take(shard, variant)
 
     def marks(self, shards: Iterable[str], fenced: Callable[[bytes], bool]) -> list[Mark]:
         """What has been issued to these shards and not been answered, but for what waits for keys not fenced."""
