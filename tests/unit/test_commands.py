@@ -26,7 +26,7 @@ def split(line: str) -> list[bytes]:
     ],
 )
 def test_key_notation(notation: str, line: str, expected: list[int]) -> None:
-    assert compile_keys(notation)(split(line)) == expected
+    assert list(compile_keys(notation)(split(line))) == expected
 
 
 def test_a_notation_that_is_none_is_refused() -> None:

@@ -4,6 +4,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 cdef extern from "string.h" nogil:
     const void *memmem(const void *key, size_t size, const void *part, size_t length)
@@ -28,33 +29,61 @@ cdef inline Py_ssize_t element_end(const unsigned char *pattern, Py_ssize_t at, 
 cdef inline bint element_matches(
     const unsigned char *pattern, Py_ssize_t at, Py_ssize_t end, unsigned char byte
 ) noexcept:
-    """Whether the element from `at` to `end` (of it, or of the pattern) matches a byte."""
-    cdef unsigned char first = pattern[at], low, high
-    cdef bint negated = False, found = False
+    """Whether the element at `at` matches a byte."""
+    cdef unsigned char first = pattern[at]
     if first == c"?":
         return True
     if first == c"\\" and at + 1 < end:
         return pattern[at + 1] == byte
     if first != c"[":
         return first == byte
-    at += 1
-    if at < end and pattern[at] == c"^":
-        negated = True
-        at += 1
+    return class_matches(pattern, at + 1, end, byte)
+
+
+cdef bint class_matches(const unsigned char *pattern, Py_ssize_t at, Py_ssize_t end, unsigned char byte) noexcept:
+    """Whether the class behind a `[` matches a byte."""
+    cdef unsigned char low, high
+    cdef bint negated = at < end and pattern[at] == c"^"
+    at += negated
     while at < end and pattern[at] != c"]":
         if pattern[at] == c"\\" and at + 1 < end:
-            found |= pattern[at + 1] == byte
+            low = high = pattern[at + 1]
             at += 2
         elif at + 2 < end and pattern[at + 1] == c"-":
             low, high = pattern[at], pattern[at + 2]
-            if low > high:
-                low, high = high, low
-            found |= low <= byte <= high
             at += 3
         else:
-            found |= pattern[at] == byte
+            low = high = pattern[at]
             at += 1
-    return found != negated
+        if low <= byte <= high or high <= byte <= low:
+            return not negated
+    return negated
+
+
+cdef void note_members(const unsigned char *pattern, Py_ssize_t at, Py_ssize_t end, unsigned char *members) noexcept:
+    """Which bytes the element at `at` matches, in one pass over it."""
+    cdef unsigned char low, high
+    cdef bint negated
+    cdef int byte
+    if pattern[at] != c"[":
+        for byte in range(256):
+            members[byte] = element_matches(pattern, at, end, <unsigned char>byte)
+        return
+    at += 1
+    negated = at < end and pattern[at] == c"^"
+    at += negated
+    memset(members, negated, 256)
+    while at < end and pattern[at] != c"]":
+        if pattern[at] == c"\\" and at + 1 < end:
+            low = high = pattern[at + 1]
+            at += 2
+        elif at + 2 < end and pattern[at + 1] == c"-":
+            low, high = min(pattern[at], pattern[at + 2]), max(pattern[at], pattern[at + 2])
+            at += 3
+        else:
+            low = high = pattern[at]
+            at += 1
+        memset(members + low, not negated, high - low + 1)
 
 
 cdef inline Py_ssize_t stars_end(const unsigned char *pattern, Py_ssize_t at, Py_ssize_t end) noexcept:
@@ -88,6 +117,7 @@ cdef const unsigned char *found_part(
     cdef uint64_t *masks
     cdef uint64_t *state
     cdef uint64_t carry, out
+    cdef unsigned char members[256]
     cdef int byte
     if end - at > FEW_BYTES and last - key > count:
         # Which beginnings of the part end here, one bit each, for 64 of them at once (Baeza-Yates and Gonnet).
@@ -96,8 +126,9 @@ cdef const unsigned char *found_part(
         if masks != NULL:
             state = masks + 256 * words
             while at < end:
+                note_members(pattern, at, end, members)
                 for byte in range(256):
-                    if element_matches(pattern, at, end, <unsigned char>byte):
+                    if members[byte]:
                         masks[byte * words + (i >> 6)] |= <uint64_t>1 << (i & 63)
                 at = element_end(pattern, at, end)
                 i += 1

@@ -270,7 +270,7 @@ def looked_up(command: Command, arguments: Sequence[bytes]) -> list[bytes]:
     return [arguments[i + 1] for i in options if arguments[i].upper() in (b"BY", b"GET") and b"*" in arguments[i + 1]]
 
 
-def key_positions(command: Command, arguments: Sequence[bytes]) -> list[int]:
+def key_positions(command: Command, arguments: Sequence[bytes]) -> Sequence[int]:
     """The positions of all keys; raises InvalidInput where the arguments cannot be right."""
     positions = command.keys(arguments)
     if positions and positions[-1] >= len(arguments):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from helios.errors import InvalidInput
 
 Arguments = Sequence[bytes]
-KeyPositions = Callable[[Arguments], list[int]]
+KeyPositions = Callable[[Arguments], Sequence[int]]
 
 
 class Malformed(InvalidInput):
@@ -79,24 +79,24 @@ def _compile_part(part: str) -> KeyPositions:
     if last < 0 and step > 1:
         return lambda arguments: _in_steps(arguments, first, last, step)
     if last < 0:
-        return lambda arguments: list(range(first, len(arguments) + last + 1, step))
-    return lambda arguments: list(range(first, min(last + 1, len(arguments)), step))
+        return lambda arguments: range(first, len(arguments) + last + 1, step)
+    return lambda arguments: range(first, min(last + 1, len(arguments)), step)
 
 
-def _in_steps(arguments: Arguments, first: int, last: int, step: int) -> list[int]:
+def _in_steps(arguments: Arguments, first: int, last: int, step: int) -> range:
     end = len(arguments) + last + 1
     if (end - first) % step:
         raise Malformed("wrong number of arguments")
-    return list(range(first, end, step))
+    return range(first, end, step)
 
 
-def _counted(arguments: Arguments, at: int, step: int) -> list[int]:
+def _counted(arguments: Arguments, at: int, step: int) -> range:
     if not _COUNT.match(arguments[at]):
         raise Malformed("numkeys should be greater than 0")
     end = at + 1 + int(arguments[at]) * step
     if end > len(arguments):
         raise Malformed("Number of keys can't be greater than number of args")
-    return list(range(at + 1, end, step))
+    return range(at + 1, end, step)
 
 
 _SORT_OPTIONS = {b"ASC": 0, b"DESC": 0, b"ALPHA": 0, b"LIMIT": 2, b"STORE": 1, b"BY": 1, b"GET": 1}
@@ -152,12 +152,12 @@ def stream_options(arguments: Arguments) -> tuple[int, int]:
     raise InvalidInput("syntax error")
 
 
-def _streams(arguments: Arguments) -> list[int]:
+def _streams(arguments: Arguments) -> range:
     at, _ = stream_options(arguments)
     names_and_ids = len(arguments) - at - 1
     if names_and_ids % 2 or not names_and_ids:
         raise Malformed("each stream needs an ID")
-    return list(range(at + 1, at + 1 + names_and_ids // 2))
+    return range(at + 1, at + 1 + names_and_ids // 2)
 
 
 _NAMED: dict[str, KeyPositions] = {

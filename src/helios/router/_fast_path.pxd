@@ -47,10 +47,13 @@ cdef class Slot:
 cdef class Outbox:
     cdef object loop
     cdef list callers
+    cdef Fifo yielded             # those whose commands go on in another turn of the loop
+    cdef int64_t turn_ends_ns     # 0 until commands are run in the turn
     cdef public dict errors          # error replies by their first word
     cdef public Py_ssize_t bytes_in, bytes_out
 
     cpdef mark(self, ClientState caller)
+    cdef bint turn_over(self) except -1
 
 
 cdef class ClientState:
@@ -77,6 +80,7 @@ cdef class ClientState:
     cdef public FastPath fast_path      # None: every command goes to the dispatcher
 
     cpdef run(self)
+    cdef int proceed(self) except -1
     cpdef go_on(self, int reason)
     cpdef list take_ready(self)
     cdef int stop(self, int verdict, object frame) except -1

@@ -18,6 +18,7 @@ HOLD: Final = 1
 WAIT_REPLY: Final = 2
 WAIT_ALL: Final = 3
 SLOW: Final = 4
+PREPARE: Final = 5
 
 IN_MULTI: Final = 1
 IN_NO_DATABASE: Final = 4
@@ -31,6 +32,8 @@ ANSWERING: Final = 2
 DRAINING: Final = 4
 FULL: Final = 8
 CLOSED: Final = 16
+YIELDED: Final = 32
+PREPARING: Final = 64
 
 class Fifo(Generic[Item]):
     def __len__(self) -> int: ...

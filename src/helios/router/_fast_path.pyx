@@ -25,6 +25,7 @@ cdef enum Verdict:
     _WAIT_REPLY = 2
     _WAIT_ALL = 3
     _SLOW = 4
+    _PREPARE = 5
 
 cdef enum Reason:
     _HELD = 1
@@ -32,6 +33,8 @@ cdef enum Reason:
     _DRAINING = 4
     _FULL = 8
     _CLOSED = 16
+    _YIELDED = 32
+    _PREPARING = 64
 
 cdef enum Muted:
     _NEXT_REPLY = 1
@@ -52,6 +55,7 @@ HOLD = _HOLD  # touched nothing; try it again when the topology has changed
 WAIT_REPLY = _WAIT_REPLY  # under way, and the next command must wait for its reply
 WAIT_ALL = _WAIT_ALL  # touched nothing; try it again when every earlier command has been answered
 SLOW = _SLOW  # touched nothing; try it again after `slow_s`
+PREPARE = _PREPARE  # touched nothing; try it again when what has been begun for it is done
 
 # Why a caller does not go on, as bits.
 HELD = _HELD
@@ -59,6 +63,8 @@ ANSWERING = _ANSWERING
 DRAINING = _DRAINING
 FULL = _FULL
 CLOSED = _CLOSED
+YIELDED = _YIELDED
+PREPARING = _PREPARING
 
 # How commands are told apart in counts.
 READ = 0
@@ -73,6 +79,8 @@ cdef Py_ssize_t KEPT_CELLS = 1024
 cdef Py_ssize_t HEAVY_BYTES = 1 << 20  # as in upstream/heavy.py
 cdef Py_ssize_t LONGEST_NAME = 64
 cdef Py_ssize_t MAX_ERROR_NAMES = 100
+cdef int64_t TURN_NS = 5_000_000  # for how long the commands of all clients, and then their replies, keep the loop
+cdef int COMMANDS_A_LOOK = 16  # of those that take the short way
 
 
 cdef inline int64_t clock_ns() noexcept:
@@ -232,12 +240,35 @@ cdef class LastSlot(Slot):
 
 
 cdef class Outbox:
-    """The callers with replies to send; each is flushed once in a turn of the loop, whoever answered."""
+    """The callers with replies to send; each is flushed once in a turn of the loop, whoever answered.
+
+    It also sees to it that a turn ends in time, whatever clients have sent: those whose commands would take longer
+    yield, and go on in the next turns, one after the other.
+    """
 
     def __init__(self, loop):
         self.loop = loop
         self.callers = []
         self.errors = {}
+        self.yielded = Fifo()
+
+    cdef bint turn_over(self) except -1:
+        """Whether commands have been run for long enough in this turn of the loop."""
+        cdef int64_t now_ns = clock_ns()
+        if not self.turn_ends_ns:
+            self.turn_ends_ns = now_ns + TURN_NS
+            self.loop.call_soon(self.next_turn)
+        return now_ns >= self.turn_ends_ns
+
+    def next_turn(self):
+        """Let those go on that have yielded, the one that has waited longest first."""
+        cdef ClientState caller
+        self.turn_ends_ns = 0
+        while self.yielded.count and not self.turn_over():
+            caller = self.yielded.shift()
+            caller.stops &= ~_YIELDED
+            if not caller.stops:
+                caller.proceed()
 
     def failed(self, bytes reply not None):
         """Count an error reply by its first word."""
@@ -259,15 +290,23 @@ cdef class Outbox:
         self.callers.append(caller)
 
     def flush(self):
-        """Flush whoever has been marked."""
+        """Flush whoever has been marked, as many as there is time for."""
         cdef list callers = self.callers
         cdef ClientState caller
         cdef double now = self.loop.time()
+        cdef int64_t ends_ns = clock_ns() + TURN_NS
+        cdef Py_ssize_t flushed = 0
         self.callers = []
         for caller in callers:
             caller.dirty = False
             caller.last_at = now
             caller.flush()
+            flushed += 1
+            if clock_ns() >= ends_ns and flushed < len(callers):
+                if not self.callers:
+                    self.loop.call_soon(self.flush)
+                self.callers = callers[flushed:] + self.callers
+                return
 
 
 cdef class ClientState:
@@ -303,8 +342,15 @@ cdef class ClientState:
         """Run commands until there are no more or something makes it wait."""
         cdef RequestParser parser = self.parser
         cdef FastPath fast_path = self.fast_path
-        cdef int verdict
+        cdef int verdict, looks = 0
         while not self.stops:
+            if looks <= 0:
+                if self.outbox.turn_over():
+                    self.stops |= _YIELDED
+                    self.outbox.yielded.push(self)
+                    break
+                looks = COMMANDS_A_LOOK
+            looks -= 1
             if self.waiting:
                 frame = self.waiting.pop(0)
             else:
@@ -322,6 +368,7 @@ cdef class ClientState:
                     continue
                 frame = (parser.raw(), parser.arguments())
             self.last_word = frame[1][0]
+            looks = 0
             verdict = self.dispatch(self, frame[0], frame[1])
             fast_path = self.fast_path  # a command such as RESET can close it
             self.stop(verdict, frame)
@@ -337,12 +384,19 @@ cdef class ClientState:
                 self.unread()
         if self.resume:
             self.resume = False
-            if not self.stops:
-                self.run()
-            if not self.stops:
-                self.read_on()
+            self.proceed()
+        elif self.ending:
+            self.flushed()
+
+    cdef int proceed(self) except -1:
+        """Run commands again, after something has made it wait."""
+        if not self.stops:
+            self.run()
+        if not self.stops:
+            self.read_on()
         if self.ending:
             self.flushed()
+        return 0
 
     cdef int stop(self, int verdict, object frame) except -1:
         """Note why the caller must wait, if it must."""
@@ -358,6 +412,10 @@ cdef class ClientState:
             self.waiting.insert(0, frame)
             self.stops |= _HELD
             self.holder.delay(self)
+            return 0
+        if verdict == _PREPARE:
+            self.waiting.insert(0, frame)
+            self.stops |= _PREPARING
             return 0
         self.hold_until = None
         if verdict == _WAIT_REPLY:

@@ -30,7 +30,7 @@ def block(
     argv: list[bytes],
     command: Command,
     timeout: Timeout,
-    positions: list[int],
+    positions: Sequence[int],
 ) -> int:
     """Carry out a command that may wait; what becomes of the caller is in the result."""
     if caller.replies:

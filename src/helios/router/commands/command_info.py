@@ -9,6 +9,7 @@ from helios.resp.encoding import EMPTY_ARRAY, array, bulk, encode, integer, simp
 from helios.resp.wire import elements
 from helios.router.commands.handlers import Work, awaited
 from helios.router.commands.keyspace import decoded
+from helios.router.commands.slices import in_slices
 from helios.router.context import RouterContext
 from helios.router.errors import PATTERN_TOO_LONG
 from helios.router.frontend.caller import Caller
@@ -97,12 +98,15 @@ async def _list(router: RouterContext, caller: Caller, argv: list[bytes]) -> byt
 
 async def _docs(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """The servers' own documentation of what Helios passes on, and some of its own of the verbs."""
-    names = [word.decode("latin-1").lower() for word in argv[2:]]
-    named = [TABLE[name] for name in names if name in TABLE] if names else _offered()
-    return await _documented(router, caller.protocol, [c for c in named if c.how is not How.REFUSED])
+    return await _documented(router, caller.protocol, argv[2:])
 
 
-async def _documented(router: RouterContext, protocol: int, commands: list[Command]) -> bytes:
+async def _documented(router: RouterContext, protocol: int, words: list[bytes]) -> bytes:
+    wanted: dict[str, Command] = {}
+    async for part in in_slices(words):
+        names = [word.decode("latin-1").lower() for word in part]
+        wanted.update((name, TABLE[name]) for name in names if name in TABLE)
+    commands = [command for command in (wanted.values() if words else _offered()) if command.how is not How.REFUSED]
     verbs = [command for command in commands if command.how is How.VERB]
     others = [command.name.encode() for command in commands if command.how is not How.VERB]
     count, known = 0, b""

@@ -21,6 +21,7 @@ from helios.router.commands import (
     pubsub,
     scan,
     scatter,
+    scatter_many,
     scripting,
     server,
     transactions,
@@ -31,6 +32,7 @@ from helios.router.commands.blocking import block
 from helios.router.commands.handlers import Handler
 from helios.router.commands.lookup import find_owners, must_slow, recognise, strangers
 from helios.router.commands.queueing import queue
+from helios.router.commands.slices import LONG
 from helios.router.context import RouterContext
 from helios.router.frontend.caller import (
     DONE,
@@ -217,6 +219,8 @@ class Dispatcher:
             if refusal is not None:
                 caller.answer(error_reply(f"ERR {refusal}"))
                 return DONE
+            if command.how is How.SPLIT and len(argv) > LONG:
+                return scatter_many.split_many(self._router, caller, raw, argv, command)
             positions = key_positions(command, argv)
             timeout = timeout_of(command, argv) if command.how is How.BLOCKING else None
         except Malformed:

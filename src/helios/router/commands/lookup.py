@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from helios.placement.ring import hash_tag
 from helios.placement.routing import Routes
 from helios.resp.commands import Command, How, find, find_subcommand, looked_up
 from helios.resp.encoding import error_reply
+from helios.router.commands.slices import LONG, in_slices, prepared
 from helios.router.context import RouterContext
-from helios.router.errors import unknown_command, unknown_subcommand, wrong_number
-from helios.router.frontend.caller import DONE, HOLD, SLOW, Caller
+from helios.router.errors import ErrorReply, unknown_command, unknown_subcommand, wrong_number
+from helios.router.frontend.caller import DONE, HOLD, PREPARE, SLOW, Caller
 
 
 def find_owners(router: RouterContext, caller: Caller, keys: Sequence[bytes], *, writes: bool) -> list[str] | int:
@@ -24,11 +26,51 @@ def find_owners(router: RouterContext, caller: Caller, keys: Sequence[bytes], *,
         return DONE
     routes = router.routes
     assert routes is not None
+    if len(keys) > LONG:
+        return _find_many(router, caller, keys, writes=writes)
     if routes.has_fence and any(map(routes.fenced, keys)):
         return HOLD
     if writes and routes.has_slow and must_slow(caller, max(map(routes.slow_s, keys), default=0.0)):
         return SLOW
     return [routes.owner(key) for key in keys]
+
+
+def _find_many(router: RouterContext, caller: Caller, keys: Sequence[bytes], *, writes: bool) -> list[str] | int:
+    try:
+        found = prepared(router, caller, lambda routes: _owners(routes, keys))
+    except ErrorReply as failure:
+        caller.answer(failure.raw)
+        return DONE
+    if found is None:
+        return PREPARE
+    if found.fenced:
+        return HOLD
+    return SLOW if writes and must_slow(caller, found.slow_s) else found.owners
+
+
+@dataclass(slots=True)
+class KeysOwners:
+    """The owners of many keys, and what stands in the way of a command for them."""
+
+    owners: list[str] = field(default_factory=list)
+    fenced: bool = False
+    slow_s: float = 0.0
+
+    def add(self, routes: Routes, keys: Sequence[bytes]) -> list[str]:
+        """Note these keys, too; gives their owners."""
+        self.fenced = self.fenced or (routes.has_fence and any(map(routes.fenced, keys)))
+        if routes.has_slow:
+            self.slow_s = max(self.slow_s, *map(routes.slow_s, keys))
+        owners = [routes.owner(key) for key in keys]
+        self.owners += owners
+        return owners
+
+
+async def _owners(routes: Routes, keys: Sequence[bytes]) -> KeysOwners:
+    found = KeysOwners()
+    async for part in in_slices(keys):
+        found.add(routes, part)
+    return found
 
 
 def must_slow(caller: Caller, slow_s: float) -> bool:

@@ -51,15 +51,26 @@ class Gathering:
         self._replies[index] = reply
         self._left -= 1
         if not self._left:
-            self._waiter.fill(self._whole())
+            self._complete()
 
-    def _whole(self) -> bytes:
+    def _complete(self) -> None:
+        self._waiter.fill(self._failure() or self._whole())
+
+    def _failure(self) -> bytes:
+        """The error of the whole, empty where no part has failed."""
         if any(reply[:1] == b"-" for reply in self._replies):
             return in_part(dict(zip(self._shards, self._replies, strict=True)))
+        return b""
+
+    def _whole(self) -> bytes:
         try:
             return self._combine(self._replies)
         except ODD_REPLY:
-            return error_reply(f"ERR the shards' replies do not fit together: {self._replies[0][:40]!r}")
+            return self.misfit()
+
+    def misfit(self) -> bytes:
+        """The error where no whole can be made of the parts."""
+        return error_reply(f"ERR the shards' replies do not fit together: {self._replies[0][:40]!r}")
 
 
 def total(replies: Sequence[bytes]) -> bytes:
@@ -88,7 +99,17 @@ def to_all(
     kind: CommandStats = OWN,
 ) -> None:
     """Send each shard its frame, all in this turn of the loop; the waiter gets the combined reply."""
-    gathering = Gathering([shard for shard, _ in frames], waiter, combine)
+    send_parts(router, variant, frames, Gathering([shard for shard, _ in frames], waiter, combine), kind)
+
+
+def send_parts(
+    router: RouterContext,
+    variant: int,
+    frames: Sequence[tuple[str, bytes]],
+    gathering: Gathering,
+    kind: CommandStats = OWN,
+) -> None:
+    """Send each shard its frame; what becomes of the replies is the gathering's."""
     for index, (shard, frame) in enumerate(frames):
         router.pool.link(shard, variant).send_as(frame, Part(gathering, index), kind)
 

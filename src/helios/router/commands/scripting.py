@@ -13,6 +13,7 @@ from helios.resp.encoding import OK, array, bulk, error_reply, integer
 from helios.resp.wire import encode_command
 from helios.router.commands.handlers import Handler
 from helios.router.commands.keyspace import decoded
+from helios.router.commands.slices import in_slices
 from helios.router.context import RouterContext
 from helios.router.errors import NOT_EXECUTED, PERHAPS_EXECUTED, in_part
 from helios.router.frontend.caller import DONE, WAIT_REPLY, Caller, FutureReply, Slot
@@ -138,11 +139,14 @@ async def _script_load(router: RouterContext, caller: Caller, argv: list[bytes])
 
 async def _script_exists(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     """Whether each script can be called: it is remembered, or every shard has it."""
-    known = [router.script_cache.body(sha.lower()) is not None for sha in argv[2:]]
-    if not all(known):
-        each = [decoded(reply) for reply in (await ask_each(router, argv)).values()]
-        known = [here or all(there) for here, *there in zip(known, *each, strict=True)]
-    return array([integer(int(here)) for here in known])
+    found: list[bytes] = []
+    async for shas in in_slices(argv[2:]):
+        known = [router.script_cache.body(sha.lower()) is not None for sha in shas]
+        if not all(known):
+            each = [decoded(reply) for reply in (await ask_each(router, [*argv[:2], *shas])).values()]
+            known = [here or all(there) for here, *there in zip(known, *each, strict=True)]
+        found += [integer(int(here)) for here in known]
+    return array(found)
 
 
 async def _script_flush(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:

@@ -15,6 +15,7 @@ from helios.router.commands import info
 from helios.router.commands.client import NO_NAME, is_name
 from helios.router.commands.handlers import Answer, Handler, Work, at_once, awaited
 from helios.router.commands.pubsub import end_denied
+from helios.router.commands.slices import in_slices
 from helios.router.context import RouterContext
 from helios.router.errors import PATTERN_TOO_LONG, ErrorReply, shown
 from helios.router.frontend.caller import DONE, IN_NO_DATABASE, IN_SUBSCRIPTION, WAIT_ALL, WAIT_REPLY, Caller
@@ -244,11 +245,12 @@ async def _config_get(router: RouterContext, caller: Caller, argv: list[bytes]) 
         return PATTERN_TOO_LONG
     known = {**await info.encodings(router, argv), **info.parameters(router)}
     spelt: dict[str, str] = {}  # a name is given as it was asked for, as servers do it
-    for pattern in argv[2:]:
-        name, glob = pattern.decode("latin-1"), Glob(pattern.lower())
-        for each in [name.lower()] if name.lower() in known else known:
-            if glob.match(each.encode()):
-                spelt.setdefault(each, name if each == name.lower() else each)
+    async for part in in_slices(list(dict.fromkeys(argv[2:])), 8):
+        for pattern in part:
+            name, glob = pattern.decode("latin-1"), Glob(pattern.lower())
+            for each in [name.lower()] if name.lower() in known else known:
+                if glob.match(each.encode()):
+                    spelt.setdefault(each, name if each == name.lower() else each)
     found = {spelling: known[name] for name, spelling in spelt.items()}
     return encode(found, caller.protocol)
 

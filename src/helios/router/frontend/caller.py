@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from helios.access.authenticator import OWNER, Identity
 from helios.errors import OutcomeUnknown, ProtocolError
@@ -23,6 +23,8 @@ from helios.router._fast_path import (
     IN_NO_DATABASE,
     IN_SUBSCRIPTION,
     NEXT_REPLY,
+    PREPARE,
+    PREPARING,
     SLOW,
     WAIT_ALL,
     WAIT_REPLY,
@@ -49,6 +51,8 @@ __all__ = [
     "IN_SUBSCRIPTION",
     "NEXT_REPLY",
     "NO_TOUCH",
+    "PREPARE",
+    "PREPARING",
     "SLOW",
     "WAIT_ALL",
     "WAIT_REPLY",
@@ -75,6 +79,15 @@ class Waiter(Protocol):
 
     def fill(self, reply: bytes) -> None:
         """Take the reply; called once."""
+
+
+class Preparation(Protocol):
+    """What has been found for a command with many arguments, and by which routes."""
+
+    routes: Routes
+    tries: int
+    found: Any
+    failure: bytes
 
 
 class WaitingCommand(Protocol):
@@ -159,6 +172,7 @@ class Caller(ClientState):
         self.transaction: Transaction | None = None  # what it has queued since MULTI
         self.watch: WatchedKeys | None = None
         self.database = b"0"  # the one that it has asked for; with another than 0 nothing of it is run
+        self.preparation: Preparation | None = None  # for its command that waits to be tried again
         self.call: WaitingCommand | None = None  # its command that waits at a server
         self.resumed: tuple[list[bytes], float | None] | None = None  # that command, to be run again, and its deadline
         self._open_fast_path = fast_path
