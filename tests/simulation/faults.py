@@ -267,7 +267,10 @@ class Faults:
 
     def _mend(self, mend: Callable[[], object], what: str) -> None:
         self._world.note(f"mended: {what}")
-        mend()
+        try:
+            mend()
+        except Exception as error:  # noqa: BLE001 - whatever it is: nobody else would hear of it
+            self._world.fail(f"{what}, and what ends that has failed: {error!r}", error)
         self._active -= 1
         if not self._active:
             self.mended.set()

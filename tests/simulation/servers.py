@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from typing import Protocol
 
@@ -65,6 +65,7 @@ class SimServer(MemoryServer):
     def enter(self, serving: Serving) -> None:
         """Give a router's connection the number by which it can be ended."""
         self._last_number += 1
+        serving.since_s = self._seconds()
         self._numbered[self._last_number] = serving
 
     def number(self, connection: MemoryConnection) -> int:
@@ -76,13 +77,21 @@ class SimServer(MemoryServer):
         serving = self._numbered.get(number)
         return None if serving is None or serving.connection.lost is not None else serving
 
-    def kill(self, number: int) -> int:
-        """End the connection of that number; how many there were."""
-        serving = self._numbered.pop(number, None)
-        if serving is None:
-            return 0
-        self.end(serving.connection)
-        return 1
+    def kill(self, wanted: Mapping[bytes, bytes], spared: Serving) -> int:
+        """End the connections that have this ID, USER and MAXAGE, but for the one that asks; how many there were."""
+        number, user, age_s = wanted.get(b"ID"), wanted.get(b"USER"), int(wanted.get(b"MAXAGE", b"0"))
+        found = {
+            one: serving
+            for one, serving in self._numbered.items()
+            if serving is not spared
+            and number in (None, b"%d" % one)
+            and user in (None, serving.connection.user.encode())
+            and self._seconds() - serving.since_s >= age_s
+        }
+        for one, serving in found.items():
+            del self._numbered[one]
+            self.end(serving.connection)
+        return len(found)
 
     # What clients ask for
 

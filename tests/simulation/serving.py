@@ -29,6 +29,7 @@ class Serving:
     def __init__(self, server: SimServer, connection: MemoryConnection, tell: Callable[[bytes], None]) -> None:
         self.connection = connection
         self.waits_for: list[bytes] | None = None  # the keys of a command that blocks
+        self.since_s = 0.0
         self.dirty = False  # whether a watched key has been changed
         self._server = server
         self._tell = tell
@@ -84,7 +85,7 @@ class Serving:
                 return integer(0)
             other.resume(b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n")
             return integer(1)
-        return integer(self._server.kill(int(argv[3])))
+        return integer(self._server.kill(dict(zip(argv[2::2], argv[3::2], strict=True)), self))
 
     # Transactions
 
@@ -111,6 +112,7 @@ class Serving:
         for key in self._watched:
             self._server.watchers.get(key, {}).pop(self, None)
         self._watched.clear()
+        self.since_s = 0.0
         self.dirty = False
         return OK
 
