@@ -129,6 +129,18 @@ class KeyHistory:
             raise Impossible(f"{self.key!r}: {self.commands[number]} was refused, and carried out all the same")
         self._become(frozenset(Possible(p.value, tuple(n for n in p.open if n != number)) for p in left), now_ms)
 
+    def may_come(self, command: Command, now_ms: float) -> None:
+        """The command may be carried out once from now on, also where it has been already."""
+        self.commands.append(command)
+        number = len(self.commands) - 1
+        waiting = {number for number, other in enumerate(self.commands) if other == command}
+        self._become(
+            frozenset(
+                p if waiting.intersection(p.open) else Possible(p.value, (*p.open, number)) for p in self.possible
+            ),
+            now_ms,
+        )
+
     def flushed(self, now_ms: float) -> None:
         """The key's server was emptied in this moment."""
         self._note(f"{now_ms:.1f} flushed")

@@ -70,8 +70,9 @@ class Serving:
 
     def _hello(self, argv: list[bytes]) -> bytes:
         password = None
-        if len(argv) > 2:
-            self.connection.user, password = argv[3].decode(), argv[4].decode()
+        if b"AUTH" in argv:
+            user, password = (word.decode() for word in argv[argv.index(b"AUTH") + 1 :][:2])
+            self.connection.user = user
         try:
             self._server.join(self.connection, password)
         except EngineDenied as denied:

@@ -72,6 +72,7 @@ class Client:
         self._streams = self.keys[len(self.keys) - scenario.streams_per_client :]
         self._strings = self.keys[: len(self.keys) - scenario.streams_per_client]
         self._brought: list[KeyHistory] = []
+        self.arriving: dict[KeyHistory, Command] = {}
         self._deeds = self._choices()
 
     def _choices(self) -> dict[str, int]:
@@ -93,7 +94,8 @@ class Client:
     def expect(self, key: bytes, value: bytes) -> None:
         """Use this key, too: it may come with a server that joins, once, if the cluster has none of that name."""
         history = KeyHistory(key, skew_ms=self._world.scenario.skew_ms)
-        history.asked(Command("IMPORT", value), self._world.clock.wall() * 1000)
+        self.arriving[history] = Command("IMPORT", value)
+        history.asked(self.arriving[history], self._world.clock.wall() * 1000)
         self._brought.append(history)
         self.keys.append(history)
         self._strings.append(history)
@@ -313,6 +315,7 @@ class Client:
                 history.not_done(number, asked.end_ms)
             elif not asked.unknown:
                 history.done(number, asked.end_ms)
+        world.register_lost()
         if not (asked.refused or asked.unknown) and asked.last != b"OK":
             raise Impossible(f"FLUSHALL was answered {asked.last!r}")
 

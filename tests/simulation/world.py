@@ -185,6 +185,7 @@ class World:
             self.doubt(server.shard)
         for key in keys:
             server.write(key, None, None)
+        self.register_lost()
 
     def emptied(self, server: SimServer) -> None:
         """A server is being emptied by somebody, past the routers or through one of them."""
@@ -192,6 +193,14 @@ class World:
         for history in self.histories:
             self._gone(history, server.shard, now_ms)
         self.doubt(server.shard)
+        self.register_lost()
+
+    def register_lost(self) -> None:
+        """An owner may have lost what it had registered of an import: after a crash, that brings its keys once more."""
+        now_ms = self.clock.wall() * 1000
+        for client in self.clients:
+            for history, command in client.arriving.items():
+                history.may_come(command, now_ms)
 
     def _gone(self, history: KeyHistory, shard: str, now_ms: float) -> None:
         """A key is lost on a shard. Where it is about to own the key, nobody can tell that from a loss behind that."""
