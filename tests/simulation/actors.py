@@ -141,6 +141,7 @@ class RouterActor(Actor):
             session_ttl_s=world.scenario.session_ttl_s,
             member_timeout_s=_ENGINE_TIMEOUT_S,
             hold_timeout_s=world.scenario.hold_timeout_s,
+            turn_s=0.0,  # by the real clock, which would make a life differ from run to run
         )
         admin = Admin(self.store, self.connector, self.clock)
         router = Router(self.store, self.connector, admin, self.clock, options)

@@ -48,6 +48,7 @@ cdef class Outbox:
     cdef object loop
     cdef list callers
     cdef Fifo yielded             # those whose commands go on in another turn of the loop
+    cdef int64_t turn_ns          # how long a turn may run commands, and then flush replies; 0: without an end
     cdef int64_t turn_ends_ns     # 0 until commands are run in the turn
     cdef public dict errors          # error replies by their first word
     cdef public Py_ssize_t bytes_in, bytes_out

@@ -79,7 +79,6 @@ cdef Py_ssize_t KEPT_CELLS = 1024
 cdef Py_ssize_t HEAVY_BYTES = 1 << 20  # as in upstream/heavy.py
 cdef Py_ssize_t LONGEST_NAME = 64
 cdef Py_ssize_t MAX_ERROR_NAMES = 100
-cdef int64_t TURN_NS = 5_000_000  # for how long the commands of all clients, and then their replies, keep the loop
 cdef int COMMANDS_A_LOOK = 16  # of those that take the short way
 
 
@@ -242,21 +241,25 @@ cdef class LastSlot(Slot):
 cdef class Outbox:
     """The callers with replies to send; each is flushed once in a turn of the loop, whoever answered.
 
-    It also sees to it that a turn ends in time, whatever clients have sent: those whose commands would take longer
-    yield, and go on in the next turns, one after the other.
+    It also sees to it that a turn takes no longer than `turn_s` (0: as long as it likes), whatever clients have sent:
+    those whose commands would take longer yield, and go on in the next turns, one after the other.
     """
 
-    def __init__(self, loop):
+    def __init__(self, loop, double turn_s=0.0):
         self.loop = loop
         self.callers = []
         self.errors = {}
         self.yielded = Fifo()
+        self.turn_ns = <int64_t>(turn_s * 1e9)
 
     cdef bint turn_over(self) except -1:
         """Whether commands have been run for long enough in this turn of the loop."""
-        cdef int64_t now_ns = clock_ns()
+        cdef int64_t now_ns
+        if not self.turn_ns:
+            return False
+        now_ns = clock_ns()
         if not self.turn_ends_ns:
-            self.turn_ends_ns = now_ns + TURN_NS
+            self.turn_ends_ns = now_ns + self.turn_ns
             self.loop.call_soon(self.next_turn)
         return now_ns >= self.turn_ends_ns
 
@@ -294,7 +297,7 @@ cdef class Outbox:
         cdef list callers = self.callers
         cdef ClientState caller
         cdef double now = self.loop.time()
-        cdef int64_t ends_ns = clock_ns() + TURN_NS
+        cdef int64_t ends_ns = clock_ns() + self.turn_ns
         cdef Py_ssize_t flushed = 0
         self.callers = []
         for caller in callers:
@@ -302,7 +305,7 @@ cdef class Outbox:
             caller.last_at = now
             caller.flush()
             flushed += 1
-            if clock_ns() >= ends_ns and flushed < len(callers):
+            if self.turn_ns and flushed < len(callers) and clock_ns() >= ends_ns:
                 if not self.callers:
                     self.loop.call_soon(self.flush)
                 self.callers = callers[flushed:] + self.callers

@@ -124,7 +124,7 @@ class Router:
 
     async def start(self) -> None:
         """Open the first session; raises StartError if the store does not let it in `start_timeout_s`."""
-        self._outbox = Outbox(asyncio.get_running_loop())
+        self._outbox = Outbox(asyncio.get_running_loop(), self.options.turn_s)
         if self.options.inspected:
             await self._endpoint.open()
         self._watching = asyncio.create_task(self._watch(), name="clients' limits")

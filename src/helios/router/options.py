@@ -42,6 +42,7 @@ class RouterOptions:
     idle_timeout_s: float = 0.0  # of a client that sends nothing; 0: none
     command_timeout_s: float = 300.0  # of a client that does not go on with a command, or its first one; 0: none
     keepalive_s: float = 300.0  # 0: none
+    turn_s: float = 0.005  # for which the commands of all clients, and then their replies, keep the loop; 0: no limit
     slow_s: float = 0.01  # commands that take so long stand in the slow log; 0: none
     slow_entries: int = 128
     limits: Limits = field(default_factory=Limits)
