@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from tests.topologies import KEYS, PLACEMENTS, cluster, transitions
 from helios.control.mutations import Fence, Finish, Reverse, Switch, Unfence, begin
 from helios.model.topology import NodeState, Pair, PairPhase, Placement, Topology, Transition
 from helios.placement.plan import pairs_between
+from helios.placement.ring import POSITIONS, Ring
 from helios.placement.routing import Routes
 
 Owners = dict[bytes, str]
@@ -46,6 +49,30 @@ def test_a_key_is_on_the_target_exactly_when_its_pair_has_switched(topology: Top
             assert routes.owner(key) == (new if pair.phase is PairPhase.SWITCHED else old)
             assert routes.fenced(key) == (pair.phase is PairPhase.FENCED)
     assert routes.has_fence == any(pair.phase is PairPhase.FENCED for pair in transition.pairs)
+
+
+@given(transitions())
+def test_shares_are_those_of_the_owners_on_the_ring(topology: Topology) -> None:
+    """Rules are left out on both sides."""
+    transition = running(topology)
+    topology = replace(
+        topology,
+        placement=replace(topology.placement, rules=()),
+        transition=replace(transition, next=replace(transition.next, rules=())),
+    )
+    routes = Routes(topology)
+    old = Ring(dict(topology.placement.weights), topology.placement.virtual_nodes, topology.placement.reassigned)
+    following = running(topology).next
+    new = Ring(dict(following.weights), following.virtual_nodes, following.reassigned)
+    switched = {(pair.source, pair.target) for pair in running(topology).pairs if pair.phase is PairPhase.SWITCHED}
+    points = sorted({*old.positions, *new.positions})
+    shares: dict[str, float] = {}
+    for before, point in zip([points[-1] - POSITIONS, *points], points, strict=False):
+        pair = old.at(point), new.at(point)
+        owner = pair[1] if pair in switched else pair[0]
+        shares[owner] = shares.get(owner, 0.0) + (point - before) / POSITIONS
+    assert {shard: routes.share(shard) for shard in shares} == pytest.approx(shares)
+    assert sum(shares.values()) == pytest.approx(1)
 
 
 @given(transitions(), st.data())

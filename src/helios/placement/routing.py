@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from helios.model.topology import PairPhase, Topology
 from helios.placement._owners import Owners
+from helios.placement.ring import POSITIONS
 from helios.placement.table import PlacementTable, table_of
 
 
@@ -13,12 +14,13 @@ class Routes:
     Without a transition a look-up costs what the placement's does; with one, twice that.
     """
 
-    __slots__ = ("_current", "_fenced", "_next", "_slow_s", "_switched", "has_fence", "has_slow", "topology")
+    __slots__ = ("_current", "_fenced", "_next", "_shares", "_slow_s", "_switched", "has_fence", "has_slow", "topology")
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
         self._current: PlacementTable = table_of(topology.placement)
         self._next: PlacementTable | None = None
+        self._shares: dict[str, float] | None = None
         self._fenced = frozenset((pair.source, pair.target) for pair in topology.fenced)
         self._switched: frozenset[tuple[str, str]] = frozenset()
         self._slow_s: dict[tuple[str, str], float] = {}
@@ -55,8 +57,24 @@ class Routes:
         return current
 
     def share(self, shard: str) -> float:
-        """The part of the ring, between 0 and 1, that a shard owns; rules and the transition are left out."""
-        return self._current.shares.get(shard, 0.0)
+        """The part of the ring, between 0 and 1, that a shard owns now; rules are left out."""
+        if self._shares is None:
+            self._shares = self._shares_in_transition() if self._switched else self._current.shares
+        return self._shares.get(shard, 0.0)
+
+    def _shares_in_transition(self) -> dict[str, float]:
+        """What pairs that have switched own by the next placement counts already, before the transition is over."""
+        assert self._next is not None, "only pairs of a transition switch"
+        old, new = self._current.ring, self._next.ring
+        points = sorted({*old.positions, *new.positions})
+        arcs: dict[str, int] = {}
+        for index, point in enumerate(points):
+            before = points[index - 1] if index else points[-1] - POSITIONS
+            owner, following = old.at(point), new.at(point)
+            if (owner, following) in self._switched:
+                owner = following
+            arcs[owner] = arcs.get(owner, 0) + point - before
+        return {shard: arc / POSITIONS for shard, arc in arcs.items()}
 
     def fenced(self, key: bytes) -> bool:
         """Whether commands for `key` must be held until a later epoch."""
