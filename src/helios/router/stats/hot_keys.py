@@ -11,9 +11,10 @@ from helios.errors import InvalidInput
 from helios.resp.commands import find, key_positions
 
 CAPACITY = 256  # keys that are kept when there are too many
-_MIN_GAP = 20  # one command of so many is looked at, of more where there are many
+_MIN_GAP = 4  # one command of so many is looked at, of more where there are many
 _LOOKS_PER_S = 500
-_MEMORY_S = 60.0
+_MEMORY_S = 60.0  # for which keys stand out
+_RATE_MEMORY_S = 2.0  # for how often one is asked for: about the seconds for which all operations are shown
 _MIN_LOOKS = 10  # that make a key stand out
 _MIN_PART = 0.01  # of all commands with keys
 _SHOWN = 10
@@ -32,8 +33,9 @@ class HotKeys:
     def __init__(self, now_s: float) -> None:
         self._counts: dict[bytes, float] = {}  # commands, estimated from looks
         self._shards: dict[bytes, str] = {}
+        self._recent: dict[bytes, float] = {}  # the same commands, with a shorter memory
+        self._recent_s = 0.0
         self._all = 0.0
-        self._watched_s = 0.0  # the time that the counts stand for, as it has faded
         self._now_s = now_s
         # A fixed seed: which commands are looked at must not depend on them, and need not be a secret.
         self._random = Random(1)
@@ -58,17 +60,19 @@ class HotKeys:
         self._passed = 0
         part = exp(-passed_s / _MEMORY_S)
         self._all *= part
-        self._watched_s = self._watched_s * part + _MEMORY_S * (1 - part)
+        recent = exp(-passed_s / _RATE_MEMORY_S)
+        self._recent_s = self._recent_s * recent + _RATE_MEMORY_S * (1 - recent)
+        self._recent = {key: count * recent for key, count in self._recent.items()}
         self._keep({key: count * part for key, count in self._counts.items() if count > 1})
 
     def hottest(self) -> tuple[HotKeyView, ...]:
         """The keys that stand out, the hottest first."""
         least = max(_MIN_LOOKS * self._gap, _MIN_PART * self._all)
-        found = sorted((-count, key) for key, count in self._counts.items() if count >= least)
+        found = sorted((-self._recent[key], key) for key, count in self._counts.items() if count >= least)
         return tuple(
-            HotKeyView(key.decode(errors="backslashreplace")[:200], self._shards[key], round(-count / self._watched_s))
-            for count, key in found[:_SHOWN]
-            if self._watched_s
+            HotKeyView(key.decode(errors="backslashreplace")[:200], self._shards[key], round(-recent / self._recent_s))
+            for recent, key in found[:_SHOWN]
+            if self._recent_s
         )
 
     def _look(self, shard: str, frame: bytes) -> None:
@@ -78,6 +82,7 @@ class HotKeys:
         key = keys[self._random.randrange(len(keys))]
         self._all += self._gap
         self._counts[key] = self._counts.get(key, 0.0) + self._gap
+        self._recent[key] = self._recent.get(key, 0.0) + self._gap
         self._shards[key] = shard
         if len(self._counts) > 2 * CAPACITY:
             off = sorted(self._counts.values())[-CAPACITY - 1]
@@ -86,6 +91,7 @@ class HotKeys:
     def _keep(self, counts: dict[bytes, float]) -> None:
         if len(counts) < len(self._counts):
             self._shards = {key: self._shards[key] for key in counts}
+            self._recent = {key: self._recent[key] for key in counts}
         self._counts = counts
 
 
