@@ -86,7 +86,7 @@ def test_balance_has_bars_and_says_what_would_be_done() -> None:
     assert lines[1].endswith("+25.0 %          │████")
     assert lines[2].endswith("-50.0 %  ████████│")
     assert "worst      shard-2, 50.0% less keys than its share" in lines
-    assert "big keys   films on shard-1 (293.0 KB)" in lines
+    assert "big keys   films on shard-1 (293.0 KB); 0 % of each node's keys looked at in the last minute" in lines
     assert "hot keys   user:1 on shard-2 (about 1,200 operations/s)" in lines
     assert "collected  10 s ago" in lines
     assert "rebalance (uniform, by keys): shard-2 carries 50.0% less keys than its share" in lines

@@ -205,6 +205,7 @@ def _node_load(topology: Topology, standing: Standing, node_id: str, deviation: 
         hot_keys=_key_views(figures.hot_keys),
         hits_known=figures.hits_known,
         error=figures.error,
+        covered=figures.covered,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from helios.errors import EngineError, EngineUnreachable, Unavailable
 from helios.model.topology import Member, Shard, Topology
@@ -15,6 +16,7 @@ from helios.ports.engine import Engine, EngineInfo
 from helios.stores.records import ShardStats
 
 Open = Callable[[Member], Awaitable[Engine]]
+Found = TypeVar("Found")
 
 PLAN_SAMPLE_KEYS = 5000
 _SCAN_COUNT = 500
@@ -37,7 +39,7 @@ class FoundKey:
 class Measured:
     """What was found on one shard: its own keys, estimated where its server may hold others, and a sample of them.
 
-    `cursor` is where the next sample goes on; 0 is the beginning.
+    `cursor` is where the next sample goes on; 0 is the beginning. `held` counts all keys of the server.
     """
 
     info: EngineInfo
@@ -45,6 +47,7 @@ class Measured:
     bytes: float
     sample: tuple[FoundKey, ...]
     cursor: int
+    held: int
 
 
 async def measure(
@@ -69,14 +72,14 @@ async def measure(
     found = await _looked_at(engine, list(seen), info)
     own = [one for one in found if routes.owner(one.key) == shard]
     if beginning and cursor == 0:
-        return Measured(info, len(own), sum(one.bytes for one in own), tuple(own), 0)
+        return Measured(info, len(own), sum(one.bytes for one in own), tuple(own), 0, held)
     all_bytes, own_bytes = sum(one.bytes for one in found), sum(one.bytes for one in own)
     keys_owned = held * (len(own) / len(found) if found else 0.0)
     bytes_owned = keys_owned * (own_bytes / len(own) if own else 0.0)
     # Big values that the sample has missed show in the server's own account, which is rough below a megabyte or so.
     accounted = info.dataset_bytes * (own_bytes / all_bytes if all_bytes else 0.0)
     unseen = max(0.0, accounted - bytes_owned - _ACCOUNT_ROUGH_BYTES)
-    return Measured(info, keys_owned, bytes_owned + unseen, tuple(own), cursor)
+    return Measured(info, keys_owned, bytes_owned + unseen, tuple(own), cursor, held)
 
 
 async def _looked_at(engine: Engine, keys: list[bytes], info: EngineInfo) -> list[FoundKey]:
@@ -91,12 +94,12 @@ async def _looked_at(engine: Engine, keys: list[bytes], info: EngineInfo) -> lis
 
 
 async def measure_all(
-    topology: Topology, open_engine: Open, look: Callable[[Engine, Shard], Awaitable[Measured]]
-) -> dict[str, Measured | EngineError]:
+    topology: Topology, open_engine: Open, look: Callable[[Engine, Shard], Awaitable[Found]]
+) -> dict[str, Found | EngineError]:
     """`look` at every shard, some at a time; for one that does not answer the error, which keeps none from the rest."""
     places = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(shard: Shard) -> Measured | EngineError:
+    async def one(shard: Shard) -> Found | EngineError:
         try:
             async with places, asyncio.timeout(_TIMEOUT_S):
                 engine = await open_engine(shard.leading)

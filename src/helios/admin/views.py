@@ -61,8 +61,8 @@ class NodeLoadView:
 
     `fair_share` is its part of everything by weight, between 0 and 1, and `deviation` how far it is from it: 0.3 is
     30 % more. `big_keys` are those that were found in samples of `sampled` keys so far, and so are `hot_keys`, which
-    its server alone can tell, and only where it counts accesses (`hits_known`). `error` says why a node could not be
-    looked at last.
+    its server alone can tell, and only where it counts accesses (`hits_known`). `covered` is the part of its keys,
+    between 0 and 1, that samples of the last minute have looked at. `error` says why it could not be looked at last.
     """
 
     id: str
@@ -79,6 +79,7 @@ class NodeLoadView:
     hot_keys: tuple[KeyFigureView, ...]
     hits_known: bool
     error: str
+    covered: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def balance(view: Fields, now: float) -> str:
     parts = [table(["NODE", "STATUS", ">KEYS", ">BYTES", ">OPS/S", ">SHARE", ">OFF", f"BY {view['by'].upper()}"], rows)]
     notes = [
         ("worst", f"{view['worst']}, {_far(view['worst_deviation'], view['by'])}" if view["worst"] else "-"),
-        ("big keys", _keys(nodes, "big_keys") or "none met so far"),
+        ("big keys", f"{_keys(nodes, 'big_keys') or 'none met so far'}; {_covered(nodes)}"),
         ("hot keys", _hot(view)),
         ("collected", ago(view["collected_at"], now)),
         ("automatic", "on" if view["auto_rebalance"] else "off"),
@@ -44,6 +44,12 @@ def balance(view: Fields, now: float) -> str:
     parts.append(facts(notes))
     parts.append(proposal(view))
     return "\n\n".join(parts)
+
+
+def _covered(nodes: Sequence[Fields]) -> str:
+    """How much of all keys the last minute has looked at: what has come later may hide big ones."""
+    least = min((node["covered"] for node in nodes if node["keys"]), default=1.0)
+    return f"{least * 100:.0f} % of each node's keys looked at in the last minute"
 
 
 def proposal(view: Fields) -> str:

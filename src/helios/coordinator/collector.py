@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import exp
@@ -23,7 +24,15 @@ from helios.stores.records import LOAD, KeyFigure, LoadRecord, ShardStats, put_r
 
 log = logging.getLogger(__name__)
 
-_SAMPLE_KEYS = 1000
+# Each look takes as many keys as have all of them looked at within a minute, between these bounds: a thousand cost a
+# server some two milliseconds.
+_MIN_SAMPLE_KEYS = 1000
+_MAX_SAMPLE_KEYS = 20_000
+_COVERED_S = 60.0
+# So many keys more or less than at the last look, and it is looked again: figures are of no use beside fresh keys.
+_COUNT_EVERY_S = 2.0
+_CHANGED_KEYS = 100
+_CHANGED_PART = 0.1
 _NAMED_KEYS = 5
 _HOT_HITS = 100  # fewer accesses lately are no sign of anything
 # A request is planned when it comes and when it begins: by the same snapshot, if little time has passed. No other
@@ -46,7 +55,7 @@ class _Counter:
 class Collector:
     """Samples every shard each `coordinator.collect_interval`, and the whole cluster when a plan is to be made.
 
-    Where keys have just moved it does not wait for that: figures from before would be wrong by what has moved.
+    Where keys have just moved, or many have come or gone, it does not wait for that: the figures would be wrong.
 
     Each sample goes on where the one before ended, so that every key is looked at in time; the biggest and hottest
     found so far are looked at again each time. A shard that does not answer keeps its last figures, with the error.
@@ -64,6 +73,8 @@ class Collector:
         self._noted: dict[str, tuple[bytes, ...]] = {}
         self._counters: dict[str, _Counter] = {}
         self._averages: dict[str, float] = {}
+        self._held: dict[str, int] = {}
+        self._looks: dict[str, deque[tuple[float, int]]] = {}  # when samples were taken, and of how many keys
         self._planned: tuple[str, Placement, float, Load] | None = None
 
     async def run(self) -> None:
@@ -79,7 +90,29 @@ class Collector:
         while True:
             looked_under = self._publisher.topology.placement
             await self.collect()
-            await nap(lambda: self._settings().coordinator.collect_interval, self._clock, moved)
+            looked_s = self._clock.monotonic()
+            while self._clock.monotonic() < looked_s + self._interval_s() and not moved():
+                await nap(lambda: min(self._interval_s(), _COUNT_EVERY_S), self._clock, moved)
+                if await self._many_came_or_went():
+                    break
+
+    def _interval_s(self) -> float:
+        return self._settings().coordinator.collect_interval
+
+    async def _many_came_or_went(self) -> bool:
+        """Whether a server holds many keys more or less than when it was last looked at."""
+
+        async def count(engine: Engine, shard: Shard) -> int:
+            return await engine.count()
+
+        counts = await measure_all(self._publisher.topology, self._access.administer, count)
+        for shard, held in counts.items():
+            before = self._held.get(shard)
+            if isinstance(held, int) and before is not None:
+                changed = abs(held - before)
+                if changed > max(_CHANGED_KEYS, _CHANGED_PART * before) or (changed and not before):
+                    return True
+        return False
 
     async def collect(self) -> None:
         """Look at every shard once and write down what was found, in one commit."""
@@ -90,7 +123,7 @@ class Collector:
 
         async def look(engine: Engine, shard: Shard) -> Measured:
             cursor, noted = self._cursors.get(shard.id, 0), self._noted.get(shard.id, ())
-            return await measure(engine, routes, shard.id, _SAMPLE_KEYS, cursor, noted)
+            return await measure(engine, routes, shard.id, self._sample_keys(shard.id), cursor, noted)
 
         results = await measure_all(topology, self._access.administer, look)
         now = self._clock.wall()
@@ -114,6 +147,19 @@ class Collector:
         self._planned = None if load.silent else (change, topology.placement, now_s, load)
         return load
 
+    def _sample_keys(self, shard: str) -> int:
+        part = self._interval_s() / _COVERED_S
+        return min(max(_MIN_SAMPLE_KEYS, round(self._held.get(shard, 0) * part)), _MAX_SAMPLE_KEYS)
+
+    def _covered(self, shard: str, found: Measured) -> float:
+        """The part of the shard's keys that samples of the last minute have looked at."""
+        now = self._clock.monotonic()
+        looks = self._looks.setdefault(shard, deque())
+        looks.append((now, len(found.sample)))
+        while looks[0][0] <= now - _COVERED_S:
+            looks.popleft()
+        return min(1.0, round(sum(keys for _, keys in looks) / found.keys, 3)) if found.keys else 1.0
+
     def _failed(self, shard: str, error: EngineError) -> ShardStats:
         known = self._figures.get(shard, ShardStats(shard))
         if not known.error:
@@ -123,6 +169,7 @@ class Collector:
 
     def _taken(self, shard: str, found: Measured, now: float) -> ShardStats:
         self._cursors[shard] = found.cursor
+        self._held[shard] = found.held
         biggest = _top((one for one in found.sample if one.bytes >= BIG_VALUE_BYTES), lambda one: one.bytes)
         hottest = _top((one for one in found.sample if one.hits >= _HOT_HITS), lambda one: one.hits)
         self._noted[shard] = tuple(one.key for one in (*biggest, *hottest))
@@ -136,6 +183,7 @@ class Collector:
             tuple(map(_named, biggest)),
             tuple(map(_named, hottest)),
             found.info.counts_accesses,
+            covered=self._covered(shard, found),
         )
 
     def _rate(self, shard: str, found: Measured) -> float:

@@ -145,7 +145,8 @@ class ShardStats:
     """What a shard carries: its own keys, their bytes, operations a second, and what stood out in a sample.
 
     Figures of a shard that does not answer are those of its last answer; `error` says what is wrong then.
-    `hits_known` tells whether its server counts accesses, so that hot keys could be found.
+    `hits_known` tells whether its server counts accesses, so that hot keys could be found. `covered` is the part of
+    its keys, between 0 and 1, that samples of the last minute have looked at.
     """
 
     shard: str
@@ -158,6 +159,7 @@ class ShardStats:
     hot_keys: tuple[KeyFigure, ...] = ()
     hits_known: bool = False
     error: str = ""
+    covered: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
