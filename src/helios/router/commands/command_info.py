@@ -67,18 +67,21 @@ async def _count(router: RouterContext, caller: Caller, argv: list[bytes]) -> by
 
 
 async def _info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+    """Each command that is named; the server is asked for each of them once."""
     if len(argv) == 2:
         return await _command(router, caller, argv)
-    reply = await _ask(router, argv, caller.protocol)
-    if reply[:1] != b"*":
-        return reply
-    verbs = {verb.name.encode(): verb for verb in _VERBS}
-    rows = elements(reply)
-    for at, word in enumerate(argv[2:]):
-        verb = verbs.get(word.lower())
-        if verb is not None:
-            rows[at] = _described(verb, caller.protocol)
-    return array(rows)
+    rows = {verb.name.encode(): _described(verb, caller.protocol) for verb in _VERBS}
+    pieces: list[bytes] = []
+    async for part in in_slices(argv[2:]):
+        names = [word.lower() for word in part]
+        fresh = [name for name in dict.fromkeys(names) if name not in rows]
+        if fresh:
+            reply = await _ask(router, [*argv[:2], *fresh], caller.protocol)
+            if reply[:1] != b"*":
+                return reply
+            rows.update(zip(fresh, elements(reply), strict=True))
+        pieces.append(b"".join([rows[name] for name in names]))
+    return b"*%d\r\n" % (len(argv) - 2) + b"".join(pieces)
 
 
 async def _list(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
