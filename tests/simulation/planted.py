@@ -82,8 +82,8 @@ async def _as_default_user(self: Session, member: Member) -> Credentials | None:
     return None
 
 
-async def _changes_of_sources(self: MemoryEngine, *, own: bool = True) -> ChangeStream:
-    return await _changes(self) if own else _Silence()
+async def _changes_of_sources(self: MemoryEngine, *, own: bool = True, beginning: bytes = b"") -> ChangeStream:
+    return await _changes(self, beginning=beginning) if own else _Silence()
 
 
 class _Silence:
