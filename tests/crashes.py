@@ -196,9 +196,9 @@ class Scene:
 
         await eventually(complete, "every process serves", timeout_s=40)
 
-    def reigns_ended(self, node: str) -> int:
+    def terms_ended(self, node: str) -> int:
         """How often this node's coordinators have noticed that they are coordinators no longer."""
-        return self.cluster.data.log(node).read_text().count("reign ended")
+        return self.cluster.data.log(node).read_text().count("term ended")
 
     async def succeeded(self, term: int) -> None:
         """Wait until a coordinator of a later term is elected."""

@@ -78,7 +78,7 @@ async def test_a_coordinator_that_wakes_up_late_can_do_nothing(
             await scene.stopped_at(point)
             zombie = await scene.coordinator()
             assert zombie is not None
-            ended_before = scene.reigns_ended(zombie.node)
+            ended_before = scene.terms_ended(zombie.node)
             process = await scene.process(Victim.COORDINATOR)
             await scene.freeze(process)
             try:
@@ -93,7 +93,7 @@ async def test_a_coordinator_that_wakes_up_late_can_do_nothing(
                 process.send(signal.SIGCONT)
 
             async def noticed() -> bool:
-                return scene.reigns_ended(zombie.node) > ended_before
+                return scene.terms_ended(zombie.node) > ended_before
 
             await eventually(noticed, "the zombie notices that it has been replaced")
             await load.served()
