@@ -35,10 +35,10 @@ from helios.engines.valkey.connection import Command, Connection, Endpoint, Erro
 from helios.model.ids import Address
 from helios.model.topology import Member
 from helios.placement.routing import Routes
+from helios.ports.records import MEMBERS, MemberRecord, read_record
 from helios.router.core import Router
 from helios.router.options import RouterOptions
 from helios.runtime.clock import SystemClock
-from helios.stores.records import MEMBERS, MemberRecord, read_record
 from helios.stores.sqlite import SqliteStore
 
 KINDS = ("string", "list", "hash", "set", "zset", "stream")

@@ -37,12 +37,12 @@ from helios.model.ids import Address
 from helios.model.topology import Member, Node, NodeKind, Placement, Shard, Topology
 from helios.node.ports import free_ports
 from helios.placement.ring import Ring
+from helios.ports.records import TOPOLOGY, put_record
 from helios.resp.wire import ReplySplitter, encode_command
 from helios.router.core import Router
 from helios.router.options import RouterOptions
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
-from helios.stores.records import TOPOLOGY, put_record
 
 CLIENTS = 50
 MANY_CLIENTS = 1000

@@ -27,9 +27,7 @@ from helios.node.process import ProcessId
 from helios.node.stalled_writer import writers
 from helios.placement.routing import Routes
 from helios.ports.failpoints import Point
-from helios.ports.store import Store
-from helios.runtime.failpoints import VARIABLE, FileFailpoints
-from helios.stores.records import (
+from helios.ports.records import (
     COORDINATOR,
     MIGRATIONS,
     SESSIONS,
@@ -38,6 +36,8 @@ from helios.stores.records import (
     list_records,
     read_record,
 )
+from helios.ports.store import Store
+from helios.runtime.failpoints import VARIABLE, FileFailpoints
 
 LEASE_S = 1.0
 SETTINGS = {

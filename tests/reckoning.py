@@ -12,13 +12,13 @@ from tests.shards import eventually, rests, topology_in
 from helios.model.topology import Topology
 from helios.placement.routing import Routes
 from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIX
-from helios.ports.store import Store
-from helios.stores.records import (
+from helios.ports.records import (
     COORDINATOR,
     SESSIONS,
     CoordinatorRecord,
     read_record,
 )
+from helios.ports.store import Store
 from helios.stores.sqlite import SqliteStore
 
 

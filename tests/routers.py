@@ -33,13 +33,13 @@ from helios.model.topology import (
     with_numbers,
 )
 from helios.placement.routing import Routes
+from helios.ports.records import SESSIONS, TOPOLOGY, SessionRecord, list_records, put_record
 from helios.ports.store import Compare, Delete, Entry, Event, Put, Snapshot, Store
 from helios.resp.wire import encode_command
 from helios.router.core import Router
 from helios.router.options import RouterOptions
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
-from helios.stores.records import SESSIONS, TOPOLOGY, SessionRecord, list_records, put_record
 
 # redis-py's annotations promise other types than its replies have, in one protocol or the other.
 Client: TypeAlias = Any

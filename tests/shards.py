@@ -20,9 +20,7 @@ from helios.model.settings import ClusterSettings
 from helios.model.topology import Member, Node, NodeKind, Topology
 from helios.placement.routing import Routes
 from helios.ports.failpoints import OFF, Failpoints, Point
-from helios.ports.store import Store
-from helios.runtime.clock import SystemClock
-from helios.stores.records import (
+from helios.ports.records import (
     AGENTS,
     CHANGES,
     MEMBERS,
@@ -33,6 +31,8 @@ from helios.stores.records import (
     put_record,
     read_record,
 )
+from helios.ports.store import Store
+from helios.runtime.clock import SystemClock
 from helios.stores.sqlite import SqliteStore
 
 FAST = ClusterSettings(

@@ -35,7 +35,7 @@ from tests.shards import eventually, topology_in
 from helios.model.migration import Migration
 from helios.node.locks import holder_of
 from helios.node.process import ProcessId
-from helios.stores.records import MIGRATIONS, list_records
+from helios.ports.records import MIGRATIONS, list_records
 
 # Written to disk once a second, as usual: moves wait for that, and so there is more of each to be disturbed.
 ENVIRONMENT = {

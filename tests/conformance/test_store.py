@@ -13,8 +13,8 @@ import pytest
 from tests.store_homes import HOMES, JumpingClock, Open
 
 from helios.errors import Conflict, InvalidInput, LeaseLost, StoreError, WatchLost
+from helios.ports.following import updates
 from helios.ports.store import Compare, Delete, Entry, Event, Put, Store
-from helios.stores.following import updates
 
 KEPT_COMMITS = 50
 LONG_S = 60.0

@@ -28,9 +28,7 @@ from helios.node.ports import free_ports
 from helios.node.probe import ask
 from helios.node.process import ProcessId
 from helios.node.workers import WorkerSpec
-from helios.runtime.clock import SystemClock
-from helios.stores.memory import MemoryStore
-from helios.stores.records import (
+from helios.ports.records import (
     AGENTS,
     MEMBERS,
     SESSIONS,
@@ -42,6 +40,8 @@ from helios.stores.records import (
     put_record,
     read_record,
 )
+from helios.runtime.clock import SystemClock
+from helios.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.processes
 

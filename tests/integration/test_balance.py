@@ -14,7 +14,7 @@ from helios.admin.views import BalanceView
 from helios.errors import Refused
 from helios.model.migration import Change, ChangeStatus
 from helios.placement.routing import Routes
-from helios.stores.records import CHANGES, HEALTH, LOAD, HealthRecord, LoadRecord, read_record
+from helios.ports.records import CHANGES, HEALTH, LOAD, HealthRecord, LoadRecord, read_record
 
 pytestmark = pytest.mark.processes
 

@@ -14,7 +14,7 @@ from helios.admin.views import MigrationView
 from helios.errors import Refused
 from helios.model.topology import NodeState
 from helios.ports.failpoints import Point
-from helios.stores.records import CANCELS
+from helios.ports.records import CANCELS
 
 PAIRS = {f"user:{n}".encode(): f"value {n}".encode() for n in range(1500)} | {
     f"order:{n}".encode(): f"order {n}".encode() for n in range(500)

@@ -11,8 +11,8 @@ from tests.shards import Shards, eventually, running_shards
 from helios.coordinator.access import OUR_PREFIXES
 from helios.model.topology import Node, PairPhase
 from helios.ports.engine import SESSION_PREFIX
+from helios.ports.records import DEPARTED, SESSIONS, SessionRecord, list_records, put_record
 from helios.ports.store import Delete
-from helios.stores.records import DEPARTED, SESSIONS, SessionRecord, list_records, put_record
 
 pytestmark = pytest.mark.processes
 

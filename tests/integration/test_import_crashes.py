@@ -13,8 +13,8 @@ from helios.coordinator import imports
 from helios.coordinator.imports import REGISTER
 from helios.model.migration import Change
 from helios.ports.failpoints import Point
+from helios.ports.records import CANCELS, CHANGES, list_records
 from helios.ports.store import Put
-from helios.stores.records import CANCELS, CHANGES, list_records
 
 OWN = {f"old:{n}".encode(): b"%d" % n for n in range(1000)}
 

@@ -11,7 +11,7 @@ from helios.errors import InvalidInput, NotFound, Refused
 from helios.model.sections import ShardingSettings
 from helios.model.settings import ClusterSettings
 from helios.placement.routing import Routes
-from helios.stores.records import SETTINGS, put_record
+from helios.ports.records import SETTINGS, put_record
 
 PAIRS = {f"user:{n}".encode(): f"value {n}".encode() for n in range(1000)}
 

@@ -35,9 +35,7 @@ from helios.model.codec import decode
 from helios.model.ids import Address
 from helios.model.migration import Change, Migration
 from helios.model.topology import Node, NodeKind, Topology
-from helios.ports.store import Delete, Put
-from helios.stores.memory import MemoryStore
-from helios.stores.records import (
+from helios.ports.records import (
     AGENTS,
     CHANGES,
     COORDINATOR,
@@ -54,6 +52,8 @@ from helios.stores.records import (
     list_records,
     put_record,
 )
+from helios.ports.store import Delete, Put
+from helios.stores.memory import MemoryStore
 
 _BIRTH_S = 1_700_000_000.0
 _SETTLE_S = 2.0

@@ -15,10 +15,10 @@ from helios.model.topology import PairPhase, Topology
 from helios.node.files import DataFolder, write_json, write_private
 from helios.node.topology_copy import newest_copy
 from helios.placement.change import moved
+from helios.ports.records import CHANGES, MIGRATIONS, TOPOLOGY, list_records, put_record, read_record
 from helios.runtime.adoption import adopt, check_store
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
-from helios.stores.records import CHANGES, MIGRATIONS, TOPOLOGY, list_records, put_record, read_record
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from helios.admin.settings import SharedSettings
 from helios.errors import SettingsError, StartError
 from helios.model.sections import LogFormat, LoggingSettings, LogLevel
 from helios.model.settings import ClusterSettings, Settings
+from helios.ports.records import SETTINGS, read_record
 from helios.runtime.agreement import agree, disagreements, follow, shared_now
 from helios.runtime.clock import SystemClock
 from helios.runtime.handover import fingerprint, hand_over, take_over
 from helios.runtime.logs import start_logging
 from helios.runtime.settings import SettingsRead
 from helios.stores.memory import MemoryStore
-from helios.stores.records import SETTINGS, read_record
 
 HERE = "helios up"
 

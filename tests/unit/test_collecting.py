@@ -15,10 +15,10 @@ from helios.engines.memory.server import MemoryServer
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationStatus
 from helios.placement.routing import Routes
 from helios.ports.engine import EngineInfo
+from helios.ports.records import HISTORY, MIGRATIONS, TERM, HistoryRecord, list_records, put_record
 from helios.ports.store import Put
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
-from helios.stores.records import HISTORY, MIGRATIONS, TERM, HistoryRecord, list_records, put_record
 
 ROUTES = Routes(cluster("a", "b"))
 KEYS = [b"k:%d" % number for number in range(4000)]

@@ -7,9 +7,9 @@ import asyncio
 from tests.topologies import cluster
 from tests.waiting import until
 
+from helios.ports.records import TOPOLOGY, put_record
 from helios.runtime.departure_notice import tell_of_departure
 from helios.stores.memory import MemoryStore
-from helios.stores.records import TOPOLOGY, put_record
 
 
 async def test_a_node_that_leaves_is_told_of_once_and_one_that_was_never_there_is_not() -> None:

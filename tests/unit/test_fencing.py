@@ -9,9 +9,9 @@ from tests.waiting import until
 
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.sessions import MARGIN_S, Sessions
+from helios.ports.records import SESSIONS, TERM, SessionRecord, put_record
 from helios.ports.store import Delete, Put
 from helios.stores.memory import MemoryStore
-from helios.stores.records import SESSIONS, TERM, SessionRecord, put_record
 
 MEMBER = "external.0"
 TTL_S = 3.0

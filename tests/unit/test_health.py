@@ -18,10 +18,10 @@ from helios.engines.memory.server import MemoryServer
 from helios.model.codec import decode
 from helios.model.health import NodeHealth, NodeStatus
 from helios.model.settings import ClusterSettings
+from helios.ports.records import AGENTS, HEALTH, TERM, TOPOLOGY, AgentRecord, HealthRecord, put_record
 from helios.ports.store import Put
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
-from helios.stores.records import AGENTS, HEALTH, TERM, TOPOLOGY, AgentRecord, HealthRecord, put_record
 
 TIMEOUT_S = 30.0
 ONLINE = NodeHealth("n", NodeStatus.ONLINE, 500.0, "", 999.0, 999.0)

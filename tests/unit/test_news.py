@@ -8,9 +8,9 @@ from tests.waiting import until
 
 from helios.model.ids import Address
 from helios.model.topology import NodeKind
+from helios.ports.records import AGENTS, AgentRecord, put_record
 from helios.runtime.departure_notice import tell_news
 from helios.stores.memory import MemoryStore
-from helios.stores.records import AGENTS, AgentRecord, put_record
 
 
 async def report(store: MemoryStore, node: str, pid: int, count: int, *news: str) -> None:

@@ -16,10 +16,10 @@ from helios.engines.memory import MemoryConnector, MemoryServer
 from helios.model.ids import Address
 from helios.model.migration import Change, ChangeKind, ChangeStatus
 from helios.model.topology import Node, NodeKind, NodeState
+from helios.ports.records import CHANGES, TERM, TOPOLOGY, Record, put_record, read_record
 from helios.ports.store import Delete, Put
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
-from helios.stores.records import CHANGES, TERM, TOPOLOGY, Record, put_record, read_record
 
 KEY = CHANGES + "request"
 ADDRESS = Address("server", 7001)

@@ -14,9 +14,9 @@ from helios.model.ids import Address
 from helios.model.topology import Member, NodeKind
 from helios.model.users import Role, User
 from helios.ports.engine import Engine
+from helios.ports.records import AGENTS, TOPOLOGY, AgentRecord, put_record
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
-from helios.stores.records import AGENTS, TOPOLOGY, AgentRecord, put_record
 
 
 def identity(role: Role, *keys: str) -> Identity:

@@ -11,10 +11,10 @@ from helios.engines.memory import MemoryConnector
 from helios.engines.memory.server import MemoryServer
 from helios.model.topology import Topology
 from helios.placement.routing import Routes
+from helios.ports.records import TERM
 from helios.ports.store import Put
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
-from helios.stores.records import TERM
 
 TOPOLOGY: Topology = cluster("a", "b")
 ROUTES = Routes(TOPOLOGY)

@@ -10,9 +10,9 @@ from contextlib import aclosing, asynccontextmanager
 from helios.access.authenticator import Authenticator
 from helios.errors import Conflict
 from helios.model.users import User
+from helios.ports.following import followed
+from helios.ports.records import USERS, UsersRecord, put_record, read_record
 from helios.ports.store import Compare, Store
-from helios.stores.following import followed
-from helios.stores.records import USERS, UsersRecord, put_record, read_record
 
 logger = logging.getLogger(__name__)
 

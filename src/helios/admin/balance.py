@@ -23,8 +23,7 @@ from helios.placement.load import Load, spread
 from helios.placement.table import table_of
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
-from helios.ports.store import Store
-from helios.stores.records import (
+from helios.ports.records import (
     AGENTS,
     HEALTH,
     LOAD,
@@ -36,6 +35,7 @@ from helios.stores.records import (
     list_records,
     read_record,
 )
+from helios.ports.store import Store
 
 _HOT_KEYS = 5
 

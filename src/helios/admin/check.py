@@ -14,8 +14,7 @@ from helios.model.topology import NodeKind, Shard, Topology
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIX, Connector, Engine
-from helios.ports.store import Store
-from helios.stores.records import (
+from helios.ports.records import (
     AGENTS,
     CHANGES,
     COORDINATOR,
@@ -26,6 +25,7 @@ from helios.stores.records import (
     list_records,
     read_record,
 )
+from helios.ports.store import Store
 
 _SCAN_COUNT = 1000
 _NAMED = 5

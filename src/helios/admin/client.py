@@ -55,8 +55,7 @@ from helios.placement.table import table_of
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
 from helios.ports.ids import new_id
-from helios.ports.store import Delete, Put, Store
-from helios.stores.records import (
+from helios.ports.records import (
     CANCELS,
     CHANGES,
     COORDINATOR,
@@ -67,6 +66,7 @@ from helios.stores.records import (
     list_records,
     read_record,
 )
+from helios.ports.store import Delete, Put, Store
 
 _ANSWER_TIMEOUT_S = 8.0
 _WEIGHT_MAX = 1000.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from helios.admin.reports import change_view
 from helios.admin.views import HistoryView
 from helios.model.migration import Change, ChangeKind, ChangeStatus
+from helios.ports.records import CHANGES, HISTORY, HistoryRecord, list_records
 from helios.ports.store import Store
-from helios.stores.records import CHANGES, HISTORY, HistoryRecord, list_records
 
 
 async def history(store: Store, count: int) -> list[HistoryView]:

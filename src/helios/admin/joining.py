@@ -9,8 +9,8 @@ from helios.model.ids import Address, leader_id
 from helios.model.topology import Member, Node, NodeKind
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
+from helios.ports.records import AGENTS, AgentRecord, read_record
 from helios.ports.store import Store
-from helios.stores.records import AGENTS, AgentRecord, read_record
 
 HEARD_RECENTLY_S = 10.0
 _OLDEST_MAJOR = 7

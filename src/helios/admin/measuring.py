@@ -13,7 +13,7 @@ from helios.placement.load import Load, SampledKey, ShardLoad
 from helios.placement.ring import position
 from helios.placement.routing import Routes
 from helios.ports.engine import Engine, EngineInfo
-from helios.stores.records import ShardStats
+from helios.ports.records import ShardStats
 
 Open = Callable[[Member], Awaitable[Engine]]
 Found = TypeVar("Found")

@@ -18,8 +18,8 @@ from helios.model.topology import Node, NodeState, PairPhase, Shard, Topology
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
+from helios.ports.records import CoordinatorRecord, ShardStats
 from helios.ports.store import Store
-from helios.stores.records import CoordinatorRecord, ShardStats
 
 _COUNT_TIMEOUT_S = 5.0
 

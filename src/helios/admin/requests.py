@@ -19,8 +19,8 @@ from helios.errors import (
 from helios.model.codec import decode
 from helios.model.migration import Change, ChangeStatus
 from helios.ports.clock import Clock
+from helios.ports.records import CHANGES, put_record, read_record
 from helios.ports.store import Compare, Delete, Store
-from helios.stores.records import CHANGES, put_record, read_record
 
 _ANSWER_TIMEOUT_S = 8.0
 _REPAIR_TIMEOUT_S = 300.0

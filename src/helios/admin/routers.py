@@ -12,9 +12,9 @@ from helios.admin.views import RouterView
 from helios.errors import StoreError
 from helios.model.codec import decode
 from helios.model.ids import Address
+from helios.ports.records import SESSIONS, SessionRecord, list_records
 from helios.ports.store import Store
 from helios.resp.wire import encode_command
-from helios.stores.records import SESSIONS, SessionRecord, list_records
 
 _ANSWER_TIMEOUT_S = 1.0
 _CHUNK_BYTES = 1 << 16

@@ -11,8 +11,7 @@ from helios.errors import Conflict, InvalidInput, NotFound, Refused
 from helios.model.setting_info import EMPTY, Effect, all_settings, format_value
 from helios.model.settings import ClusterSettings
 from helios.ports.clock import Clock
-from helios.ports.store import Compare, Delete, Put, Store
-from helios.stores.records import (
+from helios.ports.records import (
     SETTING_CHANGES,
     SETTING_ORIGINS,
     SETTINGS,
@@ -23,6 +22,7 @@ from helios.stores.records import (
     put_record,
     read_record,
 )
+from helios.ports.store import Compare, Delete, Put, Store
 
 DEFAULT = "default"
 RUN_TIME = "set at run time"

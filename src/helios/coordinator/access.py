@@ -12,7 +12,7 @@ from helios.coordinator.publisher import Publisher
 from helios.errors import EngineDenied, NotFound
 from helios.model.topology import Member
 from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIX, Connector, Engine, UserRole
-from helios.stores.records import DEPARTED, put_record
+from helios.ports.records import DEPARTED, put_record
 
 OUR_PREFIXES = (MOVER_PREFIX, SESSION_PREFIX)
 

@@ -20,7 +20,7 @@ from helios.placement.load import Load
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Engine
-from helios.stores.records import LOAD, KeyFigure, LoadRecord, ShardStats, put_record, read_record
+from helios.ports.records import LOAD, KeyFigure, LoadRecord, ShardStats, put_record, read_record
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from helios.coordinator.publisher import Publisher
 from helios.errors import Conflict, EngineDenied, EngineError
 from helios.model.topology import Member
 from helios.ports.clock import Clock
+from helios.ports.records import DEPARTED, SESSIONS, SessionRecord, list_records
 from helios.ports.store import Compare, Delete
-from helios.stores.records import DEPARTED, SESSIONS, SessionRecord, list_records
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass
 
 from helios.errors import Conflict, LeaseLost, StoreError
+from helios.ports.following import next_change
+from helios.ports.records import COORDINATOR, TERM, CoordinatorRecord, put_record
 from helios.ports.store import Compare, Put, Store
-from helios.stores.following import next_change
-from helios.stores.records import COORDINATOR, TERM, CoordinatorRecord, put_record
 
 _LOOK_AGAIN_S = 1.0
 

@@ -12,9 +12,9 @@ from helios.errors import Conflict, EngineDenied
 from helios.model.codec import decode
 from helios.model.topology import Member, NodeKind
 from helios.ports.engine import SESSION_PREFIX, Engine
+from helios.ports.following import next_change
+from helios.ports.records import SESSIONS, SessionRecord
 from helios.ports.store import Compare, Delete
-from helios.stores.following import next_change
-from helios.stores.records import SESSIONS, SessionRecord
 
 _LOOK_AGAIN_S = 0.1
 

@@ -17,7 +17,7 @@ from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, NodeKind, Shard
 from helios.ports.clock import Clock
 from helios.ports.engine import SESSION_PREFIX, Engine
-from helios.stores.records import (
+from helios.ports.records import (
     AGENTS,
     HEALTH,
     SESSIONS,

@@ -7,8 +7,8 @@ import logging
 from helios.coordinator.publisher import Publisher
 from helios.model.migration import Change, ChangeStatus, Migration, MigrationStatus
 from helios.ports.clock import Clock
+from helios.ports.records import HISTORY, MIGRATIONS, HistoryRecord, list_records, put_record
 from helios.ports.store import Delete, Put
-from helios.stores.records import HISTORY, MIGRATIONS, HistoryRecord, list_records, put_record
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Engine
 from helios.ports.failpoints import OFF, Failpoints, Point
+from helios.ports.records import IMPORTS, MIGRATIONS, list_records, put_record
 from helios.ports.store import Delete, Put
-from helios.stores.records import IMPORTS, MIGRATIONS, list_records, put_record
 
 _NAMED_CONFLICTS = 5
 _BATCH_KEYS = 10_000

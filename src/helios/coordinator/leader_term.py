@@ -37,9 +37,8 @@ from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
 from helios.ports.failpoints import OFF, Failpoints
-from helios.ports.store import Delete, Put
-from helios.stores.following import updates
-from helios.stores.records import (
+from helios.ports.following import updates
+from helios.ports.records import (
     CANCELS,
     CHANGES,
     MEMBERS,
@@ -50,6 +49,7 @@ from helios.stores.records import (
     put_record,
     read_record,
 )
+from helios.ports.store import Delete, Put
 
 log = logging.getLogger(__name__)
 

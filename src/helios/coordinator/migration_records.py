@@ -9,8 +9,8 @@ from helios.control.transition_state import Ending
 from helios.model.migration import Change, ChangeStatus, Migration, MigrationPhase, MigrationStatus
 from helios.model.topology import Pair, PairPhase, Transition
 from helios.ports.clock import Clock
+from helios.ports.records import CANCELS, CHANGES, MIGRATIONS, PAUSES, put_record
 from helios.ports.store import Delete, Put
-from helios.stores.records import CANCELS, CHANGES, MIGRATIONS, PAUSES, put_record
 
 _PHASES = {
     PairPhase.COPYING: MigrationPhase.COPYING,

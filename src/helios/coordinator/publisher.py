@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from helios.errors import Conflict, StoreError
 from helios.model.topology import NodeKind, Topology
+from helios.ports.records import DEPARTED, TERM, TOPOLOGY, put_record, read_record
 from helios.ports.store import Compare, Delete, Put, Store
-from helios.stores.records import DEPARTED, TERM, TOPOLOGY, put_record, read_record
 
 
 class Replaced(StoreError):

@@ -17,8 +17,7 @@ from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, 
 from helios.model.topology import ANY, Member, Node, NodeKind, NodeState, Topology
 from helios.placement.plan import pairs_between
 from helios.ports.clock import Clock
-from helios.ports.store import Compare, Put
-from helios.stores.records import (
+from helios.ports.records import (
     CHANGES,
     MEMBERS,
     MIGRATIONS,
@@ -28,6 +27,7 @@ from helios.stores.records import (
     put_record,
     read_record,
 )
+from helios.ports.store import Compare, Put
 
 log = logging.getLogger(__name__)
 

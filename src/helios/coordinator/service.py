@@ -16,8 +16,8 @@ from helios.ports.clock import Clock
 from helios.ports.engine import Connector
 from helios.ports.failpoints import OFF, Failpoints
 from helios.ports.ids import new_id
+from helios.ports.records import SETTINGS, read_record
 from helios.ports.store import Store
-from helios.stores.records import SETTINGS, read_record
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from contextlib import aclosing
 from helios.coordinator.publisher import Publisher
 from helios.model.codec import decode
 from helios.ports.clock import Clock
-from helios.stores.following import updates
-from helios.stores.records import SESSIONS, SessionRecord
+from helios.ports.following import updates
+from helios.ports.records import SESSIONS, SessionRecord
 
 # For clocks that run apart a little, and what is under way. A router stops earlier by as much again.
 MARGIN_S = 0.5

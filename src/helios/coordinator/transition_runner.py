@@ -27,9 +27,9 @@ from helios.model.topology import Pair, Topology, Transition
 from helios.placement.plan import beginning_of
 from helios.placement.routing import Routes
 from helios.ports.failpoints import OFF, Failpoints, Point
+from helios.ports.following import updates
+from helios.ports.records import PAUSES
 from helios.ports.store import Delete, Put
-from helios.stores.following import updates
-from helios.stores.records import PAUSES
 
 _SETTLE_TIMEOUT_S = 3.5  # with fence_ack_timeout, less than routers hold a command by default
 _PROGRESS_S = 0.25

@@ -24,8 +24,7 @@ from helios.node.process import Process, in_words
 from helios.node.waiting import drop, together, unless
 from helios.node.workers import STOP_S, Worker, WorkerSpec
 from helios.ports.clock import Clock
-from helios.ports.store import Compare, Delete, Store
-from helios.stores.records import (
+from helios.ports.records import (
     AGENTS,
     MEMBERS,
     SESSIONS,
@@ -36,6 +35,7 @@ from helios.stores.records import (
     put_record,
     read_record,
 )
+from helios.ports.store import Compare, Delete, Store
 
 log = logging.getLogger(__name__)
 

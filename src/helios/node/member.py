@@ -21,7 +21,7 @@ from helios.node.ports import choose_member_port, taken
 from helios.node.probe import Reply, ask
 from helios.node.process import Process, ProcessId, size_of, start_process, tail
 from helios.node.server import ADMIN_USER, ServerConfig, ServerProgram, find_server, listen_backlog, render
-from helios.stores.records import MemberRecord
+from helios.ports.records import MemberRecord
 
 log = logging.getLogger(__name__)
 

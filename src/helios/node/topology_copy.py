@@ -9,9 +9,9 @@ from helios.errors import StartError, StoreError
 from helios.model.codec import decode, encode
 from helios.model.topology import Topology
 from helios.node.files import DataFolder, NodeFolder, write_private
+from helios.ports.following import followed
+from helios.ports.records import TOPOLOGY
 from helios.ports.store import Store
-from helios.stores.following import followed
-from helios.stores.records import TOPOLOGY
 
 
 async def keep_copy(store: Store, folder: NodeFolder, node_id: str) -> None:

@@ -1,1 +1,1 @@
-"""What the inside of Helios asks of the outside: a store, engines, a clock."""
+"""What the inside of Helios asks of the outside: a store and the records in it, engines, a clock."""

@@ -16,6 +16,7 @@ from helios.model.topology import Member, NodeKind, Topology
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector, Engine
+from helios.ports.records import SessionRecord
 from helios.ports.store import Store
 from helios.resp.commands import Command
 from helios.resp.encoding import error_reply
@@ -50,7 +51,6 @@ from helios.router.stats.slowlog import HELD, SlowLog
 from helios.router.upstream.heavy import HeavyCommands
 from helios.router.upstream.link import Credentials
 from helios.router.upstream.pool import Pool
-from helios.stores.records import SessionRecord
 
 logger = logging.getLogger(__name__)
 _END_TIMEOUT_S = 1.5

@@ -11,12 +11,12 @@ from hashlib import sha1
 from weakref import WeakKeyDictionary
 
 from helios.errors import StoreError
+from helios.ports.following import updates
+from helios.ports.records import SCRIPTS, SCRIPTS_FLUSHED
 from helios.ports.store import Delete, Event, Put, Store
 from helios.resp.wire import encode_command
 from helios.router.frontend.caller import Waiter
 from helios.router.upstream.link import ServerConnection
-from helios.stores.following import updates
-from helios.stores.records import SCRIPTS, SCRIPTS_FLUSHED
 
 logger = logging.getLogger(__name__)
 _RETRY_S = 0.2

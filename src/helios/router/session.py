@@ -15,10 +15,10 @@ from helios.model.codec import decode
 from helios.model.topology import Member, NodeKind, Topology
 from helios.ports.clock import Clock
 from helios.ports.engine import SESSION_PREFIX, Connector, UserRole
+from helios.ports.records import SESSIONS, TOPOLOGY, SessionRecord, put_record, read_record
 from helios.ports.store import Compare, Store
 from helios.router.options import RouterOptions
 from helios.router.upstream.link import Credentials
-from helios.stores.records import SESSIONS, TOPOLOGY, SessionRecord, put_record, read_record
 
 logger = logging.getLogger(__name__)
 _RETRY_S = 0.1

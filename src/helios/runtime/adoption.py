@@ -9,8 +9,8 @@ from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, 
 from helios.model.topology import Topology, Transition
 from helios.node.files import DataFolder
 from helios.ports.clock import Clock
+from helios.ports.records import CHANGES, MIGRATIONS, TOPOLOGY, list_records, put_record, read_record
 from helios.ports.store import Compare, Put, Store
-from helios.stores.records import CHANGES, MIGRATIONS, TOPOLOGY, list_records, put_record, read_record
 
 NODES = "nodes"
 """What `helios up --adopt` is given where the cluster is to be made again from what its nodes have kept."""

@@ -11,10 +11,10 @@ from helios.errors import Conflict, StartError
 from helios.model.setting_info import Effect, all_settings
 from helios.model.settings import ClusterSettings, Settings
 from helios.ports.clock import Clock
+from helios.ports.following import followed
+from helios.ports.records import SETTING_ORIGINS, SETTINGS, SettingOrigins, put_record, read_record
 from helios.ports.store import Compare, Store
 from helios.runtime.settings import SettingsRead
-from helios.stores.following import followed
-from helios.stores.records import SETTING_ORIGINS, SETTINGS, SettingOrigins, put_record, read_record
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from helios.engines.valkey.connector import Credentials, ValkeyConnector
 from helios.model.topology import Member
 from helios.node.files import DataFolder
+from helios.ports.records import MEMBERS, MemberRecord, read_record
 from helios.ports.store import Store
 from helios.runtime.failpoints import committing
-from helios.stores.records import MEMBERS, MemberRecord, read_record
 from helios.stores.sqlite import SqliteStore
 
 

@@ -13,12 +13,12 @@ from helios.errors import NotFound
 from helios.model.setting_info import Effect, all_settings
 from helios.model.settings import Settings
 from helios.node.files import DataFolder
+from helios.ports.records import AlteredSetting
 from helios.runtime.agreement import check_agreement
 from helios.runtime.backends import opened_store
 from helios.runtime.clock import SystemClock
 from helios.runtime.handover import take_over
 from helios.runtime.settings import SettingsRead, SettingsSource, data_folder
-from helios.stores.records import AlteredSetting
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from contextlib import aclosing
 from helios.errors import StoreError
 from helios.model.codec import decode
 from helios.model.topology import Topology
+from helios.ports.following import followed, updates
+from helios.ports.records import AGENTS, TOPOLOGY, AgentRecord
 from helios.ports.store import Store
-from helios.stores.following import followed, updates
-from helios.stores.records import AGENTS, TOPOLOGY, AgentRecord
 
 _RETRY_S = 1.0
 

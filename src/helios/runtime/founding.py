@@ -8,8 +8,8 @@ from helios.admin.client import Admin
 from helios.errors import StartError, Unavailable
 from helios.model.ids import Address
 from helios.model.topology import Node, Topology
+from helios.ports.records import AGENTS, TOPOLOGY, AgentRecord, read_record
 from helios.ports.store import Store
-from helios.stores.records import AGENTS, TOPOLOGY, AgentRecord, read_record
 
 # A coordinator that died with the last run holds its place until its lease has ended.
 _TRIES = 3

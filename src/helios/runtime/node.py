@@ -19,6 +19,7 @@ from helios.node.ports import is_wildcard, outward_host
 from helios.node.stalled_writer import StalledWriterWatch
 from helios.node.topology_copy import keep_copy, newest_copy
 from helios.node.workers import WorkerSpec
+from helios.ports.records import TOPOLOGY, read_record
 from helios.runtime.adoption import check_store
 from helios.runtime.agreement import agree, disagreements, follow
 from helios.runtime.backends import connector, opened_store
@@ -32,7 +33,6 @@ from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.reload import Reloader
 from helios.runtime.security import check_exposed, settle_users, with_absolute_files
 from helios.runtime.settings import SettingsRead, SettingsSource, data_folder
-from helios.stores.records import TOPOLOGY, read_record
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from helios.node.files import DataFolder
 from helios.node.locks import Holder, LockHeld, RunLock, holder_of
 from helios.node.ports import taken
 from helios.node.topology_copy import newest_copy
+from helios.ports.records import SETTINGS, TOPOLOGY, read_record
 from helios.runtime.adoption import check_store
 from helios.runtime.agreement import check_agreement
 from helios.runtime.backends import opened_store
 from helios.runtime.security import check_exposed, tls_files
-from helios.stores.records import SETTINGS, TOPOLOGY, read_record
 
 DEFAULT_SHARDS = 3
 DEFAULT_PORT = 6379

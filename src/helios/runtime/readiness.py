@@ -9,8 +9,7 @@ from helios.model.topology import Topology
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
 from helios.node.workers import READY
-from helios.ports.store import Store
-from helios.stores.records import (
+from helios.ports.records import (
     AGENTS,
     SESSIONS,
     TOPOLOGY,
@@ -19,6 +18,7 @@ from helios.stores.records import (
     list_records,
     read_record,
 )
+from helios.ports.store import Store
 
 _ROUTING_S = 60.0
 _POLL_S = 0.05

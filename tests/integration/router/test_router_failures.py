@@ -13,10 +13,10 @@ from tests.routers import RawClient, RouterLab, until
 from tests.servers import Server
 
 from helios.errors import StartError
+from helios.ports.records import SESSIONS
 from helios.ports.store import Delete
 from helios.resp.wire import encode_command
 from helios.router.options import RouterOptions
-from helios.stores.records import SESSIONS
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2", "shard-3")

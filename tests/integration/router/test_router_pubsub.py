@@ -16,11 +16,11 @@ from tests.servers import Server
 from tests.shards import Shards, running_shards
 
 from helios.model.topology import PairPhase
+from helios.ports.records import SESSIONS
 from helios.ports.store import Delete
 from helios.router.core import Router
 from helios.router.options import RouterOptions
 from helios.router.pubsub.subscriptions import Kind
-from helios.stores.records import SESSIONS
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
