@@ -14,7 +14,7 @@ PATH = Path(__file__).resolve().parent.parent / "docs" / "COMMANDS.md"
 _HEAD = """# Commands
 
 How Helios treats each command. Written by `tools/command_table.py` from the table that the routers go by. What there is
-to know beside it stands in [the guide](SHARDING.md#commands).
+to know beside it stands in [the guide](CLIENTS.md).
 
 | treated | means |
 |---|---|

@@ -15,7 +15,7 @@ TARGET = Path(__file__).parents[1] / "docs" / "SETTINGS.md"
 _HEAD = """# Settings
 
 Every setting, from the code (`tools/settings_reference.py` writes this page; a test holds it to the code).
-[The guide](SHARDING.md#configuration) says how settings are given, changed, and taken back.
+[The guide](GETTING_STARTED.md#configuration) says how settings are given, changed, and taken back.
 
 A settings file names the section and, indented below it, the setting. A value that holds **at once** is shared by all
 processes of the cluster, which take it up while they run: from an edited file, `helios config set`,

@@ -21,7 +21,23 @@ from helios.model.setting_info import all_settings, sections
 from helios.resp.commands import TABLE, How
 from helios.runtime.settings import variable
 
-RUN = ("README.md", "docs/SHARDING.md", "docs/SHARDING_QUICK_REFERENCE.md")
+# The pages of the guide, in the order in which they are read and their commands run.
+GUIDE = tuple(
+    f"docs/{name}.md"
+    for name in (
+        "GETTING_STARTED",
+        "GROWING_AND_SHRINKING",
+        "REBALANCING",
+        "IMPORTING",
+        "USERS_AND_TLS",
+        "OPERATING",
+        "REST",
+        "CLIENTS",
+        "TROUBLESHOOTING",
+    )
+)
+# Each is followed from an empty folder.
+TOURS = [("README.md",), GUIDE, ("docs/SHARDING_QUICK_REFERENCE.md",)]
 EXAMPLES = "examples/sharding/README.md"  # run by test_python_api.py
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT)) for path in [ROOT / "README.md", ROOT / EXAMPLES, *(ROOT / "docs").rglob("*.md")]
@@ -37,12 +53,13 @@ _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("document", RUN)
-def test_the_commands_do_what_is_shown(document: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tour", TOURS, ids=lambda tour: Path(tour[0]).stem)
+def test_the_commands_do_what_is_shown(tour: Sequence[str], tmp_path: Path) -> None:
     with workplace(tmp_path) as place:
-        for block in blocks(document):
-            if not block.not_run:
-                place.run(block)
+        for document in tour:
+            for block in blocks(document):
+                if not block.not_run:
+                    place.run(block)
 
 
 def test_what_is_not_run_is_known() -> None:
@@ -51,7 +68,13 @@ def test_what_is_not_run_is_known() -> None:
 
 
 def test_only_documents_that_are_run_show_commands() -> None:
-    assert {document for document in DOCUMENTS if blocks(document)} == {*RUN, EXAMPLES}
+    run = {document for tour in TOURS for document in tour}
+    assert {document for document in DOCUMENTS if blocks(document)} <= {*run, EXAMPLES}
+
+
+def test_the_overview_leads_to_the_pages_of_the_guide_in_their_order() -> None:
+    text = (ROOT / "docs" / "SHARDING.md").read_text(encoding="utf-8")
+    assert tuple(f"docs/{page}" for page in re.findall(r"^\| \[[^\]]+\]\((\w+\.md)\) \|", text, re.MULTILINE)) == GUIDE
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -103,8 +126,8 @@ def test_make_up_is_helios_up() -> None:
 
 
 def test_every_verb_is_explained_and_no_other() -> None:
-    text = (ROOT / "docs" / "SHARDING.md").read_text(encoding="utf-8")
-    table = text[text.index("\n## The command line") : text.index("\n## REST")]
+    text = (ROOT / "docs" / "OPERATING.md").read_text(encoding="utf-8")
+    table = text[text.index("\n## The command line") : text.index("\n## What happens on failures")]
     for verb in cli.commands:
         assert re.search(rf"^\| .*`{verb}\b.* \|$", table, re.MULTILINE), f"{verb} is missing"
     for document in DOCUMENTS:
@@ -150,7 +173,7 @@ def test_every_path_of_rest_is_explained() -> None:
 
     app = create_app(Mock(), Mock(), health)
     paths = {path for path in app.openapi()["paths"] if path.startswith("/api/v1")}
-    text = (ROOT / "docs" / "SHARDING.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "REST.md").read_text(encoding="utf-8")
     assert len(paths) > 10
     for path in paths:
         shown = path.removeprefix("/api/v1")
@@ -158,7 +181,7 @@ def test_every_path_of_rest_is_explained() -> None:
 
 
 def test_the_commands_that_are_refused_are_listed() -> None:
-    text = (ROOT / "docs" / "SHARDING.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "CLIENTS.md").read_text(encoding="utf-8")
     start = text.index("```text\n", text.index("\nRefused, since")) + len("```text\n")
     listed = {name.strip() for name in text[start : text.index("```", start)].replace("\n", " ").split(",")} - {""}
     names = {command.name for command in TABLE.values() if command.how is How.REFUSED}

@@ -151,7 +151,7 @@ def test_a_key_in_a_refusal_can_do_no_harm() -> None:
 
 
 def test_the_guide_has_the_matrix() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "SHARDING.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "USERS_AND_TLS.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (.+?) <!-- (\w+) --> \|(.+)\|$", text, re.MULTILINE)
     shown = {Need(need): [cell.strip() == "yes" for cell in cells.split("|")] for _, need, cells in rows}
     assert shown == {

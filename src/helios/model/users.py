@@ -21,7 +21,7 @@ _MAX_PATTERNS = 100
 
 
 class Role(StrEnum):
-    """What a user is for. The table of docs/SHARDING.md says what each may do."""
+    """What a user is for. The table of docs/USERS_AND_TLS.md says what each may do."""
 
     ADMIN = "admin"
     OPERATOR = "operator"
