@@ -75,6 +75,10 @@ class RouterContext(Identities, Protocol):
         """Sessions since the start."""
 
     @property
+    def longest_renewal_gap_s(self) -> float:
+        """The longest time between two renewals of the lease."""
+
+    @property
     def bytes_in(self) -> int:
         """What clients have sent."""
 

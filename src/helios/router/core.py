@@ -403,6 +403,11 @@ class Router:
         """Sessions since the start."""
         return self._keeper.sessions
 
+    @property
+    def longest_renewal_gap_s(self) -> float:
+        """The longest time between two renewals of the lease."""
+        return self._keeper.longest_gap_s
+
     # --- for the clients ---
 
     def unblock(self, client_id: int, *, as_error: bool) -> bool:

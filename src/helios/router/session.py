@@ -86,6 +86,7 @@ class Session:
         self._version = 0
         self._writing = asyncio.Lock()
         self._deadline = 0.0
+        self.longest_gap_s = 0.0  # from when a renewal was sent until the next had been confirmed
         self._credentials: dict[str, Credentials | None] = {}
         self._making: dict[str, asyncio.Lock] = {}
         self._as_default: set[str] = set()
@@ -116,9 +117,10 @@ class Session:
 
     async def _renew(self) -> None:
         options, clock = self._options, self._clock
-        pause = options.session_ttl_s / 3
+        # From when the last one was sent, not confirmed: a slow store has the time until the lease ends for the next.
+        due = clock.monotonic() + options.session_ttl_s / 3
         while True:
-            await asyncio.sleep(min(pause, max(self._deadline - clock.monotonic(), 0.001)))
+            await asyncio.sleep(max(min(due, self._deadline) - clock.monotonic(), 0.001))
             sent = clock.monotonic()
             try:
                 async with asyncio.timeout(max(self._deadline - sent, 0.001)):
@@ -129,9 +131,11 @@ class Session:
                 if clock.monotonic() >= self._deadline:
                     why = str(error) or "the store did not answer"
                     raise _SessionOver(f"the lease could not be renewed in time: {why}") from error
-                pause = options.session_ttl_s / 30
+                due = clock.monotonic() + options.session_ttl_s / 30
                 continue
-            pause = options.session_ttl_s / 3
+            due = sent + options.session_ttl_s / 3
+            renewed = self._deadline - options.session_ttl_s + options.session_margin_s
+            self.longest_gap_s = max(self.longest_gap_s, clock.monotonic() - renewed)
             self._deadline = sent + options.session_ttl_s - options.session_margin_s
             self._host.serve_until(self._deadline)
 
@@ -321,12 +325,19 @@ class SessionKeeper:
         self._host = host
         self.session: Session | None = None
         self.sessions = 0
+        self._longest_gap_s = 0.0
+
+    @property
+    def longest_gap_s(self) -> float:
+        """The longest time between two renewals of a lease, of all sessions so far."""
+        return max(self._longest_gap_s, self.session.longest_gap_s if self.session else 0.0)
 
     async def run(self) -> None:
         """Until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
+            self._longest_gap_s = self.longest_gap_s
             self.session = session = self._make()
             self.sessions += 1
             try:

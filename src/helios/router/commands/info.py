@@ -80,6 +80,7 @@ def _helios(router: RouterContext) -> Fields:
         "epoch": topology.epoch,
         "session": router.session_id,
         "sessions_total": router.sessions,
+        "lease_renewal_gap_max_ms": round(router.longest_renewal_gap_s * 1000),
         "serving": 1 if router.reason() is None else 0,
         "shards": len(topology.shards),
         "lines": len(router.pool.dedicated),
