@@ -15,7 +15,7 @@ SANITIZED := $(addprefix tests/,property/test_wire_fuzz.py property/test_wire_ch
 # The files that take longest begin first, so that no worker is left alone with one in the end.
 LONG := $(addprefix tests/integration/test_,crashes.py crashes_external.py up.py local.py soak.py balance.py big_values.py)
 
-.PHONY: up test check format bench clean crashes sim soak sanitize annotate pin
+.PHONY: up test check format bench clean crashes sim soak sanitize annotate pin docs
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make sanitize       the compiled modules built with AddressSanitizer, and the tests that attack them (needs libasan)"
 	@echo "make annotate       listings of the compiled modules that show which lines call Python, in build/annotated"
 	@echo "make bench [ARGS=--quick]  the router beside the servers themselves and twemproxy"
+	@echo "make docs           the documents as a site, in build/site"
 	@echo "make pin [ARGS=--upgrade]  constraints.txt anew from pyproject.toml, versions and hashes (needs uv)"
 	@echo "make clean          remove what the commands above created (not helios-data)"
 
@@ -86,6 +87,10 @@ sanitize: $(STAMP)
 	@# Python's own allocator would hide what is read behind the end of a value; and it does not free everything at exit.
 	LD_PRELOAD=$$(cc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
 		PYTHONPATH=build/sanitized/modules $(BIN)/python -m pytest -p no:cacheprovider $(SANITIZED)
+
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "the site is in build/site; $(BIN)/python -m http.server -d build/site shows it with search"
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.router $(ARGS)
