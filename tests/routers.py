@@ -237,11 +237,17 @@ class RawClient:
 
 
 @contextmanager
-def served_aside(lab: RouterLab) -> Iterator[RouterLab]:
-    """The lab's router on a loop in a thread of its own, for clients that block."""
+def served_aside(servers: dict[str, Server]) -> Iterator[RouterLab]:
+    """A lab over these servers, whose router is on a loop in a thread of its own: for clients that block."""
+
+    @asynccontextmanager
+    async def lab_running() -> AsyncIterator[RouterLab]:
+        async with RouterLab(servers).running() as lab:
+            yield lab
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        running = lab.running()
-        runner.run(running.__aenter__())
+        running = lab_running()
+        lab = runner.run(running.__aenter__())
         loop = runner.get_loop()
         thread = threading.Thread(target=loop.run_forever, name="router")
         thread.start()

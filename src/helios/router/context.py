@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, MutableSet
+from collections.abc import Coroutine, MutableSet
 from typing import Protocol
 
 from helios.access.authenticator import Authenticator
@@ -11,18 +11,17 @@ from helios.model.topology import Member, Topology
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Engine
-from helios.resp.commands import Command
-from helios.router._fast_path import CommandStats, Lease
+from helios.router._fast_path import Lease
 from helios.router.frontend.caller import Caller, Waiter, WaitingCommand, WatchedKeys
-from helios.router.frontend.connection import ClientConnection
+from helios.router.frontend.client_table import ClientTable
 from helios.router.frontend.holding import Holding
-from helios.router.frontend.limits import ClientLimits
 from helios.router.options import RouterOptions
 from helios.router.pubsub.hub import Hub
 from helios.router.script_cache import ScriptCache
 from helios.router.stats.counters import RateMeter
 from helios.router.stats.hot_keys import HotKeys
 from helios.router.stats.slowlog import SlowLog
+from helios.router.stats.totals import Totals
 from helios.router.upstream.connection import Identities
 from helios.router.upstream.heavy import HeavyCommands
 from helios.router.upstream.pool import Pool
@@ -44,19 +43,14 @@ class RouterContext(Identities, Protocol):
     hub: Hub
     script_cache: ScriptCache
     holding: Holding
-    client_limits: ClientLimits[ClientConnection]
-    clients_total: int
+    clients: ClientTable
+    totals: Totals
     slowlog: SlowLog
     hot_keys: HotKeys
     heavy: HeavyCommands
     rate_meter: RateMeter
     started_at: float
     port: int
-    commands: int
-
-    @property
-    def clients(self) -> Mapping[int, ClientConnection]:
-        """The connections of clients, by their ids."""
 
     @property
     def blocked(self) -> MutableSet[WaitingCommand]:
@@ -78,25 +72,6 @@ class RouterContext(Identities, Protocol):
     def longest_renewal_gap_s(self) -> float:
         """The longest time between two renewals of the lease."""
 
-    @property
-    def bytes_in(self) -> int:
-        """What clients have sent."""
-
-    @property
-    def bytes_out(self) -> int:
-        """What clients have been sent."""
-
-    @property
-    def errors(self) -> dict[str, int]:
-        """Error replies to clients, by their first word."""
-
-    @property
-    def kinds(self) -> dict[str, CommandStats]:
-        """How often each command was given, by name, and how long it took."""
-
-    def kind_of(self, command: Command) -> CommandStats:
-        """How a command is counted."""
-
     def reason(self) -> str | None:
         """Why commands for keys are not served now; None if they are."""
 
@@ -105,9 +80,6 @@ class RouterContext(Identities, Protocol):
 
     def fill_later(self, waiter: Waiter, work: Coroutine[None, None, bytes]) -> None:
         """Give a waiter what `work` returns; a HeliosError becomes an error reply."""
-
-    def unblock(self, client_id: int, *, as_error: bool) -> bool:
-        """Let the command of a client go on that waits at a server; whether there was one."""
 
     def reset_statistics(self) -> None:
         """Count commands, connections and errors from zero again."""

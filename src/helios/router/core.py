@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import ssl
 from collections.abc import Coroutine
 
 from helios.access.authenticator import Authenticator
-from helios.access.rights import Nobody
 from helios.admin.service import AdminService
-from helios.errors import HeliosError, StartError, Unavailable
+from helios.errors import StartError, Unavailable
 from helios.model.topology import Member, NodeKind, Topology
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector, Engine
 from helios.ports.records import SessionRecord
 from helios.ports.store import Store
-from helios.resp.commands import Command
 from helios.resp.encoding import error_reply
-from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import encode_command
 from helios.router import router_view
-from helios.router._fast_path import CommandStats, Lease
+from helios.router._fast_path import Lease
 from helios.router.commands.dispatch import Dispatcher
-from helios.router.errors import ErrorReply
+from helios.router.frontend.answering import Answering
 from helios.router.frontend.caller import (
-    CLOSED,
     Caller,
-    LastSlot,
     OneCommand,
     Outbox,
     Slot,
@@ -37,9 +31,9 @@ from helios.router.frontend.caller import (
     WaitingCommand,
     WatchedKeys,
 )
+from helios.router.frontend.client_table import ClientTable
 from helios.router.frontend.connection import ClientConnection
 from helios.router.frontend.holding import Holding
-from helios.router.frontend.limits import MAX_CLIENTS, MAX_CLIENTS_REACHED, STOPPING, ClientLimits
 from helios.router.options import RouterOptions
 from helios.router.pubsub.hub import Hub
 from helios.router.script_cache import ScriptCache
@@ -48,6 +42,7 @@ from helios.router.stats.counters import RateMeter
 from helios.router.stats.endpoint import StatsEndpoint
 from helios.router.stats.hot_keys import HotKeys
 from helios.router.stats.slowlog import HELD, SlowLog
+from helios.router.stats.totals import Totals
 from helios.router.upstream.heavy import HeavyCommands
 from helios.router.upstream.link import Credentials
 from helios.router.upstream.pool import Pool
@@ -62,7 +57,8 @@ _STRANGERS_EVERY_S = 5.0
 class Router:
     """Routes commands by the topology that the store holds, as long as its lease there lasts.
 
-    One event loop owns it. start() first; then serve() for RESP clients, execute() for calls in this process.
+    The event loop in which it is made owns it. start() first; then serve() for RESP clients, execute() for calls in
+    this process.
     """
 
     def __init__(
@@ -78,17 +74,10 @@ class Router:
         self.admin = admin
         self.clock = clock
         self.authenticator = authenticator or Authenticator()
-        self.authenticator.listen(self._users_changed)
         self.topology = Topology(epoch=0)
         self.routes: Routes | None = None
         self.unclean: frozenset[str] = frozenset()  # shards whose servers may hold keys of others
         self.lease = Lease(clock.monotonic)
-        self.clients: dict[int, ClientConnection] = {}
-        self._nameless: dict[int, ClientConnection] = {}  # the oldest first; some may have logged in since
-        self.clients_total = 0
-        self.client_limits: ClientLimits[ClientConnection] = ClientLimits(
-            self.clients, options, lambda client: self.hub.topics.size(client)
-        )
         self.slowlog: SlowLog = SlowLog(options.slow_s, options.slow_entries)
         self.rate_meter = RateMeter()
         self.hot_keys = HotKeys(clock.monotonic())
@@ -105,33 +94,32 @@ class Router:
         self.blocked: set[WaitingCommand] = set()
         self.watches: set[WatchedKeys] = set()
         self.hub = Hub(self, options)
+        self.clients = ClientTable(options, self.authenticator, self.hub.topics.size, self.hub.forget)
         self.script_cache = ScriptCache(store)
         self._fault = "it has not started yet"
         self._dispatcher = Dispatcher(self)
+        self._outbox = Outbox(asyncio.get_running_loop(), options.turn_s)
+        self.totals = Totals(self._dispatcher.fast_path, self._outbox)
         self._connector = connector
         self._keeper = SessionKeeper(lambda: Session(store, connector, clock, options, self), self)
-        self._ids = itertools.count(1)
         self._servers: list[asyncio.Server] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._answering = Answering()
         self._calls: set[OneCommand] = set()
         self._keeping: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()
-        self._outbox: Outbox | None = None
         self._applied = asyncio.Event()  # set, and replaced, when the next topology has been applied
-        self._stopping = False
+        self._running = False
 
     # --- life ---
 
     async def start(self) -> None:
         """Open the first session; raises StartError if the store does not let it in `start_timeout_s`."""
-        self._outbox = Outbox(asyncio.get_running_loop(), self.options.turn_s)
+        self._running = True
         if self.options.inspected:
             await self._endpoint.open()
         self._watching = asyncio.create_task(self._watch(), name="clients' limits")
         self._keep()
-        following = asyncio.create_task(self.script_cache.follow(), name="scripts")
-        self._tasks.add(following)
-        following.add_done_callback(self._tasks.discard)
+        self._answering.keep(asyncio.create_task(self.script_cache.follow(), name="scripts"))
         try:
             async with asyncio.timeout(self.options.start_timeout_s):
                 await self._opened.wait()
@@ -145,13 +133,13 @@ class Router:
         """See again and again to the limits of clients, and to how many commands there are."""
         looked_at = self.clock.monotonic()
         while True:
-            self.rate_meter.sample(self.clock.monotonic(), self.commands)
+            self.rate_meter.sample(self.clock.monotonic(), self.totals.commands)
             self.hot_keys.fade(self.clock.monotonic())
             if self.clock.monotonic() - looked_at >= _STRANGERS_EVERY_S:
                 looked_at = self.clock.monotonic()
                 self._end_strangers()
-            await asyncio.sleep(self.client_limits.pause_s)
-            self.client_limits.look()
+            await asyncio.sleep(self.clients.limits.pause_s)
+            self.clients.limits.look()
 
     def _end_strangers(self) -> None:
         """Free the places at data servers that connections without a login take; nobody but Helios logs in there."""
@@ -161,21 +149,22 @@ class Router:
                 self.pool.end_strangers(shard.id)
 
     def _keep(self) -> None:
-        if self._stopping:
+        if not self._running:
             return
         self._keeping = asyncio.create_task(self._keeper.run(), name="session keeper")
         self._keeping.add_done_callback(self._keep_again)
 
     def _keep_again(self, keeping: asyncio.Task[None]) -> None:
         """After an error that nobody foresaw: say so, serve nothing, and begin with a new session."""
-        if not self._stopping and not keeping.cancelled():
+        if self._running and not keeping.cancelled():
             logger.critical("the session ended by an internal error", exc_info=keeping.exception())
             self.session_over("an internal error, which the log shows")
             asyncio.get_running_loop().call_later(_END_TIMEOUT_S, self._keep)
 
     def configure(self, options: RouterOptions) -> None:
         """Go by other times and limits: from the next command that is held, and from the next client's connection."""
-        self.options = self.client_limits.options = options
+        self.options = options
+        self.clients.configure(options)
         self.holding.timeout_s = options.hold_timeout_s
         self.slowlog.configure(options.slow_s, options.slow_entries)
         self.pool.configure(options)
@@ -183,7 +172,8 @@ class Router:
 
     async def stop(self) -> None:
         """End connections and session, within a few seconds. Commands under way get an answer that says so."""
-        self._stopping = True
+        self._running = False
+        self.clients.stopping = True
         self._endpoint.close()
         for server in self._servers:
             server.close()
@@ -192,10 +182,7 @@ class Router:
                 # A cancellation that meets the end of a session by itself is lost in it.
                 task.cancel()
                 await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_END_TIMEOUT_S)
+        await self._answering.stop(_END_TIMEOUT_S)
         for client in list(self.clients.values()):
             client.close_after_replies()
         for waiting in list(self.blocked):
@@ -241,7 +228,7 @@ class Router:
 
     async def execute(self, argv: list[bytes]) -> bytes:
         """The raw RESP2 reply to one command, errors included; held commands wait as a client's do."""
-        if self._outbox is None or self._stopping:
+        if not self._running:
             raise Unavailable("this router does not run")
         call = OneCommand(self._dispatcher.dispatch, self._outbox, self.holding, (encode_command(argv), argv))
         self._calls.add(call)
@@ -352,48 +339,6 @@ class Router:
         self.product = product
 
     @property
-    def commands(self) -> int:
-        """Commands taken from clients since the start, or since CONFIG RESETSTAT."""
-        return self._dispatcher.fast_path.commands
-
-    @commands.setter
-    def commands(self, count: int) -> None:
-        self._dispatcher.fast_path.commands = count
-
-    def reset_statistics(self) -> None:
-        """Count commands, connections and errors from zero again, as CONFIG RESETSTAT asks for."""
-        self.errors.clear()
-        for kind in self.kinds.values():
-            kind.clear()
-        self.commands = self.clients_total = self.holding.total = 0
-        self.client_limits.refused.clear()
-        self.client_limits.ended.clear()
-
-    @property
-    def bytes_in(self) -> int:
-        """What clients have sent."""
-        return self._outbox.bytes_in if self._outbox is not None else 0
-
-    @property
-    def bytes_out(self) -> int:
-        """What clients have been sent."""
-        return self._outbox.bytes_out if self._outbox is not None else 0
-
-    @property
-    def errors(self) -> dict[str, int]:
-        """Error replies to clients, by their first word."""
-        return self._outbox.errors if self._outbox is not None else {}
-
-    @property
-    def kinds(self) -> dict[str, CommandStats]:
-        """How often each command was given, by name, and how long it took."""
-        return self._dispatcher.fast_path.by_name
-
-    def kind_of(self, command: Command) -> CommandStats:
-        """How a command is counted."""
-        return self._dispatcher.fast_path.kind_of(command.name, int(command.writes))
-
-    @property
     def session_id(self) -> str:
         """The id of the present session; empty where there is none."""
         return self._keeper.session.id if self._keeper.session and self.alive() else ""
@@ -410,104 +355,20 @@ class Router:
 
     # --- for the clients ---
 
-    def unblock(self, client_id: int, *, as_error: bool) -> bool:
-        """Let the command of a client go on that waits at a server; whether there was one.
-
-        It is answered with UNBLOCKED, or as if its time had run out, unless something comes for it first.
-        """
-        client = self.clients.get(client_id)
-        if client is None or client.call is None:
-            return False
-        client.call.unblock(as_error=as_error)
-        return True
-
     def _connection(self) -> ClientConnection:
-        assert self._outbox is not None
         dispatcher = self._dispatcher
-        return ClientConnection(self, dispatcher.dispatch, self._outbox, self.holding, dispatcher.fast_path)
-
-    def admit(self, client: ClientConnection) -> str | None:
-        """Enter a connection, or say why not."""
-        if self._stopping:
-            self.client_limits.refused[STOPPING] += 1
-            return "ERR the router is stopping"
-        newcomer = self.authenticator.newcomer()
-        if not self._has_place(client, isinstance(newcomer.rights, Nobody)):
-            self.client_limits.refused[MAX_CLIENTS] += 1
-            return MAX_CLIENTS_REACHED
-        client.id = next(self._ids)
-        client.since = client.last_at = client.outbox.now()
-        client.become(newcomer)
-        self.clients[client.id] = client
-        if client.nameless:
-            self._nameless[client.id] = client
-        self.clients_total += 1
-        return None
-
-    def _has_place(self, client: ClientConnection, must_log_in: bool) -> bool:
-        """Whether there is room for one more. Who has to log in may take the place of another who has not yet.
-
-        The last places stay for administrators; who logs in there and is none is let go then.
-        """
-        count, most = len(self.clients), self.options.clients
-        if count < most:
-            return True
-        if not must_log_in:
-            return False
-        client.reserved = True
-        if count < most + self.options.reserved_clients:
-            return True
-        for other in list(self._nameless.values()):
-            if not other.nameless:
-                del self._nameless[other.id]  # it has logged in since
-            elif not other.stops & CLOSED:
-                self.client_limits.end(other, MAX_CLIENTS)
-                client.reserved = other.reserved
-                return True
-        return False
-
-    def leave(self, client: ClientConnection) -> None:
-        """A connection has ended."""
-        self.clients.pop(client.id, None)
-        self._nameless.pop(client.id, None)
-        self.hub.forget(client)
-
-    def _users_changed(self) -> None:
-        """Every connection goes on with the rights that it has now, or ends where it could do more before."""
-        for client in list(self.clients.values()):
-            identity = self.authenticator.still(client.identity)
-            if identity is not None:
-                client.become(identity)
-            else:
-                client.close_after_replies()
-                # What it waits for (a command that blocks, say) may never be answered.
-                asyncio.get_running_loop().call_later(_LAST_REPLIES_S, client.abort)
+        return ClientConnection(self.clients, dispatcher.dispatch, self._outbox, self.holding, dispatcher.fast_path)
 
     def spawn(self, caller: Caller, work: Coroutine[None, None, bytes]) -> None:
         """Answer the caller with what `work` returns; a HeliosError becomes an error reply."""
-        slot = LastSlot(caller)
-        caller.replies.append(slot)
-        self.fill_later(slot, work)
+        self._answering.spawn(caller, work)
 
     def fill_later(self, waiter: Waiter, work: Coroutine[None, None, bytes]) -> None:
         """Give a waiter what `work` returns; a HeliosError becomes an error reply."""
-        task = asyncio.create_task(self._answer(waiter, work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._answering.fill_later(waiter, work)
 
-    async def _answer(self, waiter: Waiter, work: Coroutine[None, None, bytes]) -> None:
-        reply = error_reply("UNKNOWN an internal error, which the router's log shows; the outcome is not known")
-        try:
-            reply = await work
-        except asyncio.CancelledError:
-            reply = error_reply("UNKNOWN the router is stopping; whether the command was carried out is not known")
-            raise
-        except ODD_REPLY as error:
-            logger.exception("a data server's reply is not understood")
-            reply = error_reply(f"UNKNOWN a data server's reply is not understood ({error!r:.100}); outcome unknown")
-        except ErrorReply as error:
-            reply = error.raw
-        except HeliosError as error:
-            reply = error_reply(f"{error.code} {error}")
-        finally:
-            waiter.fill(reply)
+    def reset_statistics(self) -> None:
+        """Count commands, connections and errors from zero again, as CONFIG RESETSTAT asks for."""
+        self.totals.reset()
+        self.clients.reset_counts()
+        self.holding.total = 0

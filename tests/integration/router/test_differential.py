@@ -68,7 +68,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(servers: dict[str, Server], plain: Server) -> Iterator[Pair]:
-    with served_aside(RouterLab(servers)) as lab:
+    with served_aside(servers) as lab:
         assert {lab.owner(key) for key in KEYS} == set(SHARDS)
         yield Pair(lab, plain)
 

@@ -34,7 +34,7 @@ async def measured(lab: RouterLab, *words: str) -> dict[str, float]:
         out, error = await process.communicate()
     assert (process.returncode, error.decode()) == (0, "")
     rows = list(csv.DictReader(out.decode().splitlines()))
-    assert not lab.router.errors
+    assert not lab.router.totals.errors
     return {row["test"]: float(row["rps"]) for row in rows}
 
 

@@ -209,7 +209,7 @@ async def test_new_entries_of_a_stream_are_those_since_the_client_asked(
 
 async def test_nothing_is_taken_for_a_client_that_has_left(lab: RouterLab, client: Client) -> None:
     key = lab.key_of("shard-1")
-    errors = dict(lab.router.errors)
+    errors = dict(lab.router.totals.errors)
     for leave in ("close", "abort"):
         raw = await RawClient.connect(lab.port)
         # It waited behind another command: reading had been stopped then.
@@ -225,7 +225,7 @@ async def test_nothing_is_taken_for_a_client_that_has_left(lab: RouterLab, clien
         assert await client.rpush(key, "v") == 1
         assert await client.lpop(key) == b"v"
     assert not lab.router.blocked
-    assert lab.router.errors == errors, "nobody was told of an unknown outcome"
+    assert lab.router.totals.errors == errors, "nobody was told of an unknown outcome"
 
 
 async def test_who_has_hung_up_already_gets_what_is_there_and_is_not_waited_for(lab: RouterLab) -> None:
@@ -318,14 +318,14 @@ async def test_a_server_that_hangs_does_not_let_its_clients_wait_for_ever(lab: R
 
 async def test_another_client_can_end_the_wait(lab: RouterLab, raw: RawClient) -> None:
     key = lab.key_of("shard-1")
-    assert not lab.router.unblock(99, as_error=True)
+    assert not lab.router.clients.unblock(99, as_error=True)
     for as_error, answer in ((True, b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"), (False, b"*-1\r\n")):
         raw.send("BLPOP", key, "0")
         await blocked_at(lab, "shard-1")
         (number,) = lab.router.clients
-        assert lab.router.unblock(number, as_error=as_error)
+        assert lab.router.clients.unblock(number, as_error=as_error)
         assert await raw.line() == answer
-        assert not lab.router.unblock(number, as_error=as_error)
+        assert not lab.router.clients.unblock(number, as_error=as_error)
 
 
 async def test_stopping_answers_what_waits(servers: dict[str, Server]) -> None:

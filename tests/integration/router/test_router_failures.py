@@ -234,7 +234,7 @@ async def test_no_more_commands_of_a_client_than_its_limit_are_under_way(servers
         def all_answered() -> bool:
             nonlocal most
             most = max(most, len(connection.replies))
-            return lab.router.commands >= count and not connection.replies
+            return lab.router.totals.commands >= count and not connection.replies
 
         await until(all_answered, "all commands are carried out although no reply is read")
         assert most <= 50
@@ -259,7 +259,7 @@ async def test_a_client_that_is_owed_too_much_is_let_go(servers: dict[str, Serve
                 await raw.exactly(b"x" * 100)
         finally:
             lab.servers["shard-2"].cont()
-        assert lab.router.client_limits.ended["client_memory"] == 1
+        assert lab.router.clients.limits.ended["client_memory"] == 1
 
 
 async def test_clients_that_vanish_mid_command_leave_nothing(lab: RouterLab) -> None:
@@ -287,6 +287,6 @@ async def test_stopping_answers_and_closes(servers: dict[str, Server], tmp_path:
         raw = await RawClient.connect(lab.port)
         assert await raw.ask("PING") == b"+PONG\r\n"
         raw.send("GET", lab.key_of("shard-1", "fresh"))
-        await until(lambda: lab.router.commands >= 2, "the command has arrived")
+        await until(lambda: lab.router.totals.commands >= 2, "the command has arrived")
     assert await raw.closed() == b"$-1\r\n"
     assert await lab.sessions() == []

@@ -58,7 +58,7 @@ async def test_idle_clients_are_let_go_and_others_are_not(servers: dict[str, Ser
         with suppress(ConnectionResetError):
             assert await idle.closed() == b""
         keeping.cancel()
-        assert lab.router.client_limits.ended == {"idle": 1}
+        assert lab.router.clients.limits.ended == {"idle": 1}
         assert len(lab.router.clients) == 3
         listening.close()
         waiting.close()
@@ -75,7 +75,7 @@ async def test_who_does_not_go_on_with_a_command_is_told_and_let_go(servers: dic
         told = b"-ERR nothing more of a command has come for 0.3 s\r\n"
         assert await silent.closed() == told
         assert await halfway.closed() == told
-        assert lab.router.client_limits.ended == {"command_timeout": 2}
+        assert lab.router.clients.limits.ended == {"command_timeout": 2}
         assert await resting.ask("PING") == b"+PONG\r\n"
         resting.close()
 
@@ -101,12 +101,12 @@ async def test_where_memory_is_short_those_with_the_most_are_let_go(servers: dic
         assert await spared.ask("CLIENT", "NO-EVICT", "ON") == b"+OK\r\n"
         spared.writer.write(b"*2\r\n$3\r\nGET\r\n$10000000\r\n" + b"x" * 3_000_000)
         small.writer.write(b"*2\r\n$3\r\nGET\r\n$10000000\r\n" + b"x" * 100_000)
-        await until(lambda: lab.router.client_limits.held_bytes > 3_000_000, "what they have sent is counted")
-        assert not lab.router.client_limits.ended
+        await until(lambda: lab.router.clients.limits.held_bytes > 3_000_000, "what they have sent is counted")
+        assert not lab.router.clients.limits.ended
         big.writer.write(b"*2\r\n$3\r\nGET\r\n$10000000\r\n" + b"x" * 2_500_000)
         with suppress(ConnectionResetError):
             assert await big.closed() == b""
-        assert lab.router.client_limits.ended == {"clients_memory": 1}
+        assert lab.router.clients.limits.ended == {"clients_memory": 1}
         assert len(lab.router.clients) == 2
         small.close()
         spared.close()
@@ -121,7 +121,7 @@ async def test_what_is_queued_in_a_transaction_counts(servers: dict[str, Server]
             for _ in range(4):
                 raw.send("SET", lab.key_of("shard-1"), b"v" * 1_000_000)
             assert await raw.closed() in (b"", b"+QUEUED\r\n" * 2, b"+QUEUED\r\n" * 3, b"+QUEUED\r\n" * 4)
-        assert lab.router.client_limits.ended == {"client_memory": 1}
+        assert lab.router.clients.limits.ended == {"client_memory": 1}
 
 
 async def test_subscriptions_count(servers: dict[str, Server]) -> None:
@@ -132,7 +132,7 @@ async def test_subscriptions_count(servers: dict[str, Server]) -> None:
             raw.send("SUBSCRIBE", f"{number}" + "x" * 1_000_000)
         with suppress(ConnectionError):
             await raw.closed()
-        assert lab.router.client_limits.ended == {"client_memory": 1}
+        assert lab.router.clients.limits.ended == {"client_memory": 1}
         await until(lambda: not lab.router.hub.topics, "nothing is subscribed for it any more")
 
 
@@ -145,7 +145,7 @@ async def test_one_client_that_does_not_read_is_let_go_at_its_own_limit(servers:
         raw.reader._transport.pause_reading()  # type: ignore[attr-defined]
         raw.writer.write(encode_command([b"GET", key.encode()]) * 30)
         await until(lambda: not lab.router.clients, "the client is gone")
-        assert lab.router.client_limits.ended == {"client_memory": 1}
+        assert lab.router.clients.limits.ended == {"client_memory": 1}
         raw.writer.transport.abort()
 
 
@@ -167,7 +167,7 @@ async def test_a_whole_pipeline_may_be_written_before_a_reply_is_read(lab: Route
             assert await raw.reader.readexactly(len(reply)) == reply
         await raw.exactly(b"$-1\r\n" * 1000)
     await until(lambda: not next(iter(lab.router.clients.values())).unread_bytes, "it is owed nothing")
-    assert not lab.router.client_limits.ended
+    assert not lab.router.clients.limits.ended
     raw.close()
     other.close()
 
@@ -196,7 +196,7 @@ async def test_a_million_tiny_commands_in_one_pipeline(lab: RouterLab) -> None:
         while left:
             left -= len(await raw.reader.read(1 << 20))
     await sending
-    assert lab.router.commands >= count
+    assert lab.router.totals.commands >= count
     raw.close()
 
 
@@ -229,9 +229,9 @@ async def test_announced_lengths_cost_nothing_before_the_bytes_come(lab: RouterL
     clients = [await RawClient.connect(lab.port) for _ in range(20)]
     for raw in clients:
         raw.writer.write(b"*1048576\r\n$536870912\r\nabc")
-    await until(lambda: lab.router.bytes_in >= 20 * 20, "all of it has come")
-    lab.router.client_limits.look()
-    assert 20 * 3 <= lab.router.client_limits.held_bytes < 20 * 100
+    await until(lambda: lab.router.totals.bytes_in >= 20 * 20, "all of it has come")
+    lab.router.clients.limits.look()
+    assert 20 * 3 <= lab.router.clients.limits.held_bytes < 20 * 100
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
     for raw in clients:
         raw.close()
@@ -248,8 +248,8 @@ async def test_clients_that_vanish_amid_a_reply_leave_nothing(lab: RouterLab) ->
     await until(lambda: not lab.router.clients, "all connections are gone")
     link = lab.router.pool.links[2]["shard-2"]
     await until(lambda: link.issued == link.answered, "all commands are answered")
-    lab.router.client_limits.look()
-    assert lab.router.client_limits.held_bytes == 0
+    lab.router.clients.limits.look()
+    assert lab.router.clients.limits.held_bytes == 0
 
 
 async def test_thousands_of_idle_connections_hold(servers: dict[str, Server]) -> None:
@@ -269,14 +269,14 @@ async def test_thousands_of_idle_connections_hold(servers: dict[str, Server]) ->
                 if number % 500 == 499:
                     await until(lambda number=number: len(lab.router.clients) > number, "they are connected")  # type: ignore[misc]
             await until(lambda: len(lab.router.clients) == count, "all are connected")
-            lab.router.client_limits.look()
+            lab.router.clients.limits.look()
             for one in sockets[:: max(1, count // 50)]:
                 one.send(b"PING\r\n")
             for one in sockets[:: max(1, count // 50)]:
                 assert await asyncio.get_running_loop().sock_recv(one, 100) == b"+PONG\r\n"
             refused = await RawClient.connect(lab.port)
             assert await refused.closed() == b"-ERR max number of clients reached\r\n"
-            assert lab.router.client_limits.refused == {"max_clients": 1}
+            assert lab.router.clients.limits.refused == {"max_clients": 1}
             assert await lab.router.execute([b"PING"]) == b"+PONG\r\n"
         finally:
             for one in sockets:
@@ -515,7 +515,7 @@ async def test_a_connection_that_does_not_log_in_is_ended(guarded: RouterLab) ->
     assert await busy.ask("AUTH", "reader", "reader") == b"+OK\r\n"
     guarded.router.configure(replace(guarded.router.options, login_timeout_s=0.5))
     assert await idle.closed() == b"-ERR no login within 0.5 s\r\n"
-    assert guarded.router.client_limits.ended == {"login_timeout": 1}
+    assert guarded.router.clients.limits.ended == {"login_timeout": 1}
     assert await busy.ask("PING") == b"+PONG\r\n"
     busy.close()
 
@@ -538,12 +538,12 @@ async def test_a_login_that_is_being_checked_is_not_cut_off(
     (connection, other) = guarded.router.clients.values()
     for _ in range(3):
         connection.connected_ns -= 20 * 10**9  # of the 30 s that it has
-        guarded.router.client_limits.look()
+        guarded.router.clients.limits.look()
     go_on.set()
     assert await raw.line() == b"+OK\r\n"
     assert await raw.ask("PING") == b"+PONG\r\n"
     other.connected_ns -= 31 * 10**9
-    guarded.router.client_limits.look()
+    guarded.router.clients.limits.look()
     assert await endless.closed() == b"-ERR no login within 30 s\r\n"
     raw.close()
 
@@ -554,7 +554,7 @@ async def test_connections_without_a_login_keep_nobody_out(guarded: RouterLab) -
     late = [await RawClient.connect(guarded.port) for _ in range(3)]
     for raw in late:
         assert await raw.ask("AUTH", "reader", "reader") == b"+OK\r\n"
-    assert guarded.router.client_limits.ended == {"max_clients": 3}
+    assert guarded.router.clients.limits.ended == {"max_clients": 3}
     for raw in silent[:3]:
         with suppress(ConnectionResetError):
             assert await raw.closed() == b""

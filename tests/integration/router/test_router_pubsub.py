@@ -177,7 +177,7 @@ async def test_one_who_does_not_read_is_let_go(servers: dict[str, Server]) -> No
         await raw.exactly(b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
         raw.reader._transport.pause_reading()  # type: ignore[attr-defined]
         payload = "x" * 1_000_000
-        while not lab.router.client_limits.ended:
+        while not lab.router.clients.limits.ended:
             assert await publisher.publish("c", payload) <= 1
         await until(lambda: not lab.router.hub.topics, "nothing is subscribed for it any more")
         assert await publisher.publish("c", "x") == 0

@@ -166,7 +166,7 @@ async def test_to_end_a_script_waits_until_its_server_listens(lab: RouterLab) ->
     async with lab.client() as client, lab.client() as other:
         await client.set(key, "v")
         running = asyncio.create_task(client.execute_command("EVAL_RO", "while true do end", 1, key))
-        await until(lambda: lab.router.commands >= 2, "the script is on its way")
+        await until(lambda: lab.router.totals.commands >= 2, "the script is on its way")
         answers = await asyncio.gather(*(other.script_kill() for _ in range(3)), return_exceptions=True)
         assert any(answer is True or answer == b"OK" for answer in answers), answers
         assert await client.get(key) == b"v" if running.done() else await other.get(key) == b"v"

@@ -301,7 +301,7 @@ async def test_a_server_that_dies_leaves_the_outcome_unknown(lab: RouterLab) -> 
         connection.send("SET", key, "v")
         connection.send("EXEC")
         connection.send("PING")
-    await until(lambda: lab.router.commands >= 10, "the commands have arrived")
+    await until(lambda: lab.router.totals.commands >= 10, "the commands have arrived")
     server.kill()
     try:
         for connection in (watching, plain):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.routers import RouterLab, served_aside
+from tests.routers import served_aside
 from tests.servers import Server
 from tests.typed_replies import Reply, TypedClient
 
@@ -19,7 +19,7 @@ SHARDS = ("shard-1", "shard-2", "shard-3")
 @pytest.fixture(scope="module")
 def ports(servers: dict[str, Server], plain: Server) -> Iterator[tuple[int, int]]:
     """The router's, and the server's."""
-    with served_aside(RouterLab(servers)) as lab:
+    with served_aside(servers) as lab:
         yield lab.port, plain.port
 
 
@@ -224,7 +224,7 @@ def test_info_is_of_the_whole_cluster(ports: tuple[int, int]) -> None:
 
 
 def test_info_names_the_product_from_the_first_moment(servers: dict[str, Server]) -> None:
-    with served_aside(RouterLab(servers)) as lab, TypedClient(lab.port) as client:
+    with served_aside(servers) as lab, TypedClient(lab.port) as client:
         assert b"valkey_version:" in (client.ask("INFO", "server").text or b"")
 
 

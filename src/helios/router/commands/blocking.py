@@ -99,7 +99,7 @@ class Blocked:
             # "$" means what comes from now on, also when the command is sent again later.
             _StreamEnds(self, self._line, self._argv, news)
         else:
-            self._line.block(self._raw, self, self.keys, self._router.kind_of(self._command))
+            self._line.block(self._raw, self, self.keys, self._router.totals.kind_of(self._command))
 
     def issue_from(self, argv: list[bytes]) -> None:
         """Send it with ends of streams that have been looked up, unless it has been woken meanwhile."""
@@ -107,7 +107,7 @@ class Blocked:
         if self._woken:
             self.fill(UNBLOCKED + b" it was not sent\r\n")
         else:
-            self._line.block(self._raw, self, self.keys, self._router.kind_of(self._command))
+            self._line.block(self._raw, self, self.keys, self._router.totals.kind_of(self._command))
 
     def follow(self, routes: Routes) -> None:
         """Wake it if a key of it is fenced or lives elsewhere now."""

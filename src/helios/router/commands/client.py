@@ -227,7 +227,7 @@ def _unblock(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     client_id = integer_of(argv[2])
     if client_id is None:
         return error_reply("ERR value is not an integer or out of range")
-    return integer(int(router.unblock(client_id, as_error=how == b"ERROR")))
+    return integer(int(router.clients.unblock(client_id, as_error=how == b"ERROR")))
 
 
 ANSWERS: dict[str, Answer] = {

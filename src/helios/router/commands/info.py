@@ -106,7 +106,7 @@ def _clients(router: RouterContext) -> Fields:
 
 
 def _memory(router: RouterContext) -> Fields:
-    return {"mem_clients_normal": router.client_limits.held_bytes}
+    return {"mem_clients_normal": router.clients.limits.held_bytes}
 
 
 def resident_bytes() -> int:
@@ -119,15 +119,15 @@ def resident_bytes() -> int:
 
 def _stats(router: RouterContext) -> Fields:
     return {
-        "total_connections_received": router.clients_total,
-        "total_commands_processed": router.commands,
+        "total_connections_received": router.clients.total,
+        "total_commands_processed": router.totals.commands,
         "instantaneous_ops_per_sec": round(router.rate_meter.per_s),
-        "total_net_input_bytes": router.bytes_in,
-        "total_net_output_bytes": router.bytes_out,
-        "total_error_replies": sum(router.errors.values()),
-        "evicted_clients": router.client_limits.ended[MEMORY],
-        "rejected_connections": router.client_limits.refused.total(),
-        "client_output_buffer_limit_disconnections": router.client_limits.ended[SLOW_READER],
+        "total_net_input_bytes": router.totals.bytes_in,
+        "total_net_output_bytes": router.totals.bytes_out,
+        "total_error_replies": sum(router.totals.errors.values()),
+        "evicted_clients": router.clients.limits.ended[MEMORY],
+        "rejected_connections": router.clients.limits.refused.total(),
+        "client_output_buffer_limit_disconnections": router.clients.limits.ended[SLOW_READER],
         "acl_access_denied_auth": router.authenticator.logins.failed,
         **{field: router.hub.topics.number(kind) for field, kind in _SUBSCRIBED.items()},
     }
@@ -166,12 +166,12 @@ def _cluster(router: RouterContext) -> Fields:
 
 
 def _errorstats(router: RouterContext) -> Fields:
-    return {f"errorstat_{name}": f"count={count}" for name, count in sorted(router.errors.items())}
+    return {f"errorstat_{name}": f"count={count}" for name, count in sorted(router.totals.errors.items())}
 
 
 def _commandstats(router: RouterContext) -> Fields:
     fields: Fields = {}
-    for name, kind in sorted(router.kinds.items()):
+    for name, kind in sorted(router.totals.kinds.items()):
         calls = sum(count for _, count in kind.latencies.counted())
         if calls or kind.rejected:
             usec = kind.latencies.total_ns // 1000
@@ -184,7 +184,7 @@ def _commandstats(router: RouterContext) -> Fields:
 
 def _latencystats(router: RouterContext) -> Fields:
     fields: Fields = {}
-    for name, kind in sorted(router.kinds.items()):
+    for name, kind in sorted(router.totals.kinds.items()):
         view = latency_of(kind.latencies)
         if view.count:
             shown = (f"p{part:g}={(view.at(part / 100) or 0.0) * 1e6:.3f}" for part in (50, 99, 99.9))

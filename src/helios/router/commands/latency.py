@@ -96,7 +96,7 @@ def _reset(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
 def _histogram(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
     wanted = {word.decode("latin-1").lower() for word in argv[2:]}
     found: dict[str, object] = {}
-    for name, kind in sorted(router.kinds.items()):
+    for name, kind in sorted(router.totals.kinds.items()):
         counted = kind.latencies.counted()
         if not counted or (wanted and name not in wanted):
             continue

@@ -132,7 +132,7 @@ def split(router: RouterContext, caller: Caller, argv: list[bytes], command: Com
     else:
         combine = all_ok if command.name == "mset" else total
     frames = [(owner, encode_command(part)) for owner, part in parts.items()]
-    to_all(router, slot, caller.variant, frames, combine, router.kind_of(command))
+    to_all(router, slot, caller.variant, frames, combine, router.totals.kind_of(command))
 
 
 def _interleave(places: list[list[int]], count: int) -> Combine:

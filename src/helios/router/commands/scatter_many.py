@@ -110,7 +110,7 @@ def split_many(router: RouterContext, caller: Caller, raw: bytes, argv: list[byt
         return HOLD
     if command.writes and must_slow(caller, parts.keys.slow_s):
         return SLOW
-    frames, kind = parts.frames(), router.kind_of(command)
+    frames, kind = parts.frames(), router.totals.kind_of(command)
     slot = Slot(caller)
     caller.replies.append(slot)
     if len(frames) == 1:

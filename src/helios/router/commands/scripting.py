@@ -111,7 +111,7 @@ def call(router: RouterContext, caller: Caller, shard: str, raw: bytes, argv: li
     slot = _ScriptSlot(caller)
     caller.replies.append(slot)
     waiter = router.script_cache.before(link, argv, slot)
-    link.send_as(raw, waiter, router.kind_of(command))
+    link.send_as(raw, waiter, router.totals.kind_of(command))
 
 
 def prepare(router: RouterContext, link: ServerConnection, calls: Sequence[list[bytes]]) -> None:

@@ -34,7 +34,7 @@ class Clients(Protocol):
     """Who keeps the list of connections."""
 
     options: RouterOptions
-    client_limits: ClientLimits[ClientConnection]
+    limits: ClientLimits[ClientConnection]
 
     def admit(self, client: ClientConnection) -> str | None:
         """Enter a connection; or say why it cannot be."""
@@ -199,7 +199,7 @@ class ClientConnection(Caller, asyncio.Protocol):
     def overflow(self) -> None:
         """It has not read its replies for so long that they cannot be kept."""
         if not self.stops & CLOSED:
-            self._clients.client_limits.end(self, SLOW_READER)
+            self._clients.limits.end(self, SLOW_READER)
 
     def abort(self) -> None:
         """End the connection at once; unsent replies are dropped."""
