@@ -19,7 +19,7 @@ from helios.errors import EngineDenied
 from helios.model.topology import Member, NodeKind
 from helios.ports.engine import ChangeStream, Engine
 from helios.ports.store import Compare, Delete, Put
-from helios.router.session import Session
+from helios.router.session.users import MemberUsers
 from helios.router.upstream.link import Credentials
 
 
@@ -73,12 +73,12 @@ async def _drain_and_go_on(self: ShardCopier, source: Engine, follower: Follower
     self._targets[target].drained = False
 
 
-async def _as_default_user(self: Session, member: Member) -> Credentials | None:
-    node = self.topology.node(member.node)
+async def _as_default_user(self: MemberUsers, member: Member) -> Credentials | None:
+    node = self._topology.node(member.node)
     if node is None or node.kind is not NodeKind.EXTERNAL:
         return await _made(self, member)
     self._as_default.add(member.id)
-    await self._write()
+    await self._session.acts_as_default(self._as_default)
     return None
 
 
@@ -122,7 +122,7 @@ async def _registered_nowhere(self: MemoryEngine, register: bytes) -> set[bytes]
     return set()
 
 
-_made = Session._made
+_made = MemberUsers._made
 _open = Access.open
 _changes = MemoryEngine.changes
 
@@ -140,7 +140,7 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     # A sweep is over before its deletions are on the source's disk, and a power cut brings back what it deleted.
     "sweep-undone": lambda: patch("helios.coordinator.sweep.make_durable", _wait_for_no_source),
     # A router is the default user of external servers, so that nobody can force it off there.
-    "external-as-default": lambda: patch.object(Session, "_made", _as_default_user),
+    "external-as-default": lambda: patch.object(MemberUsers, "_made", _as_default_user),
     # Nobody looks whether the copies on a target are still there.
     "target-unwatched": lambda: patch.object(MemoryEngine, "changes", _changes_of_sources),
     # Of what changes in a stream unnamed, only consumer groups are thought of.

@@ -14,7 +14,8 @@ from helios.model.topology import Topology
 from helios.ports.records import SESSIONS, SessionRecord
 from helios.ports.store import Delete
 from helios.router.options import RouterOptions
-from helios.router.session import Pending, Session, SessionKeeper
+from helios.router.session.keeper import SessionKeeper
+from helios.router.session.session import Pending, Session
 from helios.stores.memory import MemoryStore
 
 OPTIONS = RouterOptions(node="shard-1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Coroutine
 
@@ -34,10 +33,12 @@ from helios.router.frontend.caller import (
 from helios.router.frontend.client_table import ClientTable
 from helios.router.frontend.connection import ClientConnection
 from helios.router.frontend.holding import Holding
+from helios.router.frontend.listener import Listener
 from helios.router.options import RouterOptions
 from helios.router.pubsub.hub import Hub
 from helios.router.script_cache import ScriptCache
-from helios.router.session import Pending, Session, SessionKeeper
+from helios.router.session.keeper import SessionKeeper
+from helios.router.session.session import Pending, Session
 from helios.router.stats.counters import RateMeter
 from helios.router.stats.endpoint import StatsEndpoint
 from helios.router.stats.hot_keys import HotKeys
@@ -47,10 +48,7 @@ from helios.router.upstream.heavy import HeavyCommands
 from helios.router.upstream.link import Credentials
 from helios.router.upstream.pool import Pool
 
-logger = logging.getLogger(__name__)
 _END_TIMEOUT_S = 1.5
-_CANCEL_AGAIN_S = 0.2
-_LAST_REPLIES_S = 1.0
 _STRANGERS_EVERY_S = 5.0
 
 
@@ -83,7 +81,6 @@ class Router:
         self.hot_keys = HotKeys(clock.monotonic())
         self.heavy = HeavyCommands(clock.monotonic)
         self._endpoint = StatsEndpoint(lambda: router_view.view(self))
-        self._watching: asyncio.Task[None] | None = None
         self.started_at = clock.monotonic()
         self.product: dict[bytes, bytes] = {}
         self.port = 0  # where it serves clients; 0 where it does not
@@ -102,10 +99,9 @@ class Router:
         self.totals = Totals(self._dispatcher.fast_path, self._outbox)
         self._connector = connector
         self._keeper = SessionKeeper(lambda: Session(store, connector, clock, options, self), self)
-        self._servers: list[asyncio.Server] = []
+        self._listener = Listener(self._connection)
         self._answering = Answering()
         self._calls: set[OneCommand] = set()
-        self._keeping: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()
         self._applied = asyncio.Event()  # set, and replaced, when the next topology has been applied
         self._running = False
@@ -117,8 +113,8 @@ class Router:
         self._running = True
         if self.options.inspected:
             await self._endpoint.open()
-        self._watching = asyncio.create_task(self._watch(), name="clients' limits")
-        self._keep()
+        self._answering.keep(asyncio.create_task(self._watch(), name="clients' limits"))
+        self._keeper.start()
         self._answering.keep(asyncio.create_task(self.script_cache.follow(), name="scripts"))
         try:
             async with asyncio.timeout(self.options.start_timeout_s):
@@ -148,19 +144,6 @@ class Router:
             if shard.leading.node in supervised:
                 self.pool.end_strangers(shard.id)
 
-    def _keep(self) -> None:
-        if not self._running:
-            return
-        self._keeping = asyncio.create_task(self._keeper.run(), name="session keeper")
-        self._keeping.add_done_callback(self._keep_again)
-
-    def _keep_again(self, keeping: asyncio.Task[None]) -> None:
-        """After an error that nobody foresaw: say so, serve nothing, and begin with a new session."""
-        if self._running and not keeping.cancelled():
-            logger.critical("the session ended by an internal error", exc_info=keeping.exception())
-            self.session_over("an internal error, which the log shows")
-            asyncio.get_running_loop().call_later(_END_TIMEOUT_S, self._keep)
-
     def configure(self, options: RouterOptions) -> None:
         """Go by other times and limits: from the next command that is held, and from the next client's connection."""
         self.options = options
@@ -175,13 +158,8 @@ class Router:
         self._running = False
         self.clients.stopping = True
         self._endpoint.close()
-        for server in self._servers:
-            server.close()
-        for task in (self._keeping, self._watching):
-            while task is not None and not task.done():
-                # A cancellation that meets the end of a session by itself is lost in it.
-                task.cancel()
-                await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)
+        self._listener.close()
+        await self._keeper.stop()
         await self._answering.stop(_END_TIMEOUT_S)
         for client in list(self.clients.values()):
             client.close_after_replies()
@@ -209,21 +187,9 @@ class Router:
 
     async def serve(self, host: str, port: int, *, reuse_port: bool = False, tls: ssl.SSLContext | None = None) -> int:
         """Take RESP clients at an address; the port (that was chosen, for 0). Raises StartError where it is taken."""
-        loop = asyncio.get_running_loop()
-        try:
-            server = await loop.create_server(
-                self._connection,
-                host,
-                port,
-                reuse_port=reuse_port,
-                backlog=1024,
-                ssl=tls,
-                ssl_handshake_timeout=self.options.handshake_timeout_s if tls else None,
-            )
-        except OSError as error:
-            raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-        self._servers.append(server)
-        self.port = int(server.sockets[0].getsockname()[1])
+        self.port = await self._listener.open(
+            host, port, reuse_port=reuse_port, tls=tls, handshake_timeout_s=self.options.handshake_timeout_s
+        )
         return self.port
 
     async def execute(self, argv: list[bytes]) -> bytes:
@@ -317,7 +283,7 @@ class Router:
 
     async def credentials(self, member: Member) -> Credentials | None:
         """The session's user at the member."""
-        return await self._keeper.current().credentials(member)
+        return await self._keeper.current().users.credentials(member)
 
     async def administer(self, member: Member) -> Engine:
         """The member as its administrator, for what no client's script may ask of it. Raises EngineError."""
@@ -332,7 +298,7 @@ class Router:
 
     def forget_credentials(self, member: Member) -> None:
         """The member does not know the session's user."""
-        self._keeper.current().forget_credentials(member)
+        self._keeper.current().users.forget(member)
 
     def learned(self, product: dict[bytes, bytes]) -> None:
         """What the members say of their version; the last one asked decides."""

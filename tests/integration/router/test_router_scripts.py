@@ -86,7 +86,7 @@ async def test_loaded_scripts_are_known_everywhere_and_for_good(lab: RouterLab, 
     with pytest.raises(redis.ResponseError, match="Error compiling script"):
         await client.script_load("nonsense")
 
-    second = Router(lab.store, lab.router._keeper.current()._connector, lab.router.admin, lab.clock, OPTIONS)
+    second = Router(lab.store, lab.router._connector, lab.router.admin, lab.clock, OPTIONS)
     await second.start()
     try:
         sha = script.sha.encode()
