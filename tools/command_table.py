@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from helios.resp.commands import TABLE, Command, How
+from helios.resp.commands import BORROWERS, TABLE, Command, How
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "COMMANDS.md"
 _HEAD = """# Commands
@@ -20,6 +20,7 @@ to know beside it stands in [the guide](CLIENTS.md).
 |---|---|
 | as it is | goes to the node that owns its key, as it came |
 | within a node | has several keys, which must be owned by one node: `CROSSSHARD` otherwise |
+| by copies | runs on one node, which borrows copies of the keys that others own; not read at one moment |
 | across nodes | split by owner, and the replies put together; not atomic |
 | any node | has no key, and any node can answer |
 | by the router | answered by the router, which may ask the nodes |
@@ -31,6 +32,8 @@ to know beside it stands in [the guide](CLIENTS.md).
 
 def treated(command: Command) -> str:
     """The word for how a command is treated."""
+    if command.name in BORROWERS:
+        return "by copies"
     if command.how in (How.FORWARD, How.BLOCKING):
         return "as it is" if command.notation.isdigit() else "within a node"
     words = {

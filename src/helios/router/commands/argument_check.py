@@ -6,7 +6,6 @@ same command goes to one, on names that no key has, where it can change nothing.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 
 from helios.resp.commands import HARMLESS_WITHOUT_KEYS, Command
@@ -14,10 +13,10 @@ from helios.resp.wire import encode_command
 from helios.router.context import RouterContext
 from helios.router.errors import cross_shard
 from helios.router.frontend.caller import DONE, WAIT_REPLY, Caller, FutureReply
+from helios.router.nowhere import nowhere
 
 _MULTI, _EXEC = encode_command([b"MULTI"]), encode_command([b"EXEC"])
 _ONE = b"*1\r\n"
-_NOWHERE = b"helios:nowhere:" + secrets.token_hex(16).encode()
 
 
 def refuse_cross_shard(
@@ -41,7 +40,7 @@ async def _in_a_servers_words(
     router: RouterContext, argv: list[bytes], positions: Sequence[int], shard: str, refusal: bytes
 ) -> bytes:
     """What a server finds wrong with the arguments; the refusal where it finds nothing."""
-    names = {key: b"%b:%d" % (_NOWHERE, number) for number, key in enumerate({argv[i]: None for i in positions})}
+    names = {key: nowhere(number) for number, key in enumerate({argv[i]: None for i in positions})}
     probe = list(argv)
     for position in positions:
         probe[position] = names[argv[position]]

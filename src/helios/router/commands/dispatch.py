@@ -29,6 +29,7 @@ from helios.router.commands import (
 )
 from helios.router.commands.argument_check import refuse_cross_shard
 from helios.router.commands.blocking import block
+from helios.router.commands.borrowing import borrow, borrows
 from helios.router.commands.handlers import Handler
 from helios.router.commands.lookup import find_owners, must_slow, recognise, strangers
 from helios.router.commands.queueing import queue
@@ -252,6 +253,8 @@ class Dispatcher:
                 self._send(caller, first, raw, command)
         elif command.how is How.SPLIT:
             scatter.split(self._router, caller, argv, command, owners)
+        elif borrows(command, owners):
+            return borrow(self._router, caller, argv, command, positions)
         else:
             return refuse_cross_shard(self._router, caller, argv, command, positions, owners)
         return DONE

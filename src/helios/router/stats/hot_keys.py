@@ -9,6 +9,7 @@ from random import Random
 from helios.admin.views import HotKeyView
 from helios.errors import InvalidInput
 from helios.resp.commands import find, key_positions
+from helios.router.nowhere import NOWHERE
 
 CAPACITY = 256  # keys that are kept when there are too many
 _MIN_GAP = 4  # one command of so many is looked at, of more where there are many
@@ -76,7 +77,7 @@ class HotKeys:
         )
 
     def _look(self, shard: str, frame: bytes) -> None:
-        keys = _keys(frame)
+        keys = [key for key in _keys(frame) if not key.startswith(NOWHERE)]
         if not keys:
             return
         key = keys[self._random.randrange(len(keys))]
