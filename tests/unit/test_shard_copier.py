@@ -180,3 +180,42 @@ async def test_names_of_changes_do_not_pile_up_while_a_move_is_paused(monkeypatc
         await cluster.admin.resume_migration(migration.id)
         assert await cluster.ended(migration.id) is None
         assert {key: b.get(key) for key in expected} == dict.fromkeys(expected, b"newest")
+
+
+async def test_a_move_of_nothing_waits_for_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes a second where a server syncs once a second."""
+    synced: list[MemoryServer] = []
+    sync = MemoryServer.sync
+
+    def noted(server: MemoryServer) -> bool:
+
+        synced.append(server)
+        return sync(server)
+
+    async with memory_shards(["a", "b"], a=9, b=9) as cluster:
+        monkeypatch.setattr(MemoryServer, "sync", noted)
+        migration = await cluster.admin.migrate("a", "b", "none:*")
+        assert await cluster.ended(migration.id) is None
+        assert synced == []
+        migration = await cluster.admin.migrate("a", "b", "*")
+        assert await cluster.ended(migration.id) is None
+        assert {*synced} == {*cluster.servers.values()}
+
+
+async def test_a_key_deleted_while_nothing_else_moves_does_not_come_back_with_the_power() -> None:
+    authenticator = Authenticator()
+    async with memory_shards(["a", "b"], authenticator, a=9, b=9) as cluster:
+        a = cluster.servers["a"]
+        routes = Routes(await cluster.topology())
+        key = next(key for key in (b"late:%d" % n for n in range(100)) if routes.owner(key) == "a")
+        authenticator.arm(Point.CATCHING_UP)
+        migration = await cluster.admin.migrate("a", "b", "late:*")
+        await authenticator.reached.wait()
+        a.set(key, b"value")
+        a.sync()
+        a.delete([key])
+        authenticator.open()
+        assert await cluster.ended(migration.id) is None
+        a.crash(lose_unsynced=True)
+        a.restart()
+        assert a.get(key) is None

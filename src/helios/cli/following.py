@@ -16,6 +16,7 @@ from helios.errors import HeliosError, NotFound, OutcomeUnknown, Unavailable
 from helios.model.migration import CHANGE_ENDED, MIGRATION_ENDED
 from helios.terminal import clean, shown
 
+FIRST_POLL_S = 0.05  # twice as long each time, so that a short move ends at once
 POLL_S = 0.5
 LINE_EVERY_S = 2.0
 GIVE_UP_S = 60.0
@@ -60,6 +61,7 @@ def _until_ended(session: Session, change_id: str, tell: Callable[[str], None], 
     while True:
         try:
             with session.connect() as client:
+                poll_s = FIRST_POLL_S
                 while True:
                     seen = _look(client, change_id)
                     show(seen.migrations)
@@ -68,7 +70,8 @@ def _until_ended(session: Session, change_id: str, tell: Callable[[str], None], 
                         silent_since = None
                     if seen.change["status"] in CHANGE_ENDED:
                         return seen
-                    time.sleep(POLL_S)
+                    time.sleep(poll_s)
+                    poll_s = min(POLL_S, 2 * poll_s)
         except (Unavailable, OutcomeUnknown, CommandRefused) as error:
             if isinstance(error, CommandRefused) and error.code == NotFound.code:
                 raise NotFound(f"{error}: how it ended is not known") from error

@@ -92,6 +92,7 @@ class ShardCopier:
     ) -> None:
         self.source = source
         self.progress = {target: PairProgress() for target in targets}
+        self.met_keys = False  # whether there was ever one to copy, on the source or as a change
         self._access = access
         self._routes = routes
         self._report = report
@@ -174,6 +175,7 @@ class ShardCopier:
             while True:
                 seen += step if beginning else len(keys)
                 for target, mine in self._by_target(set(keys)).items():
+                    self.met_keys = True
                     found[target] += len(mine)
                     waiting[target] += mine
                     # The rest of the keyspace is taken to be like the part that was seen.
@@ -335,6 +337,7 @@ class ShardCopier:
         """Keep what has changed for the next round, letting others go on meanwhile: a pair may be fenced."""
         for keys in in_steps(list(changed)):
             for target, mine in self._by_target(keys).items():
+                self.met_keys = True
                 self._targets[target].changed.add(mine)
             await asyncio.sleep(0)
 

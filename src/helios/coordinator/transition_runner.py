@@ -71,6 +71,8 @@ class TransitionRunner:
         self._failpoints = failpoints
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._movers: dict[str, ShardCopier] = {}
+        self._switched: set[tuple[str, str]] = set()  # the pairs that were copied and switched here
+        self._met_keys: set[str] = set()  # the sources of which any copy met a key
         self._standing: set[asyncio.Task[None]] = set()
         self._work: set[asyncio.Task[None]] = set()
         self._fence_work: set[asyncio.Task[None]] = set()
@@ -121,7 +123,9 @@ class TransitionRunner:
 
     async def _step(self, state: TransitionState, event: Event) -> TransitionState:
         if isinstance(event, control.CopyBroken):
-            self._movers.pop(event.source, None)
+            mover = self._movers.pop(event.source, None)
+            if mover is not None and mover.met_keys:
+                self._met_keys.add(event.source)
             await self._publisher.write(self._records.troubled(event.source, event.reason))
         if isinstance(event, control.Released) and (progress := self._progress()):
             # Another copy of this source may begin, and nobody would remember how far this one came.
@@ -131,6 +135,14 @@ class TransitionRunner:
         for effect in effects:
             await self._perform(state, effect)
         return state
+
+    def _held_nothing(self, transition: Transition, shard: str) -> bool:
+        """Whether this server had no key that leaves it, nor a change of one, from the first copy to the last switch.
+
+        Then there is nothing to sweep, and no deletion that a power cut could undo, so nothing is waited for.
+        """
+        pairs = {(pair.source, pair.target) for pair in transition.pairs if pair.source == shard}
+        return shard not in transition.unclean | self._met_keys and pairs <= self._switched
 
     async def _perform(self, state: TransitionState, effect: Effect) -> None:
         match effect:
@@ -187,6 +199,9 @@ class TransitionRunner:
     async def _after_switch(self, topology: Topology, switch: Switch) -> None:
         mover = self._movers.get(switch.source)
         if mover is not None:
+            self._switched.add((switch.source, switch.target))
+            if mover.met_keys:
+                self._met_keys.add(switch.source)
             mover.release(switch.target)
         await self._publisher.write(self._records.switched(_pair(topology, switch.source, switch.target)))
 
@@ -265,6 +280,9 @@ class TransitionRunner:
 
     async def _sweep(self, transition: Transition, shard: str, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
+        if self._held_nothing(transition, shard):
+            self._report(control.Swept(shard))
+            return
         try:
             await self._publisher.write(self._records.sweeping(shard))
             targets = [pair.target for pair in transition.pairs if pair.source == shard]
