@@ -20,7 +20,7 @@ from helios.model.topology import Member, NodeKind
 from helios.ports.engine import ChangeStream, Engine
 from helios.ports.store import Compare, Delete, Put
 from helios.router.session.users import MemberUsers
-from helios.router.upstream.link import Credentials
+from helios.router.upstream.connection import Credentials
 
 
 async def _settle_at_once(self: Fencing, epoch: int, member: Member) -> int:

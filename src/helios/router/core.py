@@ -44,8 +44,8 @@ from helios.router.stats.endpoint import StatsEndpoint
 from helios.router.stats.hot_keys import HotKeys
 from helios.router.stats.slowlog import HELD, SlowLog
 from helios.router.stats.totals import Totals
+from helios.router.upstream.connection import Credentials
 from helios.router.upstream.heavy import HeavyCommands
-from helios.router.upstream.link import Credentials
 from helios.router.upstream.pool import Pool
 
 _END_TIMEOUT_S = 1.5

@@ -26,8 +26,7 @@ from helios.router.options import RouterOptions
 from helios.router.pubsub.link import SubscriberLink
 from helios.router.pubsub.ordering import Handover, InOrder
 from helios.router.pubsub.subscriptions import AT_ONCE, Kind, Subscriptions, Topic
-from helios.router.upstream.connection import Identities
-from helios.router.upstream.link import Credentials
+from helios.router.upstream.connection import Credentials, Identities
 
 _MAX_WAITING_BYTES = 64 * 1024 * 1024
 Mark: TypeAlias = tuple[SubscriberLink, int]

@@ -15,6 +15,7 @@ from helios.router.options import RouterOptions
 from helios.router.pubsub.subscriptions import Kind, Topic, in_parts
 from helios.router.upstream.connection import Identities, Wire, open_wire
 from helios.router.upstream.link import ConnectionState
+from helios.router.upstream.marks import Marks
 
 _PING = encode_command([b"PING"])
 _SUBSCRIBED = {kind.subscribe: kind for kind in Kind}
@@ -57,7 +58,7 @@ class SubscriberLink:
         self._answered = 0
         self._anew = 0  # what had been asked for when the present connection had been told everything
         self._pings: deque[Callable[[], None]] = deque()
-        self._watchers: list[asyncio.Future[None]] = []
+        self._marks = Marks(self.confirmed)
         self._task = self._loop.create_task(self._keep_connected(), name=f"subscriptions at {member.id}")
 
     # --- what is asked of it ---
@@ -108,10 +109,7 @@ class SubscriberLink:
 
     async def settled(self, mark: int) -> None:
         """Wait until that is so."""
-        while not self.confirmed(mark):
-            waiter = self._loop.create_future()
-            self._watchers.append(waiter)
-            await waiter
+        await self._marks.wait(mark)
 
     def configure(self, options: RouterOptions) -> None:
         """Go by other times from now on."""
@@ -143,7 +141,7 @@ class SubscriberLink:
             except (OSError, HeliosError) as error:
                 self.last_fault = str(error) or type(error).__name__
                 self.state = ConnectionState.DOWN
-                self._tell()
+                self._marks.look()
                 self._host.down(self)
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, self._options.max_backoff_s)
@@ -165,14 +163,14 @@ class SubscriberLink:
         self._asked += len(topics)
         self._anew = self._asked
         self.state = ConnectionState.READY
-        self._tell()
+        self._marks.look()
         for part in in_parts(topics):
             wanted = [topic for topic in part if topic in self._host.wanted()]
             if len(wanted) < len(part):  # nobody wants the others any more
                 for topic in set(part).difference(wanted):
                     self._unconfirmed.pop(topic, None)
                     self._answered += 1
-                self._tell()
+                self._marks.look()
             for kind, names in _by_kind(wanted):
                 self._write(encode_command([kind.subscribe, *names]))
             await asyncio.sleep(0)
@@ -202,25 +200,20 @@ class SubscriberLink:
         pings, self._pings = self._pings, deque()
         for then in pings:
             then()
-        self._tell()
-
-    def _tell(self) -> None:
-        watchers, self._watchers = self._watchers, []
-        for waiter in watchers:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._marks.look()
 
     # --- what comes ---
 
-    def _received(self, frames: list[bytes]) -> None:
+    def _received(self, frames: list[bytes]) -> str | None:
+        """Tell everybody what concerns them; why the connection is to be ended, None where it is not."""
         for frame in frames:
             if frame[:1] == b">":
                 self._pushed(frame)
             elif frame[:1] != b"-" and self._pings:
                 self._pings.popleft()()
-            elif self._wire is not None:
-                self._wire.abort(f"it said {frame[:100].decode('utf-8', 'replace').strip()}")
-                return
+            else:
+                return f"it said {frame[:100].decode('utf-8', 'replace').strip()}"
+        return None
 
     def _pushed(self, frame: bytes) -> None:
         word, name, *rest = map(_bulk, elements(frame))
@@ -237,7 +230,7 @@ class SubscriberLink:
                 self._unconfirmed[topic] = left
             elif self._unconfirmed.pop(topic, 0):
                 self._host.established(self, topic)
-            self._tell()
+            self._marks.look()
 
 
 def _by_kind(topics: Iterable[Topic]) -> Iterator[tuple[Kind, list[bytes]]]:

@@ -11,7 +11,7 @@ from typing import Protocol
 from helios.errors import EngineDenied, HeliosError
 from helios.model.topology import Member, NodeKind, Topology
 from helios.ports.engine import SESSION_PREFIX, Connector, UserRole
-from helios.router.upstream.link import Credentials
+from helios.router.upstream.connection import Credentials
 
 logger = logging.getLogger(__name__)
 

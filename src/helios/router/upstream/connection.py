@@ -1,10 +1,14 @@
-"""A connection to a data server for one purpose, beside those that carry clients' commands."""
+"""One greeted connection to a data server: for commands of all clients or of one, for messages, or for a question."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import hiredis
 
 from helios.errors import HeliosError, ProtocolError
 from helios.model.topology import Member
@@ -14,7 +18,16 @@ from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import ReplySplitter, encode_command
 from helios.router._fast_path import LATE, Lease
 from helios.router.options import RouterOptions
-from helios.router.upstream.link import Credentials
+
+_NOT_LET_IN = ("WRONGPASS", "NOAUTH", "NOPERM")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The ACL user that a router is on one member."""
+
+    user: str
+    password: str
 
 
 class Identities(Protocol):
@@ -25,21 +38,39 @@ class Identities(Protocol):
         """Until when what a server says may be believed."""
 
     async def credentials(self, member: Member) -> Credentials | None:
-        """Who to be at the member; None for its default user. Raises HeliosError."""
+        """Who to be at the member; None for its default user. May make the user. Raises HeliosError."""
 
     def forget_credentials(self, member: Member) -> None:
         """The member knows this user no longer."""
 
 
-class Wire(asyncio.Protocol):
-    """One TCP connection; `receive` is called with the frames that come, as they came, while the lease lasts."""
+class _NotLetIn(ConnectionError):
+    """The server does not know this router's user, or no longer."""
 
-    def __init__(self, receive: Callable[[list[bytes]], None], lease: Lease, max_reply_bytes: int) -> None:
-        self.receive = receive
+
+class Busy(ConnectionError):
+    """The server runs a script or function and refuses everything else until that has ended."""
+
+
+def _ignored(_frames: list[bytes]) -> str | None:
+    return None
+
+
+class Wire(asyncio.Protocol):
+    """One TCP connection. `receive` is called with the frames that come, as they came, while the lease lasts.
+
+    What `receive` returns, but for None, is why the connection is to be ended.
+    """
+
+    def __init__(self, lease: Lease, max_reply_bytes: int) -> None:
+        self.receive: Callable[[list[bytes]], str | None] = _ignored
+        self.transport: asyncio.Transport | None = None
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why it has ended
+        self.client_id = 0  # what the server calls it
+        self.user = "default"  # whom the server takes it for
+        self.run_id = b""  # the run of the server, where it was asked
         self._lease = lease
         self._splitter = ReplySplitter(max_reply_bytes)
-        self.transport: asyncio.Transport | None = None
-        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The server has taken the connection."""
@@ -51,11 +82,12 @@ class Wire(asyncio.Protocol):
             self.abort(LATE)
             return
         try:
-            self.receive(self._splitter.feed(data))
+            reason = self.receive(self._splitter.feed(data))
         except ODD_REPLY as error:
-            self.abort(
-                str(error) if isinstance(error, ProtocolError) else f"its reply is not understood ({error!r:.100})"
-            )
+            known = isinstance(error, ProtocolError)
+            reason = str(error) if known else f"its reply is not understood ({error!r:.100})"
+        if reason is not None:
+            self.abort(reason)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -64,26 +96,109 @@ class Wire(asyncio.Protocol):
 
     def abort(self, reason: str) -> None:
         """End the connection without waiting for anything."""
+        self.receive = _ignored
         if not self.lost.done():
             self.lost.set_result(reason)
         if self.transport is not None:
             self.transport.abort()
 
-    async def ask(self, argv: Sequence[bytes]) -> bytes:
-        """The next frame after a command, as it came. Raises ConnectionError."""
-        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    async def ask(self, *commands: Sequence[bytes]) -> list[bytes]:
+        """The frames that follow some commands, as they came, before `receive` takes them. Raises ConnectionError."""
+        frames: list[bytes] = []
+        answered = asyncio.get_running_loop().create_future()
 
-        def take(frames: list[bytes]) -> None:
-            if frames and not reply.done():
-                reply.set_result(frames[0])
+        def take(came: list[bytes]) -> str | None:
+            frames.extend(came)
+            if len(frames) >= len(commands) and not answered.done():
+                answered.set_result(None)
+            return None
 
-        self.receive = take
-        assert self.transport is not None
-        self.transport.write(encode_command(argv))
-        await asyncio.wait((reply, self.lost), return_when=asyncio.FIRST_COMPLETED)
-        if not reply.done():
+        if not self.lost.done():
+            self.receive = take
+            assert self.transport is not None
+            self.transport.write(b"".join(map(encode_command, commands)))
+        await asyncio.wait((answered, self.lost), return_when=asyncio.FIRST_COMPLETED)
+        if not answered.done():
             raise ConnectionError(self.lost.result())
-        return reply.result()
+        return frames[: len(commands)]
+
+
+@asynccontextmanager
+async def in_time(options: RouterOptions) -> AsyncGenerator[None, None]:
+    """Raise a ConnectionError where what is inside takes longer than a connection may."""
+    try:
+        async with asyncio.timeout(options.connect_timeout_s):
+            yield
+    except TimeoutError:
+        raise ConnectionError(f"no answer within {options.connect_timeout_s:g} s") from None
+
+
+async def greeted(
+    member: Member, identities: Identities, options: RouterOptions, protocol: int, *commands: Sequence[bytes]
+) -> tuple[Wire, list[Any]]:
+    """A connection that has been greeted, and the decoded replies to commands that go with the greeting.
+
+    Raises OSError or HeliosError.
+    """
+    try:
+        return await _enter(member, identities, options, protocol, commands)
+    except _NotLetIn:
+        # The server has been started anew, and the user is made again; nobody is told of that.
+        return await _enter(member, identities, options, protocol, commands)
+
+
+async def _enter(
+    member: Member, identities: Identities, options: RouterOptions, protocol: int, commands: Sequence[Sequence[bytes]]
+) -> tuple[Wire, list[Any]]:
+    credentials = await identities.credentials(member)
+    hello = [b"HELLO", b"%d" % protocol]
+    if credentials is not None:
+        hello += [b"AUTH", credentials.user.encode(), credentials.password.encode()]
+    hello += [b"SETNAME", CLIENT_NAME.encode()]
+    address, loop = member.address, asyncio.get_running_loop()
+
+    def made() -> Wire:
+        return Wire(identities.lease, options.reply_bytes)
+
+    _, wire = await loop.create_connection(made, address.host, address.port)
+    try:
+        greeting, *replies = decoded(await wire.ask(hello, *commands))
+        for reply in (greeting, *replies):
+            _check(reply, member, identities)
+        fields = greeting if isinstance(greeting, dict) else dict(zip(greeting[::2], greeting[1::2], strict=True))
+        wire.client_id = int(fields[b"id"])
+    except (*ODD_REPLY, hiredis.HiredisError) as error:
+        wire.abort("it could not be used")
+        raise ConnectionError(f"it does not greet as a Valkey or Redis server does ({error!r:.100})") from error
+    except BaseException:
+        wire.abort("it could not be used")
+        raise
+    if credentials is not None:
+        wire.user = credentials.user
+    return wire, replies
+
+
+def decoded(frames: Sequence[bytes]) -> list[Any]:
+    """What the frames say. Raises HiredisError for what is no frame."""
+    reader = hiredis.Reader()
+    reader.feed(b"".join(frames))
+    return [reader.gets() for _ in frames]
+
+
+def _check(reply: object, member: Member, identities: Identities) -> None:
+    """Raise a ConnectionError where the server does not let this router in."""
+    if not isinstance(reply, hiredis.ReplyError):
+        return
+    said = str(reply)
+    if said.startswith(_NOT_LET_IN):
+        identities.forget_credentials(member)
+        raise _NotLetIn(f"it refused the connection: {said}")
+    if said.startswith("BUSY"):
+        raise Busy(
+            "a script or function keeps it busy; SCRIPT KILL or FUNCTION KILL ends one that has not "
+            "written, and so does Helios after router.script_time_limit"
+        )
+    raise ConnectionError(f"it refused the connection: {said}")
 
 
 async def open_wire(member: Member, identities: Identities, options: RouterOptions, protocol: int = 3) -> Wire:
@@ -91,36 +206,9 @@ async def open_wire(member: Member, identities: Identities, options: RouterOptio
 
     Raises OSError or HeliosError.
     """
-    try:
-        async with asyncio.timeout(options.connect_timeout_s):
-            credentials = await identities.credentials(member)
-            hello = [b"HELLO", b"%d" % protocol]
-            if credentials is not None:
-                hello += [b"AUTH", credentials.user.encode(), credentials.password.encode()]
-            hello += [b"SETNAME", CLIENT_NAME.encode()]
-            address = member.address
-            loop = asyncio.get_running_loop()
-
-            def made() -> Wire:
-                return Wire(lambda frames: None, identities.lease, options.reply_bytes)
-
-            _, wire = await loop.create_connection(made, address.host, address.port)
-            try:
-                _check(await wire.ask(hello), member, identities)
-            except BaseException:
-                wire.abort("it could not be used")
-                raise
-    except TimeoutError:
-        raise ConnectionError(f"no answer within {options.connect_timeout_s:g} s") from None
+    async with in_time(options):
+        wire, _ = await greeted(member, identities, options, protocol)
     return wire
-
-
-def _check(greeting: bytes, member: Member, identities: Identities) -> None:
-    if greeting[:1] == b"-":
-        said = greeting[1:-2].decode("utf-8", "replace")
-        if said.startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
-            identities.forget_credentials(member)
-        raise ConnectionError(f"it refused the connection: {said}")
 
 
 async def ask_aside(
@@ -131,7 +219,8 @@ async def ask_aside(
         wire = await open_wire(member, identities, options, protocol)
         try:
             async with asyncio.timeout(options.member_timeout_s):
-                return await wire.ask(argv)
+                (reply,) = await wire.ask(argv)
+                return reply
         finally:
             wire.abort("it has been used")
     except (OSError, HeliosError, TimeoutError) as error:

@@ -131,10 +131,9 @@ class DedicatedConnection(ServerConnection):
         except (OSError, HeliosError) as error:
             self.close(str(error) or type(error).__name__)
             return
-        self.last_fault = "the server closed the connection"
         self.state = ConnectionState.READY
         self._flush()
-        await wire.lost
+        self.last_fault = await wire.lost
         self.keys = None
         self._ending = True
         self._lost(wire)
@@ -143,7 +142,7 @@ class DedicatedConnection(ServerConnection):
         for client_id, run_id, _ in self._orphaned:
             await self._about(run_id, [b"CLIENT", b"KILL", b"ID", b"%d" % client_id])
         self.answered += sum(count for _, _, count in self._orphaned)
-        self.tell_watchers()
+        self._marks.look()
         self.close(self.last_fault)
 
     def _look(self, answered_then: int, looks: int) -> None:

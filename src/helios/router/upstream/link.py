@@ -6,25 +6,23 @@ import asyncio
 import contextlib
 import logging
 import re
-from dataclasses import dataclass
 from enum import Enum
 from hashlib import md5
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import hiredis
 
-from helios.errors import HeliosError, ProtocolError
+from helios.errors import HeliosError
 from helios.model.topology import Member
-from helios.ports.engine import CLIENT_NAME
 from helios.resp.encoding import error_reply
-from helios.resp.odd import ODD_REPLY
-from helios.resp.wire import ReplySplitter, encode_command
-from helios.router._fast_path import CommandQueue, Lease
+from helios.router._fast_path import CommandQueue
 from helios.router.errors import PERHAPS_EXECUTED
 from helios.router.frontend.caller import NO_TOUCH, Waiter
 from helios.router.options import RouterOptions
 from helios.router.stats.hot_keys import HotKeys
+from helios.router.upstream.connection import Busy, Identities, Wire, decoded, greeted, in_time
 from helios.router.upstream.heavy import HeavyCommands
+from helios.router.upstream.marks import Marks
 
 logger = logging.getLogger(__name__)
 _NEVER_NS = (1 << 63) - 1
@@ -32,26 +30,11 @@ LOOKS = 4  # within the time that a server may be silent
 _INFO_LINE = re.compile(rb"^(run_id|redis_version|valkey_version|server_name):([^\r\n]*)", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """The ACL user that a router is on one member."""
-
-    user: str
-    password: str
-
-
-class ConnectionHost(Protocol):
+class ConnectionHost(Identities, Protocol):
     """What a link needs of the router around it."""
 
     hot_keys: HotKeys
     heavy: HeavyCommands
-    lease: Lease
-
-    async def credentials(self, member: Member) -> Credentials | None:
-        """Who to be at the member; None for its default user. May make the user. Raises HeliosError."""
-
-    def forget_credentials(self, member: Member) -> None:
-        """The member knows this user no longer."""
 
     def learned(self, product: dict[bytes, bytes]) -> None:
         """What a member says of its version."""
@@ -68,75 +51,6 @@ class ConnectionState(Enum):
     READY = "ready"
     DOWN = "down"
     CLOSED = "closed"
-
-
-class _NotLetIn(ConnectionError):
-    """The server does not know this router's user, or no longer."""
-
-
-class _Busy(ConnectionError):
-    """The server runs a script or function and refuses everything else until that has ended."""
-
-
-class _Wire(asyncio.Protocol):
-    """One TCP connection. During the greeting it collects replies; then it hands them to the link."""
-
-    def __init__(self, link: ServerConnection) -> None:
-        self.link = link
-        self.transport: asyncio.Transport | None = None
-        self.splitter = ReplySplitter(link.max_reply_bytes)
-        self.greeting: list[bytes] | None = []
-        self.greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.wanted = 0
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.client_id = 0
-        self.run_id = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            replies = self.splitter.feed(data)
-        except ProtocolError as error:
-            self.abort(str(error))
-            return
-        if self.greeting is not None:
-            self.greeting += replies
-            if len(self.greeting) >= self.wanted and not self.greeted.done():
-                self.greeted.set_result(None)
-            return
-        reason = self.link.received(replies)
-        if reason is not None:
-            self.abort(reason)
-        self.link.tell_watchers()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.splitter.clear()
-        if not self.greeted.done():
-            self.greeted.set_exception(ConnectionError(str(exc or "the server closed the connection")))
-            self.greeted.exception()
-        if not self.lost.done():
-            self.lost.set_result(None)
-
-    async def ask(self, commands: list[list[bytes]]) -> list[Any]:
-        """The decoded replies to a few commands, before the link uses the connection."""
-        assert self.transport is not None
-        self.greeting, self.wanted = [], len(commands)
-        if not self.lost.done():
-            self.greeted = asyncio.get_running_loop().create_future()
-        self.transport.write(b"".join(map(encode_command, commands)))
-        await self.greeted
-        reader = hiredis.Reader()
-        reader.feed(b"".join(self.greeting))
-        return [reader.gets() for _ in commands]
-
-    def abort(self, reason: str = "") -> None:
-        """End the connection without waiting for anything; `lost` is set when it has ended."""
-        if reason:
-            self.link.last_fault = reason
-        if self.transport is not None:
-            self.transport.abort()
 
 
 class ServerConnection(CommandQueue):
@@ -165,10 +79,10 @@ class ServerConnection(CommandQueue):
         self._host = host
         self.configure(options)
         self._loop = asyncio.get_running_loop()
-        self._wire: _Wire | None = None
+        self._wire: Wire | None = None
         self._nudged = asyncio.Event()
         self._orphaned: list[tuple[int, bytes, int]] = []  # client id, server's run id, commands unanswered
-        self._watchers: list[tuple[int, asyncio.Future[None]]] = []
+        self._marks = Marks(self._is_settled)
         self._task: asyncio.Task[None] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
 
@@ -261,22 +175,10 @@ class ServerConnection(CommandQueue):
 
     async def settled(self, mark: int) -> None:
         """Wait until the first `mark` commands can change nothing any more."""
-        if self.answered < mark and self.state is not ConnectionState.CLOSED:
-            future = self._loop.create_future()
-            self._watchers.append((mark, future))
-            await future
+        await self._marks.wait(mark)
 
-    def tell_watchers(self) -> None:
-        """Let those go on whose commands have all been answered."""
-        if not self._watchers:
-            return
-        waiting = []
-        for mark, future in self._watchers:
-            if self.answered < mark and self.state is not ConnectionState.CLOSED:
-                waiting.append((mark, future))
-            elif not future.done():
-                future.set_result(None)
-        self._watchers = waiting
+    def _is_settled(self, mark: int) -> bool:
+        return self.answered >= mark or self._state is ConnectionState.CLOSED
 
     # --- errors ---
 
@@ -307,7 +209,7 @@ class ServerConnection(CommandQueue):
         """Answer what has not been written yet; it has not happened and never will."""
         for waiter in self.take_unsent():
             waiter.fill(reply)
-        self.tell_watchers()
+        self._marks.look()
 
     def _fail_sent(self) -> int:
         """Tell the senders of what was written and not answered for certain; how many the server has yet to answer."""
@@ -354,17 +256,16 @@ class ServerConnection(CommandQueue):
                 self.state = ConnectionState.DOWN
                 self._fail_unsent(self.down())
                 # A busy server is asked again at once: nobody should have to wait once its script has ended.
-                await self._pause(options.min_backoff_s if isinstance(error, _Busy) else backoff)
+                await self._pause(options.min_backoff_s if isinstance(error, Busy) else backoff)
                 backoff = min(backoff * 2, options.max_backoff_s)
                 continue
             backoff = options.min_backoff_s
-            self.last_fault = "the server closed the connection"
             self.state = ConnectionState.READY
             self._flush()
-            await wire.lost
+            self.last_fault = await wire.lost
             self._lost(wire)
 
-    def _lost(self, wire: _Wire) -> None:
+    def _lost(self, wire: Wire) -> None:
         """The connection has ended by itself: what was in flight may still run until it is known to be dead."""
         self._wire = None
         self.state = ConnectionState.CONNECTING
@@ -376,82 +277,44 @@ class ServerConnection(CommandQueue):
         if sent:
             self._orphaned.append((wire.client_id, wire.run_id, sent))
 
-    async def _open(self) -> _Wire:
+    async def _open(self) -> Wire:
         """A connection that has been greeted, and behind which no former one can act any more."""
-        try:
-            async with asyncio.timeout(self._options.connect_timeout_s):
-                try:
-                    wire = await self._enter()
-                except _NotLetIn:
-                    # The server has been started anew, and the user is made again; nobody is told of that.
-                    wire = await self._enter()
-        except TimeoutError:
-            raise ConnectionError(f"no answer within {self._options.connect_timeout_s:g} s") from None
-        wire.greeting = None
+        commands = [[b"INFO", b"server"]]
+        if self.variant >= NO_TOUCH:
+            commands.append([b"CLIENT", b"NO-TOUCH", b"ON"])
+        async with in_time(self._options):
+            wire, replies = await greeted(self.member, self._host, self._options, self.protocol, *commands)
+            try:
+                said = _named(replies[0])
+                wire.run_id = said.get(b"run_id", b"")
+                await self._end_orphaned(wire)
+            except BaseException:
+                wire.abort("it could not be used")
+                raise
+        self._host.learned(said)
         self.run = int.from_bytes(md5(wire.run_id, usedforsecurity=False).digest()[:2], "big")
+        wire.receive = self._received
         self._wire = wire
         return wire
 
-    async def _enter(self) -> _Wire:
-        credentials = await self._host.credentials(self.member)
-        address = self.member.address
-        _, wire = await self._loop.create_connection(lambda: _Wire(self), address.host, address.port)
-        try:
-            await self._greet(wire, credentials)
-        except BaseException:
-            wire.abort()
-            raise
-        return wire
+    def _received(self, replies: list[bytes]) -> str | None:
+        reason = self.received(replies)
+        self._marks.look()
+        return reason
 
-    async def _greet(self, wire: _Wire, credentials: Credentials | None) -> None:
-        hello = [b"HELLO", b"%d" % self.protocol]
-        if credentials is not None:
-            hello += [b"AUTH", credentials.user.encode(), credentials.password.encode()]
-        hello += [b"SETNAME", CLIENT_NAME.encode()]
-        try:
-            commands = [hello, [b"INFO", b"server"]]
-            if self.variant >= NO_TOUCH:
-                commands.append([b"CLIENT", b"NO-TOUCH", b"ON"])
-            greeting, info, *others = await wire.ask(commands)
-            self._check(greeting, info, *others)
-            said = dict(_INFO_LINE.findall(info))
-            fields = greeting if isinstance(greeting, dict) else dict(zip(greeting[::2], greeting[1::2], strict=True))
-            wire.client_id = int(fields[b"id"])
-        except (*ODD_REPLY, hiredis.HiredisError) as error:
-            raise ConnectionError(f"it does not greet as a Valkey or Redis server does ({error!r:.100})") from error
-        wire.run_id = said.get(b"run_id", b"")
-        await self._end_orphaned(wire, credentials)
-        self._host.learned(said)
-
-    def _check(self, *replies: object) -> None:
-        """Raise a ConnectionError where the server does not let this router in."""
-        for reply in replies:
-            if isinstance(reply, hiredis.ReplyError):
-                if str(reply).startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
-                    self._host.forget_credentials(self.member)
-                    raise _NotLetIn(f"it refused the connection: {reply}")
-                if str(reply).startswith("BUSY"):
-                    raise _Busy(
-                        "a script or function keeps it busy; SCRIPT KILL or FUNCTION KILL ends one that has not "
-                        "written, and so does Helios after router.script_time_limit"
-                    )
-                raise ConnectionError(f"it refused the connection: {reply}")
-
-    async def _end_orphaned(self, wire: _Wire, credentials: Credentials | None) -> None:
+    async def _end_orphaned(self, wire: Wire) -> None:
         """End the connections that were lost with commands unanswered; none of these runs after this returns."""
         # Another run of the server knows nothing of them, and may have given their ids to others.
         here = [client_id for client_id, run_id, _ in self._orphaned if run_id == wire.run_id]
         if here:
-            user = credentials.user.encode() if credentials else b"default"
-            replies = await wire.ask(
-                [[b"CLIENT", b"KILL", b"ID", b"%d" % client_id, b"USER", user] for client_id in here]
-            )
-            for reply in replies:
+            user = wire.user.encode()
+            kills = [[b"CLIENT", b"KILL", b"ID", b"%d" % client_id, b"USER", user] for client_id in here]
+            for reply in decoded(await wire.ask(*kills)):
                 if isinstance(reply, hiredis.ReplyError):
                     raise ConnectionError(f"it does not end a former connection: {reply}")
         self.answered += sum(count for _, _, count in self._orphaned)
         self._orphaned = []
-        self.tell_watchers()
+        self._marks.look()
 
     def close(self, reason: str) -> None:
         """End the connection for good; what waits for it is answered now."""
@@ -464,8 +327,15 @@ class ServerConnection(CommandQueue):
         if self._watchdog is not None:
             self._watchdog.cancel()
         if self._wire is not None:
-            self._wire.abort()
+            self._wire.abort(reason)
             self._wire = None
         self._fail_unsent(self.down())
         self._fail_sent()
-        self.tell_watchers()
+        self._marks.look()
+
+
+def _named(info: object) -> dict[bytes, bytes]:
+    """What INFO says of the server and this run of it."""
+    if not isinstance(info, bytes):
+        raise ConnectionError(f"it does not greet as a Valkey or Redis server does ({info!r:.100})")
+    return dict(_INFO_LINE.findall(info))
