@@ -355,7 +355,7 @@ def test_waiting_ends_when_nobody_is_heard_any_more(kind: str, monkeypatch: pyte
     monkeypatch.setattr(progress, "GIVE_UP_S", 0.01)
     with (
         ended(Either(kind, nobody())) as client,
-        pytest.raises(helios.Unavailable, match="nothing was heard of change c-1"),
+        pytest.raises(helios.Unavailable, match="nothing was heard from change c-1"),
     ):
         client("wait", "c-1")
 

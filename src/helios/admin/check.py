@@ -163,7 +163,7 @@ async def _silent(topology: Topology, store: Store, clock: Clock, settings: Clus
         silent_s = None if agent is None else clock.wall() - agent.seen_at
         if silent_s is None or silent_s >= settings.coordinator.health_timeout:
             since = "never" if silent_s is None else f"{silent_s:.0f} s ago"
-            found.append(Finding("silent_node", node.id, 1, f"last heard of: {since}"))
+            found.append(Finding("silent_node", node.id, 1, f"last heard from: {since}"))
     return found
 
 

@@ -28,7 +28,7 @@ async def identify(store: Store, connector: Connector, clock: Clock, node_id: st
         if _same(agent.address, address):
             if clock.wall() - agent.seen_at > HEARD_RECENTLY_S:
                 raise Unavailable(
-                    f"{node_id} was last heard of {clock.wall() - agent.seen_at:.0f} s ago: start it with "
+                    f"{node_id} was last heard from {clock.wall() - agent.seen_at:.0f} s ago: start it with "
                     f"`helios node --id {node_id} --listen {address}`, then add it"
                 )
             return Node(node_id, agent.address, NodeKind.SUPERVISED)

@@ -117,7 +117,7 @@ class _Now(Collector):
             return
         yield _gauge("helios_epoch", "The topology's version", stats.epoch)
         yield _gauge("helios_nodes", "Nodes of the cluster", stats.total_nodes)
-        yield _gauge("helios_nodes_online", "Nodes that were heard of just now", stats.online_nodes)
+        yield _gauge("helios_nodes_online", "Nodes that were heard from just now", stats.online_nodes)
         yield _gauge("helios_coordinator_up", "Whether there is a coordinator", float(stats.coordinator is not None))
         yield _gauge("helios_rules", "Placement rules", stats.rules)
         yield _gauge("helios_migrations_active", "Migrations that are under way", stats.active_migrations)
@@ -127,9 +127,9 @@ class _Now(Collector):
             "Keys of a node; missing where it does not answer or a move makes it hold others' too",
             labels=["node"],
         )
-        online = GaugeMetricFamily("helios_node_online", "Whether a node was heard of just now", labels=["node"])
+        online = GaugeMetricFamily("helios_node_online", "Whether a node was heard from just now", labels=["node"])
         writable = GaugeMetricFamily(
-            "helios_node_writable", "Whether a node was heard of just now and takes writes", labels=["node"]
+            "helios_node_writable", "Whether a node was heard from just now and takes writes", labels=["node"]
         )
         share = GaugeMetricFamily("helios_node_ring_share", "A node's part of the ring, 0 to 1", labels=["node"])
         carried = {

@@ -10,7 +10,7 @@ from helios.errors import ChangeFailed, HeliosError, InvalidInput, Unavailable, 
 from helios.model.migration import CHANGE_ENDED
 
 POLL_S = 0.2
-GIVE_UP_S = 60.0  # how long nothing may be heard of a cluster before waiting for it ends
+GIVE_UP_S = 60.0  # how long nothing may be heard from a cluster before waiting for it ends
 
 Followed: TypeAlias = "ChangeView | MigrationView | str"
 """What can be waited for: a change, a migration (then the whole change that it belongs to), or a change's id."""
@@ -97,7 +97,7 @@ class RequestTimeout:
             self._silent_since_s = now_s
         if now_s - self._silent_since_s > GIVE_UP_S:
             raise Unavailable(
-                f"nothing was heard of change {self._change} for {GIVE_UP_S:g} s; it may still go on: {error}"
+                f"nothing was heard from change {self._change} for {GIVE_UP_S:g} s; it may still go on: {error}"
             ) from error
         self._check(now_s)
 

@@ -12,7 +12,7 @@ _SILENCE_MIN_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """When a node's agent was last heard of and when its server answered (None: never); what was wrong with it then.
+    """When a node's agent was last heard from and when its server answered (None: never); what was wrong with it then.
 
     `refuses`: why the server takes no writes; empty where it does.
     """
@@ -94,7 +94,7 @@ def _lacked_only_its_agent(known: NodeHealth, now: float, health_timeout_s: floa
 
 def _reason(signs: Signs) -> str:
     if signs.heartbeat_at is None:
-        return "its agent has never been heard of"
+        return "its agent has never been heard from"
     if signs.answered_at is None:
         return f"its data server has never answered: {signs.trouble}" if signs.trouble else "its data server is new"
     if signs.answered_at <= signs.heartbeat_at:

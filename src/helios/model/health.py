@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class NodeStatus(StrEnum):
-    """What users see: heard of just now, there but refusing writes, silent for a while, or silent for too long."""
+    """What users see: heard from just now, there but refusing writes, silent for a while, or silent for too long."""
 
     ONLINE = "online"
     READ_ONLY = "read-only"
@@ -16,7 +16,7 @@ class NodeStatus(StrEnum):
 
     @property
     def heard(self) -> bool:
-        """Whether the node was heard of just now, whatever it can do."""
+        """Whether the node was heard from just now, whatever it can do."""
         return self in (NodeStatus.ONLINE, NodeStatus.READ_ONLY)
 
 
@@ -24,7 +24,7 @@ class NodeStatus(StrEnum):
 class NodeHealth:
     """How a node is. Times are Unix seconds.
 
-    `since` is when it became so: for a silent node that is when it was last heard of. `reason` says what is
+    `since` is when it became so: for a silent node that is when it was last heard from. `reason` says what is
     missing, and what to do; it is empty for a node that is online. `answered_at` is the last answer of its data server.
     """
 

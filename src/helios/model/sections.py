@@ -396,7 +396,7 @@ class CoordinatorSettings(Section):
         default=30.0,
         ge=1,
         le=86400,
-        description="A node that has not been heard of for this long counts as offline",
+        description="A node that has not been heard from for this long counts as offline",
         json_schema_extra=_unit("duration"),
     )
     collect_interval: Seconds = Field(

@@ -69,7 +69,7 @@ class SessionRecord:
 
 @dataclass(frozen=True, slots=True)
 class AgentRecord:
-    """A node's heartbeat: when it was last heard of (Unix seconds) and how to reach it.
+    """A node's heartbeat: when it was last heard from (Unix seconds) and how to reach it.
 
     `news` are the last sentences that its agent has for people, of `news_count` since the agent's start.
     """
