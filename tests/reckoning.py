@@ -11,7 +11,7 @@ from tests.shards import eventually, rests, topology_in
 
 from helios.model.topology import Topology
 from helios.placement.routing import Routes
-from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIX
+from helios.ports.engine import MOVER_PREFIX, session_of
 from helios.ports.records import (
     COORDINATOR,
     SESSIONS,
@@ -93,9 +93,9 @@ async def assert_no_users_left(cluster: Cluster) -> None:
                 coordinator = await read_record(store, CoordinatorRecord, COORDINATOR)
                 mine = f"{MOVER_PREFIX}{coordinator.value.term}-" if coordinator else MOVER_PREFIX
                 sessions = await store.list(SESSIONS)
-                living = {SESSION_PREFIX + entry.key.removeprefix(SESSIONS) for entry in sessions.entries}
+                living = {None, *(entry.key.removeprefix(SESSIONS) for entry in sessions.entries)}
                 for user in map(bytes.decode, users):
-                    orphan = user.startswith(SESSION_PREFIX) and user not in living
+                    orphan = session_of(user) not in living
                     if orphan or (user.startswith(MOVER_PREFIX) and not user.startswith(mine)):
                         orphans.add(f"{user} on {shard.id}")
             return not orphans

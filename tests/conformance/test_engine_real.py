@@ -395,7 +395,7 @@ async def test_a_server_in_order_takes_writes(real_lab: Lab) -> None:
 # What clients may do through Helios, and what would break a shard or let a router out of its session.
 ALLOWED: Commands = [
     *(("GET", "k"), ("SET", "k", "v"), ("DEL", "k"), ("KEYS", "*"), ("SCAN", "0"), ("DBSIZE",), ("RANDOMKEY",)),
-    *(("FLUSHDB",), ("INFO",), ("CONFIG", "GET", "maxmemory"), ("SORT", "k"), ("SORT_RO", "k")),
+    *(("INFO",), ("CONFIG", "GET", "maxmemory"), ("SORT", "k"), ("SORT_RO", "k")),
     *(("ROLE",), ("WAIT", "0", "1")),
     *(("SCRIPT", "LOAD", "return 1"), ("SCRIPT", "FLUSH"), ("EVAL", "return 1", "0"), ("FUNCTION", "LIST")),
     *(("FUNCTION", "FLUSH"), ("FUNCTION", "LOAD", "x"), ("FCALL", "f", "0"), ("MULTI",), ("WATCH", "k")),
@@ -407,6 +407,7 @@ ALLOWED: Commands = [
     *(("RESTORE", "k", "0", "x"), ("COPY", "a", "b"), ("RENAME", "a", "b"), ("TIME",), ("LOLWUT",), ("RESET",)),
     *(("GEOADD", "g", "1", "1", "m"), ("PFADD", "h", "e"), ("SETBIT", "b", "1", "1"), ("EXPIRE", "k", "1")),
 ]
+FLUSH: Commands = [("FLUSHDB",), ("FLUSHDB", "ASYNC")]
 FORBIDDEN: Commands = [
     ("FLUSHALL",),
     *(("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "REWRITE"), ("CONFIG", "RESETSTAT"), ("SHUTDOWN",)),
@@ -427,9 +428,11 @@ async def test_rights_by_the_judgement_of_the_live_server(real_lab: Lab) -> None
     admin = await real_lab.open()
     await admin.allow("router", "secret", UserRole.ROUTER)
     await admin.allow("mover", "secret", UserRole.MOVER)
-    may = {"router": ALLOWED, "mover": [*ALLOWED, *ACL]}
-    may_not = {"router": [*FORBIDDEN, *ACL], "mover": FORBIDDEN}
-    for user in ("router", "mover"):
+    await admin.allow("flusher", "secret", UserRole.FLUSHER)
+    may = {"router": ALLOWED, "mover": [*ALLOWED, *ACL, *FLUSH], "flusher": [("HELLO", "3"), *FLUSH]}
+    others = [command for command in ALLOWED if command[0] not in ("HELLO", "AUTH", "RESET", "INFO", "CLIENT")]
+    may_not = {"router": [*FORBIDDEN, *ACL, *FLUSH], "mover": FORBIDDEN, "flusher": [*FORBIDDEN, *ACL, *others]}
+    for user in may:
         for command in may[user]:
             assert await run(admin, "ACL", "DRYRUN", user, *command) == b"OK", (user, command)
         for command in may_not[user]:
@@ -442,11 +445,13 @@ async def test_forbidden_commands_are_denied_in_fact_and_in_scripts(real_lab: La
     admin = await real_lab.open()
     await admin.allow("router", "secret", UserRole.ROUTER)
     router = await real_lab.open("router", "secret")
-    for command in [*FORBIDDEN, *ACL]:
+    for command in [*FORBIDDEN, *ACL, *FLUSH]:
         # Some are closed for everybody before rights are looked at.
         with pytest.raises(EngineError, match=r"NOPERM|(DEBUG|MODULE) command not allowed"):
             await run(router, *command)
     for inside in (
+        "'flushall'",
+        "'flushdb', 'async'",
         "'select', '1'",
         "'config', 'set', 'maxmemory', '1'",
         "'acl', 'users'",

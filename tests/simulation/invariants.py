@@ -8,7 +8,7 @@ from tests.simulation.servers import SimServer
 
 from helios.model.topology import PairPhase, Topology
 from helios.placement.routing import Routes
-from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIX
+from helios.ports.engine import MOVER_PREFIX, session_of
 
 _HELIOS = b"\x00helios-"  # what coordinators note on servers for themselves
 
@@ -102,5 +102,5 @@ class Invariants:
             for user in server.users() if self.look_for_users and server.acl else ():
                 if user.startswith(MOVER_PREFIX):
                     yield f"{server.shard} still has the user {user}"
-                if user.startswith(SESSION_PREFIX) and user.removeprefix(SESSION_PREFIX) not in sessions:
+                if (session := session_of(user)) is not None and session not in sessions:
                     yield f"{server.shard} still has the user {user}, whose session is over"

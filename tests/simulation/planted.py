@@ -17,7 +17,7 @@ from helios.coordinator.transition_runner import TransitionRunner
 from helios.engines.memory import MemoryEngine
 from helios.errors import EngineDenied
 from helios.model.topology import Member, NodeKind
-from helios.ports.engine import ChangeStream, Engine
+from helios.ports.engine import ChangeStream, Engine, UserRole
 from helios.ports.store import Compare, Delete, Put
 from helios.router.session.users import MemberUsers
 from helios.router.upstream.connection import Credentials
@@ -73,10 +73,10 @@ async def _drain_and_go_on(self: ShardCopier, source: Engine, follower: Follower
     self._targets[target].drained = False
 
 
-async def _as_default_user(self: MemberUsers, member: Member) -> Credentials | None:
+async def _as_default_user(self: MemberUsers, member: Member, role: UserRole) -> Credentials | None:
     node = self._topology.node(member.node)
     if node is None or node.kind is not NodeKind.EXTERNAL:
-        return await _made(self, member)
+        return await _made(self, member, role)
     self._as_default.add(member.id)
     await self._session.acts_as_default(self._as_default)
     return None

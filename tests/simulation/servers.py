@@ -15,7 +15,7 @@ from helios.coordinator.imports import REGISTER
 from helios.engines.memory import MemoryServer
 from helios.engines.memory.connection import MemoryConnection
 from helios.model.topology import NodeKind
-from helios.ports.engine import Dumped
+from helios.ports.engine import SESSION_PREFIX, Dumped
 from helios.resp.encoding import OK, array, bulk, error_reply, integer
 
 ADMIN = ("helios-admin", "password")
@@ -110,6 +110,8 @@ class SimServer(MemoryServer):
         if name == b"DBSIZE":
             return integer(len(self.keys()))
         if name in (b"FLUSHALL", b"FLUSHDB"):
+            if not self.may_flush(user):
+                return error_reply("NOPERM this user may not flush")
             self.flush_for()
             return OK
         if len(argv) < 2:
@@ -127,8 +129,8 @@ class SimServer(MemoryServer):
         return answer
 
     def may_flush(self, user: str) -> bool:
-        """Whether a script of this user may empty the server."""
-        return True
+        """Whether this user may empty the server: not as whom routers pass on what clients send, scripts too."""
+        return not user.startswith(SESSION_PREFIX)
 
     def empty(self) -> None:
         """Somebody empties the server: a script of a client, or its owner."""

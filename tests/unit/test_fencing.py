@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from tests.waiting import until
 
+from helios.coordinator.access import Access
+from helios.coordinator.fencing import Fencing
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.sessions import MARGIN_S, Sessions
+from helios.engines.memory import MemoryConnector, MemoryServer
+from helios.errors import EngineUnreachable
+from helios.model.ids import Address
+from helios.model.topology import Member
+from helios.ports.engine import SESSION_PREFIXES
 from helios.ports.records import SESSIONS, TERM, SessionRecord, put_record
 from helios.ports.store import Delete, Put
 from helios.stores.memory import MemoryStore
@@ -80,6 +88,27 @@ def test_a_revoked_one_may_believe_in_its_lease_to_the_end(followed: Followed) -
     followed.sessions.revoking("one")
     followed.sessions.listed([])
     assert followed.left_s() == pytest.approx(TTL_S + MARGIN_S)
+
+
+async def test_all_users_of_a_silent_session_are_ended() -> None:
+    store, server, clock = MemoryStore(), MemoryServer("source", wall=time.time), Hands()
+    publisher = await Publisher.open(store, 1, await store.commit([Put(TERM, b"1")]))
+    member = Member("shard-1.0", "shard-1", Address("host", 1))
+    connector = MemoryConnector({member.address: server})
+    await store.commit([put_record(SESSIONS + "silent", session("silent"))])
+    administrator = await connector.open(member)
+    users = []
+    for role, prefix in SESSION_PREFIXES.items():
+        await administrator.allow(prefix + "silent", "secret", role)
+        users.append(await connector.open(member, user=prefix + "silent", password="secret"))
+    sessions = Sessions(publisher, clock, lambda: TTL_S)
+    fencing = Fencing(publisher, Access(connector, publisher), sessions, ack_timeout_s=0.0)
+    assert await fencing.settle(8, member) == 1
+    assert await administrator.users() == ["default"]
+    for engine in users:
+        with pytest.raises(EngineUnreachable):
+            await engine.flush()
+    assert (await store.list(SESSIONS)).entries == ()
 
 
 async def test_one_that_comes_and_goes_between_two_fences_is_noticed(followed: Followed) -> None:

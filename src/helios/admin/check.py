@@ -13,7 +13,7 @@ from helios.model.settings import ClusterSettings
 from helios.model.topology import NodeKind, Shard, Topology
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
-from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIX, Connector, Engine
+from helios.ports.engine import MOVER_PREFIX, Connector, Engine, session_of
 from helios.ports.records import (
     AGENTS,
     CHANGES,
@@ -133,7 +133,7 @@ async def _users(shard_id: str, engine: Engine, store: Store) -> list[Finding]:
     orphans = [
         user
         for user in users
-        if (user.startswith(SESSION_PREFIX) and user.removeprefix(SESSION_PREFIX) not in sessions)
+        if ((session := session_of(user)) is not None and session not in sessions)
         or (user.startswith(MOVER_PREFIX) and not (living and user.startswith(living)))
     ]
     if not orphans:

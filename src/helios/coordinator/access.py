@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from helios.coordinator.publisher import Publisher
 from helios.errors import EngineDenied, NotFound
 from helios.model.topology import Member
-from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIX, Connector, Engine, UserRole
+from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIXES, Connector, Engine, UserRole
 from helios.ports.records import DEPARTED, put_record
 
-OUR_PREFIXES = (MOVER_PREFIX, SESSION_PREFIX)
+OUR_PREFIXES = (MOVER_PREFIX, *SESSION_PREFIXES.values())
 
 
 @dataclass(frozen=True, slots=True)

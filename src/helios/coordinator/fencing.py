@@ -11,7 +11,7 @@ from helios.coordinator.sessions import Sessions
 from helios.errors import Conflict, EngineDenied
 from helios.model.codec import decode
 from helios.model.topology import Member, NodeKind
-from helios.ports.engine import SESSION_PREFIX, Engine
+from helios.ports.engine import Engine, session_of, users_of
 from helios.ports.following import next_change
 from helios.ports.records import SESSIONS, SessionRecord
 from helios.ports.store import Compare, Delete
@@ -74,7 +74,8 @@ class Fencing:
             # An expired session has no record any more, but what it sent may still be on its way.
             for session in [] if present is None else sorted((present - listed.keys()) | (silent - as_default)):
                 if await self._revoke(session, listed.get(session)):
-                    await administrator.force_off(SESSION_PREFIX + session)
+                    for user in users_of(session):
+                        await administrator.force_off(user)
                     silent.discard(session)
                     forced += 1
             deaf = any(record.deaf for record, _ in listed.values() if record.acked_epoch >= epoch)
@@ -99,7 +100,7 @@ class Fencing:
             if node is None or node.kind is not NodeKind.EXTERNAL:
                 raise
             return None
-        return {user.removeprefix(SESSION_PREFIX) for user in users if user.startswith(SESSION_PREFIX)}
+        return {session for user in users if (session := session_of(user)) is not None}
 
     async def _next_change(self, revision: int, timeout_s: float) -> None:
         await next_change(self._publisher.store, SESSIONS, revision, timeout_s)

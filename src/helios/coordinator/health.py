@@ -16,7 +16,7 @@ from helios.model.migration import Change
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, NodeKind, Shard
 from helios.ports.clock import Clock
-from helios.ports.engine import SESSION_PREFIX, Engine
+from helios.ports.engine import Engine, session_of
 from helios.ports.records import (
     AGENTS,
     HEALTH,
@@ -141,12 +141,13 @@ class Watch:
 
 async def _end_sessions(publisher: Publisher, engine: Engine) -> None:
     """Users of sessions that have ended are of no use to anyone."""
-    users = {user for user in await engine.users() if user.startswith(SESSION_PREFIX)}
+    users = {user: session for user in await engine.users() if (session := session_of(user)) is not None}
     if not users:
         return
     # The sessions are listed after the users: one that was made in between is in both.
     snapshot = await publisher.store.list(SESSIONS)
-    living = {SESSION_PREFIX + entry.key.removeprefix(SESSIONS) for entry in snapshot.entries}
-    for user in users - living:
-        await publisher.confirm()
-        await engine.force_off(user)
+    living = {entry.key.removeprefix(SESSIONS) for entry in snapshot.entries}
+    for user, session in users.items():
+        if session not in living:
+            await publisher.confirm()
+            await engine.force_off(user)

@@ -76,16 +76,29 @@ async def at_once(_size: int) -> None:
     """The pace of who may go as fast as it can."""
 
 
-# The users that Helios makes at servers: one for each session of a router, one for each piece of a coordinator's work.
-SESSION_PREFIX = "helios-s-"
-MOVER_PREFIX = "helios-m-"
-
-
 class UserRole(StrEnum):
     """What an ACL user made by Helios may do."""
 
-    ROUTER = "router"  # everything that clients may do through Helios
+    ROUTER = "router"  # everything that clients may do through Helios, scripts included
+    FLUSHER = "flusher"  # empty the server, for a client's FLUSHALL
     MOVER = "mover"  # read, write, track, count, and administer users
+
+
+# The users that Helios makes at servers: those of a router's session, and one for each piece of a coordinator's work.
+SESSION_PREFIX = "helios-s-"
+FLUSH_PREFIX = "helios-f-"
+MOVER_PREFIX = "helios-m-"
+SESSION_PREFIXES = {UserRole.ROUTER: SESSION_PREFIX, UserRole.FLUSHER: FLUSH_PREFIX}
+
+
+def session_of(user: str) -> str | None:
+    """The id of the session whose user this is, None where it is no session's."""
+    return user[len(SESSION_PREFIX) :] if user.startswith((SESSION_PREFIX, FLUSH_PREFIX)) else None
+
+
+def users_of(session: str) -> list[str]:
+    """The users that a session may have at a server."""
+    return [prefix + session for prefix in SESSION_PREFIXES.values()]
 
 
 class ScriptEnd(StrEnum):

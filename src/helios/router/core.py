@@ -12,7 +12,7 @@ from helios.errors import StartError, Unavailable
 from helios.model.topology import Member, NodeKind, Topology
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
-from helios.ports.engine import Connector, Engine
+from helios.ports.engine import Connector, Engine, UserRole
 from helios.ports.records import SessionRecord
 from helios.ports.store import Store
 from helios.resp.encoding import error_reply
@@ -281,9 +281,9 @@ class Router:
         """Whether the lease lets commands be sent."""
         return self.lease.lasts()
 
-    async def credentials(self, member: Member) -> Credentials | None:
-        """The session's user at the member."""
-        return await self._keeper.current().users.credentials(member)
+    async def credentials(self, member: Member, role: UserRole) -> Credentials | None:
+        """The session's user of that role at the member."""
+        return await self._keeper.current().users.credentials(member, role)
 
     async def administer(self, member: Member) -> Engine:
         """The member as its administrator, for what no client's script may ask of it. Raises EngineError."""
@@ -297,7 +297,7 @@ class Router:
         await self._keeper.current().confirm()
 
     def forget_credentials(self, member: Member) -> None:
-        """The member does not know the session's user."""
+        """The member does not know the session's users."""
         self._keeper.current().users.forget(member)
 
     def learned(self, product: dict[bytes, bytes]) -> None:

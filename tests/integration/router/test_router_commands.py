@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.routers import Client, RawClient, RouterLab
-from tests.servers import Server, start_valkey
+from tests.routers import Client, RawClient, RouterLab, until
+from tests.servers import ADMIN_ONLY, Server, start_valkey
 
 from helios.errors import StartError
 from helios.model.topology import NodeKind, Placement, Topology
@@ -322,14 +322,71 @@ async def test_other_databases_of_external_servers_are_left_alone(tmp_path: Path
             others = redis.Redis(port=one.port, db=1)
             others.set("not ours", "kept")
             await client.set("k", "v")
-            for command in (("FLUSHALL",), ("FLUSHDB", "ASYNC"), ("EVAL", "return redis.call('FLUSHDB')", "1", "k")):
+            for command in (("FLUSHALL",), ("FLUSHDB", "ASYNC")):
                 await client.set("k", "v")
                 assert await client.execute_command(*command)
                 assert await client.dbsize() == 0
-            with pytest.raises(redis.ResponseError, match="ACL failure in script"):
-                await client.execute_command("EVAL", "return redis.call('FLUSHALL')", "1", "k")
             assert others.get("not ours") == b"kept"
             others.close()
+
+
+@pytest.mark.parametrize("kind", NodeKind)
+async def test_a_script_empties_no_server(tmp_path: Path, kind: NodeKind) -> None:
+    with start_valkey(tmp_path / "a", users=ADMIN_ONLY if kind is NodeKind.SUPERVISED else ()) as one:
+        lab = RouterLab({"a": one}, kind=kind)
+        async with lab.running(), lab.client() as client:
+            await client.set("k", "v")
+            body = "function() return redis.call('FLUSHDB') end"
+            await client.function_load(f"#!lua name=l\nredis.register_function('f', {body})")
+            for command in (
+                *(("EVAL", f"return redis.call('{name}')", "1", "k") for name in ("FLUSHALL", "FLUSHDB")),
+                ("FCALL", "f", "1", "k"),
+            ):
+                with pytest.raises(redis.ResponseError, match="ACL failure in script"):
+                    await client.execute_command(*command)
+            assert await client.get("k") == b"v"
+            assert await client.flushall()
+            assert await client.dbsize() == 0
+
+
+async def test_emptying_keeps_its_place_among_the_commands_of_its_client(servers: dict[str, Server]) -> None:
+    lab = RouterLab(servers)
+    async with lab.running():
+        raw = await RawClient.connect(lab.port)
+        names = [f"k{number}" for number in range(30)]
+        for _ in range(20):
+            for name in names:
+                raw.send("SET", name, "v")
+            raw.send("FLUSHALL")
+            raw.send("EXISTS", *names)
+            raw.send("SET", "k0", "kept")
+            raw.send("DBSIZE")
+            assert [await raw.line() for _ in names] == [b"+OK\r\n"] * len(names)
+            assert [await raw.line() for _ in range(4)] == [b"+OK\r\n", b":0\r\n", b"+OK\r\n", b":1\r\n"]
+            raw.send("FLUSHALL")
+            assert await raw.line() == b"+OK\r\n"
+        raw.close()
+
+
+async def test_the_user_that_empties_servers_goes_with_its_session(servers: dict[str, Server]) -> None:
+    lab = RouterLab(servers)
+    async with lab.running(), lab.client() as client:
+        (session,) = await lab.sessions()
+        assert await client.flushall()
+        for shard in SHARDS:
+            async with lab.direct(shard) as direct:
+                assert f"helios-f-{session.id}" in await direct.acl_users()
+                await direct.acl_deluser(f"helios-f-{session.id}")
+        await client.set("k", "v")
+
+        async def emptied() -> bool:
+            return await lab.router.execute([b"FLUSHALL"]) == b"+OK\r\n"
+
+        await until(emptied, "servers that have lost the user have it again")
+        assert await client.dbsize() == 0
+    for shard in SHARDS:
+        async with lab.direct(shard) as direct:
+            assert not [user for user in await direct.acl_users() if session.id in user]
 
 
 async def test_a_session_makes_users_and_takes_them_away(servers: dict[str, Server]) -> None:

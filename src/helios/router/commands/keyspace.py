@@ -18,10 +18,10 @@ from helios.placement.routing import Routes
 from helios.resp.encoding import NULL, array, bulk, error_reply, integer
 from helios.resp.wire import encode_command
 from helios.router.commands.handlers import Handler
-from helios.router.commands.scatter import all_ok, concatenated, to_all, total
+from helios.router.commands.scatter import Gathering, all_ok, concatenated, send_parts, to_all, total
 from helios.router.context import RouterContext
 from helios.router.errors import ErrorReply
-from helios.router.frontend.caller import DONE, HOLD, WAIT_REPLY, Caller, Slot
+from helios.router.frontend.caller import DONE, HOLD, WAIT_ALL, WAIT_REPLY, Caller, LastSlot, Slot
 
 STEP = 500  # keys looked at between two turns of the loop
 _MAX_RESTARTS = 20
@@ -179,7 +179,10 @@ async def owned(
 
 
 def flush(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
-    """Remove every key. While keys are being handed over it waits, or copies might survive it."""
+    """Remove every key. While keys are being handed over it waits, or copies might survive it.
+
+    No other command goes through the connections of users who may do that: a script empties no server.
+    """
     if len(argv) > 2 or (len(argv) == 2 and argv[1].upper() not in (b"SYNC", b"ASYNC")):
         caller.answer(error_reply("ERR syntax error"))
         return DONE
@@ -188,13 +191,15 @@ def flush(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     assert router.routes is not None
     if router.routes.has_fence:
         return HOLD
-    slot = Slot(caller)
+    if caller.replies:
+        return WAIT_ALL  # They are on other connections, and it must not overtake them.
+    slot = LastSlot(caller)
     caller.replies.append(slot)
     # Never FLUSHALL: an external server may hold what is not ours in its other databases.
     frame = encode_command([b"FLUSHDB", *argv[1:]])
-    frames = [(shard, frame) for shard in _shards(router)]
-    to_all(router, slot, caller.protocol, frames, all_ok)
-    return DONE
+    shards = _shards(router)
+    send_parts([(router.pool.flush_link(shard), frame) for shard in shards], Gathering(shards, slot, all_ok))
+    return WAIT_REPLY
 
 
 def randomkey(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:

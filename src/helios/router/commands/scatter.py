@@ -16,6 +16,7 @@ from helios.router._fast_path import OWN, CommandStats
 from helios.router.context import RouterContext
 from helios.router.errors import in_part
 from helios.router.frontend.caller import Caller, Slot, Waiter
+from helios.router.upstream.link import ServerConnection
 
 Combine = Callable[[list[bytes]], bytes]
 
@@ -99,19 +100,14 @@ def to_all(
     kind: CommandStats = OWN,
 ) -> None:
     """Send each shard its frame, all in this turn of the loop; the waiter gets the combined reply."""
-    send_parts(router, variant, frames, Gathering([shard for shard, _ in frames], waiter, combine), kind)
+    parts = [(router.pool.link(shard, variant), frame) for shard, frame in frames]
+    send_parts(parts, Gathering([shard for shard, _ in frames], waiter, combine), kind)
 
 
-def send_parts(
-    router: RouterContext,
-    variant: int,
-    frames: Sequence[tuple[str, bytes]],
-    gathering: Gathering,
-    kind: CommandStats = OWN,
-) -> None:
-    """Send each shard its frame; what becomes of the replies is the gathering's."""
-    for index, (shard, frame) in enumerate(frames):
-        router.pool.link(shard, variant).send_as(frame, Part(gathering, index), kind)
+def send_parts(parts: Sequence[tuple[ServerConnection, bytes]], gathering: Gathering, kind: CommandStats = OWN) -> None:
+    """Send each frame over its connection; what becomes of the replies is the gathering's."""
+    for index, (link, frame) in enumerate(parts):
+        link.send_as(frame, Part(gathering, index), kind)
 
 
 def split(router: RouterContext, caller: Caller, argv: list[bytes], command: Command, owners: list[str]) -> None:

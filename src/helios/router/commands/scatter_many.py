@@ -121,5 +121,5 @@ def split_many(router: RouterContext, caller: Caller, raw: bytes, argv: list[byt
         gathering = _Interleaving(router, slot, [shard for shard, _ in frames], parts.keys.owners)
     else:
         gathering = Gathering([shard for shard, _ in frames], slot, all_ok if command.name == "mset" else total)
-    send_parts(router, caller.variant, frames, gathering, kind)
+    send_parts([(router.pool.link(shard, caller.variant), frame) for shard, frame in frames], gathering, kind)
     return DONE

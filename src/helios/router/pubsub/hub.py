@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from helios.model.topology import Member, Topology
 from helios.placement.routing import Routes
+from helios.ports.engine import UserRole
 from helios.resp.encoding import error_reply
 from helios.router._fast_path import Lease
 from helios.router.frontend.caller import IN_SUBSCRIPTION, LastSlot, Waiter
@@ -183,9 +184,9 @@ class Hub:
         """The router's."""
         return self._host.lease
 
-    async def credentials(self, member: Member) -> Credentials | None:
+    async def credentials(self, member: Member, role: UserRole) -> Credentials | None:
         """The session's user at the member."""
-        return await self._host.credentials(member)
+        return await self._host.credentials(member, role)
 
     def forget_credentials(self, member: Member) -> None:
         """The member does not know the session's user."""

@@ -1,4 +1,4 @@
-"""Who a session is at the members: an ACL user of its own, that whoever forces the session off removes."""
+"""Who a session is at the members: ACL users of its own, that whoever forces the session off removes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from helios.errors import EngineDenied, HeliosError
 from helios.model.topology import Member, NodeKind, Topology
-from helios.ports.engine import SESSION_PREFIX, Connector, UserRole
+from helios.ports.engine import SESSION_PREFIXES, Connector, UserRole
 from helios.router.upstream.connection import Credentials
 
 logger = logging.getLogger(__name__)
@@ -30,36 +30,37 @@ class MemberUsers:
     """The users of one session, made when they are first needed."""
 
     def __init__(self, session_id: str, connector: Connector, session: UsersSession) -> None:
-        self._name = SESSION_PREFIX + session_id
+        self._session_id = session_id
         self._connector = connector
         self._session = session
         self._topology = Topology(epoch=0)
-        self._credentials: dict[str, Credentials | None] = {}
-        self._making: dict[str, asyncio.Lock] = {}
+        self._credentials: dict[tuple[str, UserRole], Credentials | None] = {}  # by member and role
+        self._making: dict[tuple[str, UserRole], asyncio.Lock] = {}
         self._as_default: set[str] = set()
 
     def apply(self, topology: Topology) -> None:
         """Go by these members: one that has left may come back as another server, which knows no user of before."""
         self._topology = topology
         members = {member.id for shard in topology.shards for member in shard.members}
-        self._credentials = {name: made for name, made in self._credentials.items() if name in members}
+        self._credentials = {of: made for of, made in self._credentials.items() if of[0] in members}
 
-    async def credentials(self, member: Member) -> Credentials | None:
-        """The session's user at a member, made if need be; None for an external one that lets nobody make users.
+    async def credentials(self, member: Member, role: UserRole) -> Credentials | None:
+        """The session's user in that role at a member, made if need be; None where an external one allows none.
 
         A user is used only after the session was read again and found alive: whoever forces a session
         off deletes its record first, so either the user is found and removed, or it is never used.
         """
-        async with self._making.setdefault(member.id, asyncio.Lock()):
-            if member.id not in self._credentials:
-                self._credentials[member.id] = await self._made(member)
-            return self._credentials[member.id]
+        of = member.id, role
+        async with self._making.setdefault(of, asyncio.Lock()):
+            if of not in self._credentials:
+                self._credentials[of] = await self._made(member, role)
+            return self._credentials[of]
 
-    async def _made(self, member: Member) -> Credentials | None:
-        made = Credentials(self._name, secrets.token_urlsafe(24))
+    async def _made(self, member: Member, role: UserRole) -> Credentials | None:
+        made = Credentials(SESSION_PREFIXES[role] + self._session_id, secrets.token_urlsafe(24))
         engine = await self._connector.open(member)
         try:
-            await engine.allow(made.user, made.password, UserRole.ROUTER)
+            await engine.allow(made.user, made.password, role)
         except EngineDenied:
             node = self._topology.node(member.node)
             if node is None or node.kind is not NodeKind.EXTERNAL:
@@ -74,21 +75,26 @@ class MemberUsers:
         return made
 
     def forget(self, member: Member) -> None:
-        """The member has lost the user (it was restarted): it is made anew before the next connection."""
-        self._credentials.pop(member.id, None)
+        """The member has lost the users (it was restarted): each is made anew before the next connection."""
+        for role in SESSION_PREFIXES:
+            self._credentials.pop((member.id, role), None)
 
     async def remove(self) -> None:
         """Remove the users, as far as the members answer."""
         members = {member.id: member for shard in self._topology.shards for member in shard.members}
-        users = [self._remove(members[name]) for name, made in self._credentials.items() if made and name in members]
+        users = [
+            self._remove(members[name], made.user)
+            for (name, _), made in self._credentials.items()
+            if made and name in members
+        ]
         await asyncio.gather(*users)
 
-    async def _remove(self, member: Member) -> None:
+    async def _remove(self, member: Member, user: str) -> None:
         try:
             engine = await self._connector.open(member)
             try:
-                await engine.force_off(self._name)
+                await engine.force_off(user)
             finally:
                 await engine.close()
         except HeliosError as error:
-            logger.info("the session's user was left on %s: %s", member.id, error)
+            logger.info("the session's user %s was left on %s: %s", user, member.id, error)

@@ -12,7 +12,7 @@ import hiredis
 
 from helios.errors import HeliosError, ProtocolError
 from helios.model.topology import Member
-from helios.ports.engine import CLIENT_NAME
+from helios.ports.engine import CLIENT_NAME, UserRole
 from helios.resp.encoding import error_reply
 from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import ReplySplitter, encode_command
@@ -37,11 +37,11 @@ class Identities(Protocol):
     def lease(self) -> Lease:
         """Until when what a server says may be believed."""
 
-    async def credentials(self, member: Member) -> Credentials | None:
-        """Who to be at the member; None for its default user. May make the user. Raises HeliosError."""
+    async def credentials(self, member: Member, role: UserRole) -> Credentials | None:
+        """Who to be at the member in that role; None for its default user. May make the user. Raises HeliosError."""
 
     def forget_credentials(self, member: Member) -> None:
-        """The member knows this user no longer."""
+        """The member knows the session's users no longer."""
 
 
 class _NotLetIn(ConnectionError):
@@ -134,23 +134,33 @@ async def in_time(options: RouterOptions) -> AsyncGenerator[None, None]:
 
 
 async def greeted(
-    member: Member, identities: Identities, options: RouterOptions, protocol: int, *commands: Sequence[bytes]
+    member: Member,
+    identities: Identities,
+    options: RouterOptions,
+    protocol: int,
+    *commands: Sequence[bytes],
+    role: UserRole = UserRole.ROUTER,
 ) -> tuple[Wire, list[Any]]:
     """A connection that has been greeted, and the decoded replies to commands that go with the greeting.
 
     Raises OSError or HeliosError.
     """
     try:
-        return await _enter(member, identities, options, protocol, commands)
+        return await _enter(member, identities, options, protocol, commands, role)
     except _NotLetIn:
         # The server has been started anew, and the user is made again; nobody is told of that.
-        return await _enter(member, identities, options, protocol, commands)
+        return await _enter(member, identities, options, protocol, commands, role)
 
 
 async def _enter(
-    member: Member, identities: Identities, options: RouterOptions, protocol: int, commands: Sequence[Sequence[bytes]]
+    member: Member,
+    identities: Identities,
+    options: RouterOptions,
+    protocol: int,
+    commands: Sequence[Sequence[bytes]],
+    role: UserRole,
 ) -> tuple[Wire, list[Any]]:
-    credentials = await identities.credentials(member)
+    credentials = await identities.credentials(member, role)
     hello = [b"HELLO", b"%d" % protocol]
     if credentials is not None:
         hello += [b"AUTH", credentials.user.encode(), credentials.password.encode()]

@@ -14,6 +14,7 @@ import hiredis
 
 from helios.errors import HeliosError
 from helios.model.topology import Member
+from helios.ports.engine import UserRole
 from helios.resp.encoding import error_reply
 from helios.router._fast_path import CommandQueue
 from helios.router.errors import PERHAPS_EXECUTED
@@ -61,6 +62,8 @@ class ServerConnection(CommandQueue):
     to be dead at the server, although its sender has been told at once. What every command passes
     through, `send` and `received`, is compiled (`_fast_path.pyx`).
     """
+
+    role = UserRole.ROUTER
 
     def __init__(self, shard: str, member: Member, variant: int, host: ConnectionHost, options: RouterOptions) -> None:
         super().__init__(
@@ -283,7 +286,9 @@ class ServerConnection(CommandQueue):
         if self.variant >= NO_TOUCH:
             commands.append([b"CLIENT", b"NO-TOUCH", b"ON"])
         async with in_time(self._options):
-            wire, replies = await greeted(self.member, self._host, self._options, self.protocol, *commands)
+            wire, replies = await greeted(
+                self.member, self._host, self._options, self.protocol, *commands, role=self.role
+            )
             try:
                 said = _named(replies[0])
                 wire.run_id = said.get(b"run_id", b"")

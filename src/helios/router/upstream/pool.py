@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from helios.model.topology import Topology
+from helios.ports.engine import UserRole
 from helios.resp.wire import encode_command
 from helios.router.frontend.caller import NO_TOUCH, FutureReply
 from helios.router.options import RouterOptions
@@ -21,6 +22,12 @@ _VARIANTS = (2, 3, NO_TOUCH, NO_TOUCH + 1)  # see `Caller.variant`
 __all__ = ["Mark", "Pool"]
 
 
+class FlushConnection(ServerConnection):
+    """What a client's FLUSHALL goes through: what else clients send, scripts above all, empties no server."""
+
+    role = UserRole.FLUSHER
+
+
 class Pool:
     """Links by variant (see `Caller.variant`) and shard, opened when first needed.
 
@@ -30,6 +37,7 @@ class Pool:
     def __init__(self, host: ConnectionHost, options: RouterOptions) -> None:
         self.links: dict[int, dict[str, ServerConnection]] = {variant: {} for variant in _VARIANTS}
         self._heavy_links: dict[int, dict[str, ServerConnection]] = {variant: {} for variant in _VARIANTS}
+        self._flush_links: dict[str, ServerConnection] = {}
         self.dedicated = DedicatedConnections(host, options, lambda shard: self.link(shard, 2))
         self.retired = Retired()
         self._host = host
@@ -57,16 +65,26 @@ class Pool:
         """Another one beside it, for commands behind which the others should not wait."""
         return self._opened(self._heavy_links[variant], shard_id, variant)
 
-    def _opened(self, links: dict[str, ServerConnection], shard_id: str, variant: int) -> ServerConnection:
+    def flush_link(self, shard_id: str) -> ServerConnection:
+        """The one that may empty the shard's server. What it is sent is not ordered with what the others are."""
+        return self._opened(self._flush_links, shard_id, 2, FlushConnection)
+
+    def _opened(
+        self,
+        links: dict[str, ServerConnection],
+        shard_id: str,
+        variant: int,
+        kind: type[ServerConnection] = ServerConnection,
+    ) -> ServerConnection:
         link = links.get(shard_id)
         if link is None:
             shard = self._topology.shard(shard_id)
             assert shard is not None, f"the placement names {shard_id}, which the topology does not have"
-            link = links[shard_id] = ServerConnection(shard_id, shard.leading, variant, self._host, self._options)
+            link = links[shard_id] = kind(shard_id, shard.leading, variant, self._host, self._options)
         return link
 
     def _all(self) -> tuple[dict[str, ServerConnection], ...]:
-        return (*self.links.values(), *self._heavy_links.values())
+        return (*self.links.values(), *self._heavy_links.values(), self._flush_links)
 
     def of(self, shard_id: str) -> list[ServerConnection]:
         """The links to a shard's leader that there are."""
