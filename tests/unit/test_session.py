@@ -11,7 +11,7 @@ from tests.simulation.world import SimClock
 
 from helios.engines.memory import MemoryConnector
 from helios.model.topology import Topology
-from helios.ports.records import SESSIONS, SessionRecord
+from helios.ports.records import SESSIONS, TOPOLOGY, SessionRecord, put_record
 from helios.ports.store import Delete
 from helios.router.options import RouterOptions
 from helios.router.session.keeper import SessionKeeper
@@ -40,11 +40,13 @@ class Host:
         self.clock = clock
         self.served: list[float] = []
         self.over: list[float] = []
+        self.epochs: list[int] = []
 
     def record(self, session_id: str) -> SessionRecord:
         return SessionRecord(session_id, "shard-1")
 
     def apply(self, topology: Topology) -> Pending:
+        self.epochs.append(topology.epoch)
         return Pending()
 
     def serve_until(self, deadline: float) -> None:
@@ -118,6 +120,34 @@ def test_a_store_that_is_back_lets_the_router_serve_again_at_once() -> None:
     host = live(through).host
     assert len(host.over) == 1 and len(host.served) == 2
     assert back_at[0] <= host.served[1] <= back_at[0] + SOON_S
+
+
+def test_what_changes_while_the_store_is_away_is_known_when_it_is_back() -> None:
+    async def through(life: Life) -> None:
+        for epoch in (1, 2, 3, 4):
+            life.store.away = epoch in (2, 3)
+            await life.inner.commit([put_record(TOPOLOGY, Topology(epoch=epoch))])
+            await asyncio.sleep(1)
+
+    life = live(through)
+    assert life.keeper.sessions == 1
+    assert life.host.epochs == [1, 4]
+
+
+def test_a_session_that_is_revoked_while_the_store_is_away_is_over_when_it_is_back() -> None:
+    async def through(life: Life) -> None:
+        await asyncio.sleep(1)
+        life.store.away = True
+        (entry,) = (await life.inner.list(SESSIONS)).entries
+        await life.inner.commit([Delete(entry.key)])
+        await asyncio.sleep(1)
+        assert not life.host.over
+        life.store.away = False
+        await asyncio.sleep(1)
+
+    host = live(through).host
+    assert len(host.over) == 1 and host.over[0] <= 2 + SOON_S
+    assert len(host.served) == 2
 
 
 def test_a_lease_outlives_renewals_that_are_late() -> None:

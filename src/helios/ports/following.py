@@ -57,22 +57,35 @@ async def next_change(store: Store, prefix: str, after: int, timeout_s: float) -
         pass
 
 
-async def followed(store: Store, kind: type[T], key: str) -> AsyncGenerator[T, None]:
+async def lasting_updates(store: Store, prefix: str, retry_s: float = _RETRY_S) -> AsyncGenerator[Update, None]:
+    """The same, whatever happens to the store meanwhile: lists again once it answers. That it does not is logged."""
+    while True:
+        try:
+            async with aclosing(updates(store, prefix)) as following:
+                async for update in following:
+                    yield update
+            return
+        except StoreError as error:
+            logger.warning("store not followed for now: prefix=%s error=%s", prefix, error)
+        await asyncio.sleep(retry_s)
+
+
+async def followed(store: Store, kind: type[T], key: str, retry_s: float = _RETRY_S) -> AsyncGenerator[T, None]:
     """The record at `key` as it stands, and again each time it changes, whatever happens to the store meanwhile.
 
     Ends when the store is closed. Values that follow each other closely may be left out, the last one never. What
     cannot be read is logged.
     """
     seen = 0
-    while True:
-        try:
-            async with aclosing(updates(store, key)) as following:
-                async for update in following:
-                    for event in update.events:
-                        if event.key == key and event.value is not None and event.version != seen:
-                            seen = event.version
-                            yield decode(kind, event.value)
-            return
-        except StoreError as error:
-            logger.warning("record not followed: key=%s error=%s", key, error)
-        await asyncio.sleep(_RETRY_S)
+    async with aclosing(lasting_updates(store, key, retry_s)) as following:
+        async for update in following:
+            events = [event for event in update.events if event.key == key]
+            if not events or events[-1].value is None or events[-1].version == seen:
+                continue
+            seen = events[-1].version
+            try:
+                record = decode(kind, events[-1].value)
+            except StoreError as error:
+                logger.warning("record not understood: key=%s error=%s", key, error)
+                continue
+            yield record

@@ -10,8 +10,7 @@ from contextlib import aclosing
 from hashlib import sha1
 from weakref import WeakKeyDictionary
 
-from helios.errors import StoreError
-from helios.ports.following import updates
+from helios.ports.following import lasting_updates
 from helios.ports.records import SCRIPTS, SCRIPTS_FLUSHED
 from helios.ports.store import Delete, Event, Put, Store
 from helios.resp.wire import encode_command
@@ -127,23 +126,18 @@ class ScriptCache:
 
     async def follow(self) -> None:
         """Know what other routers remember and forget, until cancelled."""
-        while True:
-            try:
-                async with aclosing(updates(self._store, SCRIPTS.rstrip("/"))) as following:
-                    async for update in following:
-                        if update.complete:
-                            self._forget()  # A flush may have been missed; a script too few is loaded again.
-                            self._loaded = {
-                                _sha(event.key): event.value
-                                for event in update.events
-                                if event.value is not None and event.key.startswith(SCRIPTS)
-                            }
-                            self.ready.set()
-                        else:
-                            self._learn(update.events)
-            except StoreError as error:
-                logger.warning("scripts cannot be followed: %s", error)
-            await asyncio.sleep(_RETRY_S)
+        async with aclosing(lasting_updates(self._store, SCRIPTS.rstrip("/"), _RETRY_S)) as following:
+            async for update in following:
+                if update.complete:
+                    self._forget()  # A flush may have been missed; a script too few is loaded again.
+                    self._loaded = {
+                        _sha(event.key): event.value
+                        for event in update.events
+                        if event.value is not None and event.key.startswith(SCRIPTS)
+                    }
+                    self.ready.set()
+                else:
+                    self._learn(update.events)
 
     def _learn(self, events: Sequence[Event]) -> None:
         if any(event.key == SCRIPTS_FLUSHED for event in events):

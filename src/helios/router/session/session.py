@@ -10,11 +10,12 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
-from helios.errors import Conflict, HeliosError, LeaseLost, StoreError, Unavailable, WatchLost
+from helios.errors import Conflict, HeliosError, LeaseLost, StoreError, Unavailable
 from helios.model.codec import decode
 from helios.model.topology import Topology
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
+from helios.ports.following import followed, lasting_updates
 from helios.ports.records import SESSIONS, TOPOLOGY, SessionRecord, put_record, read_record
 from helios.ports.store import Compare, Store
 from helios.router.options import RouterOptions
@@ -22,6 +23,7 @@ from helios.router.session.users import MemberUsers
 
 logger = logging.getLogger(__name__)
 RETRY_S = 0.1
+_REVOKED = "it was revoked or its lease has ended"
 _UNHURRIED_S = 0.25
 
 
@@ -104,8 +106,8 @@ class Session:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._renew())
-                tasks.create_task(self._follow_topology(snapshot.revision))
-                tasks.create_task(self._watch_self(snapshot.revision))
+                tasks.create_task(self._follow_topology())
+                tasks.create_task(self._watch_self())
                 tasks.create_task(self._acknowledge())
         except* HeliosError as group:
             raise SessionOver("; ".join(str(error) for error in group.exceptions)) from group
@@ -136,30 +138,18 @@ class Session:
             self._deadline = sent + options.session_ttl_s - options.session_margin_s
             self._host.serve_until(self._deadline)
 
-    async def _watch_self(self, revision: int) -> None:
-        gap = False  # whether changes were missed, so that the record itself must be looked at
-        while True:
-            try:
-                if gap:
-                    revision = (await self._store.list(self._key)).revision
-                    await self.confirm()
-                    gap = False
-                async with aclosing(self._store.watch(self._key, revision)) as watch:
-                    async for events in watch:
-                        if events[-1].value is None:
-                            raise SessionOver("it was revoked or its lease has ended")
-                        revision = events[-1].version
-            except WatchLost:
-                gap = True
-            except StoreError as error:
-                logger.warning("the session's record cannot be watched: %s", error)
-            await asyncio.sleep(RETRY_S)
+    async def _watch_self(self) -> None:
+        async with aclosing(lasting_updates(self._store, self._key, RETRY_S)) as following:
+            async for update in following:
+                values = [event.value for event in update.events if event.key == self._key]
+                if values[-1] is None if values else update.complete:
+                    raise SessionOver(_REVOKED)
 
     async def confirm(self) -> int:
         """The version of the session's record; raises a HeliosError if the session is over, by the store's word."""
         record = await read_record(self._store, SessionRecord, self._key)
         if record is None:
-            raise SessionOver("it was revoked or its lease has ended")
+            raise SessionOver(_REVOKED)
         return record.version
 
     # --- the topology ---
@@ -170,29 +160,11 @@ class Session:
         self._pending = self._host.apply(topology)
         self._applied.set()
 
-    async def _follow_topology(self, revision: int) -> None:
-        gap = False
-        while True:
-            try:
-                if gap:
-                    snapshot = await self._store.list(TOPOLOGY)
-                    self._read(snapshot.entries[0].value if snapshot.entries else None)
-                    revision, gap = snapshot.revision, False
-                async with aclosing(self._store.watch(TOPOLOGY, revision)) as watch:
-                    async for events in watch:
-                        self._read(events[-1].value)
-                        revision = events[-1].version
-            except WatchLost:
-                gap = True
-            except StoreError as error:
-                logger.warning("the topology cannot be followed: %s", error)
-            await asyncio.sleep(RETRY_S)
-
-    def _read(self, value: bytes | None) -> None:
-        if value is not None:
-            topology = decode(Topology, value)
-            if topology.epoch > self.topology.epoch:
-                self._apply(topology)
+    async def _follow_topology(self) -> None:
+        async with aclosing(followed(self._store, Topology, TOPOLOGY, RETRY_S)) as following:
+            async for topology in following:
+                if topology.epoch > self.topology.epoch:
+                    self._apply(topology)
 
     async def _acknowledge(self) -> None:
         """Write the epoch into the session's record once nothing issued before it is under way."""
