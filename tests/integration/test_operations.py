@@ -23,23 +23,27 @@ async def test_a_check_names_strays_and_repair_mends_what_is_safe(tmp_path: Path
         routes = Routes(await shards.topology())
         mine = [key for key in PAIRS if routes.owner(key) == "shard-1"]
         await shards.execute("shard-2", "SET", mine[0], "a stale copy")
-        lost = next(key for n in range(1000) if routes.owner(key := b"lost:%d" % n) == "shard-1")
-        await shards.execute("shard-2", "SET", lost, "nobody else has it")
+        lost, big, listed = [key for n in range(100) if routes.owner(key := b"lost:%d" % n) == "shard-1"][:3]
+        await shards.execute("shard-2", "SET", lost, "nobody else has it", "PXAT", 2_000_000_000_000)
+        await shards.execute("shard-2", "SET", big, "x" * 1_000_000)
+        await shards.execute("shard-2", "RPUSH", listed, "a", "b")
         await shards.execute("shard-1", "ACL", "SETUSER", "helios-s-nobody")
 
         found = await shards.admin.check()
         kinds = {(finding.kind, finding.node, finding.count) for finding in found.findings}
         # The coordinator's own rounds may have ended the orphaned user by now.
-        assert kinds - {("orphaned_user", "shard-1", 1)} == {("double", "shard-2", 1), ("stray", "shard-2", 1)}
+        assert kinds - {("orphaned_user", "shard-1", 1)} == {("double", "shard-2", 1), ("stray", "shard-2", 3)}
         assert mine[0].decode() in str(found.findings)
 
         mended = await shards.admin.check(repair=True)
-        assert "1 stale copies deleted; 1 stray keys left" in mended.repaired
-        assert [finding.kind for finding in mended.findings if finding.kind != "orphaned_user"] == ["stray"]
-        assert await shards.execute("shard-2", "GET", lost) == b"nobody else has it"
+        assert mended.repaired == "1 stale copies deleted; 3 stray keys moved to their owners"
+        assert [finding.kind for finding in mended.findings if finding.kind != "orphaned_user"] == []
+        assert await shards.execute("shard-1", "GET", lost) == b"nobody else has it"
+        assert await shards.execute("shard-1", "PEXPIRETIME", lost) == 2_000_000_000_000
+        assert await shards.execute("shard-1", "STRLEN", big) == 1_000_000
+        assert await shards.execute("shard-1", "LLEN", listed) == 2
         assert await shards.execute("shard-1", "GET", mine[0]) == PAIRS[mine[0]]
-
-        await shards.execute("shard-2", "DEL", lost)
+        assert await shards.execute("shard-2", "EXISTS", lost, big, listed, mine[0]) == 0
 
         async def clean() -> bool:
             return (await shards.admin.check()).clean

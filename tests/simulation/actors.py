@@ -137,6 +137,7 @@ class RouterActor(Actor):
         world = self.world
         options = RouterOptions(
             inspected=False,
+            watches_scripts=False,
             node=self.name,
             session_ttl_s=world.scenario.session_ttl_s,
             member_timeout_s=_ENGINE_TIMEOUT_S,

@@ -20,8 +20,10 @@ from helios.ports.records import (
     COORDINATOR,
     MIGRATIONS,
     SESSIONS,
+    STRAY_SCRIPTS,
     AgentRecord,
     CoordinatorRecord,
+    StrayScript,
     list_records,
     read_record,
 )
@@ -59,6 +61,7 @@ async def findings(
     finally:
         for engine in engines.values():
             await engine.close()
+    found += await _stray_scripts(store)
     found += await _silent(topology, store, clock, settings)
     found += await _abandoned(store)
     return found
@@ -165,6 +168,22 @@ async def _silent(topology: Topology, store: Store, clock: Clock, settings: Clus
             since = "never" if silent_s is None else f"{silent_s:.0f} s ago"
             found.append(Finding("silent_node", node.id, 1, f"last heard from: {since}"))
     return found
+
+
+async def _stray_scripts(store: Store) -> list[Finding]:
+    """Scripts that seem to write keys of other shards; forgotten by a repair, which moves these keys."""
+    records = await list_records(store, StrayScript, STRAY_SCRIPTS)
+    return [
+        Finding(
+            "stray_script",
+            one.shard,
+            1,
+            f"{one.script if one.script.startswith('function ') else f'the script {one.script}'} ran as "
+            f"{_names([one.key.encode()])} of {one.owner} was written there: "
+            "declare such keys in KEYS, with one hash tag",
+        )
+        for one in (record.value for record in records)
+    ]
 
 
 async def _abandoned(store: Store) -> list[Finding]:

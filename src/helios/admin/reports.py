@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from helios.admin.balance import read_standing
-from helios.admin.counting import count_owned, may_hold_others
+from helios.admin.counting import count_beside_strays, count_owned, may_hold_others
 from helios.admin.views import ChangeView, MigrationView, NodeView, StatsView
 from helios.control.health import as_answered
 from helios.errors import EngineError
@@ -40,7 +40,10 @@ async def node_views(
     standing = await read_standing(topology, store, clock, settings)
     deviations = standing.deviations(topology, settings.sharding.rebalance_by)
     routes = Routes(topology)
-    looks = await asyncio.gather(*(_look(connector, routes, shard, exact) for shard in topology.shards))
+    strays = {shard: figures.strays for shard, figures in standing.figures.items()}
+    looks = await asyncio.gather(
+        *(_look(connector, routes, shard, exact, strays.get(shard.id, 0)) for shard in topology.shards)
+    )
     seen = {shard.id: look for shard, look in zip(topology.shards, looks, strict=True)}
     nobody = _Look()
     now = clock.wall()
@@ -66,17 +69,16 @@ class _Look:
     refuses: str | None = None
 
 
-async def _look(connector: Connector, routes: Routes, shard: Shard, exact: bool) -> _Look:
-    mixed = may_hold_others(routes.topology, shard.id)
+async def _look(connector: Connector, routes: Routes, shard: Shard, exact: bool, strays: int) -> _Look:
     refuses: str | None = None
     try:
         async with asyncio.timeout(_COUNT_TIMEOUT_S):
             engine = await connector.open(shard.leading)
             try:
                 refuses = await engine.refuses_writes()
-                if mixed and not exact:
-                    return _Look(None, refuses)
-                return _Look(await (count_owned(engine, routes, shard.id) if mixed else engine.count()), refuses)
+                if not may_hold_others(routes.topology, shard.id):
+                    return _Look(await count_beside_strays(engine, routes, shard.id, strays), refuses)
+                return _Look(await count_owned(engine, routes, shard.id) if exact else None, refuses)
             finally:
                 await engine.close()
     except (EngineError, TimeoutError):

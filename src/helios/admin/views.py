@@ -279,8 +279,8 @@ class SettingChangeView:
 class Finding:
     """Something that a check found; `node` is empty where it concerns the whole cluster.
 
-    `kind` is stray, double, orphaned_user, under_replicated, unreachable, silent_node, direct_client (of an external
-    server, past Helios) or abandoned_migration.
+    `kind` is stray, double, stray_script (that has written keys of other nodes), orphaned_user, under_replicated,
+    unreachable, silent_node, direct_client (of an external server, past Helios) or abandoned_migration.
     """
 
     kind: str
@@ -392,6 +392,7 @@ class RouterView:
     errors: Mapping[str, int] = field(default_factory=dict)
     unanswered: int = 0
     slow_commands: int = 0
+    stray_scripts: int = 0
     latency: LatencyView = LatencyView(0, 0.0, ())
     shards: tuple[RouterShardView, ...] = ()
     hot_keys: tuple[HotKeyView, ...] = ()

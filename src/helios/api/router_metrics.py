@@ -24,6 +24,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[RouterView], float]], ...] = (
     ("clients_max", "Connections that the router takes", lambda r: r.clients_max),
     ("clients_bytes", "What clients are owed and have sent that is not carried out", lambda r: r.clients_bytes),
     ("held_commands", "Commands that wait for their keys to be handed over", lambda r: r.held),
+    ("stray_scripts", "Scripts that were seen to write keys of other nodes", lambda r: r.stray_scripts),
     ("unanswered_commands", "Commands sent to servers and not answered", lambda r: r.unanswered),
 )
 _COUNTERS: tuple[tuple[str, str, Callable[[RouterView], float]], ...] = (

@@ -184,6 +184,8 @@ class Collector:
             tuple(map(_named, hottest)),
             found.info.counts_accesses,
             covered=self._covered(shard, found),
+            # While a move goes on they are copies, which nobody counts.
+            strays=0 if shard in self._publisher.topology.unclean else found.held - round(found.keys),
         )
 
     def _rate(self, shard: str, found: Measured) -> float:

@@ -43,6 +43,7 @@ from helios.ports.records import (
     CHANGES,
     MEMBERS,
     SETTINGS,
+    STRAY_SCRIPTS,
     MemberRecord,
     Record,
     list_records,
@@ -346,9 +347,12 @@ class LeaderTerm:
             await self._publisher.write([put_record(CHANGES + change.id, replace(change, status=ChangeStatus.DONE))])
 
     async def _repair(self, change: Change) -> None:
+        named = await self._publisher.store.list(STRAY_SCRIPTS)
         outcome = await repair(self.access, self._publisher.topology)
         done = replace(change, status=ChangeStatus.DONE, outcome=outcome)
-        await self._publisher.write([put_record(CHANGES + change.id, done)])
+        # A script that goes on writing such keys will be named again.
+        forgotten = [Delete(entry.key) for entry in named.entries]
+        await self._publisher.write([put_record(CHANGES + change.id, done), *forgotten])
 
     async def _clean(self) -> bool:
         """Sweep servers that could not be swept in their transition; whether none is left."""

@@ -28,6 +28,7 @@ class EngineInfo:
     dataset_bytes: int = 0  # what keys and values occupy, as far as the server says
     operations: int = 0  # commands since its start, without those of administration and copying
     counts_accesses: bool = False  # whether `frequencies` can be asked
+    script_calls: int = 0  # since its start, of scripts and functions that may write
 
 
 @dataclass(frozen=True, slots=True)

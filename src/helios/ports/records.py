@@ -32,6 +32,7 @@ MEMBERS = "/members/"  # + member id → MemberRecord
 DEPARTED = "/departed/"  # + member id → Member: a server outside of the cluster that may have users of ours
 SCRIPTS = "/scripts/"  # + SHA1 → the body of a script (raw bytes) that SCRIPT LOAD was given
 SCRIPTS_FLUSHED = "/scripts-flushed"  # written anew by each SCRIPT FLUSH
+STRAY_SCRIPTS = "/stray-scripts/"  # + SHA1 of its name → StrayScript
 USERS = "/users"  # UsersRecord: who may use the cluster; there is none before users were ever configured
 LOAD = "/load"  # LoadRecord: what the coordinator has last found on all shards
 HEALTH = "/health"  # HealthRecord: how the nodes are, written when that changes
@@ -146,7 +147,8 @@ class ShardStats:
 
     Figures of a shard that does not answer are those of its last answer; `error` says what is wrong then.
     `hits_known` tells whether its server counts accesses, so that hot keys could be found. `covered` is the part of
-    its keys, between 0 and 1, that samples of the last minute have looked at.
+    its keys, between 0 and 1, that samples of the last minute have looked at. `strays` are about how many keys its
+    server has besides, which scripts have made up or moves left.
     """
 
     shard: str
@@ -160,6 +162,7 @@ class ShardStats:
     hits_known: bool = False
     error: str = ""
     covered: float = 0.0
+    strays: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,17 @@ class LoadRecord:
 
     collected_at: float
     shards: tuple[ShardStats, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StrayScript:
+    """A script (by SHA1) or function that has written a key of `owner` on `shard`, and when that was last seen."""
+
+    script: str
+    shard: str
+    key: str
+    owner: str
+    seen_at: float
 
 
 @dataclass(frozen=True, slots=True)

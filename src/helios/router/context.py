@@ -22,6 +22,7 @@ from helios.router.stats.counters import RateMeter
 from helios.router.stats.hot_keys import HotKeys
 from helios.router.stats.slowlog import SlowLog
 from helios.router.stats.totals import Totals
+from helios.router.stray_scripts import StrayScripts
 from helios.router.upstream.connection import Identities
 from helios.router.upstream.heavy import HeavyCommands
 from helios.router.upstream.pool import Pool
@@ -42,6 +43,7 @@ class RouterContext(Identities, Protocol):
     pool: Pool
     hub: Hub
     script_cache: ScriptCache
+    stray_scripts: StrayScripts
     holding: Holding
     clients: ClientTable
     totals: Totals
@@ -86,6 +88,9 @@ class RouterContext(Identities, Protocol):
 
     async def administer(self, member: Member) -> Engine:
         """A connection to a member with the rights of an administrator; the caller closes it. Raises HeliosError."""
+
+    async def count_own(self, routes: Routes, shard: str) -> int:
+        """The keys that a shard owns and its server has, of a shard that no move concerns. Raises HeliosError."""
 
     async def unfenced(self) -> None:
         """Return when the topology has no fence. Raises Unavailable where it keeps one for as long as commands wait."""

@@ -19,6 +19,7 @@ from helios.resp.encoding import error_reply
 from helios.resp.wire import encode_command
 from helios.router import router_view
 from helios.router._fast_path import Lease
+from helios.router.commands.counting import OwnKeys
 from helios.router.commands.dispatch import Dispatcher
 from helios.router.frontend.answering import Answering
 from helios.router.frontend.caller import (
@@ -44,6 +45,7 @@ from helios.router.stats.endpoint import StatsEndpoint
 from helios.router.stats.hot_keys import HotKeys
 from helios.router.stats.slowlog import HELD, SlowLog
 from helios.router.stats.totals import Totals
+from helios.router.stray_scripts import StrayScripts
 from helios.router.upstream.connection import Credentials
 from helios.router.upstream.heavy import HeavyCommands
 from helios.router.upstream.pool import Pool
@@ -93,6 +95,8 @@ class Router:
         self.hub = Hub(self, options)
         self.clients = ClientTable(options, self.authenticator, self.hub.topics.size, self.hub.forget)
         self.script_cache = ScriptCache(store)
+        self.stray_scripts = StrayScripts(self, store)
+        self._own_keys = OwnKeys(self)
         self._fault = "it has not started yet"
         self._dispatcher = Dispatcher(self)
         self._outbox = Outbox(asyncio.get_running_loop(), options.turn_s)
@@ -116,6 +120,7 @@ class Router:
         self._answering.keep(asyncio.create_task(self._watch(), name="clients' limits"))
         self._keeper.start()
         self._answering.keep(asyncio.create_task(self.script_cache.follow(), name="scripts"))
+        self._answering.keep(asyncio.create_task(self.stray_scripts.run(), name="stray scripts"))
         try:
             async with asyncio.timeout(self.options.start_timeout_s):
                 await self._opened.wait()
@@ -276,6 +281,10 @@ class Router:
         caller = waiter.caller if isinstance(waiter, Slot) else None
         address = caller.address if isinstance(caller, ClientConnection) else ""
         self.slowlog.add(self.clock.wall(), took_s, frame, address, caller.name if caller else b"")
+
+    async def count_own(self, routes: Routes, shard: str) -> int:
+        """The keys that a shard owns and its server has, of a shard that no move concerns. Raises HeliosError."""
+        return await self._own_keys.count(routes, shard)
 
     def alive(self) -> bool:
         """Whether the lease lets commands be sent."""

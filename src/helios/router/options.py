@@ -16,6 +16,7 @@ class RouterOptions:
     session_ttl_s: float = 10.0
     # A session ends for its router this much before the store lets it go, for what is between look and deed.
     session_margin_s: float = 0.3
+    watches_scripts: bool = True  # whether it looks for scripts that write keys of other shards
     inspected: bool = True  # whether it listens at a second address for those who ask how it fares
     start_timeout_s: float = 15.0
     hold_timeout_s: float = 5.0

@@ -49,6 +49,7 @@ def view(router: RouterContext) -> RouterView:
         errors=dict(sorted(router.totals.errors.items())),
         unanswered=sum(shard.unanswered for shard in shards),
         slow_commands=router.slowlog.total,
+        stray_scripts=len(router.stray_scripts.found),
         latency=together([shard.latency for shard in shards]),
         shards=tuple(shards),
         hot_keys=router.hot_keys.hottest(),

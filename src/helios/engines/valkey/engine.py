@@ -12,7 +12,7 @@ from helios.engines.valkey.digests import digest_of
 from helios.engines.valkey.durability import fsync_policy, persist, refusal
 from helios.engines.valkey.payloads import accepts, is_payload_error, may_be_stream, sample_payload
 from helios.engines.valkey.rights import setuser
-from helios.engines.valkey.statistics import hits_behind, operations_in
+from helios.engines.valkey.statistics import hits_behind, operations_in, script_calls_in
 from helios.engines.valkey.stepwise import ChangedMeanwhile, NotInSteps, Way, copy_value
 from helios.engines.valkey.understanding import understood
 from helios.errors import EngineDenied, EngineError, EngineUnreachable, PayloadRefused
@@ -84,6 +84,7 @@ class ValkeyEngine:
                 helios_node=fields.get("helios_node"),
                 dataset_bytes=int(fields.get("used_memory_dataset", 0)),
                 operations=operations_in(fields),
+                script_calls=script_calls_in(fields),
                 counts_accesses=fields.get("maxmemory_policy", "").endswith("lfu"),
             )
         except KeyError as missing:

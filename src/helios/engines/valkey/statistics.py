@@ -33,14 +33,18 @@ _ACCESSES_A_STEP = 10
 
 def operations_in(info: Mapping[str, str]) -> int:
     """The commands since the server's start that INFO's commandstats count, without administration and copying."""
-    total = 0
-    for name, value in info.items():
-        command = name.removeprefix("cmdstat_")
-        if command == name or command.partition("|")[0] in _NOT_COUNTED:
-            continue
-        calls = value.partition(",")[0].removeprefix("calls=")
-        total += int(calls) if calls.isdigit() else 0
-    return total
+    counted = (name.removeprefix("cmdstat_") for name in info if name.startswith("cmdstat_"))
+    return sum(_calls(info, name) for name in counted if name.partition("|")[0] not in _NOT_COUNTED)
+
+
+def script_calls_in(info: Mapping[str, str]) -> int:
+    """The calls of scripts and functions that may write, since the server's start."""
+    return sum(_calls(info, name) for name in ("eval", "evalsha", "fcall"))
+
+
+def _calls(info: Mapping[str, str], command: str) -> int:
+    calls = info.get(f"cmdstat_{command}", "").partition(",")[0].removeprefix("calls=")
+    return int(calls) if calls.isdigit() else 0
 
 
 def hits_behind(frequency: int) -> int:

@@ -87,6 +87,7 @@ def _helios(router: RouterContext) -> Fields:
         "held_clients": len(router.holding),
         "held_commands_total": router.holding.total,
         "unclean_shards": len(router.unclean),
+        "stray_scripts": len(router.stray_scripts.found),
         "router_memory_rss": resident_bytes(),
     }
 

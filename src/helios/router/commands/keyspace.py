@@ -1,12 +1,14 @@
 """Commands about all keys: a key counts and is listed only where it is owned.
 
-A shard whose server may hold keys of others (copies in the making, moved keys not yet swept) is looked through
-key by key, in small steps between which other clients are served; any other shard is asked directly.
+Any server may hold keys of others: copies in the making, moved keys not yet swept, and what scripts have left that make
+up names. So keys are listed one by one, in small steps between which other clients are served. They are counted so
+where a move goes on; elsewhere a server is asked for its number, see counting.py.
 Keys are not listed while the topology has a fence: behind it they may have left their server already.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,16 +20,16 @@ from helios.placement.routing import Routes
 from helios.resp.encoding import NULL, array, bulk, error_reply, integer
 from helios.resp.wire import encode_command
 from helios.router.commands.handlers import Handler
-from helios.router.commands.scatter import Gathering, all_ok, concatenated, send_parts, to_all, total
+from helios.router.commands.scatter import Gathering, all_ok, send_parts
 from helios.router.context import RouterContext
 from helios.router.errors import ErrorReply
-from helios.router.frontend.caller import DONE, HOLD, WAIT_ALL, WAIT_REPLY, Caller, LastSlot, Slot
+from helios.router.frontend.caller import DONE, HOLD, WAIT_ALL, WAIT_REPLY, Caller, LastSlot
 
 STEP = 500  # keys looked at between two turns of the loop
 _MAX_RESTARTS = 20
 # A server names a key twice where its table grows under the scan. So many keys of a shard are remembered to
-# tell; beyond that, DBSIZE and KEYS of an unclean shard may count such a key twice.
-_MAX_REMEMBERED = 1_000_000
+# tell; beyond that, DBSIZE and KEYS may count such a key twice.
+MAX_REMEMBERED = 1_000_000
 
 
 def decoded(raw: bytes) -> Any:
@@ -61,13 +63,10 @@ def dbsize(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """The number of keys."""
     if down(router, caller):
         return DONE
-    if router.unclean:
-        router.spawn(caller, _counted(router))
-        return WAIT_REPLY
-    slot = Slot(caller)
-    caller.replies.append(slot)
-    to_all(router, slot, caller.protocol, [(shard, b"*1\r\n$6\r\nDBSIZE\r\n") for shard in _shards(router)], total)
-    return DONE
+    if caller.replies:
+        return WAIT_ALL  # The caller's own writes count, on whichever connection they are.
+    router.spawn(caller, _counted(router))
+    return WAIT_REPLY
 
 
 async def _counted(router: RouterContext) -> bytes:
@@ -81,35 +80,29 @@ async def count_keys(router: RouterContext) -> int:
     """
     for _ in range(_MAX_RESTARTS):
         routes = present_routes(router)
-        count = 0
-        for shard in _shards(router):
-            if shard in router.unclean:
-                async for keys in owned(router, routes, shard, [], fenced=True):
-                    count += len(keys)
-            else:
-                count += decoded(await router.pool.ask(shard, [b"DBSIZE"]))
+        counts = await asyncio.gather(*(_count(router, routes, shard) for shard in _shards(router)))
         if still(router, routes):
-            return count
+            return sum(counts)
     raise Unavailable("the keys could not be counted: they change their shard again and again; try again")
+
+
+async def _count(router: RouterContext, routes: Routes, shard: str) -> int:
+    if shard not in router.unclean:
+        return await router.count_own(routes, shard)
+    count = 0
+    async for keys in owned(router, routes, shard, [], fenced=True):
+        count += len(keys)
+    return count
 
 
 def keys(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     """All keys that match a pattern."""
     if down(router, caller):
         return DONE
-    if router.unclean or not _sees_all(caller):
-        router.spawn(caller, _listed(router, caller, argv[1]))
-        return WAIT_REPLY
-    slot = Slot(caller)
-    caller.replies.append(slot)
-    frame = encode_command(argv)
-    to_all(router, slot, caller.protocol, [(shard, frame) for shard in _shards(router)], concatenated)
-    return DONE
-
-
-def _sees_all(caller: Caller) -> bool:
-    """Whether no key is hidden from the caller."""
-    return caller.rights is None or caller.rights.sees_all
+    if caller.replies:
+        return WAIT_ALL
+    router.spawn(caller, _listed(router, caller, argv[1]))
+    return WAIT_REPLY
 
 
 async def _listed(router: RouterContext, caller: Caller, pattern: bytes) -> bytes:
@@ -117,12 +110,8 @@ async def _listed(router: RouterContext, caller: Caller, pattern: bytes) -> byte
         routes = present_routes(router)
         found: list[bytes] = []
         for shard in _shards(router):
-            if shard in router.unclean:
-                async for batch in owned(router, routes, shard, [b"MATCH", pattern]):
-                    found += batch
-            else:
-                await router.unfenced()
-                found += decoded(await router.pool.ask(shard, [b"KEYS", pattern]))
+            async for batch in owned(router, routes, shard, [b"MATCH", pattern]):
+                found += batch
         if still(router, routes):
             rights = caller.rights
             return array([bulk(key) for key in found if rights is None or rights.sees(key)])
@@ -168,7 +157,7 @@ async def owned(
         reply = await router.pool.ask(shard, [b"SCAN", cursor, *options, b"COUNT", b"%d" % STEP])
         cursor, found = decoded(reply)
         fresh = [key for key in found if key not in remembered and routes.owner(key) == shard]
-        if len(remembered) < _MAX_REMEMBERED:
+        if len(remembered) < MAX_REMEMBERED:
             remembered.update(fresh)
         yield fresh
         if cursor == b"0":

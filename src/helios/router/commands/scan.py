@@ -9,12 +9,13 @@ from helios.placement import scanning
 from helios.placement.scanning import Ahead, CursorTooLong, Place
 from helios.resp.encoding import EMPTY_ARRAY, array, bulk, error_reply
 from helios.resp.wire import elements, encode_command
-from helios.router.commands.keyspace import STEP, decoded, down, owned, present_routes, still
+from helios.router.commands.keyspace import decoded, down, owned, present_routes, still
 from helios.router.context import RouterContext
 from helios.router.frontend.caller import DONE, HOLD, WAIT_REPLY, Caller, Slot, Waiter
 from helios.router.upstream.link import ServerConnection
 
 _MAX_RESTARTS = 20
+_COUNT_MAX = 2000  # some two milliseconds of the loop
 _MAX_DIGITS = 20
 
 
@@ -51,10 +52,9 @@ def scan(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     if place.last:
         router.spawn(caller, _rest(router, caller, place, argv[2:]))
         return WAIT_REPLY
-    options = _capped(argv[2:]) if shard.id in router.unclean else argv[2:]
     slot = Slot(caller)
     caller.replies.append(slot)
-    command = encode_command([b"SCAN", b"%d" % place.inner, *options])
+    command = encode_command([b"SCAN", b"%d" % place.inner, *_capped(argv[2:])])
     link = router.pool.link(shard.id, caller.protocol)
     link.send(command, _ScanReply(router, slot, link, place, caller.rights))
     return DONE
@@ -64,8 +64,8 @@ def _capped(options: list[bytes]) -> list[bytes]:
     """The options with a COUNT that cannot stall the router, which looks up the owner of every key given."""
     capped = list(options)
     for i in range(0, len(options) - 1, 2):
-        if options[i].upper() == b"COUNT" and options[i + 1].isdigit() and int(options[i + 1][:20]) > STEP:
-            capped[i + 1] = b"%d" % STEP
+        if options[i].upper() == b"COUNT" and options[i + 1].isdigit() and int(options[i + 1][:20]) > _COUNT_MAX:
+            capped[i + 1] = b"%d" % _COUNT_MAX
     return capped
 
 
@@ -93,10 +93,11 @@ class _ScanReply:
         inner = int(decoded(cursor))
         further = self._place.within(inner, self._link.run)
         routes = router.routes
-        if shard in router.unclean and routes is not None and not routes.empty:
-            found = array([bulk(key) for key in decoded(found) if routes.owner(key) == shard])
-        if self._rights is not None:
-            found = array([bulk(key) for key in decoded(found) if self._rights.sees(key)])
+        keys = decoded(found)
+        owner = routes.owner if routes is not None and not routes.empty else lambda key: shard
+        shown = [key for key in keys if owner(key) == shard and self._sees(key)]
+        if len(shown) < len(keys):
+            found = array([bulk(key) for key in shown])
         visited = not inner and not self._place.cut_off(self._link.run)
         following = scanning.after(self._place, router.topology) if visited else further
         if following is None:
@@ -108,6 +109,9 @@ class _ScanReply:
             self._waiter.fill(error_reply(f"ERR {shard}: {error}"))
             return
         self._waiter.fill(array([bulk(b"%d" % outer), found]))
+
+    def _sees(self, key: bytes) -> bool:
+        return self._rights is None or self._rights.sees(key)
 
 
 async def _end(router: RouterContext, place: Place, found: bytes) -> bytes:

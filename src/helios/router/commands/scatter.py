@@ -84,13 +84,6 @@ def all_ok(replies: Sequence[bytes]) -> bytes:
     return OK
 
 
-def concatenated(replies: Sequence[bytes]) -> bytes:
-    """One array of the elements of all arrays, which are not looked into."""
-    ends = [reply.index(b"\r\n") for reply in replies]
-    count = sum(int(reply[1:end]) for reply, end in zip(replies, ends, strict=True))
-    return b"*%d\r\n" % count + b"".join(reply[end + 2 :] for reply, end in zip(replies, ends, strict=True))
-
-
 def to_all(
     router: RouterContext,
     waiter: Waiter,

@@ -92,7 +92,7 @@ def _text(reply: bytes) -> str:
 
 _KILLED = b"killed by user with SCRIPT KILL"
 _KILL_TIMEOUT_S = 8.0  # more than the 5 s for which a server answers nothing at all while a script runs
-CALLS = frozenset(("eval", "eval_ro", "evalsha", "evalsha_ro"))
+CALLS = frozenset(("eval", "eval_ro", "evalsha", "evalsha_ro", "fcall"))
 
 
 class _ScriptSlot(Slot):
@@ -106,11 +106,12 @@ class _ScriptSlot(Slot):
 
 
 def call(router: RouterContext, caller: Caller, shard: str, raw: bytes, argv: list[bytes], command: Command) -> None:
-    """Run a script on a shard, which is told it first if it may not know it."""
+    """Run a script or function on a shard, which is told a script first if it may not know it."""
     link = router.pool.link(shard, caller.variant)
     slot = _ScriptSlot(caller)
     caller.replies.append(slot)
     waiter = router.script_cache.before(link, argv, slot)
+    router.stray_scripts.ran(shard, argv)
     link.send_as(raw, waiter, router.totals.kind_of(command))
 
 
@@ -118,6 +119,7 @@ def prepare(router: RouterContext, link: ServerConnection, calls: Sequence[list[
     """See to it that the scripts that are about to be called in a transaction are known behind the link."""
     for argv in calls:
         router.script_cache.before(link, argv, FutureReply())
+        router.stray_scripts.ran(link.shard, argv)
 
 
 # --- SCRIPT -----------------------------------------------------------------------------------------------------
