@@ -15,8 +15,9 @@ import timeit
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import pairwise
 from math import log2
 from pathlib import Path
 from random import Random
@@ -24,16 +25,19 @@ from statistics import fmean, pstdev
 
 from uhashring import HashRing
 
+from helios.control.mutations import Fence, begin
 from helios.model.balancing import Measure, Strategy
 from helios.model.codec import encode
 from helios.model.ids import Address
-from helios.model.topology import Member, Node, Placement, Rule, Shard, Topology
+from helios.model.topology import Member, Node, Pair, Placement, Rule, Shard, Topology
 from helios.placement.balance import plan
 from helios.placement.change import with_weights, without_shard
 from helios.placement.load import Load, ShardLoad, estimate
 from helios.placement.plan import pairs_between
 from helios.placement.ring import Ring
 from helios.placement.table import table_of
+from helios.ports.store import Put
+from helios.ports.topology_records import stored
 
 TEST_KEYS = Path(__file__).parent.parent / "tests" / "data" / "keys.txt.gz"
 VIRTUAL_NODES = 150
@@ -47,11 +51,12 @@ class Effort:
     look_ups: int = 20_000
     nodes: tuple[int, ...] = (3, 10, 100, 1000, 10_000)
     plans: tuple[int, ...] = (10, 100, 1000)
+    phases: tuple[int, ...] = (100, 1000)
     id_sets: int = 300
     points: tuple[int, ...] = (50, 100, 150, 300, 500, 1000)
 
 
-QUICK = Effort(runs=1, look_ups=100, nodes=(3, 10), plans=(3,), id_sets=3, points=(20, 40))
+QUICK = Effort(runs=1, look_ups=100, nodes=(3, 10), plans=(3,), phases=(3, 10), id_sets=3, points=(20, 40))
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -68,6 +73,7 @@ def main(words: Sequence[str] | None = None) -> None:
     look_ups(keys, effort)
     building(effort)
     planning(effort)
+    phases(effort)
     balance(keys)
     other_ids(effort)
     points(effort)
@@ -175,6 +181,34 @@ def planning(effort: Effort) -> None:
 
         took = [best(work, effort) * 1e3 for work in (joins, leaves, evens)]
         print(f"{nodes:5} nodes   {took[0]:9.1f} ms   {took[1]:11.1f} ms   {took[2]:11.1f} ms")
+
+
+def phases(effort: Effort) -> None:
+    """The bytes that routers read from the store when one pair of a rebalance is fenced, and when it begins."""
+    print("\na rebalance     pairs   a phase of a pair   as one record   its beginning")
+    for nodes in effort.phases:
+        current, following, pairs = rebalance(nodes)
+        begun = begin(current, "0" * 26, following, pairs)
+        fenced = Fence(pairs[0].source, pairs[0].target).apply(begun)
+        before, _ = stored(current, None)
+        at_first, objects = stored(begun, before)
+        after, more = stored(fenced, at_first)
+        phase = size(after.records(at_first)) + sum(size(one.puts) for one in more)
+        beginning = size(at_first.records(before)) + sum(size(one.puts) for one in objects)
+        print(f"{nodes:5} nodes   {len(pairs):7,} {phase:17,} B {len(encode(fenced)):13,} B {beginning:13,} B")
+
+
+def rebalance(nodes: int) -> tuple[Topology, Placement, tuple[Pair, ...]]:
+    """A cluster, a placement that gives a third of its points to others, and pairs between which keys move."""
+    random, names, current = Random(1), ids(nodes), topology(nodes)
+    given = sorted(random.sample(table_of(current.placement).ring.positions, nodes * VIRTUAL_NODES // 3))
+    following = replace(current.placement, reassigned=tuple((point, random.choice(names)) for point in given))
+    return current, following, tuple(Pair(one, other, f"{one:>026}") for one, other in pairwise(names))
+
+
+def size(puts: Sequence[Put]) -> int:
+    """The bytes of keys and values."""
+    return sum(len(put.key) + len(put.value) for put in puts)
 
 
 def record(nodes: int, tried: tuple[Rule, ...] = ()) -> Placement:

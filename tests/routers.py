@@ -13,6 +13,7 @@ import redis.asyncio
 import uvloop
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from tests.published import HandPublisher
 from tests.servers import ADMIN_PASSWORD, ADMIN_USER, Server
 
 from helios.admin.service import AdminService
@@ -33,7 +34,7 @@ from helios.model.topology import (
     with_numbers,
 )
 from helios.placement.routing import Routes
-from helios.ports.records import SESSIONS, TOPOLOGY, SessionRecord, list_records, put_record
+from helios.ports.records import SESSIONS, SessionRecord, list_records
 from helios.ports.store import Compare, Delete, Entry, Event, Put, Snapshot, Store
 from helios.resp.wire import encode_command
 from helios.router.core import Router
@@ -116,6 +117,7 @@ class RouterLab:
 
     def __post_init__(self) -> None:
         self.store = MemoryStore()
+        self._publisher = HandPublisher(self.store)
         self.routers_store = FailingStore(self.store)
         self.clock = SystemClock()
         self.port = 0
@@ -134,7 +136,7 @@ class RouterLab:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[RouterLab]:
         """The router, serving on `port`."""
-        await self.store.commit([put_record(TOPOLOGY, self.topology)])
+        await self._publisher.publish(self.topology)
         await self.router.start()
         try:
             self.port = await self.router.serve("127.0.0.1", 0)
@@ -174,7 +176,7 @@ class RouterLab:
     async def publish(self, **changes: Any) -> int:
         """The next topology; gives its epoch."""
         self.topology = replace(self.topology, epoch=self.topology.epoch + 1, **changes)
-        await self.store.commit([put_record(TOPOLOGY, self.topology)])
+        await self._publisher.publish(self.topology)
         return self.topology.epoch
 
     async def publish_move(

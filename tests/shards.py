@@ -24,7 +24,6 @@ from helios.ports.records import (
     AGENTS,
     CHANGES,
     MEMBERS,
-    TOPOLOGY,
     AgentRecord,
     MemberRecord,
     list_records,
@@ -32,6 +31,7 @@ from helios.ports.records import (
     read_record,
 )
 from helios.ports.store import Store
+from helios.ports.topologies import read_topology
 from helios.runtime.clock import SystemClock
 from helios.stores.sqlite import SqliteStore
 
@@ -51,9 +51,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]], what: str, timeou
 
 async def topology_in(store: Store) -> Topology:
     """The topology as it stands in a store."""
-    record = await read_record(store, Topology, TOPOLOGY)
-    assert record is not None
-    return record.value
+    return await read_topology(store)
 
 
 async def rests(store: Store) -> bool:

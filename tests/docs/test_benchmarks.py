@@ -10,7 +10,7 @@ from benchmarks.ring import main
 def test_everything_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--quick"])
     printed = capsys.readouterr().out
-    for heading in ("look-up", "build", "plan", "off the mean", "points a node", "a new node"):
+    for heading in ("look-up", "build", "plan", "a phase of a pair", "off the mean", "points a node", "a new node"):
         assert heading in printed
     assert "farthest off: 16.2%" in printed
     assert "23.66%" in printed

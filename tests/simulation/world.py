@@ -14,6 +14,7 @@ from hashlib import blake2b
 from random import Random
 from unittest.mock import patch
 
+from tests.published import Published
 from tests.simulation.actors import CoordinatorActor, RouterActor
 from tests.simulation.data import Value, perform
 from tests.simulation.faults import Faults
@@ -45,7 +46,6 @@ from helios.ports.records import (
     PAUSES,
     SESSIONS,
     SETTINGS,
-    TOPOLOGY,
     AgentRecord,
     CoordinatorRecord,
     MemberRecord,
@@ -110,6 +110,7 @@ class World:
         self.late: dict[str, float] = {}
         self.members: dict[str, MemberRecord] = {}
         self.inner = MemoryStore()
+        self.published = Published()
         self._delays = Random(f"{seed}/delays")
         scenario = self.scenario
         self.counters = [CounterHistory(f"n:{number}".encode()) for number in range(scenario.counters)]
@@ -160,15 +161,15 @@ class World:
 
     def on_commit(self, operations: Sequence[Put | Delete], revision: int) -> None:
         """A commit has been done."""
+        topology = self.published.committed(operations, revision)
+        if topology is not None:
+            self.note(f"epoch {topology.epoch}: {_summary(topology)}")
+            self.invariants.published(topology)
+            self.faults.published(topology)
         for operation in operations:
             if not isinstance(operation, Put):
                 continue
-            if operation.key == TOPOLOGY:
-                topology = decode(Topology, operation.value)
-                self.note(f"epoch {topology.epoch}: {_summary(topology)}")
-                self.invariants.published(topology)
-                self.faults.published(topology)
-            elif operation.key.startswith(IMPORTS):
+            if operation.key.startswith(IMPORTS):
                 self.faults.noted()
             elif operation.key == COORDINATOR:
                 self.coordinator = decode(CoordinatorRecord, operation.value).node

@@ -15,7 +15,8 @@ from helios.model.topology import PairPhase, Topology
 from helios.node.files import DataFolder, write_json, write_private
 from helios.node.topology_copy import newest_copy
 from helios.placement.change import moved
-from helios.ports.records import CHANGES, MIGRATIONS, TOPOLOGY, list_records, put_record, read_record
+from helios.ports.records import CHANGES, MIGRATIONS, TOPOLOGY, list_records, put_record
+from helios.ports.topologies import read_topology
 from helios.runtime.adoption import adopt, check_store
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
@@ -70,9 +71,7 @@ async def test_what_was_under_way_goes_on_and_what_an_old_store_had_begun_does_n
     )
     adopted = await adopt(store, clock, moving)
     assert adopted == replace(moving, epoch=moving.epoch + 1)
-    record = await read_record(store, Topology, TOPOLOGY)
-    assert record is not None
-    assert record.value == adopted
+    assert await read_topology(store) == adopted
     changes = {one.value.id: one.value for one in await list_records(store, Change, CHANGES)}
     assert (changes["old"].status, changes["change"].status) == (ChangeStatus.FAILED, ChangeStatus.RUNNING)
     migrations = {one.value.id: one.value for one in await list_records(store, Migration, MIGRATIONS)}

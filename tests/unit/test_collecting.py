@@ -91,7 +91,7 @@ async def test_values_that_a_sample_misses_show_in_the_servers_account() -> None
 
 async def test_history_keeps_the_last_changes_and_knows_who_rests() -> None:
     store = MemoryStore()
-    publisher = await Publisher.open(store, 1, await store.commit([Put(TERM, b"1")]))
+    publisher = await Publisher.open(store, SystemClock(), 1, await store.commit([Put(TERM, b"1")]))
     clock = SystemClock()
     history = History(publisher, clock)
     done = Change("000", ChangeKind.REBALANCE, ChangeStatus.DONE, reason="because")

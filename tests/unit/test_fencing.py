@@ -19,6 +19,7 @@ from helios.model.topology import Member
 from helios.ports.engine import SESSION_PREFIXES
 from helios.ports.records import SESSIONS, TERM, SessionRecord, put_record
 from helios.ports.store import Delete, Put
+from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
 
 MEMBER = "external.0"
@@ -62,7 +63,7 @@ def session(name: str, *as_default: str) -> SessionRecord:
 async def followed() -> Followed:
     store = MemoryStore()
     version = await store.commit([Put(TERM, b"1")])
-    return Followed(store, await Publisher.open(store, 1, version))
+    return Followed(store, await Publisher.open(store, SystemClock(), 1, version))
 
 
 def test_before_it_began_anything_may_have_been_revoked(followed: Followed) -> None:
@@ -92,7 +93,7 @@ def test_a_revoked_one_may_believe_in_its_lease_to_the_end(followed: Followed) -
 
 async def test_all_users_of_a_silent_session_are_ended() -> None:
     store, server, clock = MemoryStore(), MemoryServer("source", wall=time.time), Hands()
-    publisher = await Publisher.open(store, 1, await store.commit([Put(TERM, b"1")]))
+    publisher = await Publisher.open(store, clock, 1, await store.commit([Put(TERM, b"1")]))
     member = Member("shard-1.0", "shard-1", Address("host", 1))
     connector = MemoryConnector({member.address: server})
     await store.commit([put_record(SESSIONS + "silent", session("silent"))])

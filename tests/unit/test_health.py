@@ -105,7 +105,7 @@ async def test_a_new_coordinator_looks_before_it_judges() -> None:
             put_record(HEALTH, HealthRecord((before,))),
         ]
     )
-    publisher = await Publisher.open(store, 1, version)
+    publisher = await Publisher.open(store, SystemClock(), 1, version)
     access = Access(MemoryConnector({leader.address: MemoryServer("a", wall=clock.wall)}), publisher)
     written = store.watch(HEALTH, version)
     watching = asyncio.create_task(

@@ -32,7 +32,7 @@ async def nothing_to_do(_change: Change) -> tuple[Rebalancing | None, str]:
 
 async def publisher_over(store: MemoryStore) -> Publisher:
     """A publisher in its first term."""
-    return await Publisher.open(store, 1, await store.commit([Put(TERM, b"1")]))
+    return await Publisher.open(store, SystemClock(), 1, await store.commit([Put(TERM, b"1")]))
 
 
 async def queue_over(store: MemoryStore, server: MemoryServer | None = None) -> Queue:

@@ -29,7 +29,7 @@ async def test_a_power_cut_brings_nothing_back_that_was_swept() -> None:
     server.sync()
     store = MemoryStore()
     version = await store.commit([Put(TERM, b"1")])
-    publisher = Publisher(store, TOPOLOGY, 0, 1, version)
+    publisher = Publisher(store, SystemClock(), TOPOLOGY, 0, 1, version)
     foreign = [key for key in KEYS if ROUTES.owner(key) == "b"]
     assert await clear(Access(MemoryConnector({leader.address: server}), publisher), ROUTES, "a") == len(foreign) > 0
     server.crash(lose_unsynced=True)

@@ -61,12 +61,12 @@ from helios.ports.records import (
     COORDINATOR,
     MIGRATIONS,
     PAUSES,
-    TOPOLOGY,
     CoordinatorRecord,
     list_records,
     read_record,
 )
 from helios.ports.store import Delete, Put, Store
+from helios.ports.topologies import TopologyReader
 
 _ANSWER_TIMEOUT_S = 8.0
 _WEIGHT_MAX = 1000.0
@@ -78,6 +78,7 @@ class Admin:
 
     def __init__(self, store: Store, connector: Connector, clock: Clock) -> None:
         self._store = store
+        self._topologies = TopologyReader(store)
         self._connector = connector
         self._clock = clock
         self._shared = SharedSettings(store, clock)
@@ -430,7 +431,7 @@ class Admin:
     # Reading
 
     async def _topology(self) -> Topology:
-        record = await read_record(self._store, Topology, TOPOLOGY)
+        record = await self._topologies.read()
         return Topology(epoch=0) if record is None else record.value
 
     async def _settings(self) -> ClusterSettings:

@@ -6,10 +6,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from helios.coordinator.topology_objects import TopologyObjects
 from helios.errors import Conflict, StoreError
 from helios.model.topology import NodeKind, Topology
-from helios.ports.records import DEPARTED, TERM, TOPOLOGY, put_record, read_record
+from helios.ports.clock import Clock
+from helios.ports.records import DEPARTED, TERM, TOPOLOGY, put_record
 from helios.ports.store import Compare, Delete, Put, Store
+from helios.ports.topologies import TopologyReader
+from helios.ports.topology_records import StoredTopology, stored
+
+_TIDY_S = 1.0
 
 
 class Replaced(StoreError):
@@ -25,21 +31,36 @@ class Publisher:
     one begins from what the store then says.
     """
 
-    def __init__(self, store: Store, topology: Topology, topology_version: int, term: int, term_version: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        topology: Topology,
+        topology_version: int,
+        term: int,
+        term_version: int,
+        stored_as: StoredTopology | None = None,
+    ) -> None:
         self.store = store
         self.topology = topology
         self.term = term
         self._topology_version = topology_version
         self._term_version = term_version
+        self._stored = stored_as
+        self._objects = TopologyObjects(store, clock)
         self._lock = asyncio.Lock()
 
     @classmethod
-    async def open(cls, store: Store, term: int, term_version: int) -> Publisher:
+    async def open(cls, store: Store, clock: Clock, term: int, term_version: int) -> Publisher:
         """A publisher for a term just won; the first topology of a cluster is made here."""
-        record = await read_record(store, Topology, TOPOLOGY)
+        reader = TopologyReader(store)
+        record = await reader.read()
         if record is not None:
-            return cls(store, record.value, record.version, term, term_version)
-        publisher = cls(store, Topology(epoch=0), 0, term, term_version)
+            publisher = cls(store, clock, record.value, record.version, term, term_version, reader.stored)
+            await publisher._objects.look()
+            return publisher
+        publisher = cls(store, clock, Topology(epoch=0), 0, term, term_version)
+        await publisher._objects.look()
         await publisher.publish(lambda topology: topology)
         return publisher
 
@@ -51,15 +72,21 @@ class Publisher:
     ) -> Topology:
         """Commit `change` of the topology as the next epoch, together with `operations`.
 
-        Raises Replaced, or Conflict where one of `compares` fails, having written nothing; and whatever `change`
-        raises.
+        Raises Replaced, or Conflict where one of `compares` fails, having written nothing that anybody reads; and
+        whatever `change` raises. What the topology names by digest is written before it.
         """
         async with self._lock:
             following = replace(change(self.topology), epoch=self.topology.epoch + 1)
+            made, objects = stored(following, self._stored)
+            for put in self._objects.lacking(objects):
+                await self._commit([put], [])
+            self._objects.written(objects)
             mine = Compare(TOPOLOGY, self._topology_version)
+            topology = made.records(self._stored)
             self._topology_version = await self._commit(
-                [put_record(TOPOLOGY, following), *_departed(self.topology, following), *operations], [mine, *compares]
+                [*topology, *_departed(self.topology, following), *operations], [mine, *compares]
             )
+            self._stored = made
             self.topology = following
             return following
 
@@ -70,6 +97,20 @@ class Publisher:
         """
         async with self._lock:
             return await self._commit(operations, compares)
+
+    async def keep_tidy(self) -> None:
+        """For ever: remove what topologies of before were stored as. Raises StoreError."""
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            await self.tidy()
+
+    async def tidy(self) -> None:
+        """Remove what no topology has named for long enough that every reader has seen a later one."""
+        async with self._lock:
+            if self._stored is not None:
+                for operations in await self._objects.outdated(self._stored.record):
+                    await self._commit(operations, [])
+                    self._objects.removed(operations)
 
     async def confirm(self) -> None:
         """Raise Replaced if another coordinator has been elected."""

@@ -63,13 +63,14 @@ class Coordinator:
 
     async def _lead(self, leadership: Leadership, settings: ClusterSettings) -> None:
         try:
-            publisher = await Publisher.open(self._store, leadership.term, leadership.term_version)
+            publisher = await Publisher.open(self._store, self._clock, leadership.term, leadership.term_version)
             term = LeaderTerm(
                 publisher, self._connector, self._clock, settings, lambda: new_id(self._clock), self._failpoints
             )
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(keep(self._store, leadership, settings.coordinator.lease_ttl))
                 tasks.create_task(term.run())
+                tasks.create_task(publisher.keep_tidy())
                 tasks.create_task(Departures(publisher, term.access, self._clock).run())
                 tasks.create_task(Watch(publisher, term.access, self._clock, lambda: term.settings, term.note).run())
         finally:

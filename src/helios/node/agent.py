@@ -14,7 +14,7 @@ from typing import Any
 from helios.errors import StartError, StoreError
 from helios.model.ids import Address, check_id, leader_id
 from helios.model.sections import AofFsync
-from helios.model.topology import NodeKind, Topology
+from helios.model.topology import NodeKind
 from helios.node.backoff import Backoff
 from helios.node.files import DataFolder, read_json, write_json
 from helios.node.locks import LockHeld, RunLock, holder_of
@@ -28,14 +28,13 @@ from helios.ports.records import (
     AGENTS,
     MEMBERS,
     SESSIONS,
-    TOPOLOGY,
     AgentRecord,
     SessionRecord,
     list_records,
     put_record,
-    read_record,
 )
 from helios.ports.store import Compare, Delete, Store
+from helios.ports.topologies import read_topology
 
 log = logging.getLogger(__name__)
 
@@ -169,10 +168,8 @@ class Agent:
 
     async def _needed(self) -> bool:
         """Whether the topology counts on this member's data."""
-        topology = await read_record(self._store, Topology, TOPOLOGY)
-        if topology is None:
-            return False
-        return any(member.id == self._member.spec.id for shard in topology.value.shards for member in shard.members)
+        topology = await read_topology(self._store)
+        return any(member.id == self._member.spec.id for shard in topology.shards for member in shard.members)
 
     async def _announce_member(self) -> None:
         record = self._member.record()

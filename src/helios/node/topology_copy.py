@@ -9,14 +9,13 @@ from helios.errors import StartError, StoreError
 from helios.model.codec import decode, encode
 from helios.model.topology import Topology
 from helios.node.files import DataFolder, NodeFolder, write_private
-from helios.ports.following import followed
-from helios.ports.records import TOPOLOGY
 from helios.ports.store import Store
+from helios.ports.topologies import TopologyReader
 
 
 async def keep_copy(store: Store, folder: NodeFolder, node_id: str) -> None:
     """For ever: write down each topology that has the node. One without it is none of its own."""
-    async with aclosing(followed(store, Topology, TOPOLOGY)) as topologies:
+    async with aclosing(TopologyReader(store).followed()) as topologies:
         async for topology in topologies:
             if topology.node(node_id) is not None:
                 await asyncio.to_thread(write_private, folder.topology, encode(topology).decode())

@@ -15,7 +15,9 @@ from helios.ports.store import Put, Store
 
 T = TypeVar("T")
 
-TOPOLOGY = "/topology"  # Topology; written by the coordinator alone
+TOPOLOGY = "/topology"  # TopologyRecord (ports.topology_records); written by the coordinator alone
+PAIRS = TOPOLOGY + "/pairs/"  # + digest of the base + "/" + place in the transition → PairRecord
+OBJECTS = "/objects/"  # + digest + "/" + number of the part → what the topology names by digest, written once
 COORDINATOR = "/coordinator"  # CoordinatorRecord, bound to the coordinator's lease
 TERM = "/term"  # decimal number; grows with each election and outlives the leases
 SETTINGS = "/settings"  # ClusterSettings (model.settings): what all processes must agree on

@@ -9,8 +9,10 @@ from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, 
 from helios.model.topology import Topology, Transition
 from helios.node.files import DataFolder
 from helios.ports.clock import Clock
-from helios.ports.records import CHANGES, MIGRATIONS, TOPOLOGY, list_records, put_record, read_record
+from helios.ports.records import CHANGES, MIGRATIONS, TOPOLOGY, list_records, put_record
 from helios.ports.store import Compare, Put, Store
+from helios.ports.topologies import TopologyReader
+from helios.ports.topology_records import stored
 
 NODES = "nodes"
 """What `helios up --adopt` is given where the cluster is to be made again from what its nodes have kept."""
@@ -41,7 +43,7 @@ async def adopt(store: Store, clock: Clock, kept: Topology) -> Topology | None:
 
     A transition that was under way goes on; what else the store says to be on its way ends as failed.
     """
-    record = await read_record(store, Topology, TOPOLOGY)
+    record = await TopologyReader(store).read()
     if record is not None and kept.epoch <= record.value.epoch:
         return None
     operations = await _ended(store, clock)
@@ -50,7 +52,10 @@ async def adopt(store: Store, clock: Clock, kept: Topology) -> Topology | None:
     for start in range(0, len(operations), _OPERATIONS_AT_ONCE):
         await store.commit(operations[start : start + _OPERATIONS_AT_ONCE])
     adopted = replace(kept, epoch=kept.epoch + 1)
-    await store.commit([put_record(TOPOLOGY, adopted)], compares=[Compare(TOPOLOGY, record.version if record else 0)])
+    made, objects = stored(adopted, None)
+    for put in (put for one in objects for put in one.puts):
+        await store.commit([put])
+    await store.commit(made.records(None), compares=[Compare(TOPOLOGY, record.version if record else 0)])
     return adopted
 
 

@@ -8,10 +8,10 @@ from contextlib import aclosing
 
 from helios.errors import StoreError
 from helios.model.codec import decode
-from helios.model.topology import Topology
-from helios.ports.following import followed, updates
-from helios.ports.records import AGENTS, TOPOLOGY, AgentRecord
+from helios.ports.following import updates
+from helios.ports.records import AGENTS, AgentRecord
 from helios.ports.store import Store
+from helios.ports.topologies import TopologyReader
 
 _RETRY_S = 1.0
 
@@ -19,7 +19,7 @@ _RETRY_S = 1.0
 async def tell_of_departure(store: Store, tell: Callable[[str], None]) -> None:
     """For ever: call `tell` with the id of each node that was in the cluster and is not any more."""
     present: set[str] = set()
-    async with aclosing(followed(store, Topology, TOPOLOGY)) as topologies:
+    async with aclosing(TopologyReader(store).followed()) as topologies:
         async for topology in topologies:
             now = {node.id for node in topology.nodes}
             for node_id in sorted(present - now):

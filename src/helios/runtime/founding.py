@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from helios.admin.client import Admin
 from helios.errors import StartError, Unavailable
 from helios.model.ids import Address
-from helios.model.topology import Node, Topology
-from helios.ports.records import AGENTS, TOPOLOGY, AgentRecord, read_record
+from helios.model.topology import Node
+from helios.ports.records import AGENTS, AgentRecord, read_record
 from helios.ports.store import Store
+from helios.ports.topologies import read_topology
 
 # A coordinator that died with the last run holds its place until its lease has ended.
 _TRIES = 3
@@ -35,8 +36,7 @@ async def bring_in(store: Store, admin: Admin, wanted: Sequence[str], adopted: A
 
 
 async def _bring_in(store: Store, admin: Admin, wanted: Sequence[str], adopted: Address | None) -> None:
-    topology = await read_record(store, Topology, TOPOLOGY)
-    existing = () if topology is None else topology.value.nodes
+    existing = (await read_topology(store)).nodes
     missing = [node_id for node_id in wanted if node_id not in {node.id for node in existing}]
     nodes = [await _node(store, node_id) for node_id in missing]
     if not existing and nodes:

@@ -12,14 +12,13 @@ from helios.coordinator.service import Coordinator
 from helios.errors import StartError
 from helios.model.ids import Address
 from helios.model.settings import Settings
-from helios.model.topology import Topology
 from helios.node.agent import Agent, AgentSpec, lock_node
 from helios.node.files import DataFolder
 from helios.node.ports import is_wildcard, outward_host
 from helios.node.stalled_writer import StalledWriterWatch
 from helios.node.topology_copy import keep_copy, newest_copy
 from helios.node.workers import WorkerSpec
-from helios.ports.records import TOPOLOGY, read_record
+from helios.ports.topologies import read_topology
 from helios.runtime.adoption import check_store
 from helios.runtime.agreement import agree, disagreements, follow
 from helios.runtime.backends import connector, opened_store
@@ -86,8 +85,7 @@ async def _serve(
     async with opened_store(data) as store:
         clock = SystemClock()
         kept = newest_copy(data)
-        known = await read_record(store, Topology, TOPOLOGY)
-        check_store(data, kept, Topology(epoch=0) if known is None else known.value)
+        check_store(data, kept, await read_topology(store))
         cluster = await agree(store, clock, read, founding=read.settings)
         users = await settle_users(store, read.settings, lead=False)
         check_exposed(users, {options.node_id: options.listen.host})
@@ -127,10 +125,10 @@ async def _serve(
             jobs.append(Reloader(source, read, store, clock, who=who, tell=tell).run(reload))
 
         async def ready() -> None:
-            topology = await read_record(store, Topology, TOPOLOGY)
+            topology = await read_topology(store)
             address = agent.spec.address
             say(f"node {options.node_id} serves at {address}; its data server is {agent.server}")
-            if not options.child and (topology is None or topology.value.node(options.node_id) is None):
+            if not options.child and topology.node(options.node_id) is None:
                 say(f"it is not in the cluster yet; take it in by: helios-cli addnode {options.node_id} {address}")
             say("ready")
 

@@ -18,7 +18,8 @@ from helios.node.files import DataFolder
 from helios.node.locks import Holder, LockHeld, RunLock, holder_of
 from helios.node.ports import taken
 from helios.node.topology_copy import newest_copy
-from helios.ports.records import SETTINGS, TOPOLOGY, read_record
+from helios.ports.records import SETTINGS, read_record
+from helios.ports.topologies import read_topology
 from helios.runtime.adoption import check_store
 from helios.runtime.agreement import check_agreement
 from helios.runtime.backends import opened_store
@@ -114,9 +115,8 @@ async def _existing(data: DataFolder, settings: Settings) -> tuple[Topology, tup
         stored = await read_record(store, ClusterSettings, SETTINGS)
         if stored is not None:
             check_agreement(stored.value, settings)
-        topology = await read_record(store, Topology, TOPOLOGY)
         users = await stored_users(store) or ()
-        return Topology(epoch=0) if topology is None else topology.value, users
+        return await read_topology(store), users
 
 
 def check_adoption(topology: Topology, adopt: Address | None) -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 
 from helios.errors import StartError, StoreError
-from helios.model.topology import Topology
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
 from helios.node.workers import READY
 from helios.ports.records import (
     AGENTS,
     SESSIONS,
-    TOPOLOGY,
     AgentRecord,
     SessionRecord,
     list_records,
     read_record,
 )
 from helios.ports.store import Store
+from helios.ports.topologies import read_topology
 
 _ROUTING_S = 60.0
 _POLL_S = 0.05
@@ -59,7 +58,6 @@ async def routing(store: Store, node_id: str) -> None:
 
 
 async def _routes(store: Store, node_id: str) -> bool:
-    topology = await read_record(store, Topology, TOPOLOGY)
+    epoch = (await read_topology(store)).epoch
     sessions = [record.value for record in await list_records(store, SessionRecord, SESSIONS)]
-    epoch = 0 if topology is None else topology.value.epoch
     return any(session.router == node_id and session.acked_epoch >= epoch for session in sessions)

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 from helios.errors import Conflict, HeliosError, LeaseLost, StoreError, Unavailable
-from helios.model.codec import decode
 from helios.model.topology import Topology
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
-from helios.ports.following import followed, lasting_updates
-from helios.ports.records import SESSIONS, TOPOLOGY, SessionRecord, put_record, read_record
+from helios.ports.following import lasting_updates
+from helios.ports.records import SESSIONS, SessionRecord, put_record, read_record
 from helios.ports.store import Compare, Store
+from helios.ports.topologies import TopologyReader
 from helios.router.options import RouterOptions
 from helios.router.session.users import MemberUsers
 
@@ -79,6 +79,7 @@ class Session:
         self.topology = Topology(epoch=0)
         self.users = MemberUsers(self.id, connector, self)
         self._store = store
+        self._topologies = TopologyReader(store)
         self._clock = clock
         self._options = options
         self._host = host
@@ -100,8 +101,8 @@ class Session:
         self._deadline = sent + options.session_ttl_s - options.session_margin_s
         # Before the topology is read: whoever publishes a fence and then lists the sessions must find this one.
         self._version = await self._store.commit([put_record(self._key, self._record, self._lease)])
-        snapshot = await self._store.list(TOPOLOGY)
-        self._apply(decode(Topology, snapshot.entries[0].value) if snapshot.entries else Topology(epoch=0))
+        record = await self._topologies.read()
+        self._apply(Topology(epoch=0) if record is None else record.value)
         self._host.serve_until(self._deadline)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -161,7 +162,7 @@ class Session:
         self._applied.set()
 
     async def _follow_topology(self) -> None:
-        async with aclosing(followed(self._store, Topology, TOPOLOGY, RETRY_S)) as following:
+        async with aclosing(self._topologies.followed(RETRY_S)) as following:
             async for topology in following:
                 if topology.epoch > self.topology.epoch:
                     self._apply(topology)
