@@ -4,7 +4,7 @@ import pytest
 
 from helios.errors import ProtocolError
 from helios.resp.encoding import encode, error_reply
-from helios.resp.wire import Limits, ReplySplitter, RequestParser, elements, encode_command, split_inline
+from helios.resp.wire import Buffer, Limits, ReplySplitter, RequestParser, elements, encode_command, split_inline
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,46 @@ def test_the_whole_frame_has_a_limit_too() -> None:
     parser.feed(encode_command([b"MSET", *[b"x" * 90] * 20]))
     with pytest.raises(ProtocolError, match="too big request"):
         parser.take()
+
+
+BIG = b"".join(b"%d," % number for number in range(200_000))
+LONG_FRAMES = [
+    [b"SET", b"k", BIG],
+    [b"MSET", b"k", BIG, b"l", BIG[::-1], b"m", b"n"],
+    [b"SADD", b"k", *(b"%d" % number for number in range(25_000))],
+]
+
+
+@pytest.mark.parametrize("argv", LONG_FRAMES)
+@pytest.mark.parametrize("piece", [1_000, 65_536, 10_000_000])
+def test_long_frames_are_the_same_however_they_are_cut(argv: list[bytes], piece: int) -> None:
+    frame, ping = encode_command(argv), encode_command([b"PING"])
+    parser, data, frames = RequestParser(), frame + ping + frame + frame, []
+    for at in range(0, len(data), piece):
+        parser.feed(data[at : at + piece])
+        frames += parser.take()
+    assert frames == [(frame, argv), (ping, [b"PING"]), (frame, argv), (frame, argv)]
+    assert parser.buffered == 0
+
+
+def test_a_long_array_in_pieces_is_one_reply() -> None:
+    array = b"*%d\r\n" % 200_000 + b"$3\r\nabc\r\n" * 200_000
+    splitter, data, replies = ReplySplitter(), array * 2 + b"+OK\r\n" + array, []
+    for at in range(0, len(data), 65_536):
+        replies += splitter.feed(data[at : at + 65_536])
+    assert replies == [array, array, b"+OK\r\n", array]
+    assert splitter.buffered == 0
+
+
+def test_what_filled_a_buffer_comes_out_whole_and_once() -> None:
+    buffer = Buffer()
+    assert buffer.whole() == b""
+    for piece in (b"", b"a", b"bc", b"d" * 100_000):
+        buffer.append(piece)
+    assert buffer.whole() == b"abc" + b"d" * 100_000
+    assert buffer.whole() == b""
+    buffer.append(b"again")
+    assert buffer.whole() == b"again"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,25 @@
+from cpython.ref cimport PyObject
+
+
 cdef struct Span:
     Py_ssize_t start  # from the beginning of the frame
     Py_ssize_t size
 
 
+cdef class Buffer:
+    cdef PyObject *block  # a bytes object that nobody else has, NULL while there is no room
+    cdef char *data       # its bytes
+    cdef Py_ssize_t room
+    cdef Py_ssize_t size  # bytes that have been appended
+
+    cdef int reserve(self, Py_ssize_t room) except -1
+    cdef bytes take(self, Py_ssize_t size)
+    cpdef clear(self)
+
+
 cdef class Stream:
     cdef bytes chunk          # what came last, while nothing of it has had to be copied
-    cdef char *store          # a copy of what was left of earlier chunks
-    cdef Py_ssize_t room      # bytes that the store can hold
+    cdef Buffer store         # a copy of what was left of earlier chunks
     cdef const char *data     # the chunk's bytes or the store
     cdef Py_ssize_t end       # bytes in it
     cdef Py_ssize_t start     # where the frame or reply under way begins
@@ -32,13 +45,17 @@ cdef class RequestParser(Stream):
     cdef Py_ssize_t spans_room
     cdef Py_ssize_t count     # of the arguments read so far
     cdef list words           # the arguments of an inline command, None for others
+    cdef list made            # the first arguments of a long frame, made while the rest is on its way
+    cdef Py_ssize_t made_bytes
 
     cdef int read_header(self) except -1
     cdef int read_arguments(self) except -1
     cdef int read_inline(self) except -1
     cdef int add_span(self, Py_ssize_t start, Py_ssize_t size) except -1
+    cdef int make_words(self) except -1
     cdef bytes raw(self)
     cdef list arguments(self)
+    cdef list short_arguments(self)
 
 
 cdef class ReplySplitter(Stream):

@@ -6,6 +6,7 @@ linear in its length. No byte is read before its position has been compared with
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_CLEAR, Py_INCREF, PyObject
 from libc.stdint cimport INT64_MIN
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcpy, memmove
@@ -13,6 +14,9 @@ from libc.string cimport memchr, memcpy, memmove
 from helios.errors import ProtocolError
 from helios.resp.inline import split_inline
 from helios.resp.limits import Limits
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject **block, Py_ssize_t size) except -1
 
 cdef Py_ssize_t MAX_LINE = 64 * 1024
 cdef Py_ssize_t MAX_REPLY_LINE = 1024 * 1024
@@ -22,6 +26,9 @@ cdef Py_ssize_t MAX_REPLY_BYTES = (<Py_ssize_t>1) << 30
 cdef Py_ssize_t MAX_ELEMENTS = (<Py_ssize_t>1) << 40
 cdef Py_ssize_t KEPT_ROOM = 16 * 1024  # a store or table that has grown beyond is given back when it is not needed
 cdef Py_ssize_t KEPT_SPANS = 256
+cdef Py_ssize_t MANY = 10_000  # arguments; fewer are made in less than a millisecond
+cdef Py_ssize_t MADE_BYTES = 64 * 1024 * 1024  # of arguments that are made while others are on their way
+cdef Py_ssize_t WORD_BYTES = 41  # that an argument takes beside its own
 cdef Py_ssize_t NO_NUMBER = INT64_MIN
 
 
@@ -41,16 +48,74 @@ cdef inline Py_ssize_t number(const char *digits, Py_ssize_t size) noexcept:
     return -value if negative else value
 
 
+cdef class Buffer:
+    """Room for bytes that come bit by bit. What has filled it becomes a bytes object without being copied again."""
+
+    def __init__(self, Py_ssize_t room=0):
+        if room:
+            self.reserve(room)
+
+    def __dealloc__(self):
+        Py_CLEAR(self.block)
+
+    cdef int reserve(self, Py_ssize_t room) except -1:
+        """Have room for so many bytes at least; `data` may stand elsewhere afterwards."""
+        cdef bytes block
+        if self.block == NULL:
+            block = PyBytes_FromStringAndSize(NULL, room)
+            Py_INCREF(block)
+            self.block = <PyObject *>block
+        elif room > self.room:
+            self.data = NULL
+            self.room = 0
+            _PyBytes_Resize(&self.block, room)  # a big one is moved by the page table, not byte by byte
+        else:
+            return 0
+        self.data = PyBytes_AS_STRING(<object>self.block)
+        self.room = room
+        return 0
+
+    cdef bytes take(self, Py_ssize_t size):
+        """Its first bytes; it has no room afterwards."""
+        cdef bytes whole
+        self.data = NULL
+        self.room = self.size = 0
+        if self.block == NULL:
+            return b""
+        _PyBytes_Resize(&self.block, size)
+        whole = <bytes>self.block
+        Py_CLEAR(self.block)
+        return whole
+
+    cpdef clear(self):
+        """Give the room back."""
+        self.data = NULL
+        self.room = self.size = 0
+        Py_CLEAR(self.block)
+
+    def append(self, bytes data not None):
+        """Add `data` behind the rest."""
+        cdef Py_ssize_t more = PyBytes_GET_SIZE(data)
+        if self.room < self.size + more:
+            self.reserve(max(self.size + more, 2 * self.room))
+        memcpy(self.data + self.size, PyBytes_AS_STRING(data), more)
+        self.size += more
+
+    def whole(self):
+        """All that has been appended; it is empty afterwards."""
+        return self.take(self.size)
+
+
 cdef class Stream:
     """Bytes that come in pieces and are cut into whole frames or replies."""
 
-    def __dealloc__(self):
-        free(self.store)
+    def __cinit__(self):
+        self.store = Buffer()
 
     cdef int take_in(self, bytes data) except -1:
         """Add `data` behind what has not been taken yet."""
-        cdef Py_ssize_t left = self.end - self.start, size = PyBytes_GET_SIZE(data), room
-        cdef char *store
+        cdef Py_ssize_t left = self.end - self.start, size = PyBytes_GET_SIZE(data)
+        cdef Buffer store = self.store
         if self.fault is not None:
             return 0
         if not left:
@@ -59,23 +124,18 @@ cdef class Stream:
             self.end = size
             self.start = self.position = self.searched = 0
             return 0
-        if self.room < left + size:
-            room = max(left + size, 2 * self.room)
-            store = <char *>realloc(self.store, room)
-            if store == NULL:
-                raise MemoryError
+        if store.room < left + size:
+            store.reserve(max(left + size, 2 * store.room))
             if self.chunk is None:
-                self.data = store
-            self.store = store
-            self.room = room
+                self.data = store.data
         if self.chunk is not None or self.start:
-            memmove(self.store, self.data + self.start, left)
+            memmove(store.data, self.data + self.start, left)
             self.position -= self.start
             self.searched -= self.start
             self.start = 0
-            self.data = self.store
+            self.data = store.data
             self.chunk = None
-        memcpy(self.store + left, PyBytes_AS_STRING(data), size)
+        memcpy(store.data + left, PyBytes_AS_STRING(data), size)
         self.end = left + size
         return 0
 
@@ -88,10 +148,8 @@ cdef class Stream:
         self.chunk = None
         self.data = NULL
         self.start = self.end = self.position = self.searched = 0
-        if self.room > KEPT_ROOM:
-            free(self.store)
-            self.store = NULL
-            self.room = 0
+        if self.store.room > KEPT_ROOM:
+            self.store.clear()
         return 0
 
     cdef int advance(self) except -1:
@@ -135,6 +193,9 @@ cdef class Stream:
     cdef bytes whole(self):
         """The frame or reply that was found, as it came."""
         cdef Py_ssize_t size = self.start - self.found
+        if self.chunk is None and size == self.end and size >= BIG_BYTES:
+            self.chunk = self.store.take(size)
+            self.data = PyBytes_AS_STRING(self.chunk)
         if self.chunk is not None and size == PyBytes_GET_SIZE(self.chunk):
             return self.chunk
         return PyBytes_FromStringAndSize(self.data + self.found, size)
@@ -144,6 +205,7 @@ cdef class RequestParser(Stream):
     """Cuts what a client sends into frames. Holds at most one frame and one chunk."""
 
     def __init__(self, limits=None):
+        self.made = []
         self.bound(limits or Limits())
 
     def __dealloc__(self):
@@ -158,7 +220,7 @@ cdef class RequestParser(Stream):
     @property
     def buffered(self):
         """Bytes that are kept until the rest of a frame comes."""
-        return self.end - self.start
+        return self.end - self.start + self.made_bytes
 
     def feed(self, bytes data not None):
         """Take what has been read from the connection."""
@@ -195,6 +257,8 @@ cdef class RequestParser(Stream):
                 if not self.missing:
                     continue
             if not self.read_arguments():
+                if self.count > MANY and self.made_bytes < MADE_BYTES:
+                    self.make_words()
                 return 0
             self.found = self.start
             self.start = self.position
@@ -217,6 +281,9 @@ cdef class RequestParser(Stream):
             self.missing = count
             self.count = 0
             self.words = None
+            if self.made_bytes:
+                self.made = []
+                self.made_bytes = 0
             if self.spans_room > KEPT_SPANS:
                 free(self.spans)
                 self.spans = NULL
@@ -289,6 +356,15 @@ cdef class RequestParser(Stream):
         """The frame that was found, as it came; an inline command as an array."""
         return self.whole() if self.words is None else encode_command(self.words)
 
+    cdef int make_words(self) except -1:
+        """Make the arguments that have come, so that little is left to do when the last one has."""
+        cdef const char *frame = self.data + self.start
+        cdef Py_ssize_t i
+        for i in range(len(self.made), self.count):
+            self.made.append(PyBytes_FromStringAndSize(frame + self.spans[i].start, self.spans[i].size))
+            self.made_bytes += self.spans[i].size + WORD_BYTES
+        return 0
+
     cdef list arguments(self):
         """The arguments of the frame that was found."""
         cdef list argv
@@ -296,10 +372,23 @@ cdef class RequestParser(Stream):
         cdef const char *frame
         if self.words is not None:
             return self.words
-        argv = []
+        argv, self.made = self.made, []
+        self.made_bytes = 0
         frame = self.data + self.found
-        for i in range(self.count):
+        for i in range(len(argv), self.count):
             argv.append(PyBytes_FromStringAndSize(frame + self.spans[i].start, self.spans[i].size))
+        return argv
+
+    cdef list short_arguments(self):
+        """The same, but that long ones are left empty: for who needs none of them, and would have to wait for a copy."""
+        cdef list argv = []
+        cdef Py_ssize_t i
+        cdef const char *frame = self.data + self.found
+        for i in range(self.count):
+            argv.append(
+                PyBytes_FromStringAndSize(frame + self.spans[i].start, self.spans[i].size)
+                if self.spans[i].size < BIG_BYTES else b""
+            )
         return argv
 
 

@@ -7,11 +7,11 @@ are held against, are in the tests.
 
 from __future__ import annotations
 
-from helios.resp._wire import ReplySplitter, RequestParser, encode_command
+from helios.resp._wire import Buffer, ReplySplitter, RequestParser, encode_command
 from helios.resp.inline import split_inline
 from helios.resp.limits import Frame, Limits
 
-__all__ = ["Frame", "Limits", "ReplySplitter", "RequestParser", "elements", "encode_command", "split_inline"]
+__all__ = ["Buffer", "Frame", "Limits", "ReplySplitter", "RequestParser", "elements", "encode_command", "split_inline"]
 
 
 def elements(reply: bytes) -> list[bytes]:

@@ -133,4 +133,5 @@ cdef class FastPath:
     cdef bytes word
     cdef CommandStats kind
 
+    cdef bint needs_no_values(self, RequestParser parser) except -1
     cdef bint forward(self, ClientState caller) except -1

@@ -77,7 +77,9 @@ cdef extern from *:
 cdef Py_ssize_t MIN_CELLS = 8
 cdef Py_ssize_t KEPT_CELLS = 1024
 cdef Py_ssize_t HEAVY_BYTES = 1 << 20  # as in upstream/heavy.py
+cdef Py_ssize_t SMALL_BYTES = 16 * 1024  # below it a copy costs less than a write
 cdef Py_ssize_t LONGEST_NAME = 64
+cdef Py_ssize_t FEW = 256  # arguments
 cdef Py_ssize_t MAX_ERROR_NAMES = 100
 cdef int COMMANDS_A_LOOK = 16  # of those that take the short way
 
@@ -238,6 +240,25 @@ cdef class LastSlot(Slot):
         self.caller.go_on(_ANSWERING)
 
 
+cpdef write_all(transport, list pieces):
+    """Write the pieces in order: big ones as they are, without the time for a copy, small ones together."""
+    cdef list small = []
+    cdef bytes piece
+    if len(pieces) == 1:
+        transport.write(pieces[0])
+        return
+    for piece in pieces:
+        if PyBytes_GET_SIZE(piece) < SMALL_BYTES:
+            small.append(piece)
+            continue
+        if small:
+            transport.write(b"".join(small))
+            small = []
+        transport.write(piece)
+    if small:
+        transport.write(b"".join(small))
+
+
 cdef class Outbox:
     """The callers with replies to send; each is flushed once in a turn of the loop, whoever answered.
 
@@ -369,7 +390,11 @@ cdef class ClientState:
                     if self.replies.count >= self.max_commands:
                         self.stops |= _FULL
                     continue
-                frame = (parser.raw(), parser.arguments())
+                frame = parser.raw()
+                if fast_path is not None and not self.modes and fast_path.needs_no_values(parser):
+                    frame = (frame, parser.short_arguments())
+                else:
+                    frame = (frame, parser.arguments())
             self.last_word = frame[1][0]
             looks = 0
             verdict = self.dispatch(self, frame[0], frame[1])
@@ -382,7 +407,7 @@ cdef class ClientState:
         cdef list ready = self.take_ready()
         transport = self.transport
         if ready and transport is not None and not transport.is_closing():
-            transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
+            write_all(transport, ready)
             if self.behind:
                 self.unread()
         if self.resume:
@@ -713,6 +738,17 @@ cdef class FastPath:
         if kind is None:
             kind = self.by_name[name] = CommandStats(name, group)
         return kind
+
+    cdef bint needs_no_values(self, RequestParser parser) except -1:
+        """Whether the frame that was found is big, and the dispatcher sends it on by its name and its only key."""
+        cdef CommandStats kind
+        cdef Span *spans = parser.spans
+        if parser.words is not None or parser.start - parser.found < HEAVY_BYTES or parser.count > FEW:
+            return False
+        if spans[0].size > LONGEST_NAME:
+            return False
+        kind = self.kinds.get(PyBytes_FromStringAndSize(parser.data + parser.found + spans[0].start, spans[0].size))
+        return kind is not None and kind.position < parser.count and spans[kind.position].size < SMALL_BYTES
 
     cdef bint forward(self, ClientState caller) except -1:
         """Send the frame that the caller's parser has found; False if that is not for here, and nothing was done."""

@@ -54,6 +54,28 @@ async def test_many_keys_of_one_shard_go_there_as_they_came(lab: RouterLab, clie
     assert await client.sunion("{tag}set", *keys) == {b"member"}
 
 
+async def test_big_values_arrive_whole_whichever_command_brings_them(lab: RouterLab, client: Client) -> None:
+    big, other = b"v" * (3 << 20), b"w" * (2 << 20)
+    assert await client.set("big", big, nx=True)
+    assert await client.set("big", other, nx=True) is None
+    assert await client.set("big", other, get=True) == big
+    assert await client.append("big", big) == len(other) + len(big)
+    assert await client.mset({"first": big, "second": other})
+    assert await client.mget("first", "second", "big") == [big, other, other + big]
+    async with client.pipeline(transaction=True) as pipe:
+        pipe.set("first", other)
+        pipe.strlen("first")
+        assert await pipe.execute() == [True, len(other)]
+    async with client.pipeline(transaction=False) as pipe:
+        pipe.set("small", "v").set(big, "of a big key").set("big", big).get(big).strlen("big").get("small")
+        assert await pipe.execute() == [True, True, True, b"of a big key", len(big), b"v"]
+    members = [f"member:{number}" for number in range(20_000)]
+    assert await client.sadd("set", *members) == len(members)
+    raw = await RawClient.connect(lab.port)
+    assert (await raw.ask("GET", "big", "v" * (2 << 20))).startswith(b"-ERR wrong number of arguments for 'get'")
+    raw.close()
+
+
 async def test_many_keys_wait_behind_a_fence_and_go_where_the_keys_are_then(lab: RouterLab, client: Client) -> None:
     before = lab.topology
     keys = named("m")

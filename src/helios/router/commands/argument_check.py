@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from helios.resp.commands import HARMLESS_WITHOUT_KEYS, Command
 from helios.resp.wire import encode_command
+from helios.router.commands.slices import LONG
 from helios.router.context import RouterContext
 from helios.router.errors import cross_shard
 from helios.router.frontend.caller import DONE, WAIT_REPLY, Caller, FutureReply
@@ -29,7 +30,7 @@ def refuse_cross_shard(
 ) -> int:
     """Refuse a command that needs keys of several shards together; what becomes of the caller is in the result."""
     refusal = cross_shard(owners, f"'{command.name.upper()}'")
-    if command.name not in HARMLESS_WITHOUT_KEYS:
+    if command.name not in HARMLESS_WITHOUT_KEYS or len(positions) > LONG:
         caller.answer(refusal)
         return DONE
     router.spawn(caller, _in_a_servers_words(router, argv, positions, owners[0], refusal))

@@ -27,9 +27,9 @@ _MAX_TRIES = 5
 _KEYS_MOVE = "TRYAGAIN keys of '{}' change their shard again and again; nothing was executed"
 
 
-def borrows(command: Command, owners: Sequence[str]) -> bool:
+def borrows(command: Command, positions: Sequence[int]) -> bool:
     """Whether the command can run on copies. One with very many keys would keep the router from others."""
-    return command.name in BORROWERS and len(owners) <= LONG
+    return command.name in BORROWERS and len(positions) <= LONG
 
 
 def borrow(router: RouterContext, caller: Caller, argv: list[bytes], command: Command, positions: Sequence[int]) -> int:

@@ -9,7 +9,7 @@ from helios.resp.encoding import EMPTY_ARRAY, array, bulk, encode, integer, simp
 from helios.resp.wire import elements
 from helios.router.commands.handlers import Work, awaited
 from helios.router.commands.keyspace import decoded
-from helios.router.commands.slices import in_slices
+from helios.router.commands.slices import in_slices, joined
 from helios.router.context import RouterContext
 from helios.router.errors import PATTERN_TOO_LONG
 from helios.router.frontend.caller import Caller
@@ -81,7 +81,7 @@ async def _info(router: RouterContext, caller: Caller, argv: list[bytes]) -> byt
                 return reply
             rows.update(zip(fresh, elements(reply), strict=True))
         pieces.append(b"".join([rows[name] for name in names]))
-    return b"*%d\r\n" % (len(argv) - 2) + b"".join(pieces)
+    return await joined([b"*%d\r\n" % (len(argv) - 2), *pieces])
 
 
 async def _list(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
@@ -95,7 +95,7 @@ async def _list(router: RouterContext, caller: Caller, argv: list[bytes]) -> byt
     if len(argv) > 4:  # a filter, of which a server knows that it is one
         by_name = argv[3].upper() == b"PATTERN"
         glob = Glob(argv[4])
-        verbs = [verb for verb in verbs if by_name and glob.match(verb.encode())]
+        verbs = [verb async for (verb,) in in_slices(verbs, 1) if by_name and glob.match(verb.encode())]
     return encode([*filter(_is_offered, names), *verbs], caller.protocol)
 
 

@@ -33,7 +33,7 @@ from helios.router.commands.borrowing import borrow, borrows
 from helios.router.commands.handlers import Handler
 from helios.router.commands.lookup import find_owners, must_slow, recognise, strangers
 from helios.router.commands.queueing import queue
-from helios.router.commands.slices import LONG
+from helios.router.commands.slices import LONG, Chosen
 from helios.router.context import RouterContext
 from helios.router.frontend.caller import (
     DONE,
@@ -231,7 +231,7 @@ class Dispatcher:
             return DONE
         if timeout is not None:
             return block(self._router, caller, raw, argv, command, timeout, positions)
-        keys = [argv[position] for position in positions]
+        keys = Chosen(argv, positions) if len(positions) > LONG else [argv[position] for position in positions]
         owners = find_owners(self._router, caller, keys, writes=command.writes)
         if isinstance(owners, int):
             return owners
@@ -244,7 +244,7 @@ class Dispatcher:
             # Scripts and HELP texts need no key; where a key is missing, any server says so in its own words.
             owners = [self._router.routes.home]
         first = owners[0]
-        if all(owner == first for owner in owners):
+        if owners.count(first) == len(owners):
             if command.name in ELEMENT_SCANS:
                 scan.scan_elements(self._router, caller, argv, first)
             elif command.name in scripting.CALLS:
@@ -253,7 +253,7 @@ class Dispatcher:
                 self._send(caller, first, raw, command)
         elif command.how is How.SPLIT:
             scatter.split(self._router, caller, argv, command, owners)
-        elif borrows(command, owners):
+        elif borrows(command, positions):
             return borrow(self._router, caller, argv, command, positions)
         else:
             return refuse_cross_shard(self._router, caller, argv, command, positions, owners)

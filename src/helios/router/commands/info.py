@@ -285,11 +285,12 @@ async def _keyspace(router: RouterContext, told: Section) -> Fields:
 _ENCODING = ("hash-max-", "list-max-", "list-compress-", "set-max-", "zset-max-", "stream-node-", "hll-sparse-", "lfu-")
 
 
-async def encodings(router: RouterContext, argv: list[bytes]) -> dict[str, str]:
+async def encodings(router: RouterContext) -> dict[str, str]:
     """What a server says to CONFIG GET of how it keeps values; nothing where none answers."""
     if router.reason() is not None or router.routes is None:
         return {}
-    reply = await router.pool.ask(router.routes.home, argv, 2)
+    patterns = [f"{name}*".encode() for name in _ENCODING]
+    reply = await router.pool.ask(router.routes.home, [b"CONFIG", b"GET", *patterns], 2)
     if reply[:1] != b"*":
         return {}
     flat = [part.decode("latin-1") for part in decoded(reply)]

@@ -18,7 +18,8 @@ from helios.router.frontend.caller import DONE, HOLD, PREPARE, SLOW, Caller
 def find_owners(router: RouterContext, caller: Caller, keys: Sequence[bytes], *, writes: bool) -> list[str] | int:
     """The owner of each key; or what becomes of the caller, where the command cannot go now.
 
-    Where that is DONE the caller has been answered. Without keys there is no owner, but the same obstacles.
+    Where that is DONE the caller has been answered. Without keys there is no owner, but the same obstacles. Where there
+    are many keys, each owner is named once.
     """
     reason = router.reason()
     if reason is not None:
@@ -70,6 +71,7 @@ async def _owners(routes: Routes, keys: Sequence[bytes]) -> KeysOwners:
     found = KeysOwners()
     async for part in in_slices(keys):
         found.add(routes, part)
+        found.owners = list(dict.fromkeys(found.owners))
     return found
 
 

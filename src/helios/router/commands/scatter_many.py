@@ -11,7 +11,7 @@ from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import ReplySplitter, encode_command
 from helios.router.commands.lookup import KeysOwners, must_slow
 from helios.router.commands.scatter import Gathering, all_ok, send_parts, total
-from helios.router.commands.slices import in_slices, prepared
+from helios.router.commands.slices import in_slices, joined, prepared
 from helios.router.context import RouterContext
 from helios.router.errors import ErrorReply
 from helios.router.frontend.caller import DONE, HOLD, PREPARE, SLOW, Caller, Slot, Waiter
@@ -29,6 +29,7 @@ class Parts:
         self._width = width
         self._counts: dict[str, int] = {}
         self._pieces: dict[str, list[bytes]] = {}
+        self.frames: list[tuple[str, bytes]] = []  # what each shard gets
 
     async def encode(self) -> Parts:
         """Go through all keys."""
@@ -41,15 +42,10 @@ class Parts:
             for owner, part in words.items():
                 self._counts[owner] = self._counts.get(owner, 1) + len(part)
                 self._pieces.setdefault(owner, []).append(encode_command(part).partition(b"\r\n")[2])
-        return self
-
-    def frames(self) -> list[tuple[str, bytes]]:
-        """What each shard gets."""
         name = encode_command(self._argv[:1]).partition(b"\r\n")[2]
-        return [
-            (owner, b"".join((b"*%d\r\n" % self._counts[owner], name, *pieces)))
-            for owner, pieces in self._pieces.items()
-        ]
+        for owner, pieces in self._pieces.items():
+            self.frames.append((owner, await joined([b"*%d\r\n" % self._counts[owner], name, *pieces])))
+        return self
 
 
 class _Interleaving(Gathering):
@@ -76,9 +72,11 @@ class _Interleaving(Gathering):
             return self.misfit()
         if sum(map(len, parts)) != len(self._owners):
             return self.misfit()
-        found = dict(zip(self._shards, map(iter, parts), strict=True))
-        pieces = [b"".join([next(found[owner]) for owner in owners]) async for owners in in_slices(self._owners)]
-        return b"*%d\r\n" % len(self._owners) + b"".join(pieces)
+        for part in parts:
+            part.reverse()  # taken from its end, so that it is freed bit by bit
+        found = {shard: part.pop for shard, part in zip(self._shards, parts, strict=True)}
+        pieces = [b"".join([found[owner]() for owner in owners]) async for owners in in_slices(self._owners)]
+        return await joined([b"*%d\r\n" % len(self._owners), *pieces])
 
 
 async def _elements(reply: bytes) -> AsyncIterator[bytes]:
@@ -110,7 +108,7 @@ def split_many(router: RouterContext, caller: Caller, raw: bytes, argv: list[byt
         return HOLD
     if command.writes and must_slow(caller, parts.keys.slow_s):
         return SLOW
-    frames, kind = parts.frames(), router.totals.kind_of(command)
+    frames, kind = parts.frames, router.totals.kind_of(command)
     slot = Slot(caller)
     caller.replies.append(slot)
     if len(frames) == 1:

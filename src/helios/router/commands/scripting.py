@@ -9,11 +9,11 @@ from dataclasses import replace
 import hiredis
 
 from helios.resp.commands import Command
-from helios.resp.encoding import OK, array, bulk, error_reply, integer
+from helios.resp.encoding import OK, bulk, error_reply, integer
 from helios.resp.wire import encode_command
 from helios.router.commands.handlers import Handler
 from helios.router.commands.keyspace import decoded
-from helios.router.commands.slices import in_slices
+from helios.router.commands.slices import in_slices, joined
 from helios.router.context import RouterContext
 from helios.router.errors import NOT_EXECUTED, PERHAPS_EXECUTED, in_part
 from helios.router.frontend.caller import DONE, WAIT_REPLY, Caller, FutureReply, Slot
@@ -147,8 +147,8 @@ async def _script_exists(router: RouterContext, caller: Caller, argv: list[bytes
         if not all(known):
             each = [decoded(reply) for reply in (await ask_each(router, [*argv[:2], *shas])).values()]
             known = [here or all(there) for here, *there in zip(known, *each, strict=True)]
-        found += [integer(int(here)) for here in known]
-    return array(found)
+        found.append(b"".join([integer(int(here)) for here in known]))
+    return await joined([b"*%d\r\n" % (len(argv) - 2), *found])
 
 
 async def _script_flush(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:

@@ -15,7 +15,7 @@ from helios.router.commands import info
 from helios.router.commands.client import NO_NAME, is_name
 from helios.router.commands.handlers import Answer, Handler, Work, at_once, awaited
 from helios.router.commands.pubsub import end_denied
-from helios.router.commands.slices import in_slices
+from helios.router.commands.slices import LONG, in_slices
 from helios.router.context import RouterContext
 from helios.router.errors import PATTERN_TOO_LONG, ErrorReply, shown
 from helios.router.frontend.caller import DONE, IN_NO_DATABASE, IN_SUBSCRIPTION, WAIT_ALL, WAIT_REPLY, Caller
@@ -241,11 +241,14 @@ async def _log_in(router: RouterContext, caller: Caller, name: bytes, password: 
 
 
 async def _config_get(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    if any(len(pattern) > LONGEST_PATTERN for pattern in argv[2:]):
-        return PATTERN_TOO_LONG
-    known = {**await info.encodings(router, argv), **info.parameters(router)}
+    patterns: dict[bytes, None] = {}  # each once, in order
+    async for some in in_slices(argv[2:], LONG):
+        if max(map(len, some)) > LONGEST_PATTERN:
+            return PATTERN_TOO_LONG
+        patterns.update(dict.fromkeys(some))
+    known = {**await info.encodings(router), **info.parameters(router)}
     spelt: dict[str, str] = {}  # a name is given as it was asked for, as servers do it
-    async for part in in_slices(list(dict.fromkeys(argv[2:])), 8):
+    async for part in in_slices(list(patterns), 8):
         for pattern in part:
             name, glob = pattern.decode("latin-1"), Glob(pattern.lower())
             for each in [name.lower()] if name.lower() in known else known:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from helios.placement.routing import Routes
+from helios.resp.wire import Buffer
 from helios.router.context import RouterContext
 from helios.router.errors import ErrorReply
 from helios.router.frontend.caller import PREPARING, Caller
@@ -15,7 +16,28 @@ T = TypeVar("T")
 
 LONG = 2048  # as many arguments or keys are worked on in a few thousandths of a second
 _AT_ONCE = 512  # a few thousandths of a second at the most
+_COPIED_AT_ONCE = 4 << 20  # bytes
 _MAX_TRIES = 3
+
+
+class Chosen(Sequence[bytes]):
+    """Some of many arguments, which are not copied: each attempt at a long command would take the time for it."""
+
+    def __init__(self, argv: list[bytes], positions: Sequence[int]) -> None:
+        self._argv = argv
+        self._positions = positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[bytes]: ...
+    def __getitem__(self, at: int | slice) -> bytes | list[bytes]:
+        if isinstance(at, slice):
+            return [self._argv[position] for position in self._positions[at]]
+        return self._argv[self._positions[at]]
 
 
 async def in_slices(items: Sequence[T], at_once: int = _AT_ONCE) -> AsyncIterator[Sequence[T]]:
@@ -24,6 +46,18 @@ async def in_slices(items: Sequence[T], at_once: int = _AT_ONCE) -> AsyncIterato
         if start:
             await asyncio.sleep(0)
         yield items[start : start + at_once]
+
+
+async def joined(pieces: Sequence[bytes]) -> bytes:
+    """All pieces as one. Each should be short; they are copied a few at a time."""
+    size = sum(map(len, pieces))
+    if size <= _COPIED_AT_ONCE:
+        return b"".join(pieces)
+    buffer = Buffer(size)
+    async for some in in_slices(pieces, max(1, len(pieces) * _COPIED_AT_ONCE // size)):
+        for piece in some:
+            buffer.append(piece)
+    return buffer.whole()
 
 
 class Preparation:

@@ -16,7 +16,7 @@ from helios.errors import HeliosError
 from helios.model.topology import Member
 from helios.ports.engine import UserRole
 from helios.resp.encoding import error_reply
-from helios.router._fast_path import CommandQueue
+from helios.router._fast_path import CommandQueue, write_all
 from helios.router.errors import PERHAPS_EXECUTED
 from helios.router.frontend.caller import NO_TOUCH, Waiter
 from helios.router.options import RouterOptions
@@ -142,7 +142,7 @@ class ServerConnection(CommandQueue):
             return
         out, self.out = self.out, []
         self._host.hot_keys.passed(self.shard, out)
-        self._wire.transport.write(out[0] if len(out) == 1 else b"".join(out))
+        write_all(self._wire.transport, out)
         if self._watchdog is None:
             self._watch(self.answered)
 
