@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 from tests.cluster import Cluster, ask
 from tests.servers import Server, start_valkey
 from tests.waiting import blocking_until
@@ -42,14 +43,20 @@ def settle(cluster: Cluster) -> None:
     blocking_until(lambda: cluster.command("ACTIVEMIGRATIONS") == [])
 
 
+def listed(cluster: Cluster, field: bytes) -> list[str]:
+    """One field of every node, as an administrator sees it."""
+    replies = cluster.command("LISTNODES")
+    assert isinstance(replies, list)
+    return [dict(zip(node[::2], node[1::2], strict=True))[field].decode() for node in replies]
+
+
 def nodes(cluster: Cluster) -> list[str]:
-    listed = cluster.command("LISTNODES")
-    assert isinstance(listed, list)
-    return [dict(zip(node[::2], node[1::2], strict=True))[b"id"].decode() for node in listed]
+    return listed(cluster, b"id")
 
 
 def test_a_server_is_taken_over_in_place_and_all_keys_can_leave_again(cluster: Cluster, server: Server) -> None:
     assert nodes(cluster) == ["adopted", "shard-1", "shard-2"]
+    assert listed(cluster, b"status") == ["online"] * 3
     assert cluster.command("DBSIZE") == len(KEYS) == ask(server.port, "DBSIZE")
     assert {cluster.command("GET", key, port=port) for key in KEYS[:50] for port in cluster.resp_ports} == {b"v"}
     assert cluster.command("SET", "new", "1") == b"OK"
@@ -88,9 +95,81 @@ def test_a_server_is_taken_over_in_place_and_all_keys_can_leave_again(cluster: C
     assert all(ask(server.port, "GET", key) == b"v" for key in KEYS)
 
 
+def assert_direct_writes_move(cluster: Cluster, server: Server, folder: Path) -> None:
+    """A node joins an adopted server; what clients change past Helios before a key has moved moves with it."""
+    with start_valkey(folder / "joining") as joining:
+        address = f"127.0.0.1:{joining.port}"
+        cluster.command("SETTING", "sharding.migration_rate", "10")
+        cluster.command("SETTING", "sharding.auto_rebalance", "true")
+        assert b"joining" in str(cluster.command("PREVIEW", "ADDNODE", "joining", address)).encode()
+        cluster.command("ADDNODE", "joining", address)
+        blocking_until(lambda: moving(cluster))
+        cluster.command("PAUSEMIGRATION", moving(cluster)[0])  # so that no key has moved yet
+        with direct(server) as execute:
+            assert "direct_client" in str(cluster.command("CHECK", timeout_s=30))
+            for key in KEYS[:100]:
+                assert execute("SET", key, "changed") in (True, b"OK")
+            assert [execute("DEL", key) for key in KEYS[100:200]] == [1] * 100
+            for number in range(100):
+                assert execute("SET", f"fresh:{number}", "f") in (True, b"OK")
+        cluster.assert_checked()  # the last client that goes past Helios has left, so keys may move
+        cluster.command("SETTING", "sharding.migration_rate", "0")
+        cluster.command("RESUMEMIGRATION", moving(cluster)[0])
+        settle(cluster)
+        values = [cluster.command("GET", key) for key in KEYS]
+        assert values == [b"changed"] * 100 + [None] * 100 + [b"v"] * 100
+        assert {cluster.command("GET", f"fresh:{number}") for number in range(100)} == {b"f"}
+        assert cluster.command("DBSIZE") == 300
+        moved = ask(joining.port, "DBSIZE")
+        assert isinstance(moved, int)
+        assert 0 < moved < 300
+        cluster.assert_checked()
+        cluster.command("REMOVENODE", "joining")
+        blocking_until(lambda: "joining" not in nodes(cluster))
+
+
+def moving(cluster: Cluster) -> list[bytes]:
+    """The ids of the moves under way."""
+    moves = cluster.command("ACTIVEMIGRATIONS")
+    assert isinstance(moves, list)
+    return [dict(zip(move[::2], move[1::2], strict=True))[b"id"] for move in moves]
+
+
+@contextmanager
+def direct(server: Server) -> Iterator[Callable[..., object]]:
+    """A client of the server that knows nothing of Helios and keeps its connection."""
+    with redis.Redis(port=server.port, protocol=2) as client:
+        client.ping()
+        yield client.execute_command
+
+
+def test_what_is_written_past_helios_moves_with_its_keys(cluster: Cluster, server: Server, tmp_path: Path) -> None:
+    assert_direct_writes_move(cluster, server, tmp_path)
+
+
+def test_a_first_node_is_adopted_by_addnode(tmp_path: Path, server: Server) -> None:
+    lone = Cluster(tmp_path, 1, None, [])
+    try:
+        node = lone.helios("node", "--id", "a", "--listen", f"127.0.0.1:{lone.resp_ports[0]}")
+        node.wait_ready()
+        address = f"127.0.0.1:{server.port}"
+        refused = [lone.command(*preview, "ADDNODE", "old", address, timeout_s=30) for preview in ([], ["PREVIEW"])]
+        assert len({*map(str, refused)}) == 1, "a preview says what the call would say"
+        assert f"holds {len(KEYS)} keys already: add it with --adopt" in str(refused[0])
+        assert "owns every key" in str(lone.command("ADDNODE", "old", address, "ADOPT", timeout_s=30))
+        assert (nodes(lone), listed(lone, b"status")) == (["old"], ["online"])
+        assert [lone.command("GET", key) for key in KEYS] == [b"v"] * len(KEYS)
+        assert_direct_writes_move(lone, server, tmp_path)
+        assert node.terminate() == 0
+        assert ask(server.port, "DBSIZE") == len(KEYS)
+    finally:
+        lone.clean_up()
+
+
 def test_the_check_names_clients_that_go_past_helios(cluster: Cluster, server: Server) -> None:
     cluster.assert_checked()
-    with socket.create_connection(("127.0.0.1", server.port)):
+    with direct(server) as execute:
+        assert execute("GET", KEYS[0]) == b"v"
         found = str(cluster.command("CHECK", timeout_s=30))
         assert "direct_client" in found
         assert "clients that go past Helios" in found

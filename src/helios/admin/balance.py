@@ -17,7 +17,7 @@ from helios.errors import InvalidInput, Unavailable
 from helios.model.balancing import Measure, Strategy
 from helios.model.health import NodeHealth
 from helios.model.settings import ClusterSettings
-from helios.model.topology import Topology
+from helios.model.topology import NodeKind, Topology
 from helios.placement.balance import band_of
 from helios.placement.load import Load, spread
 from helios.placement.table import table_of
@@ -85,6 +85,9 @@ async def read_standing(topology: Topology, store: Store, clock: Clock, settings
     agents = {record.value.node: record.value.seen_at for record in await list_records(store, AgentRecord, AGENTS)}
     known = {} if judged is None else {health.node: health for health in judged.value.nodes}
     now, timeout_s = clock.wall(), settings.coordinator.health_timeout
+    for node in topology.nodes:
+        if node.kind is NodeKind.EXTERNAL and node.id not in known:
+            agents.setdefault(node.id, now)  # it has no agent, and the coordinator has not looked at it yet
     return Standing(
         None if load is None else load.value.collected_at,
         {} if load is None else {figures.shard: figures for figures in load.value.shards},

@@ -195,7 +195,7 @@ def change_view(change: Change, migrations: Sequence[str]) -> ChangeView:
         message = "added; it has its share of the keys"
     else:
         message = (_DONE if change.status is ChangeStatus.DONE else _UNDER_WAY)[change.kind]
-        if change.kind is ChangeKind.REBALANCE:
+        if change.kind in (ChangeKind.REBALANCE, ChangeKind.ADD_NODE):
             message = change.outcome or (f"{message}: {change.reason}" if change.reason else message)
     return ChangeView(change.id, str(change.kind), str(change.status), change.error or message, tuple(migrations))
 

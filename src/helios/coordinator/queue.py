@@ -40,6 +40,9 @@ def founding_member(node: Node, address_record: MemberRecord | None) -> Member |
     return None if address_record is None else Member(member_id, node.id, address_record.address)
 
 
+_OWNS_ALL = "added; as the first node it owns every key"
+
+
 class Queue:
     """Admits new requests and remembers those whose turn is still to come."""
 
@@ -148,6 +151,8 @@ class Queue:
             planned, said = await self._plan(change)
             queued = planned is not None
             answered = replace(change, reason=said) if queued else replace(change, outcome=said)
+        elif change.kind is ChangeKind.ADD_NODE and not self._publisher.topology.nodes:
+            answered = replace(change, outcome=_OWNS_ALL)
         answered = replace(answered, status=ChangeStatus.QUEUED if queued else ChangeStatus.DONE)
         operations = [put_record(CHANGES + change.id, answered)]
         if queued and not importing:

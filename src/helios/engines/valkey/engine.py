@@ -42,6 +42,7 @@ _DIGESTS_AT_ONCE = 16  # values that are read side by side
 _STREAMS_AT_ONCE = 50  # each tells its first and its last entry, too
 _UNLINK_KEYS = 500  # keys in one UNLINK, so that no single command holds the server up
 _NO_EXPIRY, _NO_KEY = -1, -2  # answers of PEXPIRETIME
+_NAMELESS_S = 2  # how long a connection of Helios may take to say who it is
 
 
 @understood
@@ -359,6 +360,8 @@ class ValkeyEngine:
             and not client.get("user", "").startswith("helios-")
             # Replicas and masters belong to the server itself.
             and not set(client.get("flags", "")) & {"S", "M"}
+            # One that has only just connected may be of Helios and about to give its name.
+            and not (client.get("cmd") == "NULL" and int(client.get("age", 0)) < _NAMELESS_S)
         ]
 
     async def allow(self, user: str, password: str, role: UserRole) -> None:
