@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.topologies import KEYS, PLACEMENTS, cluster, transitions
+from tests.topologies import KEYS, PLACEMENTS, SHARDS, cluster, transitions
 
 from helios.control.mutations import Fence, Finish, Reverse, Switch, Unfence, begin
+from helios.model.codec import decode, encode
 from helios.model.topology import NodeState, Pair, PairPhase, Placement, Topology, Transition
 from helios.placement.plan import pairs_between
 from helios.placement.ring import POSITIONS, Ring
@@ -49,6 +50,28 @@ def test_a_key_is_on_the_target_exactly_when_its_pair_has_switched(topology: Top
             assert routes.owner(key) == (new if pair.phase is PairPhase.SWITCHED else old)
             assert routes.fenced(key) == (pair.phase is PairPhase.FENCED)
     assert routes.has_fence == any(pair.phase is PairPhase.FENCED for pair in transition.pairs)
+
+
+@given(transitions(), st.sets(st.sampled_from(SHARDS)))
+def test_a_fenced_shard_holds_all_that_it_owns_and_nothing_else(topology: Topology, shards: set[str]) -> None:
+    open_routes, routes = Routes(topology), Routes(replace(topology, fenced_shards=frozenset(shards)))
+    for key in KEYS:
+        assert routes.owner(key) == open_routes.owner(key)
+        assert routes.pair(key) == open_routes.pair(key)
+        assert routes.fenced(key) == (open_routes.fenced(key) or open_routes.owner(key) in shards)
+    assert {shard for shard in SHARDS if routes.holds(shard)} == shards
+    assert routes.has_fence == (open_routes.has_fence or bool(shards))
+
+
+@given(transitions(), st.sets(st.sampled_from(SHARDS)))
+def test_fences_are_the_pairs_that_are_fenced_and_the_shards(topology: Topology, shards: set[str]) -> None:
+    topology = replace(topology, fenced_shards=frozenset(shards))
+    fences = topology.fences
+    assert {fence.shard for fence in fences if fence.whole} == shards
+    pairs = {(pair.source, pair.target) for pair in running(topology).pairs if pair.phase is PairPhase.FENCED}
+    assert {(fence.shard, fence.target) for fence in fences if not fence.whole} == pairs
+    assert len(set(fences)) == len(fences)
+    assert decode(Topology, encode(topology)).fences == fences
 
 
 @given(transitions())

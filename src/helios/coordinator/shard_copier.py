@@ -278,7 +278,7 @@ class ShardCopier:
 
     def _gives_way(self) -> bool:
         """Whether clients wait for the last keys of another source."""
-        return any(pair.source != self.source for pair in self._routes().topology.fenced)
+        return any(fence.shard != self.source for fence in self._routes().topology.fences)
 
     async def _catch_up(self, source: Engine, target: str, state: _Target) -> None:
         count, dropped = len(state.changed), state.dropped

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import count
 
+from helios.model.fences import Fence
 from helios.model.ids import Address
 
 
@@ -163,7 +164,8 @@ class Topology:
 
     `unclean` names shards whose servers may hold keys that they do not own (copies in the making,
     moved keys not yet swept): whoever counts or lists keys must look at each key's owner there.
-    `generation` counts the switches: as long as it stays, no key changes its owner.
+    `generation` counts the switches: as long as it stays, no key changes its owner. Routers hold every command for
+    `fenced_shards`.
     """
 
     epoch: int
@@ -174,6 +176,7 @@ class Topology:
     unclean: frozenset[str] = frozenset()
     sharding_enabled: bool = True
     generation: int = 0
+    fenced_shards: frozenset[str] = frozenset()
 
     def node(self, node_id: str) -> Node | None:
         """The node of that id, if there is one."""
@@ -184,10 +187,11 @@ class Topology:
         return next((shard for shard in self.shards if shard.id == shard_id), None)
 
     @property
-    def fenced(self) -> tuple[Pair, ...]:
-        """The pairs for whose keys routers hold commands."""
+    def fences(self) -> tuple[Fence, ...]:
+        """What routers hold commands for: whole shards, and the keys of pairs that are fenced."""
         pairs = self.transition.pairs if self.transition is not None else ()
-        return tuple(pair for pair in pairs if pair.phase is PairPhase.FENCED)
+        fenced = (Fence(pair.source, pair.target) for pair in pairs if pair.phase is PairPhase.FENCED)
+        return (*map(Fence, sorted(self.fenced_shards)), *fenced)
 
 
 def with_numbers(shards: Sequence[Shard]) -> tuple[Shard, ...]:

@@ -14,14 +14,26 @@ class Routes:
     Without a transition a look-up costs what the placement's does; with one, twice that.
     """
 
-    __slots__ = ("_current", "_fenced", "_next", "_shares", "_slow_s", "_switched", "has_fence", "has_slow", "topology")
+    __slots__ = (
+        "_current",
+        "_fenced",
+        "_fenced_shards",
+        "_next",
+        "_shares",
+        "_slow_s",
+        "_switched",
+        "has_fence",
+        "has_slow",
+        "topology",
+    )
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
         self._current: PlacementTable = table_of(topology.placement)
         self._next: PlacementTable | None = None
         self._shares: dict[str, float] | None = None
-        self._fenced = frozenset((pair.source, pair.target) for pair in topology.fenced)
+        self._fenced = frozenset((fence.shard, fence.target) for fence in topology.fences if not fence.whole)
+        self._fenced_shards = frozenset(fence.shard for fence in topology.fences if fence.whole)
         self._switched: frozenset[tuple[str, str]] = frozenset()
         self._slow_s: dict[tuple[str, str], float] = {}
         if topology.transition is not None:
@@ -29,7 +41,7 @@ class Routes:
             pairs = topology.transition.pairs
             self._switched = frozenset((p.source, p.target) for p in pairs if p.phase is PairPhase.SWITCHED)
             self._slow_s = {(p.source, p.target): p.slow_ms / 1000 for p in pairs if p.slow_ms}
-        self.has_fence = bool(self._fenced)
+        self.has_fence = bool(topology.fences)
         self.has_slow = bool(self._slow_s)
 
     @property
@@ -78,9 +90,15 @@ class Routes:
 
     def fenced(self, key: bytes) -> bool:
         """Whether commands for `key` must be held until a later epoch."""
-        if not self.has_fence or self._next is None:
+        if not self.has_fence:
             return False
-        return (self._current.owner(key), self._next.owner(key)) in self._fenced
+        if self._fenced_shards and self.owner(key) in self._fenced_shards:
+            return True
+        return self._next is not None and (self._current.owner(key), self._next.owner(key)) in self._fenced
+
+    def holds(self, shard: str) -> bool:
+        """Whether every command for `shard` must be held until a later epoch, with keys or without."""
+        return shard in self._fenced_shards
 
     def slow_s(self, key: bytes) -> float:
         """By how many seconds a write to `key` must be delayed before it is sent."""

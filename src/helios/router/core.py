@@ -226,7 +226,7 @@ class Router:
         self.topology = topology
         self.routes = Routes(topology)
         self._dispatcher.serve(self.routes)
-        marks = self.pool.marks((pair.source for pair in topology.fenced), self.routes.fenced)
+        marks = self.pool.marks((fence.shard for fence in topology.fences), self.routes.fenced)
         self.pool.apply(topology)
         for watch in self.watches:
             watch.follow(self.routes)

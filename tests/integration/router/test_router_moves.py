@@ -88,6 +88,61 @@ async def test_a_fence_that_is_lifted_lets_commands_go_on_where_they_were(lab: R
         assert await source.get(key) == b"v"
 
 
+async def test_a_fence_around_a_shard_holds_all_that_it_owns_and_nothing_else(lab: RouterLab, client: Client) -> None:
+    home = min(lab.servers)
+    inside, outside = lab.key_of(home, "i"), lab.key_of("shard-2", "o")
+    await client.mset({inside: "1", outside: "1"})
+    await lab.acknowledged(await lab.publish(fenced_shards=frozenset((home,))))
+    commands = (
+        ("INCR", inside),
+        ("EVAL", "return redis.call('INCR', KEYS[1])", "1", inside),
+        ("EVAL", "return 7", "0"),
+        ("MSET", inside, "9", outside, "9"),
+        ("BLPOP", f"list:{{{inside}}}", "0"),
+    )
+    held = [await RawClient.connect(lab.port) for _ in commands]
+    for number, (raw, command) in enumerate(zip(held, commands, strict=True)):
+        raw.send(*command)
+        await until(lambda number=number: len(lab.router.holding) == number + 1, "it is held")  # type: ignore[misc]
+    assert await client.incr(outside) == 2
+    async with lab.direct(home) as direct:
+        assert await direct.get(inside) == b"1"
+    await lab.publish(fenced_shards=frozenset())
+    for raw, reply in zip(held[:4], (b":2\r\n", b":3\r\n", b":7\r\n", b"+OK\r\n"), strict=True):
+        assert await raw.line() == reply
+    assert await client.lpush(f"list:{{{inside}}}", "x") == 1
+    assert await held[4].line() == b"*2\r\n"
+    for raw in held:
+        raw.close()
+
+
+async def test_a_fence_around_a_shard_is_acknowledged_when_nothing_is_in_flight_there(
+    lab: RouterLab, client: Client
+) -> None:
+    inside, outside = lab.key_of("shard-1"), lab.key_of("shard-2")
+    await client.get(inside)
+    await lab.acknowledged(lab.topology.epoch)
+    lab.servers["shard-1"].stop()
+    try:
+        in_flight = asyncio.create_task(client.set(inside, "v"))
+        link = lab.router.pool.links[2]["shard-1"]
+        await until(lambda: link.issued > link.answered, "the command is in flight")
+        epoch = await lab.publish(fenced_shards=frozenset(("shard-1", "shard-2")))
+        await until(lambda: lab.router.topology.epoch == epoch, "the epoch is applied")
+        async with lab.client() as other:
+            for _ in range(50):
+                await other.get(lab.key_of("shard-3"))
+        assert [session.acked_epoch for session in await lab.sessions()] == [epoch - 1]
+    finally:
+        lab.servers["shard-1"].cont()
+    assert await in_flight
+    await lab.acknowledged(epoch)
+    reading = asyncio.create_task(client.get(outside))
+    await until(lambda: len(lab.router.holding) == 1, "the reader is held")
+    await lab.publish(fenced_shards=frozenset())
+    assert await reading is None
+
+
 async def test_a_fence_is_acknowledged_when_what_is_in_flight_was_answered(lab: RouterLab, client: Client) -> None:
     key = lab.key_of("shard-1", "m")
     await client.get(key)

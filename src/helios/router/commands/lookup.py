@@ -29,7 +29,7 @@ def find_owners(router: RouterContext, caller: Caller, keys: Sequence[bytes], *,
     assert routes is not None
     if len(keys) > LONG:
         return _find_many(router, caller, keys, writes=writes)
-    if routes.has_fence and any(map(routes.fenced, keys)):
+    if routes.has_fence and (any(map(routes.fenced, keys)) if keys else routes.holds(routes.home)):
         return HOLD
     if writes and routes.has_slow and must_slow(caller, max(map(routes.slow_s, keys), default=0.0)):
         return SLOW

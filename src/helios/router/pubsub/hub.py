@@ -78,7 +78,7 @@ class Hub:
         if not self.topics:
             return []
         self._connect()
-        links = [self._links[shard] for shard in sorted({pair.target for pair in topology.fenced})]
+        links = [self._links[shard] for shard in sorted({fence.target for fence in topology.fences if not fence.whole})]
         return [(link, link.mark) for link in links if not link.confirmed(link.mark)]
 
     def configure(self, options: RouterOptions) -> None:

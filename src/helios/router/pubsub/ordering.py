@@ -96,4 +96,4 @@ class InOrder(Generic[Message]):
 
 
 def _fenced(routes: Routes) -> set[tuple[str, str]]:
-    return {(pair.source, pair.target) for pair in routes.topology.fenced}
+    return {(fence.shard, fence.target) for fence in routes.topology.fences if not fence.whole}

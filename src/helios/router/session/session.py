@@ -174,7 +174,7 @@ class Session:
             self._applied.clear()
             # Behind a fence clients wait for the acknowledgement; nobody waits for another.
             # Who starts us waits for the first.
-            if self._record.acked_epoch and not self.topology.fenced and await self._is_followed():
+            if self._record.acked_epoch and not self.topology.fences and await self._is_followed():
                 continue
             epoch, pending = self.topology.epoch, self._pending
             if not await self._settled(pending.commands):
