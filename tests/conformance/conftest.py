@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from tests.engine_lab import KINDS, REAL, Lab, open_lab
+from tests.etcd_servers import started_etcd
+from tests.store_homes import HOMES
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which servers the engine suite runs over on this machine."""
     missing = "" if "redis" in KINDS else " (no redis-server >= 7 on PATH)"
     terminalreporter.write_line(f"engines under test: {', '.join(KINDS)}{missing}")
+    without = "" if "etcd" in HOMES else " (no etcd on PATH)"
+    terminalreporter.write_line(f"stores under test: {', '.join(HOMES)}{without}")
 
 
 @pytest.fixture(params=KINDS)
@@ -27,3 +31,10 @@ async def real_lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     """One server process of each product."""
     async with open_lab(request.param, tmp_path / "server") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an etcd that runs for as long as the tests do."""
+    with started_etcd(tmp_path_factory.mktemp("etcd")) as address:
+        yield address

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
 from collections.abc import Callable
 from typing import Any
 
-from helios.ports.store import Put
+from helios.ports.following import updates
+from helios.ports.store import Delete, Put
 from helios.stores.memory import MemoryStore
+
+KEPT_COMMITS = 50
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -67,3 +71,24 @@ def test_leases_expire_in_virtual_time_and_waiting_watches_are_told_at_their_mom
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(live())
+
+
+async def test_who_follows_lists_again_where_changes_were_lost() -> None:
+    store = MemoryStore(keep_commits=KEPT_COMMITS)
+    await store.commit([Put("/a/1", b"1"), Put("/a/2", b"2")])
+    async with contextlib.aclosing(updates(store, "/a")) as following:
+        first = await anext(following)
+        assert first.complete
+        assert [(event.key, event.value) for event in first.events] == [("/a/1", b"1"), ("/a/2", b"2")]
+        await store.commit([Put("/a/1", b"one"), Delete("/a/2")])
+        second = await anext(following)
+        assert not second.complete
+        assert {(event.key, event.value) for event in second.events} == {("/a/1", b"one"), ("/a/2", None)}
+        for n in range(KEPT_COMMITS + 1):
+            await store.commit([Put("/a/3", str(n).encode())])
+        third = await anext(following)
+        assert third.complete
+        assert [(event.key, event.value) for event in third.events] == [
+            ("/a/1", b"one"),
+            ("/a/3", str(KEPT_COMMITS).encode()),
+        ]
