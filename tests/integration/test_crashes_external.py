@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 from _pytest.mark.structures import ParameterSet
-from tests.cluster import Cluster
-from tests.crashes import EXTERNAL, Load, Scene, Victim, crash_cluster
+from tests.cluster import Cluster, ask
+from tests.crashes import EXTERNAL, FILL, Load, Scene, Victim, crash_cluster
 from tests.reckoning import answer, assert_checked, assert_each_key_once, assert_no_users_left
 from tests.servers import Server, start_valkey
 from tests.shards import eventually, topology_in
@@ -48,6 +48,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         crash_cluster(folder / "cluster", 2) as (cluster, points),
     ):
         cluster.externals[EXTERNAL] = external.port
+        assert (
+            cluster.member_command(EXTERNAL, "ACL", "SETUSER", "owner", "on", ">secret", "~*", "&*", "+@all") == b"OK"
+        )
         added = cluster.command("ADDNODE", EXTERNAL, f"localhost:{external.port}")
         assert isinstance(added, list)
         assert b"done" in added
@@ -109,6 +112,49 @@ async def test_what_clients_take_from_an_import_stays_taken(
             await assert_each_key_once(cluster)
             await answer(cluster, "REMOVENODE", "legacy")
             await scene.at_rest()
+
+
+async def test_a_mover_that_wakes_up_late_changes_nothing_though_its_source_knows_no_users(lab: Lab) -> None:
+    cluster, points, external = lab
+    async with Scene.at(cluster, points, external) as scene:
+        await scene.migrate()
+        await scene.at_rest()
+        await as_owner(cluster, "ACL", "SETUSER", "default", "-acl")
+        try:
+            points.arm(Point.COPYING)
+            migration = await scene.migrate(back=True)
+            await scene.reached(Point.COPYING)
+            first = await scene.coordinator()
+            assert first is not None
+            ended = scene.terms_ended(first.node)
+            process = await scene.process(Victim.COORDINATOR)
+            await scene.freeze(process)
+            try:
+                scene.go_on()
+                await scene.succeeded(first.term)
+                await scene.at_rest()
+                assert (await scene.migration(migration)).status is MigrationStatus.COMPLETED
+                written, deleted = sorted(FILL)[:50], sorted(FILL)[50:100]
+                await answer(cluster, "MSET", *itertools.chain.from_iterable((key, "new") for key in written))
+                await answer(cluster, "DEL", *deleted)
+            finally:
+                process.send(signal.SIGCONT)
+
+            async def woken() -> bool:
+                return scene.terms_ended(first.node) > ended
+
+            await eventually(woken, "the first coordinator learns that its term is over")
+            assert await answer(cluster, "MGET", *written) == [b"new"] * len(written)
+            assert await answer(cluster, "EXISTS", *deleted) == 0
+            await assert_each_key_once(cluster)
+        finally:
+            await as_owner(cluster, "ACL", "SETUSER", "default", "+@all")
+
+
+async def as_owner(cluster: Cluster, *words: str) -> None:
+    """A command to the external server, as whoever runs it."""
+    port = cluster.externals[EXTERNAL]
+    assert await asyncio.to_thread(ask, port, *words, login=("owner", "secret")) == b"OK"
 
 
 async def test_nobody_is_left_behind(lab: Lab) -> None:

@@ -91,6 +91,28 @@ async def test_keys_leave_such_a_server_for_good(tmp_path: Path) -> None:
         await shards.assert_whole(PAIRS)
 
 
+async def test_no_verb_brings_keys_to_such_a_server(tmp_path: Path) -> None:
+    """A move by name, the import of another server and joining are told of above and below."""
+    async with running_shards(tmp_path, 2, fsync="always") as shards:
+        address = await external(shards)
+        await shards.admin.add_node("external", address)
+        await shards.settled()
+        await shards.fill(PAIRS)
+        await as_owner(shards, "ACL", "SETUSER", "default", "-acl")
+        before = await shards.contents()
+        verbs = {"drain": "shard-1", "remove_node": "shard-2"}
+        for verb, node in verbs.items():
+            change = await getattr(shards.admin, verb)(node)
+            await shards.settled()
+            ended = await shards.admin.change(change.change)
+            assert ended.status == "failed"
+            assert FENCING_RIGHTS in ended.message
+            assert await shards.contents() == before
+        with pytest.raises(Refused, match="nobody can be forced off"):
+            await shards.admin.add_node("another", address, adopt=True)
+        await shards.assert_whole(PAIRS)
+
+
 async def test_nothing_is_imported_into_such_a_server(tmp_path: Path) -> None:
     async with running_shards(tmp_path, 1, fsync="always") as shards:
         await shards.admin.add_node("external", await external(shards))
