@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from tests.shards import FAST, eventually, topology_in
@@ -29,7 +29,8 @@ class MemoryShards:
 
     def __init__(self, versions: dict[str, int], failpoints: Failpoints) -> None:
         self.clock = SystemClock()
-        self.servers = {name: MemoryServer(name, wall=self.clock.wall, version=v) for name, v in versions.items()}
+        self.skews_s = dict.fromkeys(versions, 0.0)  # by so much the servers' clocks are ahead
+        self.servers = {name: MemoryServer(name, wall=self._wall_of(name), version=v) for name, v in versions.items()}
         self.addresses = {name: Address("memory", port) for port, name in enumerate(versions, 1)}
         connector = MemoryConnector({self.addresses[name]: server for name, server in self.servers.items()})
         self.store = MemoryStore()
@@ -37,6 +38,9 @@ class MemoryShards:
         self.coordinator = Coordinator(
             self.store, connector, self.clock, node_id="test", settings=BY_HAND, failpoints=failpoints
         )
+
+    def _wall_of(self, name: str) -> Callable[[], float]:
+        return lambda: self.clock.wall() + self.skews_s[name]
 
     def node(self, name: str) -> Node:
         """The server as a node."""

@@ -48,6 +48,12 @@ async def test_a_scan_and_a_stream_of_keys_that_begin_so_know_no_others(lab: Lab
     await stream.close()
 
 
+async def test_a_server_says_its_time(lab: Lab) -> None:
+    engine = await lab.open()
+    before = time.time()
+    assert before - 0.001 <= await engine.now_s() <= time.time() + 0.001
+
+
 async def test_info_says_who_answers(lab: Lab) -> None:
     engine = await lab.open()
     await lab.set(engine, b"a", b"1")

@@ -22,6 +22,7 @@ CALLS: dict[str, Callable[[ValkeyEngine], Awaitable[Any]]] = {
     "count": lambda engine: engine.count(),
     "scan": lambda engine: engine.scan(0, 10),
     "exists": lambda engine: engine.exists([b"a", b"b"]),
+    "now_s": lambda engine: engine.now_s(),
     "dump": lambda engine: engine.dump([b"a", b"b"]),
     "restore": lambda engine: engine.restore([(b"a", Dumped(b"x", None, False))]),
     "sizes": lambda engine: engine.sizes([b"a"]),

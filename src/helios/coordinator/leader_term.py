@@ -12,6 +12,7 @@ from helios.control.admission import Policy, altered_node, placement_after
 from helios.control.mutations import begin
 from helios.coordinator.access import Access
 from helios.coordinator.balancer import Balancer
+from helios.coordinator.clocks import refuse_skewed
 from helios.coordinator.collector import Collector
 from helios.coordinator.compatibility import refuse_unreadable, unreadable
 from helios.coordinator.copying import CopyLimits
@@ -276,6 +277,7 @@ class LeaderTerm:
         there = [(leader(source), leader(target)) for source, target in keys]
         found = await unreadable(self.access, [*there, *((target, source) for source, target in there)])
         refuse_unreadable(there, found)
+        await refuse_skewed(self.access, self._clock, there)
         shut = await self._unfenceable(topology, {shard for pair in keys for shard in pair})
         if reason := next((shut[target] for _, target in keys if target in shut), ""):
             raise Refused(reason)
@@ -316,6 +318,7 @@ class LeaderTerm:
         member = founding_member(node, None if record is None else record.value)
         if member is None:
             raise Refused(f"{node.id} has no running server")
+        await refuse_skewed(self.access, self._clock, [(member, self.access.leader(owner)) for owner in sorted(owners)])
         moving = Import(
             change.id,
             member,

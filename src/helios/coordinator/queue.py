@@ -9,6 +9,7 @@ from dataclasses import replace
 from helios.control.admission import Admission, Policy, admit, holds_keys, placement_after, refusal, with_state
 from helios.control.rebalance import Rebalancing
 from helios.coordinator.access import Access
+from helios.coordinator.clocks import refuse_skewed
 from helios.coordinator.compatibility import check_readable
 from helios.coordinator.publisher import Publisher
 from helios.errors import Conflict, EngineError, InvalidInput, NotFound, Refused, Unavailable
@@ -237,6 +238,8 @@ class Queue:
             if self._publisher.topology.shards and (reason := await self._access.unfenceable(members[node.id])):
                 raise Refused(reason)
             await self._check_versions(members[node.id], importing=bool(keys and change.import_keys))
+        others = [shard.leading for shard in self._publisher.topology.shards]
+        await refuse_skewed(self._access, self._clock, [(other, members[node.id]) for other in others])
         if keys and not change.flush and not change.import_keys and not change.adopt:
             raise Refused(holds_keys(node, keys, first=not self._publisher.topology.nodes))
         return bool(keys and change.flush)

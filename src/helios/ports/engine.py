@@ -139,6 +139,9 @@ class Engine(Protocol):
     async def count(self) -> int:
         """The number of keys (DBSIZE), owned or not."""
 
+    async def now_s(self) -> float:
+        """What the server's clock says: Unix seconds. Its keys end by that clock."""
+
     async def refuses_writes(self) -> str:
         """Why the server takes no writes at the moment and what to do about it; empty where it takes them."""
 

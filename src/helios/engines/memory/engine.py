@@ -92,6 +92,10 @@ class MemoryEngine:
         """The number of keys."""
         return len(await self.connection.call(self._server.keys))
 
+    async def now_s(self) -> float:
+        """What the server's clock says."""
+        return await self.connection.call(self._server.now_s)
+
     async def refuses_writes(self) -> str:
         """Never: it has no disk that could be full."""
         return await self.connection.call(str)

@@ -249,6 +249,10 @@ class MemoryServer:
         self._unsynced.clear()
         return True
 
+    def now_s(self) -> float:
+        """What its clock says."""
+        return self._wall()
+
     def info(self) -> EngineInfo:
         """What the server says of itself; `run_id` differs after each start."""
         used = sum(len(key) + len(entry.value) for key, entry in self._entries.items())

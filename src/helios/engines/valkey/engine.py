@@ -95,6 +95,11 @@ class ValkeyEngine:
         """The number of keys in database 0 (DBSIZE)."""
         return int(await self._execute("DBSIZE"))
 
+    async def now_s(self) -> float:
+        """What the server's clock says (TIME): Unix seconds."""
+        seconds, microseconds = await self._execute("TIME")
+        return int(seconds) + int(microseconds) / 1e6
+
     async def refuses_writes(self) -> str:
         """Why the server takes no writes at the moment and what to do about it; empty where it takes them.
 
