@@ -235,7 +235,7 @@ class FakeAdmin:
 
     async def preview_rebalance(self, *, strategy: str = "", by: str = "") -> list[PreviewView]:
         self._note("preview_rebalance", strategy, by)
-        return []
+        return [PREVIEW]
 
     async def preview_reweight(self, node_id: str, weight: float) -> list[PreviewView]:
         self._note("preview_reweight", node_id, weight)

@@ -44,3 +44,4 @@ from helios.values import Ring as Ring
 from helios.values import Rule as Rule
 
 __all__: list[str]
+__version__: str

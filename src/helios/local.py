@@ -20,7 +20,7 @@ from helios.client.connection import RespClient
 from helios.client.entry import Entry
 from helios.client.progress import Progress
 from helios.errors import InvalidInput, NotFound, Refused, StartError
-from helios.model.setting_info import all_settings
+from helios.model.setting_info import all_settings, nearest
 from helios.node.files import DataFolder
 from helios.node.ports import free_ports
 from helios.runtime.children import helios_command
@@ -69,7 +69,9 @@ class LocalCluster:
             raise InvalidInput(f"shards is {shards} but must be from 1 to {_MAX_SHARDS}")
         for name in settings or {}:
             if name not in all_settings():
-                raise InvalidInput(f"{name!r} is not a setting: use full names, such as sharding.migration_rate")
+                raise InvalidInput(
+                    f"{name!r} is not a setting; {nearest(name)}use full names, such as sharding.migration_rate"
+                )
             if name in _OWN:
                 raise InvalidInput(f"{name} cannot be set: a LocalCluster has a temporary folder and ports of its own")
         self.shards = shards

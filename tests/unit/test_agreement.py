@@ -162,6 +162,14 @@ def test_logs_as_lines_and_as_objects(tmp_path: Path) -> None:
         int("why")
     except ValueError:
         logging.getLogger("x").exception("it ended")
-    entry = json.loads(objects.read_text())
+    text = objects.read_text()
+    logging.getLogger("x").error(
+        "moved: node=%s keys=%d took_s=%.1f level=%s 100%% of %s", "shard-1", 7, 1.5, "low", "it"
+    )
+    named = json.loads(objects.read_text().removeprefix(text))
+    assert (named["node"], named["keys"], named["took_s"]) == ("shard-1", 7, 1.5)
+    assert named["level"] == "error", "what every line has is not replaced"
+    assert set(named) == {"time", "level", "logger", "message", "node", "keys", "took_s"}
+    entry = json.loads(text)
     assert (entry["level"], entry["logger"], entry["message"]) == ("error", "x", "it ended")
     assert "ValueError: invalid literal" in entry["exception"]

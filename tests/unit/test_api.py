@@ -204,7 +204,7 @@ async def test_what_rules_checks_and_settings_look_like(gateway: Gateway) -> Non
         ("POST", "nodes", {"node_id": "n", "address": "h:1", "weight": 2}, ("preview_add_node", "n", "h:1", 2.0), 1),
         ("DELETE", "nodes", {"node_id": "n"}, ("preview_remove_node", "n"), 1),
         ("POST", "migrate", {"source_node": "a", "target_node": "b"}, ("preview_migrate", "a", "b", "*"), 1),
-        ("POST", "rebalance", {"strategy": "uniform"}, ("preview_rebalance", "uniform", ""), 0),
+        ("POST", "rebalance", {"strategy": "uniform"}, ("preview_rebalance", "uniform", ""), 1),
         ("PUT", "nodes/n/weight", {"weight": 2}, ("preview_reweight", "n", 2.0), 1),
         ("POST", "nodes/n/drain", {}, ("preview_drain", "n"), 1),
         ("POST", "nodes/n/undrain", {}, ("preview_undrain", "n"), 1),

@@ -16,11 +16,25 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.fake_gateway import BALANCE, CHANGE, FOUND, HISTORY, MIGRATION, NODE, PREVIEW, RULE, SETTING
+from tests.fake_gateway import (
+    ALTERED,
+    BALANCE,
+    CHANGE,
+    FOUND,
+    HISTORY,
+    MIGRATION,
+    NODE,
+    PREVIEW,
+    RULE,
+    SETTING,
+    SETTING_CHANGE,
+    Gateway,
+)
 from tests.fake_resp import FakeServer, resp3, serving
 
 from helios.admin.views import KeyView, StatsView
 from helios.cli import client as entry
+from helios.errors import NotFound
 
 STATS = StatsView(2, 1, 3, True, 1, 150, 1, 0, 9, None, True, 1000, 0, (NODE,))
 KEY = KeyView("user:alice", "shard-1", "localhost:6379", "rule", "user:*")
@@ -58,6 +72,8 @@ class Cluster:
             b"LISTRULES": [asdict(RULE)],
             b"CHECK": {"clean": True, "findings": [], "repaired": ""},
             b"SETTINGS": [asdict(SETTING)],
+            b"SETTINGHISTORY": [asdict(SETTING_CHANGE)],
+            b"SETTINGROLLBACK": [asdict(ALTERED)],
             b"SETTING": asdict(SETTING),
             b"PREVIEW": [asdict(PREVIEW)],
             b"BALANCE": asdict(BALANCE),
@@ -166,6 +182,102 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
     assert verb in shown.stdout.partition("Example:")[2]
 
 
+SHAPES = [
+    ("listnodes", "GET", "nodes", None),
+    ("nodeforkey user:alice", "GET", "node?key=user:alice", None),
+    ("clusterstats", "GET", "stats", None),
+    ("addnode n h:1", "POST", "nodes", {"node_id": "n", "address": "h:1"}),
+    ("addnode n h:1 --dry-run", "POST", "nodes?dry_run=true", {"node_id": "n", "address": "h:1"}),
+    ("removenode n", "DELETE", "nodes", {"node_id": "n"}),
+    ("removenode n --dry-run", "DELETE", "nodes?dry_run=true", {"node_id": "n"}),
+    ("migrate a b", "POST", "migrate", {"source_node": "a", "target_node": "b"}),
+    ("migrate a b --dry-run", "POST", "migrate?dry_run=true", {"source_node": "a", "target_node": "b"}),
+    ("migrationstatus m", "GET", "migration?task_id=m", None),
+    ("allmigrations", "GET", "migrations", None),
+    ("activemigrations", "GET", "migrations/active", None),
+    ("cancelmigration m", "POST", "migrations/m/cancel", None),
+    ("pausemigration m", "POST", "migrations/m/pause", None),
+    ("resumemigration m", "POST", "migrations/m/resume", None),
+    ("cleanupmigrations", "POST", "migrations/cleanup", None),
+    ("rebalance", "POST", "rebalance", None),
+    ("rebalance --dry-run", "POST", "rebalance?dry_run=true", None),
+    ("reweight n 2", "PUT", "nodes/n/weight", {"weight": 2}),
+    ("reweight n 2 --dry-run", "PUT", "nodes/n/weight?dry_run=true", {"weight": 2}),
+    ("drain n", "POST", "nodes/n/drain", None),
+    ("drain n --dry-run", "POST", "nodes/n/drain?dry_run=true", None),
+    ("undrain n", "POST", "nodes/n/undrain", None),
+    ("balance", "GET", "balance", None),
+    ("history", "GET", "history", None),
+    ("listrules", "GET", "rules", None),
+    ("check", "POST", "check", None),
+    ("config show", "GET", "settings", None),
+    ("config show sharding.migration_rate", "GET", "settings/sharding.migration_rate", None),
+    ("config set sharding.migration_rate 5", "PUT", "settings/sharding.migration_rate", {"value": 5}),
+    ("config history", "GET", "settings/history", None),
+    ("config rollback", "POST", "settings/rollback", None),
+]
+
+
+def _shape(value: Any) -> Any:
+    """The names at every depth, without the values, which two fakes need not share."""
+    if isinstance(value, dict):
+        return {name: _shape(item) for name, item in value.items()}
+    return [_shape(value[0])] if isinstance(value, list) and value and isinstance(value[0], dict) else None
+
+
+@pytest.mark.parametrize(("words", "method", "path", "body"), SHAPES)
+async def test_json_has_the_shapes_of_rest(
+    cluster: Cluster, words: str, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    gateway = Gateway()
+    async with gateway.http:
+        response = await gateway.http.request(method, f"/api/v1/shards/{path}", json=body)
+    assert response.is_success, response.text
+    cluster.replies[b"CHECK"] = asdict(FOUND)
+    printed = cluster.run("--json", *words.split())
+    assert _shape(json.loads(printed.stdout)) == _shape(response.json())
+
+
+def test_every_verb_that_rest_has_is_compared() -> None:
+    alone = {"set", "get", "del", "expire", "ttl", "load", "dump", "top"}  # values, files and the screen
+    compared = {words.split()[0] for words, *_ in SHAPES}
+    assert compared == set(" ".join(VERBS).split()) - alone
+
+
+async def test_errors_have_the_shape_of_rest(cluster: Cluster) -> None:
+    gateway = Gateway()
+    gateway.admin.error = NotFound("no migration m")
+    async with gateway.http:
+        response = await gateway.http.get("/api/v1/shards/migration?task_id=m")
+    cluster.error = b"-NOTFOUND no migration m\r\n"
+    printed = cluster.run("--json", "migrationstatus", "m")
+    assert printed.exit_code == 1
+    assert json.loads(printed.stdout) == response.json() == {"error": {"code": "NOTFOUND", "message": "no migration m"}}
+    assert printed.stderr == "helios-cli: no migration m (NOTFOUND)\n"
+    assert cluster.run("migrationstatus", "m").stdout == ""
+    missing = cluster.run("--json", "del", "a")
+    assert json.loads(missing.stdout)["error"]["code"] == "NOTFOUND"
+    wrong = cluster.run("--json", "listnode")
+    assert wrong.exit_code == 2
+    assert json.loads(wrong.stdout)["error"]["code"] == "INVALID"
+
+
+def test_a_key_that_is_not_there_is_one_object(cluster: Cluster) -> None:
+    cluster.replies[b"DEL"] = 0
+    printed = cluster.run("--json", "del", "a", "b")
+    assert printed.exit_code == 1
+    assert json.loads(printed.stdout)["error"] == {"code": "NOTFOUND", "message": "there is no key 'a', 'b'"}
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"), [("listnode", "listnodes"), ("clusterstat", "clusterstats"), ("config shwo", "show")]
+)
+def test_a_verb_that_is_almost_right_is_suggested(cluster: Cluster, words: str, meant: str) -> None:
+    result = cluster.run(*words.split())
+    assert result.exit_code == 2
+    assert f"Did you mean '{meant}'?" in result.stderr
+
+
 def test_the_verbs_are_these() -> None:
     assert set(entry.cli.commands) == set(" ".join(VERBS).split())
 
@@ -186,7 +298,7 @@ def test_a_check_with_findings_is_exit_status_1(cluster: Cluster) -> None:
 
 
 def test_json_has_every_field_of_the_views(cluster: Cluster) -> None:
-    assert json.loads(cluster.run("listnodes", "--json").stdout) == [asdict(NODE)]
+    assert json.loads(cluster.run("listnodes", "--json").stdout) == {"nodes": [asdict(NODE)]}
     assert json.loads(cluster.run("migrationstatus", "m", "--json").stdout) == asdict(MIGRATION)
     assert json.loads(cluster.run("clusterstats", "--json").stdout) == json.loads(json.dumps(asdict(STATS)))
 

@@ -29,7 +29,7 @@ def run(*words: object) -> Result:
 def shown(*words: object) -> dict[str, tuple[str, str]]:
     ended = run("show", "--json", *words)
     assert ended.exit_code == 0, ended.output
-    return {view["name"]: (view["value"], view["origin"]) for view in json.loads(ended.stdout)}
+    return {view["name"]: (view["value"], view["origin"]) for view in json.loads(ended.stdout)["settings"]}
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_changes_are_remembered_and_taken_back(folder: Path) -> None:
     assert run("set", "sharding.migration_rate", "900", *here).stdout == "sharding.migration_rate is 900 already\n"
     assert run("set", "router.hold_timeout", "9s", *here).stdout == "router.hold_timeout: 9s (was 5s)\n"
     assert shown(*here)["router.hold_timeout"] == ("9s", "set at run time")
-    changes = json.loads(run("history", "--json", *here).stdout)
+    changes = json.loads(run("history", "--json", *here).stdout)["changes"]
     assert [(c["number"], c["altered"][0]["name"], c["altered"][0]["new"]) for c in changes] == [
         (1, "sharding.migration_rate", "900"),
         (2, "router.hold_timeout", "9s"),

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner as CliRunnerOfClick
 from typer.testing import CliRunner
 
+import helios
+from helios.cli import client
 from helios.cli.main import app
 from helios.model.passwords import matches
 
@@ -23,6 +26,13 @@ def test_help_shows_what_people_use() -> None:
     assert "router" not in shown.output
     assert "Example: helios up" in runner.invoke(app, ["up", "--help"]).output
     assert "parent-pipe" not in runner.invoke(app, ["node", "--help"]).output
+
+
+def test_the_version_is_said_alike_everywhere() -> None:
+    shown = runner.invoke(app, ["--version"])
+    assert (shown.exit_code, shown.output) == (0, f"helios {helios.__version__}\n")
+    assert CliRunnerOfClick().invoke(client.cli, ["--version"]).output == f"helios-cli {helios.__version__}\n"
+    assert "Did you mean 'up'?" in runner.invoke(app, ["ups"]).output
 
 
 @pytest.mark.parametrize(

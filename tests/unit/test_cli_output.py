@@ -187,3 +187,24 @@ def test_rules_and_settings() -> None:
 )
 def test_sizes(number: int, text: str) -> None:
     assert output.size(number) == text
+
+
+def test_a_table_that_a_terminal_is_too_narrow_for_is_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = ["ID", ">KEYS", "DETAIL"], [["shard-1", "12", "x" * 50], ["shard-2", "3", "y"]]
+    wide = output.table(*table)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert output.table(*table).splitlines() == [
+        "ID      shard-1",
+        "KEYS    12",
+        "DETAIL  " + "x" * 50,
+        "",
+        "ID      shard-2",
+        "KEYS    3",
+        "DETAIL  y",
+    ]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert output.table(*table) == wide
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False)
+    assert output.table(*table) == wide, "what a program reads stays a table"

@@ -5,16 +5,19 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+import rich.progress
 from click.testing import CliRunner, Result
 from tests.fake_resp import FakeServer, resp3, serving
 
 from helios.cli import client as entry
-from helios.cli import load
+from helios.cli import load, transfer_verbs
+from helios.cli.dump import Dumper
 from helios.cli.records import HEADER
 
 
@@ -330,3 +333,40 @@ def test_a_line_beyond_the_bound_is_named_with_the_way_to_let_it_in(shell: Shell
     assert "1 loaded, 1 bad line, 0 failed" in result.output
     assert shell.run("load", "--max-line", "2kb", file).exit_code == 0
     assert shell.run("load", "--max-line", "much", file).exit_code == 2
+
+
+def test_a_dump_that_is_stopped_says_how_far_it_was_and_leaves_nothing(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.data.strings = {b"k%d" % n: b"v" for n in range(9)}
+    dumped = Dumper._dump
+    steps: list[int] = []
+
+    def stopped(self: Dumper, keys: list[bytes]) -> None:
+        if steps:
+            raise KeyboardInterrupt
+        steps.append(len(keys))
+        dumped(self, keys)
+
+    monkeypatch.setattr(Dumper, "_dump", stopped)
+    target = shell.folder / "all.jsonl"
+    result = shell.run("dump", str(target))
+    assert result.exit_code == 130
+    assert result.stderr.startswith(f"stopped; so far: {steps[0]} dumped, 0 failed, in ")
+    assert result.stderr.endswith(f"; {target} is not written\n")
+    assert list(shell.folder.iterdir()) == []
+
+
+def test_a_dump_shows_how_many_keys_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    seen: list[float | None] = []
+    real = rich.progress.Progress.add_task
+
+    def add_task(self: rich.progress.Progress, description: str, total: float | None = 100.0) -> rich.progress.TaskID:
+        seen.append(total)
+        return real(self, description, total=total)
+
+    monkeypatch.setattr(rich.progress.Progress, "add_task", add_task)
+    with transfer_verbs._dumping(lambda: 12) as (_, progress):
+        progress(5)
+    assert seen == [12]

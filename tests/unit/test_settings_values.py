@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from helios.model.codec import decode, encode
 from helios.model.notation import format_duration, format_size, parse_duration, parse_size
 from helios.model.sections import AofFsync, RouterSettings, ShardingSettings
-from helios.model.setting_info import all_settings
+from helios.model.setting_info import all_settings, nearest
 from helios.model.settings import ClusterSettings, Settings
 from helios.runtime.settings import load_settings
 
@@ -129,3 +129,18 @@ def test_what_is_no_size(written: object) -> None:
 @given(st.integers(0, 1 << 45))
 def test_a_size_is_written_so_that_it_is_read_again(size: int) -> None:
     assert parse_size(format_size(size)) == size
+
+
+@pytest.mark.parametrize(
+    ("name", "question"),
+    [
+        ("sharding.migration_rat", "did you mean sharding.migration_rate? "),
+        ("shardin.migration_rat", "did you mean sharding.migration_rate? "),
+        ("router.migration_rate", "did you mean sharding.migration_rate? "),
+        ("migration_rate", "did you mean sharding.migration_rate? "),
+        ("shardings", "did you mean sharding? "),
+        ("nothing.like_it", ""),
+    ],
+)
+def test_the_nearest_setting_is_asked_after(name: str, question: str) -> None:
+    assert nearest(name) == question

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from helios.admin.views import AlteredView, SettingChangeView, SettingView
 from helios.errors import Conflict, InvalidInput, NotFound, Refused
-from helios.model.setting_info import EMPTY, Effect, all_settings, format_value
+from helios.model.setting_info import EMPTY, Effect, all_settings, format_value, nearest
 from helios.model.settings import ClusterSettings
 from helios.ports.clock import Clock
 from helios.ports.records import (
@@ -201,4 +201,4 @@ def _one(views: Sequence[SettingView], name: str) -> SettingView:
 
 def _unknown(name: str) -> NotFound:
     known = ", ".join(name for name, info in all_settings().items() if info.effect is Effect.NOW)
-    return NotFound(f"{name!r} is not a setting that can be changed here; those that can are {known}")
+    return NotFound(f"{name!r} is not a setting that can be changed here; {nearest(name)}those that can are {known}")

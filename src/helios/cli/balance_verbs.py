@@ -53,7 +53,7 @@ def rebalance(session: Session, strategy: str | None, by: str | None, dry_run: b
     if wait:
         raise click.UsageError("--dry-run and --wait exclude each other: nothing is moved that could be waited for")
     view = ask(session, "BALANCE", *_way(strategy, by))
-    show(session, view, lambda: balance_output.proposal(view))
+    show(session, {"previews": view["moves"]}, lambda: balance_output.proposal(view))
 
 
 @click.command("reweight", **described("helios-cli reweight shard-4 2 --wait", takes_anything=True))
@@ -104,7 +104,7 @@ def history(session: Session, count: int) -> None:
     from helios.cli import balance_output
 
     views = ask(session, "HISTORY", str(count))
-    show(session, views, lambda: balance_output.history(views))
+    show(session, {"history": views}, lambda: balance_output.history(views))
 
 
 VERBS = (balance, rebalance, reweight, drain, undrain, history)

@@ -18,7 +18,7 @@ from helios.cli import balance_verbs, cluster_verbs, key_verbs, maintenance_verb
 from helios.cli.session import Session
 from helios.client.connection import CommandRefused
 from helios.client.entry import Entry
-from helios.errors import HeliosError
+from helios.errors import HeliosError, InvalidInput
 
 BROKEN_PIPE_STATUS = 141  # what a shell shows for a program that SIGPIPE has ended
 INTERRUPTED_STATUS = 130
@@ -37,8 +37,12 @@ class VerbGroup(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except HeliosError as error:
-            output.tell(f"helios-cli: {error.sentence if isinstance(error, CommandRefused) else error}")
+            _complain(ctx, error)
             ctx.exit(1)
+        except click.UsageError as error:
+            if ctx.params.get("as_json"):
+                _write_error(InvalidInput.code, error.format_message())
+            raise
         except BrokenPipeError:
             _discard_stdout()
             ctx.exit(BROKEN_PIPE_STATUS)
@@ -48,6 +52,18 @@ class VerbGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # as they were registered, what belongs together side by side
+
+
+def _complain(ctx: click.Context, error: HeliosError) -> None:
+    """Say what a verb refused: a line on stderr, and for programs the object that REST would answer on stdout."""
+    refused = isinstance(error, CommandRefused)
+    if ctx.params.get("as_json"):
+        _write_error(error.code, str(error).removeprefix(f"{error.code} ") if refused else str(error))
+    output.tell(f"helios-cli: {error.sentence if isinstance(error, CommandRefused) else error}")
+
+
+def _write_error(code: str, message: str) -> None:
+    output.write_json({"error": {"code": code, "message": message}})
 
 
 def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:

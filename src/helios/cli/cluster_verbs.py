@@ -12,6 +12,7 @@ import click
 from helios.cli import completing, output
 from helios.cli.session import Session, described, pass_session
 from helios.client.connection import REPLY_TIMEOUT_S
+from helios.errors import HeliosError
 
 _ANY = "*"  # instead of a node: every one
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would move from where to where.")
@@ -86,7 +87,7 @@ def list_nodes(session: Session) -> None:
     from helios.cli import cluster_output
 
     views = ask(session, "LISTNODES")
-    show(session, views, lambda: cluster_output.nodes(views, time.time()))
+    show(session, {"nodes": views}, lambda: cluster_output.nodes(views, time.time()))
 
 
 @click.command("nodeforkey", **described("helios-cli nodeforkey user:alice", takes_anything=True))
@@ -234,7 +235,7 @@ def _preview(session: Session, wait: bool, *argv: str) -> None:
     if wait:
         raise click.UsageError("--dry-run and --wait exclude each other: nothing is moved that could be waited for")
     views = ask(session, "PREVIEW", *argv)
-    show(session, views, lambda: cluster_output.preview(views))
+    show(session, {"previews": views}, lambda: cluster_output.preview(views))
 
 
 def change(session: Session, wait: bool, *argv: str) -> None:
@@ -268,7 +269,13 @@ def _wait_for(session: Session, change: str, migration: str | None = None) -> No
         _show_migration(session, one)
     else:
         show(session, seen.change, lambda: cluster_output.ended(seen.change, seen.migrations, time.time()))
-    following.outcome(seen)
+    try:
+        following.outcome(seen)
+    except HeliosError as error:
+        if not session.as_json:
+            raise
+        output.tell(f"helios-cli: {error}")  # its status has been written
+        raise click.exceptions.Exit(1) from error
 
 
 def _migration(session: Session, *argv: str) -> None:
@@ -285,7 +292,7 @@ def _migrations(session: Session, *argv: str) -> None:
     from helios.cli import cluster_output
 
     views = ask(session, *argv)
-    show(session, views, lambda: cluster_output.migrations(views, time.time()))
+    show(session, {"migrations": views}, lambda: cluster_output.migrations(views, time.time()))
 
 
 def ask(session: Session, *argv: str, reply_timeout_s: float = REPLY_TIMEOUT_S) -> Any:
@@ -295,7 +302,7 @@ def ask(session: Session, *argv: str, reply_timeout_s: float = REPLY_TIMEOUT_S) 
 
 
 def show(session: Session, reply: Any, render: Callable[[], str]) -> None:
-    """A reply on stdout, as JSON or as people read it."""
+    """A reply on stdout, as JSON of the shape that REST has, or as people read it."""
     if session.as_json:
         output.write_json(reply)
     else:

@@ -65,15 +65,16 @@ def show(
 
         from helios.cli import cluster_output
         from helios.errors import NotFound
+        from helios.model.setting_info import nearest
         from helios.runtime.configuration import settings_of
 
         views = [asdict(view) for view in settings_of(_source(file, data_dir), planned=file is not None)]
         if name is None:
-            _print(views, as_json, lambda: cluster_output.settings(views, origins=origin))
+            _print({"settings": views}, as_json, lambda: cluster_output.settings(views, origins=origin))
             return
         view = next((view for view in views if view["name"] == name), None)
         if view is None:
-            raise NotFound(f"{clean(name)} is not a setting; `helios config show` lists all")
+            raise NotFound(f"{clean(name)} is not a setting; {nearest(name)}`helios config show` lists all")
         _print(view, as_json, lambda: cluster_output.setting(view))
 
     carry_out(start)
@@ -153,7 +154,7 @@ def history(data_dir: DataDir = None, as_json: Json = False) -> None:
         from helios.runtime.configuration import history_of
 
         changes = [asdict(change) for change in history_of(_source(None, data_dir))]
-        _print(changes, as_json, lambda: cluster_output.setting_history(changes))
+        _print({"changes": changes}, as_json, lambda: cluster_output.setting_history(changes))
 
     carry_out(start)
 

@@ -76,9 +76,9 @@ def delete_keys(session: Session, keys: tuple[str, ...]) -> None:
     """
     with session.connect() as client:
         deleted = client.call(b"DEL", *map(os.fsencode, keys))
-    if session.as_json:
+    if session.as_json and deleted:
         output.write_json({"deleted": deleted})
-    else:
+    elif not session.as_json:
         output.write(str(deleted))
     if not deleted:
         raise _missing(*keys)

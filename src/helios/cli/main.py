@@ -37,8 +37,18 @@ Handed = Annotated[Path | None, typer.Option("--settings", hidden=True)]
 ParentPipe = Annotated[bool, typer.Option("--parent-pipe", hidden=True)]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"helios {version('helios')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Say which.")] = False,
+) -> None:
     """Elastic sharding for Valkey and Redis: one key space over many servers."""
 
 

@@ -22,7 +22,7 @@ def list_rules(session: Session) -> None:
     from helios.cli import cluster_output
 
     views = ask(session, "LISTRULES")
-    show(session, views, lambda: cluster_output.rules(views))
+    show(session, {"rules": views}, lambda: cluster_output.rules(views))
 
 
 @click.command("check", **described("helios-cli check --repair"))
@@ -60,7 +60,7 @@ def show_settings(session: Session, name: str | None, origin: bool) -> None:
         show(session, view, lambda: cluster_output.setting(view))
         return
     views = ask(session, "SETTINGS")
-    show(session, views, lambda: cluster_output.settings(views, origins=origin))
+    show(session, {"settings": views}, lambda: cluster_output.settings(views, origins=origin))
 
 
 @click.command("set", **described("helios-cli config set sharding.migration_rate 5000", takes_anything=True))
@@ -84,7 +84,7 @@ def setting_history(session: Session) -> None:
     from helios.cli import cluster_output
 
     changes = ask(session, "SETTINGHISTORY")
-    show(session, changes, lambda: cluster_output.setting_history(changes))
+    show(session, {"changes": changes}, lambda: cluster_output.setting_history(changes))
 
 
 @click.command("rollback", **described("helios-cli config rollback 3"))
@@ -98,7 +98,7 @@ def roll_back(session: Session, number: int | None) -> None:
     from helios.cli import cluster_output
 
     items = ask(session, "SETTINGROLLBACK", *([] if number is None else [str(number)]))
-    show(session, items, lambda: cluster_output.altered(items))
+    show(session, {"altered": items}, lambda: cluster_output.altered(items))
 
 
 for verb in (show_settings, set_setting, setting_history, roll_back):

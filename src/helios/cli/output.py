@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -65,16 +67,26 @@ def write_json(value: Any) -> None:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows under headings, columns as wide as their contents; a heading that begins with > aligns right."""
+    """Rows under headings, columns as wide as their contents; a heading that begins with > aligns right.
+
+    On a terminal that is too narrow, each row is a list of its headings and cells.
+    """
     names = [heading.lstrip(RIGHT) for heading in headings]
     sides = [RIGHT if heading.startswith(RIGHT) else LEFT for heading in headings]
     cells = [[clean(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    if cells and sum(widths) + 2 * (len(widths) - 1) > _columns():
+        return "\n\n".join(facts(list(zip(names, row, strict=True))) for row in cells)
     lines = [
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
         for row in [names, *cells]
     ]
     return "\n".join(lines)
+
+
+def _columns() -> float:
+    """How wide what people read may be; without end where it is not written to a terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:

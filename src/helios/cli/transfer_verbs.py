@@ -97,7 +97,7 @@ def dump(session: Session, file: str, file_format: str | None, match: str | None
     line = records.tsv_line if tsv else records.json_line
     with ExitStack() as stack:
         client = stack.enter_context(session.connect())
-        tell, progress = stack.enter_context(_dumping())
+        tell, progress = stack.enter_context(_dumping(lambda: None if match else client.call(b"DBSIZE")))
         target = stack.enter_context(files.writing(file))
         if tsv:
             target.write(records.HEADER + b"\n")
@@ -113,7 +113,12 @@ def dump(session: Session, file: str, file_format: str | None, match: str | None
             strings_only=tsv,
             pattern=os.fsencode(match) if match else None,
         )
-        dumper.run()
+        try:
+            dumper.run()
+        except BaseException:
+            kept = "" if file == files.STANDARD else f"; {clean(file)} is not written"
+            output.tell(f"stopped; so far: {dumper.report.as_text()}{kept}")
+            raise
     _finish(session, dumper.report, sys.stderr if file == files.STANDARD else sys.stdout)
 
 
@@ -159,8 +164,11 @@ def _loading(file: str, raw: IO[bytes]) -> Iterator[tuple[Callable[[str], None],
 
 
 @contextmanager
-def _dumping() -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
-    """How to tell of a problem and of progress: a count of keys if stderr is a terminal."""
+def _dumping(total: Callable[[], int | None]) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    """How to tell of a problem and of progress: a count of keys if stderr is a terminal.
+
+    `total` gives how many there are when it begins; None where that is not known.
+    """
     if not sys.stderr.isatty():
         yield output.tell, lambda _: None
         return
@@ -169,7 +177,7 @@ def _dumping() -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
 
     columns = (SpinnerColumn(), TextColumn("dumped"), MofNCompleteColumn(), TextColumn("keys"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("dump", total=None)
+        task = bar.add_task("dump", total=total())
         yield (
             lambda text: bar.console.print(shown(text, sys.stderr), markup=False, highlight=False),
             lambda keys: bar.update(task, advance=keys),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import StrEnum
 from functools import cache
 from types import MappingProxyType
@@ -156,3 +157,20 @@ def _range(field: FieldInfo) -> str:
     if highest is None:
         return f"of at least {_write(field, lowest)}"
     return f"from {_write(field, lowest)} to {_write(field, highest)}"
+
+
+def nearest(name: str) -> str:
+    """A question after the setting, or section, that may have been meant by an unknown name; empty where none is near.
+
+    A name that is right in itself but stands in a wrong section is found in its own.
+    """
+    section, dot, field = name.partition(".")
+    known = sections().get(section)
+    near = [full for full in all_settings() if full.partition(".")[2] == (field or section)][:1]
+    if not near and known is not None and dot:
+        near = [f"{section}.{match}" for match in get_close_matches(field, list(known.model_fields), n=1, cutoff=0.5)]
+    if not near and dot:
+        near = get_close_matches(name, list(all_settings()), n=1, cutoff=0.7)
+    if not near and known is None:
+        near = get_close_matches(section, list(sections()), n=1)
+    return f"did you mean {near[0]}? " if near else ""

@@ -6,13 +6,16 @@ import json
 import logging
 import logging.handlers
 import os
+import re
 import sys
 import time
+from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
 
 from helios.model.sections import LogFormat, LoggingSettings
 
+_PLACES = re.compile(r"(?:(?P<name>[a-z][a-z0-9_]*)=)?%[-+ #0]*[0-9]*(?:\.[0-9]+)?[a-zA-Z]")
 _BYTES = 32 << 20
 _BACKUPS = 3
 
@@ -33,19 +36,30 @@ class Lines(logging.Formatter):
 
 
 class Objects(Lines):
-    """One JSON object a line, tracebacks included."""
+    """One JSON object a line, tracebacks included. What a message says as name=value are fields of their own, too."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
-        fields = {
+        fields: dict[str, object] = {
             "time": self.formatTime(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
+        for name, value in _named(record):
+            fields.setdefault(name, value)
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)
+
+
+def _named(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
+    """The arguments of a message that stand behind a name and an equals sign."""
+    if not isinstance(record.msg, str) or not isinstance(record.args, tuple):
+        return
+    for place, value in zip(_PLACES.finditer(record.msg.replace("%%", "")), record.args, strict=False):
+        if place["name"]:
+            yield place["name"], value if isinstance(value, int | float) else str(value)
 
 
 class _OwnFile(logging.handlers.RotatingFileHandler):

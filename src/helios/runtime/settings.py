@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 
 from helios.errors import SettingsError
 from helios.model.ids import Address
-from helios.model.setting_info import all_settings, is_structured, sections
+from helios.model.setting_info import all_settings, is_structured, nearest, sections
 from helios.model.settings import Settings
 
 if TYPE_CHECKING:
@@ -170,19 +169,11 @@ def _show(value: object) -> str:
 
 def _unknown(name: str) -> str:
     """Why there is no setting `name`, and which ones there are."""
-    section, dot, field = name.partition(".")
+    section, dot, _ = name.partition(".")
     known = sections().get(section)
     if known is not None and dot:
-        text, choices = f"{name} is not a setting", list(known.model_fields)
-        near = [f"{section}.{match}" for match in get_close_matches(field, choices, n=1, cutoff=0.5)]
-        listing = f"{section} has {', '.join(choices)}"
-    else:
-        text, choices = f"{section} is not a section of the settings", list(sections())
-        near = get_close_matches(section, choices, n=1)
-        listing = f"the sections are {', '.join(choices)}"
-    # Right in itself but in the wrong place: the same word may be a setting of another section.
-    near = [full for full in all_settings() if full.partition(".")[2] == (field or section)][:1] or near
-    return f"{text}; {f'did you mean {near[0]}? ' if near else ''}{listing}"
+        return f"{name} is not a setting; {nearest(name)}{section} has {', '.join(known.model_fields)}"
+    return f"{section} is not a section of the settings; {nearest(name)}the sections are {', '.join(sections())}"
 
 
 def _from_flags(overrides: Mapping[str, object]) -> Iterator[_Given | _Problem]:
