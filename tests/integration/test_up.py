@@ -317,3 +317,27 @@ def test_signals_twice_kill_what_is_left(cluster: Cluster) -> None:
 def test_the_commands_run_from_an_installed_package() -> None:
     assert HELIOS[1:] == ("-P", "-m", "helios.cli.main")
     assert os.access(Path(HELIOS[0]).parent / "helios", os.X_OK)
+
+
+def test_a_cluster_changes_its_ports_and_its_number_of_nodes_where_a_flag_says_so(cluster: Cluster) -> None:
+    fill(cluster)
+    assert cluster.stop() == 0
+    old, first = cluster.resp_ports, free_ports(4)
+    refused = cluster.run("up", "--port", str(first), "--api-port", str(cluster.api_port))
+    assert refused.returncode == 2
+    assert "--move-ports" in refused.stderr
+
+    cluster.resp_ports, cluster.shards, cluster.flags = [first, first + 1, first + 2], 3, ["--move-ports"]
+    up = cluster.start()
+    assert "shard-3 has joined the cluster and gets its share of the keys now" in up.out
+    assert all(served(cluster, port) for port in cluster.resp_ports)
+    listed = str(cluster.command("LISTNODES"))
+    assert all(f":{port}'" in listed for port in cluster.resp_ports)
+    assert not any(f":{port}'" in listed for port in old)
+    blocking_until(lambda: cluster.command("ACTIVEMIGRATIONS") == [])
+    assert cluster.stop() == 0
+
+    cluster.flags, cluster.shards = [], 1
+    up = cluster.start()
+    assert "staying, whatever --shards says: shard-2, shard-3" in up.out
+    assert served(cluster, first + 2)

@@ -60,10 +60,22 @@ def test_a_removed_node_does_not_come_back_by_itself() -> None:
 def test_a_cluster_grows_when_more_is_asked_for() -> None:
     plan = plan_nodes(topology(*THREE), known(*THREE), UpOptions(shards=5), "127.0.0.1")
     assert listens(plan) == [*THREE, ("shard-4", 7003), ("shard-5", 7004)]
+    assert (plan.joining, plan.staying) == (("shard-4", "shard-5"), ())
 
 
 def test_it_does_not_shrink_when_less_is_asked_for() -> None:
-    assert listens(plan_nodes(topology(*THREE), known(*THREE), UpOptions(shards=1), "127.0.0.1")) == list(THREE)
+    plan = plan_nodes(topology(*THREE), known(*THREE), UpOptions(shards=1), "127.0.0.1")
+    assert listens(plan) == list(THREE)
+    assert (plan.joining, plan.staying) == ((), ("shard-2", "shard-3"))
+
+
+def test_ports_change_only_where_that_is_said() -> None:
+    nodes = (*THREE, ("a", 7100))
+    with pytest.raises(StartError, match=r"shard-1 of this cluster listens on .*--move-ports"):
+        plan_nodes(topology(*nodes), known(*nodes), UpOptions(port=9000), "127.0.0.1")
+    plan = plan_nodes(topology(*nodes), known(*nodes), UpOptions(port=9000, move_ports=True, shards=4), "127.0.0.1")
+    moved = [("shard-1", 9000), ("shard-2", 9001), ("shard-3", 9002), ("shard-4", 9003)]
+    assert listens(plan) == [("a", 7100), *moved]
 
 
 def test_nodes_of_their_own_and_external_ones() -> None:

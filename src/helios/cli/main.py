@@ -60,6 +60,9 @@ def up(
     port: Annotated[
         int | None, typer.Option("--port", metavar="P", help="Port of shard-1; the others follow [default: 6379].")
     ] = None,
+    move_ports: Annotated[
+        bool, typer.Option("--move-ports", help="With --port: nodes that exist change their ports, too.")
+    ] = False,
     api_port: Annotated[
         int | None, typer.Option("--api-port", metavar="P", help="Port of REST [default: 8443].")
     ] = None,
@@ -100,6 +103,7 @@ def up(
         options = UpOptions(
             shards=_bounded("--shards", shards, 64),
             port=_bounded("--port", port, 65535),
+            move_ports=move_ports,
             rebuild=adopt == NODES,
             adopt=None if adopt in (None, NODES) else Address.parse(adopt),
             parent_pipe=parent_pipe,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from helios.errors import StartError
+from helios.model.ids import Address
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationPhase, MigrationStatus
 from helios.model.topology import Topology, Transition
 from helios.node.files import DataFolder
@@ -52,11 +54,25 @@ async def adopt(store: Store, clock: Clock, kept: Topology) -> Topology | None:
     for start in range(0, len(operations), _OPERATIONS_AT_ONCE):
         await store.commit(operations[start : start + _OPERATIONS_AT_ONCE])
     adopted = replace(kept, epoch=kept.epoch + 1)
-    made, objects = stored(adopted, None)
+    await _write(store, adopted, record.version if record else 0)
+    return adopted
+
+
+async def move_nodes(store: Store, addresses: Mapping[str, Address]) -> None:
+    """Have the topology say that nodes listen elsewhere. No agent and no router may run."""
+    record = await TopologyReader(store).read()
+    if record is None:
+        return
+    nodes = tuple(replace(node, address=addresses.get(node.id, node.address)) for node in record.value.nodes)
+    if nodes != record.value.nodes:
+        await _write(store, replace(record.value, epoch=record.value.epoch + 1, nodes=nodes), record.version)
+
+
+async def _write(store: Store, topology: Topology, version: int) -> None:
+    made, objects = stored(topology, None)
     for put in (put for one in objects for put in one.puts):
         await store.commit([put])
-    await store.commit(made.records(None), compares=[Compare(TOPOLOGY, record.version if record else 0)])
-    return adopted
+    await store.commit(made.records(None), compares=[Compare(TOPOLOGY, version)])
 
 
 async def _ended(store: Store, clock: Clock) -> list[Put]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helios.access.certificates import Certificates
 from helios.access.publishing import stored_users
@@ -35,6 +35,7 @@ _ENDING_S = 15.0
 class UpOptions:
     """What the command line says beside settings; None where it says nothing.
 
+    With `move_ports` the nodes of this folder, too, listen from `port` on.
     With `rebuild` a lost store is made good by what the nodes have kept; a new cluster is founded with the keys of the
     server at `adopt`.
     With `parent_pipe` the cluster ends when its standard input does; a `temporary` one then removes its data folder.
@@ -42,6 +43,7 @@ class UpOptions:
 
     shards: int | None = None
     port: int | None = None
+    move_ports: bool = False
     rebuild: bool = False
     adopt: Address | None = None
     parent_pipe: bool = False
@@ -60,10 +62,15 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be started. `absent`: supervised nodes of the cluster that have no folder here."""
+    """What is to be started. `absent`: supervised nodes of the cluster that have no folder here.
+
+    `joining` are new nodes of a cluster that exists, `staying` those that it has beyond the number asked for.
+    """
 
     nodes: tuple[NodePlan, ...]
     absent: tuple[str, ...] = ()
+    joining: tuple[str, ...] = ()
+    staying: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -93,14 +100,18 @@ async def look(data: DataFolder, settings: Settings, options: UpOptions) -> Plan
         users = users if settings.is_set("security.users") else stored
     if options.rebuild and kept.epoch > topology.epoch:
         topology = kept
+    if options.move_ports and options.port is None:
+        raise InvalidInput("--move-ports goes with --port, which says where shard-1 is to listen")
     check_store(data, kept, topology)
     check_adoption(topology, options.adopt)
     plan = plan_nodes(topology, _listens(data), options, settings.network.bind)
     foreign = await _foreign(data, plan)
     if foreign and topology is kept:
         raise StartError(f"{', '.join(sorted(foreign))} runs already: end it before the cluster is made again")
+    if foreign and options.move_ports:
+        raise StartError(f"{', '.join(sorted(foreign))} runs already: end it before its port is changed")
     nodes = tuple(NodePlan(node.id, node.listen, node.zone, node.id in foreign) for node in plan.nodes)
-    plan = Plan(nodes, plan.absent)
+    plan = replace(plan, nodes=nodes)
     listens = {node.id: node.listen.host for node in nodes if not node.foreign}
     check_exposed(users, {**listens, "the REST interface": settings.gateway.listen.host})
     _check_ports(data, plan, settings)
@@ -151,16 +162,35 @@ def plan_nodes(topology: Topology, known: Mapping[str, tuple[Address, str]], opt
     nodes: dict[str, NodePlan] = {}
     for node_id in here:
         listen, zone = known[node_id]
+        nth = _number(node_id)
+        if options.move_ports and nth is not None:
+            listen = Address(listen.host, _port_of(node_id, nth, port))
         nodes[node_id] = NodePlan(node_id, listen, zone)
     for number in range(1, count + 1):
         node_id = f"shard-{number}"
         if node_id in nodes or topology.node(node_id) is not None:
             continue
-        if port + number - 1 > 65535:
-            raise StartError(f"{node_id} would listen on port {port + number - 1}: choose a lower --port")
-        nodes[node_id] = NodePlan(node_id, Address(bind, port + number - 1))
+        nodes[node_id] = NodePlan(node_id, Address(bind, _port_of(node_id, number, port)))
     _check_moved(nodes, here, options)
-    return Plan(tuple(sorted(nodes.values(), key=_natural)), absent)
+    ordered = tuple(sorted(nodes.values(), key=_natural))
+    return Plan(
+        ordered,
+        absent,
+        joining=tuple(node.id for node in ordered if topology.nodes and node.id not in here),
+        staying=tuple(node.id for node in ordered if (_number(node.id) or 0) > count and options.shards is not None),
+    )
+
+
+def _number(node_id: str) -> int | None:
+    """N of the nodes that `helios up` calls shard-N; None for others, which keep their ports."""
+    number = node_id.removeprefix("shard-")
+    return int(number) if number.isdecimal() and node_id == f"shard-{int(number)}" and int(number) else None
+
+
+def _port_of(node_id: str, number: int, first: int) -> int:
+    if first + number - 1 > 65535:
+        raise StartError(f"{node_id} would listen on port {first + number - 1}: choose a lower --port")
+    return first + number - 1
 
 
 def _check_moved(nodes: Mapping[str, NodePlan], here: list[str], options: UpOptions) -> None:
@@ -169,7 +199,7 @@ def _check_moved(nodes: Mapping[str, NodePlan], here: list[str], options: UpOpti
     if options.port is not None and first is not None and "shard-1" in here and first.listen.port != options.port:
         raise StartError(
             f"shard-1 of this cluster listens on {first.listen}, not on port {options.port}: "
-            f"leave --port out, or write --port {first.listen.port}"
+            f"leave --port out, or write --move-ports behind it if its clients are to find it there"
         )
 
 

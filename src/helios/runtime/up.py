@@ -21,7 +21,7 @@ from helios.node.stalled_writer import StalledWriterWatch
 from helios.node.topology_copy import newest_copy
 from helios.node.waiting import together, unless
 from helios.ports.store import Store
-from helios.runtime.adoption import adopt
+from helios.runtime.adoption import adopt, move_nodes
 from helios.runtime.agreement import agree, follow
 from helios.runtime.backends import connector, opened_store
 from helios.runtime.children import Child, ChildSpec, helios_command
@@ -117,6 +117,11 @@ class Up:
             complain(exposed)
         names = [node.id for node in plan.nodes if not node.foreign]
         say(f"starting {', '.join(names) or 'the gateway'} in {self._data.root}")
+        if plan.staying:
+            say(
+                f"staying, whatever --shards says: {', '.join(plan.staying)}; `helios-cli removenode` moves a node's "
+                "keys away and lets it go"
+            )
         hand_over(self._settings, self._data.settings, self._read.origins)
         # Nobody could end this process if it stood still in a commit: it makes none that others can make.
         self._store = store = await stack.enter_async_context(opened_store(self._data, expires=False))
@@ -127,6 +132,8 @@ class Up:
         adjust_logging(self._settings.logging)
         if self._options.rebuild:
             await self._rebuild(store)
+        if self._options.move_ports:
+            await move_nodes(store, {node.id: node.listen for node in plan.nodes})
         nodes = [self._spawn(self._node_child(node, store)) for node in plan.nodes if not node.foreign]
         gateway = self._spawn(self._gateway_child())
         await together(child.ready() for child in nodes)
@@ -134,6 +141,10 @@ class Up:
         await together([gateway.ready(), *(routing(store, node.id) for node in plan.nodes)])
         for absent in plan.absent:
             say(f"{absent} is a node of this cluster, but its folder is not in {self._data.root}: it is not started")
+        for joining in plan.joining:
+            share = self._settings.sharding.auto_rebalance
+            how = "gets its share of the keys now" if share else "owns nothing until `helios-cli rebalance`"
+            say(f"{joining} has joined the cluster and {how}")
         say(addresses(self._data, plan, self._settings))
         if self._options.adopt is not None:
             say(f"{ADOPTED} is the server at {self._options.adopt}; `helios-cli listnodes` shows what each node owns")
