@@ -216,7 +216,7 @@ HARMLESS_WITHOUT_KEYS = _names("""bitop blmove blmpop blpop brpop brpoplpush bzm
     zinterstore zmpop zrangestore zunion zunionstore""")
 # Several keys, of which they write one at most. Where it stands among the keys; None: they only read.
 BORROWERS: dict[str, int | None] = {
-    **dict.fromkeys(_names("lcs pfcount sdiff sinter sintercard sunion zdiff zinter zintercard zunion")),
+    **dict.fromkeys(_names("lcs pfcount sdiff sinter sintercard sort_ro sunion zdiff zinter zintercard zunion")),
     **dict.fromkeys(_names("bitop geosearchstore pfmerge sdiffstore sinterstore sunionstore"), 0),
     **dict.fromkeys(_names("zdiffstore zinterstore zrangestore zunionstore"), 0),
     **dict.fromkeys(_names("copy georadius georadiusbymember sort"), -1),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from tests.routers import Client, RawClient, RouterLab, until
+from tests.routers import Client, RawClient, RouterLab, served_aside, until
 from tests.servers import Server
+from tests.typed_replies import Reply, TypedClient
 
 from helios.model.topology import PairPhase
 from helios.router.options import RouterOptions
@@ -21,6 +22,12 @@ async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
     made = RouterLab(servers)
     await made.empty()
     async with made.running():
+        yield made
+
+
+@pytest.fixture(scope="module")
+def aside(servers: dict[str, Server]) -> Iterator[RouterLab]:
+    with served_aside(servers) as made:
         yield made
 
 
@@ -60,29 +67,26 @@ def keys(lab: RouterLab) -> list[str]:
         ("SADD {} a b {}", "ZUNION 2 {0} {1} WEIGHTS 1"),
     ],
 )
-async def test_the_reply_and_what_is_stored_are_those_of_one_server(
-    lab: RouterLab, plain: Server, keys: list[str], filling: str, command: str
+def test_the_reply_and_what_is_stored_are_those_of_one_server(
+    aside: RouterLab, plain: Server, filling: str, command: str
 ) -> None:
-    router, server = await RawClient.connect(lab.port), await RawClient.connect(plain.port)
-    await server.ask("FLUSHALL")
-    for number, key in enumerate(keys):
-        for client in (router, server):
-            await client.ask(*filling.format(key, number).split())
+    keys = [aside.key_of(shard) for shard in SHARDS]
     words = command.format(*keys).split()
-    assert in_any_order(await router.ask(*words)) == in_any_order(await server.ask(*words))
-    for key in keys:
-        assert (await router.ask("TYPE", key)) == (await server.ask("TYPE", key))
-        assert (await router.ask("DUMP", key)) == (await server.ask("DUMP", key))
-    assert await router.ask("DBSIZE") == await server.ask("DBSIZE")
-    for shard in SHARDS:
-        async with lab.direct(shard) as direct:
-            assert all(lab.owner(key) == shard for key in await direct.keys())
-    router.close()
-    server.close()
+    with TypedClient(aside.port) as router, TypedClient(plain.port) as server:
+        for client in (router, server):
+            client.ask("FLUSHALL")
+            for number, key in enumerate(keys):
+                assert client.ask(*filling.format(key, number).split()).kind != "-"
+        assert in_any_order(router.ask(*words)) == in_any_order(server.ask(*words))
+        for key in keys:
+            for asked in (("TYPE", key), ("DUMP", key), ("TTL", key)):
+                assert router.ask(*asked) == server.ask(*asked)
+        assert router.ask("DBSIZE") == server.ask("DBSIZE")
+        assert len(router.ask("KEYS", "*").parts or ()) == int(server.ask("DBSIZE").text or b"")
 
 
-def in_any_order(reply: bytes) -> list[bytes]:
-    return sorted(reply.split(b"\r\n"))
+def in_any_order(reply: Reply) -> tuple[str, bytes | None, list[str]]:
+    return reply.kind, reply.text, sorted(map(repr, reply.parts or ()))
 
 
 async def test_a_copy_takes_the_time_to_live_along(client: Client, keys: list[str]) -> None:

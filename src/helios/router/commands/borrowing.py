@@ -8,7 +8,7 @@ the server's own work, and a stored result appears at once as a whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 
@@ -23,8 +23,7 @@ from helios.router.frontend.caller import WAIT_ALL, WAIT_REPLY, Caller, FutureRe
 from helios.router.nowhere import nowhere
 
 _MULTI, _EXEC = encode_command([b"MULTI"]), encode_command([b"EXEC"])
-_MAX_TRIES = 5
-_KEYS_MOVE = "TRYAGAIN keys of '{}' change their shard again and again; nothing was executed"
+MAX_TRIES = 5
 
 
 def borrows(command: Command, positions: Sequence[int]) -> bool:
@@ -36,12 +35,37 @@ def borrow(router: RouterContext, caller: Caller, argv: list[bytes], command: Co
     """Run a command whose keys have several owners; what becomes of the caller is in the result."""
     if caller.replies:
         return WAIT_ALL  # the copies come over other connections, and must not overtake them
-    router.spawn(caller, _Borrowing(router, caller.variant, argv, command, positions).run())
+    work = _Borrowing(router, caller.variant, argv, command, positions).reply()
+    router.spawn(caller, counted(router, command, work))
     return WAIT_REPLY
 
 
+async def counted(router: RouterContext, command: Command, work: Awaitable[bytes]) -> bytes:
+    """The reply that `work` gives, counted as a server counts its commands."""
+    began_ns, kind = perf_counter_ns(), router.totals.kind_of(command)
+    try:
+        reply = await work
+    except ErrorReply as error:
+        reply = error.raw
+    kind.latencies.record(perf_counter_ns() - began_ns)
+    kind.failed += reply[:1] == b"-"
+    return reply
+
+
+async def owners_now(router: RouterContext, keys: Iterable[bytes]) -> dict[bytes, str]:
+    """Who owns each key, in this turn of the loop, in which none is being handed over.
+
+    Raises ErrorReply or Unavailable.
+    """
+    await router.unfenced()
+    reason, routes = router.reason(), router.routes
+    if reason is not None or routes is None:
+        raise ErrorReply(error_reply(f"CLUSTERDOWN {reason or 'try again'}; nothing was executed"))
+    return {key: routes.owner(key) for key in keys}
+
+
 @dataclass(frozen=True, slots=True)
-class _Copy:
+class Copy:
     """A key as its owner has it: what DUMP gives, and when it expires in Unix milliseconds (0: never)."""
 
     payload: bytes
@@ -65,42 +89,24 @@ class _Borrowing:
         self._positions = positions
         self._keys = [argv[position] for position in positions]
 
-    async def run(self) -> bytes:
-        """The reply, counted as a server counts its commands."""
-        began_ns, kind = perf_counter_ns(), self._router.totals.kind_of(self._command)
-        try:
-            reply = await self._reply()
-        except ErrorReply as error:
-            reply = error.raw
-        kind.latencies.record(perf_counter_ns() - began_ns)
-        kind.failed += reply[:1] == b"-"
-        return reply
-
-    async def _reply(self) -> bytes:
-        for _ in range(_MAX_TRIES):
-            owners = await self._owners()
+    async def reply(self) -> bytes:
+        """Carry it out. Raises ErrorReply or Unavailable."""
+        for _ in range(MAX_TRIES):
+            owners = await owners_now(self._router, self._keys)
             host = self._host(owners)
             foreign = {key: owner for key, owner in owners.items() if owner != host}
             copies = await self._copies(owners, foreign)
             if self._written is not None and not await self._accepts(host, copies):
                 return self._refusal(owners, "their servers have different versions")
             # Nothing is awaited between this look and the transaction.
-            if {**await self._owners(), **foreign} == owners:
+            if {**await owners_now(self._router, self._keys), **foreign} == owners:
                 return await self._run_on(host, owners, copies)
-        return error_reply(_KEYS_MOVE.format(self._command.name.upper()))
+        return keys_move(self._command)
 
     @property
     def _written(self) -> bytes | None:
         place = BORROWERS[self._command.name]
         return None if place is None else self._keys[place]
-
-    async def _owners(self) -> dict[bytes, str]:
-        """Who owns each key now, when none is being handed over. Raises ErrorReply or Unavailable."""
-        await self._router.unfenced()
-        reason, routes = self._router.reason(), self._router.routes
-        if reason is not None or routes is None:
-            raise ErrorReply(error_reply(f"CLUSTERDOWN {reason or 'try again'}; nothing was executed"))
-        return {key: routes.owner(key) for key in self._keys}
 
     def _host(self, owners: dict[bytes, str]) -> str:
         """The shard that runs the command: where its result belongs, or where most keys are."""
@@ -110,53 +116,54 @@ class _Borrowing:
     def _refusal(self, owners: dict[bytes, str], why: str) -> bytes:
         return cross_shard(owners.values(), f"'{self._command.name.upper()}'", f"; copies do not help: {why}")
 
-    async def _copies(self, owners: dict[bytes, str], foreign: dict[bytes, str]) -> dict[bytes, _Copy]:
+    async def _copies(self, owners: dict[bytes, str], foreign: dict[bytes, str]) -> dict[bytes, Copy]:
         """Copies of those that exist. Raises ErrorReply."""
-        asked: list[tuple[bytes, _Exec]] = []
+        asked: list[tuple[bytes, Exec]] = []
         for key, owner in foreign.items():
-            frames = [_MULTI, encode_command([b"DUMP", key]), encode_command([b"PEXPIRETIME", key]), _EXEC]
-            asked.append((key, self._send(owner, frames)))
-        found: dict[bytes, _Copy] = {}
+            frames = [encode_command([b"DUMP", key]), encode_command([b"PEXPIRETIME", key])]
+            asked.append((key, transact(self._router, self._variant, owner, frames)))
+        found: dict[bytes, Copy] = {}
         size = 0
         for key, reply in asked:
             payload, expires_ms = map(decoded, await reply.parts())
             if payload is not None:
-                found[key] = _Copy(payload, max(expires_ms, 0))
+                found[key] = Copy(payload, max(expires_ms, 0))
                 size += len(payload)
         if size > self._router.options.transaction_bytes:
             raise ErrorReply(self._refusal(owners, f"they would have {size} bytes"))
         return found
 
-    async def _accepts(self, host: str, copies: dict[bytes, _Copy]) -> bool:
+    async def _accepts(self, host: str, copies: dict[bytes, Copy]) -> bool:
         """Whether the shard's server can restore copies of other servers, whose versions may be newer."""
         smallest = min(copies.values(), key=lambda copy: len(copy.payload), default=None)
         if smallest is None:
             return True
-        frames = [_MULTI, smallest.restored(nowhere(0)), encode_command([b"UNLINK", nowhere(0)]), _EXEC]
-        return (await self._send(host, frames).parts())[0][:1] != b"-"
+        frames = [smallest.restored(nowhere(0)), encode_command([b"UNLINK", nowhere(0)])]
+        return (await transact(self._router, self._variant, host, frames).parts())[0][:1] != b"-"
 
-    async def _run_on(self, host: str, owners: dict[bytes, str], copies: dict[bytes, _Copy]) -> bytes:
+    async def _run_on(self, host: str, owners: dict[bytes, str], copies: dict[bytes, Copy]) -> bytes:
         names = {key: nowhere(number) for number, key in enumerate(owners) if owners[key] != host}
         argv = list(self._argv)
         for position in self._positions:
             argv[position] = names.get(argv[position], argv[position])
         restored = [copy.restored(names[key]) for key, copy in copies.items()]
-        frames = [_MULTI, *restored, encode_command(argv)]
+        frames = [*restored, encode_command(argv)]
         if copies:
             frames.append(encode_command([b"UNLINK", *(names[key] for key in copies)]))
-        parts = await self._send(host, [*frames, _EXEC]).parts()
+        parts = await transact(self._router, self._variant, host, frames).parts()
         if any(part[:1] == b"-" for part in parts[: len(restored)]):
             return self._refusal(owners, "their servers have different versions")
         return parts[len(restored)]
 
-    def _send(self, shard: str, frames: list[bytes]) -> _Exec:
-        """Send a transaction, beside the connection behind which others wait."""
-        reply = _Exec(len(frames))
-        self._router.pool.heavy_link(shard, self._variant).send_together(frames, reply)
-        return reply
+
+def keys_move(command: Command) -> bytes:
+    """The reply where `MAX_TRIES` were in vain."""
+    return error_reply(
+        f"TRYAGAIN keys of '{command.name.upper()}' change their shard again and again; nothing was executed"
+    )
 
 
-class _Exec:
+class Exec:
     """Takes the replies to MULTI, to what is queued and to EXEC."""
 
     def __init__(self, count: int) -> None:
@@ -178,3 +185,10 @@ class _Exec:
         if reply[:1] == b"-":
             raise ErrorReply(reply)
         return elements(reply)
+
+
+def transact(router: RouterContext, variant: int, shard: str, frames: Sequence[bytes]) -> Exec:
+    """Send a transaction to a shard, beside the connection behind which others wait."""
+    reply = Exec(len(frames) + 2)
+    router.pool.heavy_link(shard, variant).send_together([_MULTI, *frames, _EXEC], reply)
+    return reply

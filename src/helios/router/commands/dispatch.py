@@ -31,9 +31,10 @@ from helios.router.commands.argument_check import refuse_cross_shard
 from helios.router.commands.blocking import block
 from helios.router.commands.borrowing import borrow, borrows
 from helios.router.commands.handlers import Handler
-from helios.router.commands.lookup import find_owners, must_slow, recognise, strangers
+from helios.router.commands.lookup import find_owners, looks_across, must_slow, recognise
 from helios.router.commands.queueing import queue
 from helios.router.commands.slices import LONG, Chosen
+from helios.router.commands.sorting import sort_across
 from helios.router.context import RouterContext
 from helios.router.frontend.caller import (
     DONE,
@@ -236,10 +237,8 @@ class Dispatcher:
         if isinstance(owners, int):
             return owners
         assert self._router.routes is not None
-        strange = strangers(self._router.routes, command, argv)
-        if strange is not None:
-            caller.answer(error_reply(f"ERR {strange}"))
-            return DONE
+        if looks_across(self._router.routes, command, argv):
+            return sort_across(self._router, caller, argv, command, positions)
         if not owners:
             # Scripts and HELP texts need no key; where a key is missing, any server says so in its own words.
             owners = [self._router.routes.home]

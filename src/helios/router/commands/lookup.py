@@ -84,24 +84,18 @@ def must_slow(caller: Caller, slow_s: float) -> bool:
     return True
 
 
-def strangers(routes: Routes, command: Command, argv: Sequence[bytes]) -> str | None:
-    """Why SORT cannot look at the keys that its patterns stand for; None where they share the shard of its key.
+def looks_across(routes: Routes, command: Command, argv: Sequence[bytes]) -> bool:
+    """Whether the patterns of a SORT may stand for keys of other shards than that of its key.
 
-    That is sure only where every such key has the hash tag of the key that is sorted, and no rule tells them apart.
+    They surely do not where every such key has the hash tag of the key that is sorted, and no rule tells them apart.
     """
     patterns = looked_up(command, argv)
     if not patterns:
-        return None
+        return False
     tag, transition = hash_tag(argv[1]), routes.topology.transition
     beginnings = [pattern.partition(b"*")[0] for pattern in patterns]
     tagged = all(hash_tag(beginning) == tag != beginning for beginning in beginnings)
-    if tagged and not routes.topology.placement.rules and not (transition and transition.next.rules):
-        return None
-    return (
-        f"'{shown(command)} ... BY or GET pattern' is refused: the keys that "
-        f"'{patterns[0].decode('utf-8', 'replace')}' stands for may live on other shards; it works where the key and "
-        "the pattern, before its '*', have the same {tag}, as long as no rule moves keys by pattern"
-    )
+    return not tagged or bool(routes.topology.placement.rules or (transition and transition.next.rules))
 
 
 def recognise(argv: Sequence[bytes]) -> Command | bytes:
