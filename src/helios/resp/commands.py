@@ -66,7 +66,7 @@ _SPLIT = frozenset(("mget", "mset", "del", "unlink", "exists", "touch"))
 _ANYWHERE = _names("""acl|cat acl|genpass command|getkeys command|getkeysandflags lolwut
     object|help xinfo|help xgroup|help""")
 _ROUTER = _names("""ping echo hello auth quit reset select time info dbsize scan keys randomkey flushall flushdb
-    acl|whoami role module|list
+    acl|whoami acl|users lastsave role module|list
     command command|count command|info command|docs command|list command|help acl|help module|help
     client|capa client|id client|setname client|getname client|setinfo client|info client|list client|no-evict
     client|no-touch client|kill client|unblock client|reply client|tracking client|trackinginfo
@@ -100,7 +100,6 @@ _REFUSED: dict[str, str] = {
     "config|set": "the servers' settings are the cluster's; they stand in its configuration file",
     "debug": _DEBUG,
     "failover": _OWN,
-    "lastsave": _OWN,
     "memory|stats": "its figures are those of one server; INFO and CLUSTERSTATS speak of the cluster",
     "module": _OWN,
     "monitor": "it would show every client's data and slow the servers down",

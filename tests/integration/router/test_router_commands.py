@@ -162,6 +162,18 @@ async def test_what_connections_ask_for(client: Client) -> None:
     assert await client.execute_command("COMMAND GETKEYS", "MSET", "a", "1", "b", "2") in (["a", "b"], [b"a", b"b"])
 
 
+async def test_the_last_save_is_that_of_the_server_that_saved_least_lately(lab: RouterLab, client: Client) -> None:
+    saves = []
+    for shard in SHARDS:
+        async with lab.direct(shard) as direct:
+            saves.append(await direct.execute_command("LASTSAVE"))
+    assert await client.execute_command("LASTSAVE") in (min(saves), min(saves).replace(tzinfo=None))
+
+
+async def test_the_users_are_those_of_the_cluster(lab: RouterLab, client: Client) -> None:
+    assert await client.acl_users() in (["default"], [b"default"])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from helios.errors import HeliosError
+from helios.errors import HeliosError, Unavailable
 from helios.resp.encoding import verbatim
 from helios.router.commands.keyspace import count_keys, decoded
 from helios.router.context import RouterContext
@@ -248,6 +248,15 @@ async def reply(router: RouterContext, protocol: int, wanted: list[str]) -> byte
             fields["silent_shards"] = ",".join(silent)
         parts.append(f"# {section.title}\r\n" + "".join(f"{field}:{value}\r\n" for field, value in fields.items()))
     return verbatim("\r\n".join(parts).encode(), protocol)
+
+
+async def last_save(router: RouterContext) -> int:
+    """When the servers had last written a snapshot, all of them; in Unix seconds. Raises Unavailable."""
+    told, silent = await _told(router, ["persistence"])
+    saved = told.get("persistence", {}).get("rdb_last_save_time")
+    if saved is None or silent:
+        raise Unavailable(f"{', '.join(silent) or 'no server'} does not say when it was saved; try again")
+    return int(saved)
 
 
 async def _told(router: RouterContext, sections: list[str]) -> tuple[Info, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from helios.access.rights import Rights
 from helios.errors import Unavailable
 from helios.model.topology import Shard, with_numbers
 from helios.placement import scanning
@@ -17,6 +16,8 @@ from helios.router.upstream.link import ServerConnection
 _MAX_RESTARTS = 20
 _COUNT_MAX = 2000  # some two milliseconds of the loop
 _MAX_DIGITS = 20
+_MAX_VISITS = 16  # of shards in one call
+_USUAL_COUNT = 10
 
 
 def _cursor(word: bytes) -> int | None:
@@ -54,9 +55,7 @@ def scan(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
         return WAIT_REPLY
     slot = Slot(caller)
     caller.replies.append(slot)
-    command = encode_command([b"SCAN", b"%d" % place.inner, *_capped(argv[2:])])
-    link = router.pool.link(shard.id, caller.protocol)
-    link.send(command, _ScanReply(router, slot, link, place, caller.rights))
+    _Visits(router, slot, caller, argv[2:]).ask(place, shard.id)
     return DONE
 
 
@@ -69,46 +68,102 @@ def _capped(options: list[bytes]) -> list[bytes]:
     return capped
 
 
-class _ScanReply:
-    """Puts the place into the cursor of a SCAN reply and takes foreign keys out of it, and those not to be seen."""
+def _count(options: list[bytes]) -> int:
+    """How many keys are asked for."""
+    counts = [options[i + 1] for i in range(0, len(options) - 1, 2) if options[i].upper() == b"COUNT"]
+    return int(counts[-1]) if counts and counts[-1].isdigit() and len(counts[-1]) <= _MAX_DIGITS else _USUAL_COUNT
 
-    __slots__ = ("_link", "_place", "_rights", "_router", "_waiter")
 
-    def __init__(
-        self, router: RouterContext, waiter: Waiter, link: ServerConnection, place: Place, rights: Rights | None
-    ) -> None:
+def _concatenated(arrays: list[bytes]) -> bytes:
+    """One array of the elements of all, which are not looked into."""
+    parts = [each.partition(b"\r\n") for each in arrays]
+    return b"*%d\r\n" % sum(int(head[1:]) for head, _, _ in parts) + b"".join(rest for _, _, rest in parts)
+
+
+class _Visits:
+    """The visits of one call of SCAN: of a shard, and of the following ones while there are too few keys.
+
+    A reply gets the place into its cursor; foreign keys are taken out of it, and those not to be seen.
+    """
+
+    __slots__ = (
+        "_found",
+        "_left",
+        "_link",
+        "_options",
+        "_place",
+        "_protocol",
+        "_rights",
+        "_router",
+        "_visits",
+        "_waiter",
+    )
+
+    def __init__(self, router: RouterContext, waiter: Waiter, caller: Caller, options: list[bytes]) -> None:
         self._router = router
         self._waiter = waiter
-        self._link = link
-        self._place = place
-        self._rights = None if rights is None or rights.sees_all else rights
+        self._options = options
+        self._rights = None if caller.rights is None or caller.rights.sees_all else caller.rights
+        self._protocol = caller.protocol
+        self._found: list[bytes] = []  # arrays
+        self._left = _count(options)
+        self._visits = 0
+        self._link: ServerConnection
+        self._place: Place
+
+    def ask(self, place: Place, shard: str) -> None:
+        """Visit a shard."""
+        self._place, self._visits = place, self._visits + 1
+        self._link = self._router.pool.link(shard, self._protocol)
+        self._link.send(encode_command([b"SCAN", b"%d" % place.inner, *_capped(self._options)]), self)
 
     def fill(self, reply: bytes) -> None:
         """Take the shard's reply."""
         if reply[:1] != b"*":
-            self._waiter.fill(reply)
+            # What was found before is given, and the next call says what is wrong here.
+            if self._visits > 1:
+                self._answer(self._place)
+            else:
+                self._waiter.fill(reply)
             return
         router, shard = self._router, self._link.shard
         cursor, found = elements(reply)
         inner = int(decoded(cursor))
-        further = self._place.within(inner, self._link.run)
         routes = router.routes
         keys = decoded(found)
         owner = routes.owner if routes is not None and not routes.empty else lambda key: shard
         shown = [key for key in keys if owner(key) == shard and self._sees(key)]
         if len(shown) < len(keys):
             found = array([bulk(key) for key in shown])
-        visited = not inner and not self._place.cut_off(self._link.run)
-        following = scanning.after(self._place, router.topology) if visited else further
+        self._found.append(found)
+        self._left -= len(shown)
+        if inner or self._place.cut_off(self._link.run):
+            self._answer(self._place.within(inner, self._link.run))
+            return
+        following = scanning.after(self._place, router.topology)
         if following is None:
-            router.fill_later(self._waiter, _end(router, self._place, found))
-            return
+            router.fill_later(self._waiter, _end(router, self._place, _concatenated(self._found)))
+        elif self._left <= 0 or self._visits == _MAX_VISITS or not self._goes_on(following):
+            self._answer(following)
+
+    def _goes_on(self, place: Place) -> bool:
+        """Visit the next shard, too, unless that is to be done with more care."""
+        router = self._router
+        if place.last or router.reason() is not None or router.routes is None or router.routes.has_fence:
+            return False
+        found = scanning.shard_at(place, router.topology)
+        if found is None:
+            return False
+        self.ask(found[0], found[1].id)
+        return True
+
+    def _answer(self, place: Place) -> None:
         try:
-            outer = scanning.encode(following)
+            outer = scanning.encode(place)
         except CursorTooLong as error:
-            self._waiter.fill(error_reply(f"ERR {shard}: {error}"))
+            self._waiter.fill(error_reply(f"ERR {self._link.shard}: {error}"))
             return
-        self._waiter.fill(array([bulk(b"%d" % outer), found]))
+        self._waiter.fill(array([bulk(b"%d" % outer), _concatenated(self._found)]))
 
     def _sees(self, key: bytes) -> bool:
         return self._rights is None or self._rights.sees(key)

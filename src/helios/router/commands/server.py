@@ -267,10 +267,20 @@ async def _info(router: RouterContext, caller: Caller, argv: list[bytes]) -> byt
     return await info.reply(router, caller.protocol, [word.decode("latin-1").lower() for word in argv[1:]])
 
 
+async def _last_save(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+    return integer(await info.last_save(router))
+
+
+def _acl_users(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+    """The users of the cluster; a server lists its `default` user, too, whether or not it lets anybody in."""
+    return encode(sorted({DEFAULT_USER, *router.authenticator.users}), caller.protocol)
+
+
 ANSWERS: dict[str, Answer] = {
     "ping": _ping,
     "echo": lambda router, caller, argv: bulk(argv[1]),
     "acl|whoami": lambda router, caller, argv: bulk(caller.identity.name.encode()),
+    "acl|users": _acl_users,
     "select": _select,
     "time": _time,
     "role": _role,
@@ -279,7 +289,7 @@ ANSWERS: dict[str, Answer] = {
     "wait": _wait,
     "config|resetstat": _reset_statistics,
 }
-WORKS: dict[str, Work] = {"info": _info, "auth": _auth, "config|get": _config_get}
+WORKS: dict[str, Work] = {"info": _info, "auth": _auth, "config|get": _config_get, "lastsave": _last_save}
 HANDLERS: dict[str, Handler] = {
     **{name: at_once(answer) for name, answer in ANSWERS.items()},
     **{name: awaited(work) for name, work in WORKS.items()},
