@@ -125,7 +125,6 @@ def test_what_must_not_pass_is_refused_with_a_reason() -> None:
     for name in (
         "acl|setuser",
         "client|pause",
-        "config|set",
         "debug",
         "module|load",
         "move",

@@ -55,9 +55,10 @@ _BY_NAME: dict[Need, frozenset[str]] = {
         script|exists script|load script|show ssubscribe subscribe watch"""),
     Need.WRITE: _names("""flushall flushdb function|delete function|flush function|kill function|load function|restore
         publish script|debug script|flush script|kill"""),
-    Need.CLUSTER: _names("""client|kill client|list client|unblock commandlog|get commandlog|len commandlog|reset
-        config|get config|resetstat lastsave latency|doctor latency|graph latency|histogram latency|history
-        latency|latest latency|reset memory|doctor memory|malloc-stats memory|purge memory|stats slowlog|get slowlog|len
+    Need.CLUSTER: _names("""acl|users client|kill client|list client|unblock commandlog|get commandlog|len
+        commandlog|reset config|get config|resetstat config|set lastsave latency|doctor
+        latency|graph latency|histogram latency|history latency|latest latency|reset
+        memory|doctor memory|malloc-stats memory|purge memory|stats slowlog|get slowlog|len
         slowlog|reset"""),
 }
 _NEED_OF_NAME = {name: need for need, names in _BY_NAME.items() for name in names}

@@ -74,7 +74,7 @@ _ROUTER = _names("""ping echo hello auth quit reset select time info dbsize scan
     client|help config|help memory|doctor memory|malloc-stats memory|purge memory|help wait
     slowlog|get slowlog|len slowlog|reset slowlog|help
     latency|doctor latency|graph latency|help latency|histogram latency|history latency|latest latency|reset
-    config|get config|resetstat multi exec discard watch unwatch
+    config|get config|resetstat config|set multi exec discard watch unwatch
     script|load script|exists script|flush script|show script|kill
     function|load function|delete function|flush function|restore function|list function|dump function|stats
     function|kill function|help script|help pubsub|help
@@ -97,7 +97,6 @@ _REFUSED: dict[str, str] = {
     "clusterscan": _CLUSTER,
     "commandlog": "SLOWLOG has the commands that took long; requests and replies of unusual size are not logged",
     "config|rewrite": _OWN,
-    "config|set": "the servers' settings are the cluster's; they stand in its configuration file",
     "debug": _DEBUG,
     "failover": _OWN,
     "memory|stats": "its figures are those of one server; INFO and CLUSTERSTATS speak of the cluster",

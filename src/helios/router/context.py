@@ -74,6 +74,9 @@ class RouterContext(Identities, Protocol):
     def longest_renewal_gap_s(self) -> float:
         """The longest time between two renewals of the lease."""
 
+    def configure(self, options: RouterOptions) -> None:
+        """Go by other times and limits: from the next command that is held, and from the next client's connection."""
+
     def reason(self) -> str | None:
         """Why commands for keys are not served now; None if they are."""
 

@@ -15,6 +15,7 @@ from helios.router.commands import (
     admin,
     client,
     command_info,
+    config,
     keyspace,
     latency,
     memory,
@@ -56,6 +57,7 @@ _ENDS_OF_TRANSACTIONS = frozenset((b"EXEC", b"DISCARD"))
 _ATTACKS = frozenset((b"POST", b"HOST:"))
 HANDLERS: dict[str, Handler] = {
     **server.HANDLERS,
+    **config.HANDLERS,
     **keyspace.HANDLERS,
     **transactions.HANDLERS,
     **watching.HANDLERS,

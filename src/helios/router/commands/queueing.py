@@ -8,7 +8,7 @@ from helios.errors import InvalidInput
 from helios.resp.commands import ELEMENT_SCANS, NO_DATABASES, Command, How, key_positions, looked_up, objection
 from helios.resp.encoding import error_reply
 from helios.resp.keys import Malformed
-from helios.router.commands import client, command_info, latency, pubsub, scripting, server
+from helios.router.commands import client, command_info, config, latency, pubsub, scripting, server
 from helios.router.commands.handlers import Work, as_work
 from helios.router.commands.lookup import recognise, shown
 from helios.router.errors import ErrorReply
@@ -23,8 +23,12 @@ _SHARDS_OWN = frozenset((How.FORWARD, How.SPLIT, How.BLOCKING, How.ANYWHERE))
 _NOT_INSIDE = frozenset(("client|reply",))
 # What the router answers itself, when the shard has carried out the rest.
 QUEUED: dict[str, Work] = {
-    **{name: as_work(answer) for name, answer in {**server.ANSWERS, **client.ANSWERS, **latency.ANSWERS}.items()},
+    **{
+        name: as_work(answer)
+        for name, answer in {**server.ANSWERS, **config.ANSWERS, **client.ANSWERS, **latency.ANSWERS}.items()
+    },
     **server.WORKS,
+    **config.WORKS,
     **server.INSIDE,
     **command_info.WORKS,
     **pubsub.WORKS,

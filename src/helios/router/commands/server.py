@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from helios.access.rights import Nobody
 from helios.errors import Unavailable, WrongPassword
 from helios.model.users import DEFAULT_USER
-from helios.placement.glob import LONGEST_PATTERN, Glob
 from helios.resp.encoding import OK, array, bulk, encode, error_reply, integer
 from helios.resp.numbers import integer_of
 from helios.router.commands import info
 from helios.router.commands.client import NO_NAME, is_name
 from helios.router.commands.handlers import Answer, Handler, Work, at_once, awaited
 from helios.router.commands.pubsub import end_denied
-from helios.router.commands.slices import LONG, in_slices
 from helios.router.context import RouterContext
-from helios.router.errors import PATTERN_TOO_LONG, ErrorReply, shown
+from helios.router.errors import ErrorReply, shown
 from helios.router.frontend.caller import DONE, IN_NO_DATABASE, IN_SUBSCRIPTION, WAIT_ALL, WAIT_REPLY, Caller
 from helios.router.frontend.connection import ClientConnection
 from helios.router.frontend.limits import MAX_CLIENTS_REACHED
@@ -237,30 +235,7 @@ async def _log_in(router: RouterContext, caller: Caller, name: bytes, password: 
     end_denied(router, caller)
 
 
-# --- CONFIG, INFO -----------------------------------------------------------------------------------------------
-
-
-async def _config_get(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    patterns: dict[bytes, None] = {}  # each once, in order
-    async for some in in_slices(argv[2:], LONG):
-        if max(map(len, some)) > LONGEST_PATTERN:
-            return PATTERN_TOO_LONG
-        patterns.update(dict.fromkeys(some))
-    known = {**await info.encodings(router), **info.parameters(router)}
-    spelt: dict[str, str] = {}  # a name is given as it was asked for, as servers do it
-    async for part in in_slices(list(patterns), 8):
-        for pattern in part:
-            name, glob = pattern.decode("latin-1"), Glob(pattern.lower())
-            for each in [name.lower()] if name.lower() in known else known:
-                if glob.match(each.encode()):
-                    spelt.setdefault(each, name if each == name.lower() else each)
-    found = {spelling: known[name] for name, spelling in spelt.items()}
-    return encode(found, caller.protocol)
-
-
-def _reset_statistics(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    router.reset_statistics()
-    return OK
+# --- INFO ---------------------------------------------------------------------------------------------------------
 
 
 async def _info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
@@ -287,9 +262,8 @@ ANSWERS: dict[str, Answer] = {
     # Commands of modules are unknown here, whatever the servers have.
     "module|list": lambda router, caller, argv: encode([], caller.protocol),
     "wait": _wait,
-    "config|resetstat": _reset_statistics,
 }
-WORKS: dict[str, Work] = {"info": _info, "auth": _auth, "config|get": _config_get, "lastsave": _last_save}
+WORKS: dict[str, Work] = {"info": _info, "auth": _auth, "lastsave": _last_save}
 HANDLERS: dict[str, Handler] = {
     **{name: at_once(answer) for name, answer in ANSWERS.items()},
     **{name: awaited(work) for name, work in WORKS.items()},
