@@ -63,6 +63,8 @@ cdef class ClientState:
     cdef public int modes         # IN_MULTI and the like: what its commands mean depends on it
     cdef public Py_ssize_t owed, max_owed, max_commands
     cdef public bint dirty, resume, slowed
+    cdef public int way           # as of the FastPath, when it sent the first of what is unanswered
+    cdef public bint trailing     # replies are being written bit by bit, and others come behind them
     cdef public bint behind       # it does not read its replies as fast as they come
     cdef public double slow_s
     cdef public object hold_until
@@ -127,6 +129,7 @@ cdef class FastPath:
     cdef dict kinds               # by spelling
     cdef readonly dict by_name    # the same, and those of commands that never go the fast path
     cdef dict links2, links3
+    cdef public int way           # counts how often a link was exchanged for another
     cdef dict heavy               # the keys of commands that may have a connection apart
     cdef object routes
     cdef Owners owners

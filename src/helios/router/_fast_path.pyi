@@ -88,6 +88,8 @@ class ClientState:
     max_owed: int
     max_commands: int
     dirty: bool
+    way: int
+    trailing: bool
     behind: bool
     resume: bool
     slowed: bool
@@ -154,6 +156,7 @@ class CommandQueue:
     def take_sent(self) -> list[Waiter]: ...
 
 class FastPath:
+    way: int
     commands: int
     by_name: dict[str, CommandStats]
     def __init__(

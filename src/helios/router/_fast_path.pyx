@@ -240,6 +240,15 @@ cdef class LastSlot(Slot):
         self.caller.go_on(_ANSWERING)
 
 
+cdef Py_ssize_t biggest(list pieces) except -1:
+    """The size of the biggest."""
+    cdef bytes piece
+    cdef Py_ssize_t most = 0
+    for piece in pieces:
+        most = max(most, PyBytes_GET_SIZE(piece))
+    return most
+
+
 cpdef write_all(transport, list pieces):
     """Write the pieces in order: big ones as they are, without the time for a copy, small ones together."""
     cdef list small = []
@@ -407,7 +416,10 @@ cdef class ClientState:
         cdef list ready = self.take_ready()
         transport = self.transport
         if ready and transport is not None and not transport.is_closing():
-            write_all(transport, ready)
+            if self.trailing or biggest(ready) >= HEAVY_BYTES:
+                self.write_bit_by_bit(ready)
+            else:
+                write_all(transport, ready)
             if self.behind:
                 self.unread()
         if self.resume:
@@ -763,6 +775,10 @@ cdef class FastPath:
         cdef bytes raw
         if self.routes is None or parser.words is not None:
             return False
+        if caller.way != self.way:
+            if caller.replies.count:
+                return False
+            caller.way = self.way
         if self.word is not None and spans[0].size == PyBytes_GET_SIZE(self.word) and not memcmp(
             frame + spans[0].start, PyBytes_AS_STRING(self.word), spans[0].size
         ):

@@ -48,6 +48,7 @@ from helios.router.stats.totals import Totals
 from helios.router.stray_scripts import StrayScripts
 from helios.router.upstream.connection import Credentials
 from helios.router.upstream.heavy import HeavyCommands
+from helios.router.upstream.link import ServerConnection
 from helios.router.upstream.pool import Pool
 
 _END_TIMEOUT_S = 1.5
@@ -308,6 +309,11 @@ class Router:
     def forget_credentials(self, member: Member) -> None:
         """The member does not know the session's users."""
         self._keeper.current().users.forget(member)
+
+    def make_way(self, link: ServerConnection) -> None:
+        """A big reply flows over a link: what is sent from now on goes over another, if there is one."""
+        if self.pool.make_way(link):
+            self._dispatcher.fast_path.way += 1
 
     def learned(self, product: dict[bytes, bytes]) -> None:
         """What the members say of their version; the last one asked decides."""

@@ -486,6 +486,45 @@ async def test_small_commands_do_not_wait_behind_big_ones(lab: RouterLab) -> Non
     other.close()
 
 
+async def test_a_big_reply_on_the_shared_connection_lets_others_pass_by_another(lab: RouterLab) -> None:
+    pool = lab.router.pool
+    bigs = [lab.key_of("shard-1", f"big:{number}:") for number in range(6)]
+    value = b"x" * 20_000_000
+    one = await RawClient.connect(lab.port)
+    for big in bigs:
+        assert await one.ask("SET", big, value) == b"+OK\r\n"
+    first = pool.link("shard-1", 2)
+    assert not pool.make_way(first)  # there is no spare one yet
+    spare = pool.spare_link("shard-1", 2)
+    await until(lambda: spare.ready, "the spare connection is there")
+    # Nobody has seen these replies before, so that each of them comes over the connection of all.
+    for number, big in enumerate(bigs):
+        one.send("GET", big)
+        await one.exactly(b"$20000000\r\n" + value + b"\r\n")
+        assert pool.link("shard-1", 2) is (spare, first)[number % 2]
+        assert pool.spare_link("shard-1", 2) is (first, spare)[number % 2]
+    one.close()
+
+
+async def test_a_client_keeps_its_order_when_the_shared_connection_is_exchanged(lab: RouterLab) -> None:
+    pool, counter = lab.router.pool, lab.key_of("shard-1", "counter")
+    client = await RawClient.connect(lab.port)
+    link = pool.link("shard-1", 2)
+    link.connect()
+    pool.make_way(link)
+    expected = b""
+    for number in range(2_000):
+        client.send("INCR", counter)
+        client.send("EXISTS", counter, counter)
+        expected += b":%d\r\n:2\r\n" % (number + 1)
+        if not number % 50:
+            await asyncio.sleep(0)
+            lab.router.make_way(pool.link("shard-1", 2))
+    await client.exactly(expected)
+    assert await client.ask("DEL", counter) == b":1\r\n"
+    client.close()
+
+
 async def test_a_fence_waits_for_what_is_under_way_on_the_connection_apart(lab: RouterLab) -> None:
     apart = lab.router.pool.heavy_link("shard-1", 2)
     reply = FutureReply()

@@ -99,6 +99,10 @@ class Dispatcher:
     def dispatch(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
         """Carry out one command; what becomes of the caller is in the result (see callers)."""
         router = self._router
+        if caller.way != self.fast_path.way:
+            if caller.replies:
+                return WAIT_ALL  # they are on a link that is used no longer, and must not be overtaken
+            caller.way = self.fast_path.way
         self.fast_path.commands += 1
         if caller.rights is not None:
             refusal = caller.rights.refusal(argv)

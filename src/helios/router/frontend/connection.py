@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Protocol, cast
 
 from helios.access.authenticator import Identity
@@ -25,6 +26,7 @@ from helios.router.frontend.limits import SLOW_READER, ClientLimits, keep_alive
 from helios.router.options import RouterOptions
 
 _WRITE_BUFFER_BYTES = 1024 * 1024
+_WRITTEN_AT_ONCE = 512 * 1024
 _BEFORE_LOGIN = Limits(arguments=16, bulk_bytes=16 * 1024, frame_bytes=64 * 1024)
 # A client whose command waits at a server is read on, so that its leaving is noticed, up to so many bytes.
 _READ_AHEAD_BYTES = 64 * 1024
@@ -63,6 +65,8 @@ class ClientConnection(Caller, asyncio.Protocol):
         self.connected_ns = self.arrived_ns
         self.failed_logins = 0
         self.reserved = False  # it has one of the last places, which are for administrators
+        self._trail: deque[memoryview] = deque()
+        self._trail_bytes = 0
         self.spared = False  # by CLIENT NO-EVICT: others are let go before it
 
     def become(self, identity: Identity) -> None:
@@ -100,6 +104,7 @@ class ClientConnection(Caller, asyncio.Protocol):
         self.stops |= CLOSED
         self.waiting = []
         self.replies.clear()
+        self._trail.clear()
         self.holder.forget(self)
         self.let_go()
         self._clients.leave(self)
@@ -114,6 +119,38 @@ class ClientConnection(Caller, asyncio.Protocol):
     def resume_writing(self) -> None:
         """It has caught up."""
         self.behind = False
+        if self.trailing:
+            self._write_on()
+
+    def write_bit_by_bit(self, pieces: list[bytes]) -> None:
+        """Write big replies so that other clients need not wait for the time that all of their bytes take."""
+        self._trail.extend(map(memoryview, pieces))
+        self._trail_bytes += sum(map(len, pieces))
+        if not self.trailing:
+            self.trailing = True
+            self._write_on()
+
+    def _write_on(self) -> None:
+        """Write as much as may be in one turn of the loop."""
+        left = _WRITTEN_AT_ONCE
+        if self.transport is None or self.transport.is_closing():
+            self._trail.clear()
+        while self._trail and left > 0 and not self.behind:
+            assert self.transport is not None
+            piece = self._trail.popleft()
+            if len(piece) > left:
+                self._trail.appendleft(piece[left:])
+                piece = piece[:left]
+            self._trail_bytes -= len(piece)
+            left -= len(piece)
+            self.transport.write(piece)
+        if not self._trail:
+            self.trailing = False
+            self._trail_bytes = 0
+            if self.ending:
+                self.flushed()
+        elif not self.behind:
+            asyncio.get_running_loop().call_soon(self._write_on)
 
     def broken(self, error: ProtocolError) -> None:
         """It broke the protocol: it is told so and let go."""
@@ -125,7 +162,10 @@ class ClientConnection(Caller, asyncio.Protocol):
         if self.stops & CLOSED or self.transport is None:
             return
         if self.stops & ANSWERING and len(self.replies) == 1 and type(self.last_slot()) is LastSlot:
-            self.transport.write(frame)
+            if self.trailing:
+                self.write_bit_by_bit([frame])
+            else:
+                self.transport.write(frame)
             self.unread()
             return
         slot = Push(self)
@@ -145,7 +185,7 @@ class ClientConnection(Caller, asyncio.Protocol):
     @property
     def unread_bytes(self) -> int:
         """What it is owed: replies on their way to it, and those that wait for an earlier one."""
-        return self.owed + (0 if self.transport is None else self.transport.get_write_buffer_size())
+        return self.owed + self._trail_bytes + (0 if self.transport is None else self.transport.get_write_buffer_size())
 
     @property
     def received_bytes(self) -> int:
@@ -217,7 +257,7 @@ class ClientConnection(Caller, asyncio.Protocol):
             self.outbox.mark(self)
 
     def _end_when_answered(self) -> None:
-        if not self.replies and not self.waiting and self.transport is not None:
+        if not self.replies and not self.waiting and not self.trailing and self.transport is not None:
             self.transport.close()
 
 

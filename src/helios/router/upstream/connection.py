@@ -18,7 +18,9 @@ from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import ReplySplitter, encode_command
 from helios.router._fast_path import LATE, Lease
 from helios.router.options import RouterOptions
+from helios.router.upstream.heavy import HEAVY_BYTES
 
+_READ_AT_ONCE = 512 * 1024  # bytes: the event loop itself goes on for as long as there is something to read
 _NOT_LET_IN = ("WRONGPASS", "NOAUTH", "NOPERM")
 
 
@@ -56,14 +58,20 @@ def _ignored(_frames: list[bytes]) -> str | None:
     return None
 
 
+def _unheeded() -> None:
+    pass
+
+
 class Wire(asyncio.Protocol):
     """One TCP connection. `receive` is called with the frames that come, as they came, while the lease lasts.
 
-    What `receive` returns, but for None, is why the connection is to be ended.
+    What `receive` returns, but for None, is why the connection is to be ended. `big_reply` is called now and then while
+    a big one flows.
     """
 
     def __init__(self, lease: Lease, max_reply_bytes: int) -> None:
         self.receive: Callable[[list[bytes]], str | None] = _ignored
+        self.big_reply: Callable[[], None] = _unheeded
         self.transport: asyncio.Transport | None = None
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why it has ended
         self.client_id = 0  # what the server calls it
@@ -71,6 +79,7 @@ class Wire(asyncio.Protocol):
         self.run_id = b""  # the run of the server, where it was asked
         self._lease = lease
         self._splitter = ReplySplitter(max_reply_bytes)
+        self._read_bytes = 0  # since it last rested
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The server has taken the connection."""
@@ -88,6 +97,23 @@ class Wire(asyncio.Protocol):
             reason = str(error) if known else f"its reply is not understood ({error!r:.100})"
         if reason is not None:
             self.abort(reason)
+            return
+        self._read_bytes += len(data)
+        if self._read_bytes >= _READ_AT_ONCE:
+            self._rest()
+            if self._splitter.buffered >= HEAVY_BYTES:
+                self.big_reply()
+
+    def _rest(self) -> None:
+        """Read nothing more in this turn of the loop: the others would wait for as long as a big reply flows."""
+        self._read_bytes = 0
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -96,7 +122,7 @@ class Wire(asyncio.Protocol):
 
     def abort(self, reason: str) -> None:
         """End the connection without waiting for anything."""
-        self.receive = _ignored
+        self.receive, self.big_reply = _ignored, _unheeded
         if not self.lost.done():
             self.lost.set_result(reason)
         if self.transport is not None:

@@ -37,6 +37,9 @@ class ConnectionHost(Identities, Protocol):
     hot_keys: HotKeys
     heavy: HeavyCommands
 
+    def make_way(self, link: ServerConnection) -> None:
+        """A big reply flows over a link: what is sent from now on should not wait behind it."""
+
     def learned(self, product: dict[bytes, bytes]) -> None:
         """What a member says of its version."""
 
@@ -299,6 +302,7 @@ class ServerConnection(CommandQueue):
         self._host.learned(said)
         self.run = int.from_bytes(md5(wire.run_id, usedforsecurity=False).digest()[:2], "big")
         wire.receive = self._received
+        wire.big_reply = lambda: self._host.make_way(self)
         self._wire = wire
         return wire
 

@@ -37,6 +37,7 @@ class Pool:
     def __init__(self, host: ConnectionHost, options: RouterOptions) -> None:
         self.links: dict[int, dict[str, ServerConnection]] = {variant: {} for variant in _VARIANTS}
         self._heavy_links: dict[int, dict[str, ServerConnection]] = {variant: {} for variant in _VARIANTS}
+        self._spare_links: dict[int, dict[str, ServerConnection]] = {variant: {} for variant in _VARIANTS}
         self._flush_links: dict[str, ServerConnection] = {}
         self.dedicated = DedicatedConnections(host, options, lambda shard: self.link(shard, 2))
         self.retired = Retired()
@@ -69,6 +70,25 @@ class Pool:
         """The one that may empty the shard's server. What it is sent is not ordered with what the others are."""
         return self._opened(self._flush_links, shard_id, 2, FlushConnection)
 
+    def spare_link(self, shard_id: str, variant: int) -> ServerConnection:
+        """What takes the place of `link` when that has a big reply on it."""
+        return self._opened(self._spare_links[variant], shard_id, variant)
+
+    def make_way(self, link: ServerConnection) -> bool:
+        """Where everybody's link has a big reply on it, have the spare one in its place; whether that has been done.
+
+        What a client has under way on the one must be answered before it sends anything over the other.
+        """
+        shared, spares = self.links[link.variant], self._spare_links[link.variant]
+        if shared.get(link.shard) is not link:
+            return False
+        spare = self.spare_link(link.shard, link.variant)
+        spare.connect()
+        if not spare.ready or spare.answered < spare.issued:
+            return False
+        shared[link.shard], spares[link.shard] = spare, link
+        return True
+
     def _opened(
         self,
         links: dict[str, ServerConnection],
@@ -84,7 +104,8 @@ class Pool:
         return link
 
     def _all(self) -> tuple[dict[str, ServerConnection], ...]:
-        return (*self.links.values(), *self._heavy_links.values(), self._flush_links)
+        apart = (*self._heavy_links.values(), *self._spare_links.values(), self._flush_links)
+        return (*self.links.values(), *apart)
 
     def of(self, shard_id: str) -> list[ServerConnection]:
         """The links to a shard's leader that there are."""
