@@ -54,7 +54,7 @@ class Network(Protocol):
 class _Handle(asyncio.TimerHandle):
     """Something to run, and whose it is. Leaner than asyncio's, whose `__init__` looks after debugging."""
 
-    __slots__ = ("args", "callback", "context", "due_s", "process", "stopped")
+    __slots__ = ("args", "callback", "context", "due_s", "process", "stopped", "timed")
 
     def __init__(self, due_s: float, callback: Callable[..., object], args: Any, context: Context | None) -> None:
         self.due_s = due_s
@@ -63,6 +63,7 @@ class _Handle(asyncio.TimerHandle):
         self.context = copy_context() if context is None else context
         self.process = self.context.get(_PROCESS)
         self.stopped = False
+        self.timed = False  # whether it waits for its time, rather than for its turn
 
     def cancel(self) -> None:
         self.stopped = True
@@ -118,6 +119,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         timer = _Handle(when, callback, args, context)
+        timer.timed = True
         self._numbers += 1
         heapq.heappush(self._timers, (when, self._numbers, timer))
         return timer
@@ -172,20 +174,23 @@ class SimLoop(asyncio.BaseEventLoop):
         process.parked.clear()
 
     def resume(self, process: Process, frozen_at_s: float) -> None:
-        """Let a process go on whose clock stood still: its timers have lost the time since then."""
+        """Let a process go on whose clock stood still: its timers have lost the time since then.
+
+        What has come to it meanwhile it finds at once.
+        """
         lost_s = self._now - frozen_at_s
-        parked, process.parked = process.parked, deque()
-        for handle in parked:
-            if handle.due_s > frozen_at_s:
-                self._numbers += 1
-                handle.due_s += lost_s
-                self._timers.append((handle.due_s, self._numbers, handle))
-            else:
-                process.parked.append(handle)
-        for number, (_, order, timer) in enumerate(self._timers):
-            if timer.process is process and timer.due_s >= self._now:
-                timer.due_s += lost_s
-                self._timers[number] = (timer.due_s, order, timer)
+        ahead = [timer for _, _, timer in self._timers if timer.process is process and timer.due_s >= self._now]
+        missed: list[_Handle] = []
+        arrived: deque[_Handle] = deque()
+        for handle in process.parked:
+            (missed if handle.timed and handle.due_s > frozen_at_s else arrived).append(handle)
+        process.parked = arrived
+        for timer in ahead + missed:
+            timer.due_s += lost_s
+        self._timers = [(timer.due_s, order, timer) for _, order, timer in self._timers]
+        for timer in missed:
+            self._numbers += 1
+            self._timers.append((timer.due_s, self._numbers, timer))
         heapq.heapify(self._timers)
         self.thaw(process)
 
