@@ -12,6 +12,8 @@ from tests.shards import eventually
 from helios.coordinator import leader_term
 from helios.coordinator.access import Access
 from helios.coordinator.compatibility import Move, unreadable
+from helios.errors import EngineUnreachable
+from helios.model.topology import Member
 
 
 async def test_a_plan_is_made_anew_where_a_node_is_asked_to_leave_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +45,18 @@ async def test_a_plan_is_made_anew_where_a_node_is_asked_to_leave_meanwhile(monk
         assert [node.id for node in topology.nodes] == ["a"]
         assert topology.placement.weights == (("a", 1.0),)
         assert len(cluster.servers["a"].keys()) == 100
+
+
+async def test_no_key_moves_to_a_server_that_does_not_say_what_it_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may turn out to allow too little when some of the keys have moved, which then cannot be taken back either."""
+
+    async def silence(access: Access, member: Member) -> str:
+        raise EngineUnreachable(f"{member.id} did not answer within 1 s")
+
+    async with memory_shards(["a", "b"], a=9, b=9) as cluster:
+        monkeypatch.setattr(Access, "unfenceable", silence)
+        view = await cluster.admin.migrate("a", "b", "*")
+        assert await cluster.ended(view.id) == (
+            "no key can move to b before its server has said what it allows: b.0 did not answer within 1 s"
+        )
+        assert (await cluster.topology()).transition is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 
 from helios.control.admission import Policy, altered_node, placement_after
@@ -300,13 +300,16 @@ class LeaderTerm:
         )
 
     async def _unfenceable(self, topology: Topology, shards: Collection[str]) -> dict[str, str]:
-        """Those of the shards off whose servers nobody could be forced, and why. What does not answer is no reason."""
+        """Those of the shards off whose servers nobody could be forced, and why: also one that does not say."""
         external = {node.id for node in topology.nodes if node.kind is NodeKind.EXTERNAL}
         found: dict[str, str] = {}
         for shard in sorted(external.intersection(shards)):
-            with suppress(EngineUnreachable):
-                if reason := await self.access.unfenceable(self.access.leader(shard)):
-                    found[shard] = reason
+            try:
+                reason = await self.access.unfenceable(self.access.leader(shard))
+            except EngineUnreachable as error:
+                reason = f"no key can move to {shard} before its server has said what it allows: {error}"
+            if reason:
+                found[shard] = reason
         return found
 
     async def _import(self, change: Change) -> None:
