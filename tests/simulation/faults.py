@@ -11,13 +11,23 @@ from tests.simulation.actors import Actor
 from tests.simulation.scenario import Danger, Edge
 from tests.simulation.servers import SimServer
 
-from helios.model.topology import Topology
+from helios.model.topology import PairPhase, Topology
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _LITTLE_ROOM = 1000
+_REPLACED_WITHIN_S = 15.0
 _SOON_S = (0.0, 0.002, 0.02, 0.2)
+
+
+class _Trouble:
+    """A fault that lasts until it is mended."""
+
+    def __init__(self, what: str, mend: Callable[[], object]) -> None:
+        self.what = what
+        self.mend = mend
+        self.over = False
 
 
 class Faults:
@@ -28,6 +38,7 @@ class Faults:
         self._random = Random(f"{world.seed}/faults")
         self._ends_s = 0.0
         self._active = 0
+        self._zombie: _Trouble | None = None  # a coordinator that sleeps until it has been replaced
         self.mended = asyncio.Event()  # set where nothing is broken
         self.mended.set()
         self.over = False  # whether nothing new will happen
@@ -51,16 +62,14 @@ class Faults:
         """A new epoch is a good moment for trouble with those whom it concerns."""
         scenario = self._world.scenario
         loop = self._world.loop
+        if self._zombie is not None and self._unfenced(PairPhase.SWITCHED):
+            loop.send_later(self._random.uniform(0, 0.1), self._mend, self._zombie)
         if topology.transition is None or scenario.danger is Danger.CALM or loop.time() > self._ends_s:
             return
         if Edge.LOSING in scenario.edges and self._random.random() < 0.3:
             pair = self._random.choice(topology.transition.pairs)
             soon_s = self._random.choice(_SOON_S)
             loop.send_later(self._random.uniform(0, soon_s), self._lose_keys, self._world.servers[pair.target])
-        servers = self._world.servers
-        if any(not servers[pair.target].acl for pair in topology.transition.pairs) and self._random.random() < 0.7:
-            # Whoever wakes too late can be ended nowhere there.
-            loop.send_later(self._random.uniform(0, 0.3), self._make_zombie)
         if self._random.random() < scenario.fault_at_phase:
             pair = self._random.choice(topology.transition.pairs)
             near = self._random.choice((pair.source, pair.target))
@@ -70,6 +79,8 @@ class Faults:
     def strike(self, near: str | None) -> None:
         """Something happens; to the server of the shard `near`, if it is to a server."""
         world, random = self._world, self._random
+        if self._zombie is not None:
+            return  # it waits for others to get on
         choice = random.random()
         if world.scenario.danger is Danger.ZOMBIES and choice < 0.6:
             self._make_zombie()
@@ -165,7 +176,7 @@ class Faults:
         self._until(mend, duration_s, f"{server.name} freezes")
 
     def _hurt_two(self, server: SimServer) -> None:
-        """It is away, and another stands still and crashes then."""
+        """It is away, and another stands still; that crashes then, or loses the routers and does what they had sent."""
         random, world = self._random, self._world
         other = random.choice(list(world.servers.values()))
         if other is server or not other.up or other.frozen:
@@ -180,7 +191,16 @@ class Faults:
                 other.crash()
                 world.restart(other)
 
-        self._until(crash, random.uniform(0.1, 1.5), f"{other.name} freezes, and crashes")
+        def go_on() -> None:
+            if other.up and other.starts == starts:
+                for router in world.routers:
+                    other.cut(router.process.name)
+                    other.heal(router.process.name)
+                other.thaw()
+
+        crashes = random.random() < 0.5
+        end, what = (crash, "crashes") if crashes else (go_on, "loses the routers")
+        self._until(end, random.uniform(0.1, 1.5), f"{other.name} freezes, and {what}")
 
     def _lose_keys(self, server: SimServer) -> None:
         """It evicts some keys, copies in the making perhaps, or is emptied past the routers."""
@@ -198,12 +218,31 @@ class Faults:
     def _make_zombie(self) -> None:
         """Whoever reigns wakes after another has taken over."""
         actor = self._reigning()
-        if actor is not None and not actor.process.frozen:
-            scenario = self._world.scenario
-            longer_s = self._random.uniform(0.0, 4.0) if Edge.PLAIN in scenario.edges else 0.0
-            self._freeze(actor, scenario.settings.coordinator.lease_ttl * self._random.uniform(1.1, 2.5) + longer_s)
+        if actor is None or actor.process.frozen:
+            return
+        self._freeze(actor, self._world.scenario.settings.coordinator.lease_ttl * self._random.uniform(1.1, 2.5))
 
-    def _freeze(self, actor: Actor, duration_s: float) -> None:
+    def copying(self, source: SimServer) -> None:
+        """A coordinator has read what it will write elsewhere: a good moment to sleep, where nobody can end it there.
+
+        It wakes when its successor has moved the keys; by its own clock, which was suspended too, it still reigns then.
+        """
+        actor = self._reigning()
+        if self._zombie is not None or actor is None or actor.process.frozen or self.over:
+            return
+        if self._unfenced(PairPhase.COPYING, source.shard) and self._random.random() < 0.5:
+            self._zombie = self._freeze(actor, _REPLACED_WITHIN_S, suspended=True)
+
+    def _unfenced(self, phase: PairPhase, source: str | None = None) -> bool:
+        """Whether keys are in this phase on their way to a server off which nobody can be forced."""
+        transition = self._world.invariants.topology.transition
+        pairs = transition.pairs if transition is not None else ()
+        servers = self._world.servers
+        return any(
+            pair.phase is phase and not servers[pair.target].acl and source in (None, pair.source) for pair in pairs
+        )
+
+    def _freeze(self, actor: Actor, duration_s: float, *, suspended: bool = False) -> _Trouble:
         actor.freeze()
         process, loop = actor.process, self._world.loop
         since_s = loop.time()
@@ -217,10 +256,9 @@ class Faults:
             if not process.dead:
                 loop.resume(process, since_s)
 
-        if Edge.CLOCKS in self._world.scenario.edges and self._random.random() < 0.4:
-            self._until(resume, duration_s, f"the machine of {process.name} is suspended")
-        else:
-            self._until(thaw, duration_s, f"{process.name} freezes")
+        if suspended or (Edge.CLOCKS in self._world.scenario.edges and self._random.random() < 0.4):
+            return self._until(resume, duration_s, f"the machine of {process.name} is suspended")
+        return self._until(thaw, duration_s, f"{process.name} freezes")
 
     def _hurt_process(self, actor: Actor) -> None:
         random = self._random
@@ -258,19 +296,26 @@ class Faults:
                 lambda: setattr(store, "loss", 0.0), random.uniform(0.5, 3), f"{actor.process.name} has a bad store"
             )
 
-    def _until(self, mend: Callable[[], object], after_s: float, what: str) -> None:
+    def _until(self, mend: Callable[[], object], after_s: float, what: str) -> _Trouble:
         self._world.note(f"fault: {what} for {after_s:.3f} s")
         self._active += 1
         self.mended.clear()
         self.count += 1
-        self._world.loop.send_later(after_s, self._mend, mend, what)
+        trouble = _Trouble(what, mend)
+        self._world.loop.send_later(after_s, self._mend, trouble)
+        return trouble
 
-    def _mend(self, mend: Callable[[], object], what: str) -> None:
-        self._world.note(f"mended: {what}")
+    def _mend(self, trouble: _Trouble) -> None:
+        if trouble.over:
+            return
+        trouble.over = True
+        if trouble is self._zombie:
+            self._zombie = None
+        self._world.note(f"mended: {trouble.what}")
         try:
-            mend()
+            trouble.mend()
         except Exception as error:  # noqa: BLE001 - whatever it is: nobody else would hear of it
-            self._world.fail(f"{what}, and what ends that has failed: {error!r}", error)
+            self._world.fail(f"{trouble.what}, and what ends that has failed: {error!r}", error)
         self._active -= 1
         if not self._active:
             self.mended.set()

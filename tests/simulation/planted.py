@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from unittest.mock import patch
 
@@ -122,6 +122,10 @@ async def _registered_nowhere(self: MemoryEngine, register: bytes) -> set[bytes]
     return set()
 
 
+def _first_error(replies: Mapping[str, bytes | None]) -> bytes:
+    return next(reply for reply in replies.values() if reply is not None and reply[:1] == b"-")
+
+
 _made = MemberUsers._made
 _open = Access.open
 _changes = MemoryEngine.changes
@@ -149,4 +153,6 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "movers-as-default": _movers_as_default,
     # Which keys of an import their owners have had already is not asked after a crash.
     "imports-unregistered": lambda: patch.object(MemoryEngine, "registered", _registered_nowhere),
+    # Where a part of a command fails, its error speaks for all, though others were carried out, or may have been.
+    "first-error-for-all": lambda: patch("helios.router.commands.scatter.in_part", _first_error),
 }

@@ -59,6 +59,7 @@ _OFTEN = {
     Edge.ELSEWHERE: 0.3,
 }
 _SERVERS_MAX = 5
+_PLAIN_PEACE_S = 2.0  # in which moves begin that only a coordinator asleep can hurt
 SKEW_S = 0.2  # at most, of a server's clock
 _DANGERS = (Danger.MIXED, Danger.POWER, Danger.ZOMBIES, Danger.SLOW, Danger.STALLS)
 
@@ -110,8 +111,10 @@ def danger_of(seed: int) -> Danger:
     return Danger.CALM if seed % 50 == 49 else _DANGERS[seed % len(_DANGERS)]
 
 
-def _kind(random: Random, edges: frozenset[Edge]) -> ServerKind:
+def _kind(random: Random, edges: frozenset[Edge], *, all_plain: bool) -> ServerKind:
     choice = random.random()
+    if all_plain:
+        return ServerKind.PLAIN
     if Edge.PLAIN in edges and choice < 0.7:
         return ServerKind.PLAIN
     if Edge.EXTERNAL in edges and choice > 0.3:
@@ -126,10 +129,20 @@ def choose(seed: int) -> Scenario:
     # Most lives are short: a move or two and what befalls them, so that many more of them can be lived.
     brief = random.random() < 0.9
     power, zombies, slow = danger is Danger.POWER, danger is Danger.ZOMBIES, danger is Danger.SLOW
+    # What has come later has a source of its own, so that the rest of a seed's life stays what it was.
+    edges = Random(f"{seed}/edges")
+    drawn = frozenset(edge for edge, often in _OFTEN.items() if edges.random() < often)
+    if danger is Danger.STALLS:
+        drawn |= {Edge.EXTERNAL}
+    if zombies and edges.random() < 0.4:
+        drawn |= {Edge.PLAIN}  # which those who wake too late could hurt most
+    drawn -= WAITING
+    # What changes unnamed in a stream does so between its copy and the fence: that takes its time.
+    slowly = Edge.XSETID in drawn and edges.random() < 0.5
     settings = ClusterSettings(
         sharding=ShardingSettings(
             virtual_nodes=random.choice((2, 4, 8)),
-            migration_rate=random.choice((20, 50) if zombies else (0, 0, 50, 500)),
+            migration_rate=random.choice((20, 50) if zombies or slowly else (0, 0, 50, 500)),
             auto_rebalance=random.random() < 0.5,
             rebalance_interval=random.choice((1.0, 3.0)),
             rebalance_rest=random.choice((0.0, 2.0)),
@@ -142,18 +155,13 @@ def choose(seed: int) -> Scenario:
             fence_ack_timeout=random.choice((0.1, 0.3, 1.0)),
         ),
     )
-    # What has come later has a source of its own, so that the rest of a seed's life stays what it was.
-    edges = Random(f"{seed}/edges")
-    drawn = frozenset(edge for edge, often in _OFTEN.items() if edges.random() < often)
-    if danger is Danger.STALLS:
-        drawn |= {Edge.EXTERNAL}
-    if zombies and edges.random() < 0.4:
-        drawn |= {Edge.PLAIN}  # which those who wake too late could hurt most
-    skew_s = SKEW_S if Edge.CLOCKS in drawn - WAITING else 0.0
+    skew_s = SKEW_S if Edge.CLOCKS in drawn else 0.0
+    # Where neither knows users, nobody who wakes too late between a source and a target can be ended.
+    all_plain = Edge.PLAIN in drawn and zombies
     return Scenario(
         settings=settings,
         big_bytes=random.choice((1 << 20, 1 << 20, 6, 12)),
-        nodes=random.randint(2, 3),
+        nodes=max(random.randint(2, 3), 3 if all_plain else 2),
         spare_nodes=random.randint(0, 2),
         routers=random.randint(1, 2 if brief else 3),
         coordinators=2 if brief else random.randint(2, 3),
@@ -162,7 +170,7 @@ def choose(seed: int) -> Scenario:
         counters=random.randint(0, 2),
         cold_keys_per_client=random.randint(1, 3),
         # What a power cut may take is young: it comes when there is something older.
-        peace_s=3.0 if power else 0.0,
+        peace_s=3.0 if power else _PLAIN_PEACE_S if all_plain else 0.0,
         trouble_s=random.uniform(1.0, 2.5) if brief else random.uniform(3.0, 8.0),
         fault_every_s=random.choice((0.5, 1.0) if brief else (0.5, 1.5, 5.0)),
         fault_at_phase=random.choice((0.3, 0.5) if power or zombies else (0.0, 0.1, 0.3, 0.5)),
@@ -181,9 +189,9 @@ def choose(seed: int) -> Scenario:
         registers=edges.choice((0, 1, 2)),
         pairs=edges.choice((0, 0, 1)),
         queues=edges.choice((0, 0, 1)),
-        streams_per_client=edges.choice((0, 1, 1)) + (Edge.XSETID in drawn - WAITING),
-        edges=drawn - WAITING,
+        streams_per_client=edges.choice((0, 1, 1)) + 2 * (Edge.XSETID in drawn),
+        edges=drawn,
         # The first server may always be a target.
-        kinds=(ServerKind.SUPERVISED, *(_kind(edges, drawn - WAITING) for _ in range(_SERVERS_MAX - 1))),
+        kinds=(ServerKind.SUPERVISED, *(_kind(edges, drawn, all_plain=all_plain) for _ in range(_SERVERS_MAX - 1))),
         skews_s=tuple(edges.uniform(-skew_s, skew_s) for _ in range(_SERVERS_MAX)),
     )

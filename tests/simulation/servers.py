@@ -50,6 +50,7 @@ class SimServer(MemoryServer):
         self.shard = shard
         self.kind = NodeKind.EXTERNAL if admin is None else NodeKind.SUPERVISED
         self.on_flush: Callable[[SimServer], None] = lambda _: None
+        self.on_dump: Callable[[SimServer], None] = lambda _: None
         self.audit = audit
         self.synced_at = 0.0
         self.frozen = False
@@ -183,6 +184,11 @@ class SimServer(MemoryServer):
             asyncio.get_running_loop().call_later(delay_s, due, context=_OUTSIDE)
 
     # What coordinators do
+
+    def dump(self, keys: Sequence[bytes]) -> list[Dumped | None]:
+        """A coordinator reads keys to copy them."""
+        self.on_dump(self)
+        return super().dump(keys)
 
     def delete(self, keys: Sequence[bytes]) -> int:
         """A coordinator's deletion."""

@@ -424,6 +424,7 @@ class World:
             acl=kind is not ServerKind.PLAIN,
         )
         server.on_flush = self.emptied
+        server.on_dump = lambda server: self.faults.copying(server)
         server.delay_s = lambda: self._delay_s(shard)
         return server
 
