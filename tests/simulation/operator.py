@@ -64,7 +64,8 @@ class Operator(Actor):
         random = Random(f"{world.seed}/operator")
         admin = Admin(self.store, self.connector, self.clock)
         # A life without a move shows nothing: one begins as soon as there is something to move.
-        first: str | None = "add" if Edge.IMPORTS in world.scenario.edges else "migrate"
+        edges = world.scenario.edges
+        first: str | None = "add" if Edge.IMPORTS in edges else "rebalance" if Edge.ADOPTED in edges else "migrate"
         await asyncio.sleep(_FIRST_AFTER_S)
         while self._goes_on():
             await self._verb(admin, random, first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -42,6 +43,7 @@ class Edge(StrEnum):
     CLOCKS = "clocks"  # clocks drift and jump, and stop while a machine is suspended
     STORE = "store"  # commits arrive after they were given up, and watches are lost
     ELSEWHERE = "elsewhere"  # servers come back at other addresses
+    ADOPTED = "adopted"  # a server that runs already, with keys, becomes a cluster
 
 
 # Those that show faults which are not mended yet. They occur only where the command line asks for them.
@@ -57,8 +59,10 @@ _OFTEN = {
     Edge.CLOCKS: 0.3,
     Edge.STORE: 0.3,
     Edge.ELSEWHERE: 0.3,
+    Edge.ADOPTED: 0.1,
 }
 _SERVERS_MAX = 5
+ADOPTED = 1  # which of the servers a cluster is made of, where it is made of one
 _PLAIN_PEACE_S = 2.0  # in which moves begin that only a coordinator asleep can hurt
 SKEW_S = 0.2  # at most, of a server's clock
 _DANGERS = (Danger.MIXED, Danger.POWER, Danger.ZOMBIES, Danger.SLOW, Danger.STALLS)
@@ -111,10 +115,20 @@ def danger_of(seed: int) -> Danger:
     return Danger.CALM if seed % 50 == 49 else _DANGERS[seed % len(_DANGERS)]
 
 
-def _kind(random: Random, edges: frozenset[Edge], *, all_plain: bool) -> ServerKind:
+def _kinds(random: Random, edges: frozenset[Edge], *, all_plain: bool) -> Iterator[ServerKind]:
+    yield ServerKind.SUPERVISED  # the first may always be a target
+    for number in range(1, _SERVERS_MAX):
+        kind = _kind(random, edges)
+        if all_plain:
+            yield ServerKind.PLAIN
+        elif number == ADOPTED and Edge.ADOPTED in edges and kind is ServerKind.SUPERVISED:
+            yield ServerKind.EXTERNAL
+        else:
+            yield kind
+
+
+def _kind(random: Random, edges: frozenset[Edge]) -> ServerKind:
     choice = random.random()
-    if all_plain:
-        return ServerKind.PLAIN
     if Edge.PLAIN in edges and choice < 0.7:
         return ServerKind.PLAIN
     if Edge.EXTERNAL in edges and choice > 0.3:
@@ -191,7 +205,6 @@ def choose(seed: int) -> Scenario:
         queues=edges.choice((0, 0, 1)),
         streams_per_client=edges.choice((0, 1, 1)) + 2 * (Edge.XSETID in drawn),
         edges=drawn,
-        # The first server may always be a target.
-        kinds=(ServerKind.SUPERVISED, *(_kind(edges, drawn, all_plain=all_plain) for _ in range(_SERVERS_MAX - 1))),
+        kinds=tuple(_kinds(edges, drawn, all_plain=all_plain)),
         skews_s=tuple(edges.uniform(-skew_s, skew_s) for _ in range(_SERVERS_MAX)),
     )

@@ -93,12 +93,21 @@ class Client:
 
     def expect(self, key: bytes, value: bytes) -> None:
         """Use this key, too: it may come with a server that joins, once, if the cluster has none of that name."""
-        history = KeyHistory(key, skew_ms=self._world.scenario.skew_ms)
+        history = self._use(key)
         self.arriving[history] = Command("IMPORT", value)
         history.asked(self.arriving[history], self._world.clock.wall() * 1000)
+
+    def inherit(self, key: bytes, value: bytes) -> None:
+        """Use this key, too: a server has it of which the cluster is made."""
+        now_ms = self._world.clock.wall() * 1000
+        self._use(key).answered(Command("SET", value), b"OK", now_ms, now_ms)
+
+    def _use(self, key: bytes) -> KeyHistory:
+        history = KeyHistory(key, skew_ms=self._world.scenario.skew_ms)
         self._brought.append(history)
         self.keys.append(history)
         self._strings.append(history)
+        return history
 
     async def run(self) -> None:
         """Until the world wants no more."""

@@ -7,7 +7,7 @@ import gc
 import sys
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
@@ -23,7 +23,7 @@ from tests.simulation.invariants import Invariants
 from tests.simulation.loop import SimLoop, Stuck
 from tests.simulation.network import RespNetwork
 from tests.simulation.operator import Operator
-from tests.simulation.scenario import Edge, ServerKind, choose
+from tests.simulation.scenario import ADOPTED, Edge, ServerKind, choose
 from tests.simulation.servers import ADMIN, SimServer
 from tests.simulation.shared import Pair, Queue, Register
 from tests.simulation.workload import Client
@@ -129,7 +129,10 @@ class World:
         self.servers = {shard: self._server(shard) for shard in shards}
         if Edge.IMPORTS in scenario.edges:
             for number, shard in enumerate(shards[scenario.nodes :]):
-                self._fill(shard, self.clients[number % len(self.clients)])
+                self._fill(shard, self.clients[number % len(self.clients)].expect)
+        self._adopted = shards[ADOPTED] if Edge.ADOPTED in scenario.edges else ""
+        if self._adopted:
+            self._fill(self._adopted, self.clients[0].inherit)
         self.addresses = {self.address(shard): server for shard, server in self.servers.items()}
         self.loop.network = self.network = RespNetwork(self.addresses, scenario.room_bytes)
         self.coordinators = [CoordinatorActor(self, f"coordinator-{n + 1}") for n in range(scenario.coordinators)]
@@ -333,7 +336,12 @@ class World:
         admin = Admin(self.inner, MemoryConnector(self.addresses), self.clock)
         while True:
             try:
-                await admin.found(nodes[: self.scenario.nodes])
+                founders = nodes[: self.scenario.nodes]
+                if self._adopted:
+                    beside = [node for node in founders if node.kind is NodeKind.SUPERVISED]
+                    await admin.adopt(self._adopted, self.address(self._adopted), beside)
+                else:
+                    await admin.found(founders)
             except Unavailable as error:
                 self.note(f"founding: {error}")  # nothing was changed: the coordinators' store is slow in some worlds
             else:
@@ -404,12 +412,12 @@ class World:
 
     # Servers
 
-    def _fill(self, shard: str, client: Client) -> None:
+    def _fill(self, shard: str, tell: Callable[[bytes, bytes], None]) -> None:
         """The server has keys before it joins, which a client will ask for."""
         for key in _brought(shard):
             value = b"of %s;" % shard.encode()
             self.servers[shard].write(key, value, None)
-            client.expect(key, value)
+            tell(key, value)
         self.servers[shard].sync()
 
     def _server(self, shard: str) -> SimServer:
