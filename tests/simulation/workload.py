@@ -1,56 +1,22 @@
-"""Clients that write, read, count, push and pop through random routers, alone and against each other."""
+"""Clients that write and read keys of their own through random routers, and now and then some that others use, too."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-import re
-from dataclasses import dataclass
-from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tests.simulation.actors import RouterActor
+from tests.simulation.asking import Asked, Asker
 from tests.simulation.data import Fault, to_argv
-from tests.simulation.history import QUESTIONS_MAX, Command, CounterHistory, Impossible, KeyHistory
-from tests.simulation.network import REFUSED, Wire
+from tests.simulation.history import QUESTIONS_MAX, Command, Impossible, KeyHistory
+from tests.simulation.rivalry import Rivalry
 from tests.simulation.scenario import Edge
-from tests.simulation.serving import BOTH_SCRIPT, FLUSH_SCRIPT
-from tests.simulation.shared import Pair, Queue, Register
+from tests.simulation.serving import FLUSH_SCRIPT
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-_CLIENT_TIMEOUT_S = 3.0
 _KINDS = ("user", "cart", "session")
-_REFUSALS = (b"CLUSTERDOWN", b"TRYAGAIN", b"OVERLOADED", b"UNAVAILABLE", b"CROSSSHARD", b"EXECABORT")
-# What is said of a command whose other parts have been carried out.
-_IN_PART = re.compile(rb"it was carried out on|it may have been on")
-_REGISTER = ("GET", "GET", "GET", "SET", "GETSET", "APPEND", "DEL", "INCR")
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The answers to commands that were sent together; times in Unix milliseconds."""
-
-    answers: list[Any]
-    begin_ms: float
-    end_ms: float
-
-    @property
-    def last(self) -> Any:
-        """The last answer."""
-        return self.answers[-1]
-
-    @property
-    def unknown(self) -> bool:
-        """Whether nobody knows what became of it."""
-        last = self.last
-        return isinstance(last, Fault) and (last.startswith(b"UNKNOWN") or _IN_PART.search(last) is not None)
-
-    @property
-    def refused(self) -> bool:
-        """Whether it was said that nothing was executed."""
-        return isinstance(self.last, Fault) and self.last.startswith(_REFUSALS) and not self.unknown
 
 
 class Client:
@@ -59,10 +25,9 @@ class Client:
     def __init__(self, world: World, number: int) -> None:
         self._world = world
         self._number = number
-        self._random = Random(f"{world.seed}/client {number}")
-        self._tokens = 0
-        self._name = f"c{number}"
-        self._wires: dict[RouterActor, Wire] = {}
+        self._asker = Asker(world, number)
+        self._random = self._asker.random
+        self._rivalry = Rivalry(self._asker)
         scenario = world.scenario
         self.keys = [
             KeyHistory(f"{self._random.choice(_KINDS)}:{number}:{index}".encode(), skew_ms=scenario.skew_ms)
@@ -128,15 +93,15 @@ class Client:
             case "single":
                 await self._single(random.choice(self._moving_streams() or self.keys + 2 * self._brought))
             case "count":
-                await self._count(random.choice(world.counters))
+                await self._rivalry.count(random.choice(world.counters))
             case "count watching":
-                await self._count_watching(random.choice(world.counters))
+                await self._rivalry.count_watching(random.choice(world.counters))
             case "register":
-                await self._register(random.choice(world.registers))
+                await self._rivalry.register(random.choice(world.registers))
             case "pair":
-                await self._pair(random.choice(world.pairs))
+                await self._rivalry.pair(random.choice(world.pairs))
             case "queue":
-                await self._queue(random.choice(world.queues))
+                await self._rivalry.queue(random.choice(world.queues))
             case "several":
                 await self._several()
             case "scan":
@@ -144,36 +109,7 @@ class Client:
             case "flush":
                 await self._flush()
             case "flush one":
-                await self._ask([b"EVAL", FLUSH_SCRIPT, b"1", random.choice(self.keys).key])
-
-    # Asking
-
-    async def _ask(self, *commands: list[bytes], timeout_s: float = _CLIENT_TIMEOUT_S) -> Asked:
-        world = self._world
-        return await self._ask_by(self._random.choice(world.routers), *commands, timeout_s=timeout_s)
-
-    async def _ask_by(self, router: RouterActor, *commands: list[bytes], timeout_s: float = _CLIENT_TIMEOUT_S) -> Asked:
-        world = self._world
-        begin_ms = world.clock.wall() * 1000
-        wire = self._wires.get(router)
-        if wire is None or wire.lost:
-            wire = router.connect()
-        if wire is None:
-            await asyncio.sleep(self._random.expovariate(2000))
-            answers: list[Any] = [REFUSED] * len(commands)
-        else:
-            self._wires[router] = wire
-            answers = await wire.call(list(commands), self._random.expovariate(2000), timeout_s)
-        asked = Asked(answers, begin_ms, world.clock.wall() * 1000)
-        words = "; ".join(b" ".join(argv).decode() for argv in commands)
-        world.note(f"{self._name} via {router.name}: {words} -> {str(answers[-1])[:60]}")
-        if not (asked.unknown or asked.refused):
-            world.acknowledged += 1
-        return asked
-
-    def _token(self) -> bytes:
-        self._tokens += 1
-        return f"{self._name}.{self._tokens};".encode()
+                await self._asker.ask([b"EVAL", FLUSH_SCRIPT, b"1", random.choice(self.keys).key])
 
     def _tell(self, history: KeyHistory, command: Command, asked: Asked, answer: object) -> None:
         """What became of a command of one's own."""
@@ -195,7 +131,7 @@ class Client:
             command = self._choose_for_stream(history)
         else:
             command = self._choose()
-        asked = await self._ask(to_argv(command.name, history.key, command.arguments))
+        asked = await self._asker.ask(to_argv(command.name, history.key, command.arguments))
         self._tell(history, command, asked, asked.last)
 
     def _moving_streams(self) -> list[KeyHistory]:
@@ -215,7 +151,7 @@ class Client:
 
     def _choose(self) -> Command:
         random = self._random
-        token = self._token()
+        token = self._asker.token()
         if random.random() < self._world.scenario.ending:
             lives_s = random.choice((0.1, 1.0, 3.0)) * random.uniform(0.1, 1.0)
             end_ms = int((self._world.clock.wall() + lives_s) * 1000)
@@ -227,9 +163,9 @@ class Client:
 
     def _choose_for_stream(self, history: KeyHistory) -> Command:
         random = self._random
-        self._tokens += 1
-        number = b"%d-0" % self._tokens
-        earlier = b"%d-0" % random.randint(1, self._tokens)
+        last = self._asker.next_number()
+        number = b"%d-0" % last
+        earlier = b"%d-0" % random.randint(1, last)
         names = ("XADD", "XGROUP", "XREADGROUP", "XACK", "XDEL", "XSETID", "XINFO", "DEL")
         sets_ids = Edge.XSETID in self._world.scenario.edges
         # The first has groups, and the others have none: they are told apart by what servers say of them.
@@ -243,7 +179,7 @@ class Client:
         [name] = random.choices(names, often)
         match name:
             case "XADD":
-                return Command(name, number, more=(b"field", self._token()))
+                return Command(name, number, more=(b"field", self._asker.token()))
             case "XGROUP" | "XREADGROUP":
                 return Command(name, b"group")
             case "XACK":
@@ -265,20 +201,20 @@ class Client:
         keys = [history.key for history in chosen]
         match name:
             case "MSET":
-                values = [self._token() for _ in chosen]
+                values = [self._asker.token() for _ in chosen]
                 words = [word for pair in zip(keys, values, strict=True) for word in pair]
-                asked = await self._ask([b"MSET", *words])
+                asked = await self._asker.ask([b"MSET", *words])
                 for history, value in zip(chosen, values, strict=True):
                     self._tell(history, Command("SET", value), asked, b"OK")
                 if not (asked.unknown or asked.refused) and asked.last != b"OK":
                     raise Impossible(f"MSET was answered {asked.last!r}")
             case "MGET":
-                asked = await self._ask([b"MGET", *keys])
+                asked = await self._asker.ask([b"MGET", *keys])
                 if not (asked.unknown or asked.refused):
                     for history, value in zip(chosen, asked.last, strict=True):
                         self._tell(history, Command("GET"), asked, value)
             case _:
-                asked = await self._ask([name.encode(), *keys])
+                asked = await self._asker.ask([name.encode(), *keys])
                 self._tell_count(chosen, name, asked)
 
     def _tell_count(self, chosen: list[KeyHistory], name: str, asked: Asked) -> None:
@@ -304,7 +240,7 @@ class Client:
         cursor = b"0"
         at_once = self._random.random() < 0.3
         while True:
-            asked = await self._ask_by(router, [b"KEYS", b"*"] if at_once else [b"SCAN", cursor])
+            asked = await self._asker.ask_by(router, [b"KEYS", b"*"] if at_once else [b"SCAN", cursor])
             if isinstance(asked.last, Fault):
                 # The end of a scan asks the store whether there is more to visit.
                 if not (asked.unknown or asked.refused or asked.last.startswith(b"STORE")):
@@ -330,7 +266,7 @@ class Client:
         numbers = {history: history.asked(Command("FLUSH"), now_ms) for history in world.histories}
         world.doubt_order()
         invoked = world.loop.time()
-        asked = await self._ask([b"FLUSHALL"])
+        asked = await self._asker.ask([b"FLUSHALL"])
         responded = math.inf if asked.unknown else world.loop.time()
         if not asked.refused:
             for register in world.registers:
@@ -343,86 +279,3 @@ class Client:
         world.register_lost()
         if not (asked.refused or asked.unknown) and asked.last != b"OK":
             raise Impossible(f"FLUSHALL was answered {asked.last!r}")
-
-    # Keys that others use, too
-
-    async def _count(self, counter: CounterHistory) -> None:
-        counter.asked += 1
-        asked = await self._ask([b"INCR", counter.key])
-        if asked.unknown:
-            counter.unanswered += 1
-        elif not asked.refused:
-            counter.answered(_integer(asked.last), asked.begin_ms, asked.end_ms)
-
-    async def _count_watching(self, counter: CounterHistory) -> None:
-        """The same as a transaction that comes to nothing if somebody else was quicker."""
-        router = self._random.choice(self._world.routers)
-        asked = await self._ask_by(router, [b"WATCH", counter.key], [b"GET", counter.key])
-        if any(isinstance(answer, Fault) for answer in asked.answers):
-            if not (asked.refused or asked.unknown) and isinstance(asked.last, Fault):
-                raise Impossible(f"a GET behind a WATCH was answered {asked.last!r}")
-            return
-        following = int(asked.last or b"0") + 1
-        wire = self._wires[router]
-        await asyncio.sleep(self._random.expovariate(1 / self._world.scenario.think_s) / 4)
-        if self._wires[router] is not wire or wire.lost:
-            return  # and with the connection what it watched
-        counter.asked += 1
-        asked = await self._ask_by(router, [b"MULTI"], [b"SET", counter.key, b"%d" % following], [b"EXEC"])
-        # A connection of its own that was lost in between watches nothing.
-        if any(isinstance(answer, Fault) for answer in asked.answers[:-1]) and not asked.unknown:
-            counter.asked -= 1
-        elif asked.unknown:
-            counter.unanswered += 1
-        elif asked.last is None or asked.refused:
-            counter.asked -= 1
-        else:
-            counter.answered(following, asked.begin_ms, asked.end_ms)
-
-    async def _register(self, register: Register) -> None:
-        if register.closed:
-            return
-        name = self._random.choice(_REGISTER[:-1])
-        argument = self._token() if name in ("SET", "GETSET", "APPEND") else b""
-        invoked = self._world.loop.time()
-        asked = await self._ask([name.encode(), register.key, *([argument] if argument else [])])
-        if asked.refused:
-            return
-        responded = math.inf if asked.unknown else self._world.loop.time()
-        register.add(self._number, name, argument, None if asked.unknown else asked.last, invoked, responded)
-
-    async def _pair(self, pair: Pair) -> None:
-        """Count two keys up in one transaction, or read both in a script."""
-        if self._random.random() < 0.4:
-            asked = await self._ask([b"EVAL", BOTH_SCRIPT, b"2", pair.one, pair.other])
-            if not (asked.unknown or asked.refused):
-                pair.seen(asked.last, "a script")
-            return
-        asked = await self._ask([b"MULTI"], [b"INCR", pair.one], [b"INCR", pair.other], [b"EXEC"])
-        if asked.unknown:
-            pair.perhaps += 1
-        elif not asked.refused and asked.last is not None:  # else the connection watched a key for another
-            pair.seen(asked.last, "a transaction")
-            pair.counted += 1
-
-    async def _queue(self, queue: Queue) -> None:
-        """Push, or wait a moment for an element."""
-        if self._random.random() < 0.5:
-            token = self._token()
-            asked = await self._ask([b"RPUSH", queue.key, token])
-            if asked.unknown:
-                queue.perhaps_pushed.add(token)
-            elif not asked.refused:
-                queue.pushed.add(token)
-            return
-        asked = await self._ask([b"BLPOP", queue.key, b"%.2f" % self._random.uniform(0.05, 0.6)])
-        if asked.unknown:
-            queue.perhaps_popped += 1
-        elif isinstance(asked.last, list):
-            queue.came(asked.last[1])
-
-
-def _integer(answer: object) -> int:
-    if not isinstance(answer, int):
-        raise Impossible(f"an INCR was answered {answer!r}")
-    return answer
