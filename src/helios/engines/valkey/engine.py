@@ -204,6 +204,7 @@ class ValkeyEngine:
 
     async def stream_states(self, keys: Sequence[bytes]) -> list[StreamState | None]:
         """For each key what it knows as a stream, None where it is none."""
+        await self._begin_reading()
         found: list[StreamState | None] = []
         for start in range(0, len(keys), _STREAMS_AT_ONCE):
             replies = await self._execute_many(
@@ -234,9 +235,19 @@ class ValkeyEngine:
         """
         if not isinstance(target, ValkeyEngine):
             raise EngineError(f"{key[:100]!r} cannot be copied to an engine of another kind")
-        await self._begin_reading()
+        by_frequency = await self._begin_reading()
+        await target._begin_reading()  # nor is its writing, there
+        word = "FREQ" if by_frequency else "IDLETIME"
+        (used,) = await self._execute_many([("OBJECT", word, key)])
         way = Way(
-            key, self._connection, target._connection, self._timeout_s, step_bytes, pace, {} if notes is None else notes
+            key,
+            self._connection,
+            target._connection,
+            self._timeout_s,
+            step_bytes,
+            pace,
+            {} if notes is None else notes,
+            (word, used) if isinstance(used, int) else None,
         )
         try:
             return StepCopy.COPIED if await copy_value(way, patch=patch) else StepCopy.ABSENT

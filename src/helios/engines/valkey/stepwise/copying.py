@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from helios.engines.valkey.stepwise import usage
 from helios.engines.valkey.stepwise.members import Hash, Members, Set, SortedSet, copy_members
 from helios.engines.valkey.stepwise.sequences import copy_list, copy_string
 from helios.engines.valkey.stepwise.streams import copy_stream
@@ -44,12 +45,13 @@ async def copy_value(way: Way, *, patch: bool) -> bool:
         # An end that was set by an earlier copy must not come in the middle of this one.
         _, there = await way.ask(way.target, [("PERSIST", way.key), ("TYPE", way.key)])
         patch = there == kind
-    if patch:
-        try:
-            await copy(way, True)
-        except StartAfresh:
-            patch = False
     if not patch:
+        way.notes.clear()
+        await way.write("UNLINK", way.key)
+        patch = await usage.begin(way, kind)
+    try:
+        await copy(way, patch)
+    except StartAfresh:
         way.notes.clear()
         await way.write("UNLINK", way.key)
         await copy(way, False)

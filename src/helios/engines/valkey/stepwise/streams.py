@@ -82,7 +82,7 @@ async def _entries(way: Way, count: int, *, patch: bool) -> None:
             hole = end not in (last, b"")
             way.notes[last] = seen
     if not last:
-        await _make_empty(way, patch=patch)
+        await make_empty(way, patch=patch)
         return
     note_added(way, added)
     if top is not None and await way.write("XRANGE", way.key, b"(" + last, "+", "COUNT", 1):
@@ -132,7 +132,8 @@ async def _add(way: Way, entries: list[Entry]) -> None:
             raise way.target.failure(reply, f"XADD of {way.key[:100]!r}")
 
 
-async def _make_empty(way: Way, *, patch: bool) -> None:
+async def make_empty(way: Way, *, patch: bool = False) -> None:
+    """Make the target's value a stream without entries. Raises StartAfresh where it is one that has some."""
     if patch and await way.write("XLEN", way.key):
         raise StartAfresh
     if not patch:

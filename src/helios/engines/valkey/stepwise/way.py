@@ -41,6 +41,7 @@ class Way:
     step_bytes: int
     pace: Pace
     notes: Notes = field(default_factory=dict)
+    used: Command | None = None  # the options of RESTORE that say so; None where that is not known
 
     async def read(self, *command: bytes | str | int) -> Reply:
         """A reply of the source. Raises ChangedMeanwhile or EngineError."""
