@@ -50,6 +50,5 @@ def asked_by(identity: Identity) -> Iterator[None]:
 
 
 def noted(what: str, place: str) -> str:
-    """A request in words, with its user and where it came from."""
-    user = requester()
-    return f"{what} by {user} from {place}" if user else f"{what} from {place}"
+    """Who asks in words: the user, where the request came from, and by which verb or interface."""
+    return f"{requester() or 'somebody'} at {place} ({what})"

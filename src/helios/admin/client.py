@@ -47,7 +47,7 @@ from helios.errors import (
 )
 from helios.model.codec import decode
 from helios.model.ids import Address, check_id
-from helios.model.migration import Change, ChangeKind, Migration
+from helios.model.migration import Change, ChangeKind, Migration, MigrationStatus
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, Placement, Topology
 from helios.placement.routing import Routes
@@ -327,10 +327,7 @@ class Admin:
         """
         migration = await self._migration(migration_id)
         if migration.status.ended:
-            raise Refused(
-                f"migration {migration_id} is {migration.status} already; "
-                "to bring its keys back, migrate them the other way"
-            )
+            raise Refused(_ended_already(migration))
         topology = await self._topology()
         running = topology.transition
         if running is not None and running.change == migration.change and running.reversing:
@@ -469,3 +466,13 @@ def _check_node(node_id: str, weight: float) -> None:
     check_id("node", node_id)
     if not 0 < weight <= _WEIGHT_MAX:
         raise InvalidInput(f"weight {weight} of {node_id} is out of bounds: use a number above 0, up to 1000")
+
+
+def _ended_already(migration: Migration) -> str:
+    """Why a migration cannot be cancelled any more, and where its keys are."""
+    after = {
+        MigrationStatus.COMPLETED: "to bring its keys back, migrate them the other way",
+        MigrationStatus.CANCELLED: "its keys are where they were before it",
+        MigrationStatus.FAILED: "its keys are where they were before it",
+    }
+    return f"migration {migration.id} is {migration.status} already; {after[migration.status]}"

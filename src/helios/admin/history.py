@@ -29,7 +29,7 @@ def _view(record: HistoryRecord) -> HistoryView:
         user=change.user,
         status=str(change.status),
         reason=change.reason,
-        message=change_view(change, ()).message,
+        message=change_view(change, ("",) * record.moves).message,
         requested_at=change.requested_at,
         ended_at=record.ended_at or None,
         keys_moved=record.keys_moved,

@@ -54,9 +54,18 @@ class Entry:
         return context
 
 
+# How Valkey and Redis begin their answer to a HELLO before a login; nodes of Helios have other words.
+_SERVERS_OWN = "HELLO must be called with the client already authenticated"
+
+
 def refused(address: str, greeting: str) -> HeliosError:
     """The error for a greeting that was answered with one."""
     code, _, text = greeting.partition(" ")
+    if code == NotAuthenticated.code and text.startswith(_SERVERS_OWN):
+        return NotAuthenticated(
+            f"{address} is a data server that needs a login, not a node of Helios: give the port at which a node "
+            "listens to clients (helios-cli --port), or say who you are there (--user NAME)"
+        )
     if code == NotAuthenticated.code:
         return NotAuthenticated(f"{address} lets in its users only: say who you are (helios-cli --user NAME)")
     if code == WrongPassword.code:

@@ -54,6 +54,9 @@ def _request(
 ) -> Request[T]:
     try:
         sent = tuple(word if isinstance(word, bytes) else word.encode() for word in words)
+    except AttributeError:
+        wrong = next(word for word in words if not isinstance(word, str | bytes))
+        raise InvalidInput(f"{wrong!r} is neither text nor bytes") from None
     except UnicodeEncodeError as error:
         raise InvalidInput(f"{error.object!r} cannot be written as UTF-8") from error
     return Request(sent, read, repeatable, timeout_s)

@@ -39,6 +39,7 @@ class History:
             max(ends, default=self._clock.wall()),
             sum(move.keys_moved for move in moved),
             tuple(sorted({shard for move in moved for shard in (move.source, move.target)})),
+            len(moves),
         )
         operations: list[Put | Delete] = [put_record(HISTORY + change.id, records[change.id])]
         for old in sorted(records)[:-KEPT]:

@@ -17,6 +17,7 @@ _PHASES = {
     PairPhase.FENCED: MigrationPhase.FENCED,
     PairPhase.SWITCHED: MigrationPhase.SWITCHED,
 }
+_REPLANNED = "not needed any more: what was asked for was planned anew when its turn came"
 
 
 class MigrationRecords:
@@ -49,7 +50,7 @@ class MigrationRecords:
             )
         unneeded = [m for m in self._migrations.values() if m.status is MigrationStatus.PENDING]
         for migration in unneeded:
-            self._end(migration, MigrationStatus.COMPLETED)
+            self._end(migration, MigrationStatus.CANCELLED, _REPLANNED)
         return self._change(ChangeStatus.RUNNING) + self._puts(self._migrations)
 
     def phase(self, pair: Pair) -> list[Put]:

@@ -195,12 +195,16 @@ class HealthRecord:
 
 @dataclass(frozen=True, slots=True)
 class HistoryRecord:
-    """A change that has ended (Unix seconds), how many keys it moved, and the shards that gave or took any."""
+    """A change that has ended (Unix seconds), how many keys it moved, and the shards that gave or took any.
+
+    `moves` is how many migrations it led to, whether they met keys or not.
+    """
 
     change: Change
     ended_at: float
     keys_moved: int = 0
     shards: tuple[str, ...] = ()
+    moves: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ def run(router: RouterContext, caller: Caller, verb: str, argv: list[bytes]) -> 
 
 async def _as_its_user(admin: AdminService, caller: Caller, verb: str, argv: list[bytes]) -> bytes:
     with asked_by(caller.identity):
-        by = noted(verb.upper(), caller.address or "this process")
+        host = caller.address.rpartition(":")[0]  # its port says nothing of who it is
+        by = noted(verb.upper(), host or "this process")
         return await _reply(admin, caller.protocol, verb, argv, by)
 
 
