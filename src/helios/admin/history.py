@@ -66,4 +66,5 @@ def _what(change: Change) -> str:
         case ChangeKind.REPAIR:
             return "check --repair"
         case ChangeKind.END_SCRIPT:
-            return f"ended a script on {change.node}"
+            done = "ended" if change.status is ChangeStatus.DONE else "could not end"
+            return f"{done} a script on {change.node}"

@@ -27,10 +27,12 @@ class LongScripts:
         self._settings = settings
         self._note = note
         self._since: dict[str, float] = {}  # when each of these nodes' servers was first seen busy
+        self._unkillable: set[str] = set()  # of them, those of whose script the history knows that it cannot be ended
 
     def over(self, node: str) -> None:
         """The node's server answers as it should."""
         self._since.pop(node, None)
+        self._unkillable.discard(node)
 
     async def end(self, node: str, engine: Engine) -> str:
         """End what its server is busy with, if that has run for too long; what is to be said of it otherwise.
@@ -44,23 +46,31 @@ class LongScripts:
             return f"a script or function has run there for {ran_s:.0f} s; SCRIPT KILL or FUNCTION KILL ends it"
         end = await engine.end_script()
         if end is ScriptEnd.UNKILLABLE:
-            return (
+            what = (
                 f"a script or function that has written has run there for {ran_s:.0f} s and cannot be ended: "
                 "wait for it, or end the server's process, which undoes what it has written"
             )
+            if node not in self._unkillable:
+                log.warning("script cannot be ended: node=%s ran_s=%.0f limit_s=%g", node, ran_s, limit_s)
+                await self._note(self._change(node, ChangeStatus.FAILED, error=what))
+                self._unkillable.add(node)
+            return what
         self.over(node)
         if end is ScriptEnd.ENDED:
             reason = f"it had run for {ran_s:.0f} s (router.script_time_limit is {limit_s:g} s)"
             log.warning("script ended: node=%s ran_s=%.0f limit_s=%g", node, ran_s, limit_s)
-            await self._note(
-                Change(
-                    new_id(self._clock),
-                    ChangeKind.END_SCRIPT,
-                    ChangeStatus.DONE,
-                    node=node,
-                    origin=Origin.AUTOMATIC,
-                    reason=reason,
-                    requested_at=self._clock.wall(),
-                )
-            )
+            await self._note(self._change(node, ChangeStatus.DONE, reason=reason))
         return ""
+
+    def _change(self, node: str, status: ChangeStatus, reason: str = "", error: str | None = None) -> Change:
+        """What the history says of it."""
+        return Change(
+            new_id(self._clock),
+            ChangeKind.END_SCRIPT,
+            status,
+            node=node,
+            origin=Origin.AUTOMATIC,
+            reason=reason,
+            error=error,
+            requested_at=self._clock.wall(),
+        )
