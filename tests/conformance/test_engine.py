@@ -385,6 +385,7 @@ async def test_a_mover_may_do_all_that_the_port_names(lab: Lab) -> None:
     (dumped,) = await mover.dump([b"a"])
     assert dumped is not None
     assert await mover.stream_states([b"a", b"none"]) == [None, None]
+    assert await mover.stream_marks([b"a", b"none"]) == [None, None]
     await mover.restore([(b"b", dumped)])
     assert await stream.barrier() == {b"b"}
     await stream.close()

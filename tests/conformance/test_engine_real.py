@@ -136,6 +136,74 @@ async def test_streams_and_their_groups_are_known(real_lab: Lab) -> None:
     assert await engine.stream_states([b"bare"]) == [StreamState(b"100-0", 2, b"1-1", 0)]
 
 
+# What no change stream names, in an order in which each changes something.
+UNNAMED: Commands = [
+    ("XGROUP", "CREATECONSUMER", "s", "g", "idle"),
+    ("XREADGROUP", "GROUP", "g", "one", "COUNT", 2, "STREAMS", "s", ">"),
+    ("XREADGROUP", "GROUP", "g", "one", "STREAMS", "s", "0"),  # counts as a delivery
+    ("XREADGROUP", "GROUP", "g", "one", "NOACK", "COUNT", 1, "STREAMS", "s", ">"),
+    ("XCLAIM", "s", "g", "one", 0, "1-1"),
+    ("XCLAIM", "s", "g", "one", 0, "2-1", "RETRYCOUNT", 9, "JUSTID"),
+    ("XCLAIM", "s", "g", "one", 0, "2-1", "TIME", 1_000_000, "RETRYCOUNT", 9, "JUSTID"),
+    ("XCLAIM", "s", "g", "two", 0, "2-1"),
+    ("XAUTOCLAIM", "s", "g", "one", 0, "0", "COUNT", 10),
+    ("XAUTOCLAIM", "s", "g", "one", 0, "0", "COUNT", 10, "JUSTID"),
+    ("XACK", "s", "g", "1-1"),
+    ("XGROUP", "SETID", "s", "g", "1-1"),
+    ("XGROUP", "SETID", "s", "g", "1-1", "ENTRIESREAD", 2),
+    ("XGROUP", "DELCONSUMER", "s", "g", "two"),
+    ("XGROUP", "DESTROY", "s", "g"),
+    ("XGROUP", "CREATE", "s", "g", "$"),
+    ("XSETID", "s", "50-0"),
+    ("XSETID", "s", "50-0", "ENTRIESADDED", 40, "MAXDELETEDID", "0-1"),
+]
+
+
+@pytest.mark.processes
+async def test_whatever_changes_unnamed_changes_a_stream_s_mark(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    await run(engine, "FLUSHALL")
+    await run(engine, "SET", "text", "v")
+    for number in range(1, 6):
+        await run(engine, "XADD", "s", f"{number}-1", "f", "v")
+    await run(engine, "XGROUP", "CREATE", "s", "g", "0")
+
+    async def mark() -> bytes:
+        while True:
+            (found,) = await engine.stream_marks([b"s"])
+            assert found is not None
+            if found:  # none is given in the millisecond in which a consumer is seen
+                return found
+
+    before = await mark()
+    for command in UNNAMED:
+        stream = await engine.changes()
+        await run(engine, *command)
+        assert await stream.barrier() <= {b"s"}
+        await stream.close()
+        after = await mark()
+        assert after != before, command
+        assert await mark() == after
+        before = after
+    assert await engine.stream_marks([b"text", b"none"]) == [None, None]
+
+
+@pytest.mark.processes
+async def test_a_stream_whose_consumer_is_seen_in_this_moment_has_no_mark(real_lab: Lab) -> None:
+    """Else what comes in the same millisecond might leave the mark as it is."""
+    engine = await real_lab.open()
+    await run(engine, "FLUSHALL")
+    await run(engine, "XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
+    await run(engine, "XADD", "s", "1-1", "f", "v")
+    unmarked = 0
+    for _ in range(200):
+        if not unmarked:
+            reading = run(engine, "XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", "0")
+            _, (found,) = await asyncio.gather(reading, engine.stream_marks([b"s"]))
+            unmarked += found == b""
+    assert unmarked
+
+
 @pytest.mark.processes
 async def test_a_stream_that_nobody_fetches_is_ended_before_it_fills_the_server(real_lab: Lab) -> None:
     engine = await real_lab.open()

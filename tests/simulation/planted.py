@@ -13,6 +13,7 @@ from helios.coordinator.changes import Follower
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.shard_copier import ShardCopier
+from helios.coordinator.streams import StreamMarks
 from helios.coordinator.transition_runner import TransitionRunner
 from helios.engines.memory import MemoryEngine
 from helios.errors import EngineDenied
@@ -96,8 +97,8 @@ class _Silence:
         pass
 
 
-async def _grouped_streams(source: Engine, target: Engine, keys: Collection[bytes]) -> set[bytes]:
-    states = await source.stream_states(sorted(keys))
+async def _grouped_streams(self: StreamMarks, keys: Collection[bytes]) -> set[bytes]:
+    states = await self._source.stream_states(sorted(keys))
     return {key for key, state in zip(sorted(keys), states, strict=True) if state is not None and state.groups}
 
 
@@ -148,7 +149,7 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     # Nobody looks whether the copies on a target are still there.
     "target-unwatched": lambda: patch.object(MemoryEngine, "changes", _changes_of_sources),
     # Of what changes in a stream unnamed, only consumer groups are thought of.
-    "streams-half-known": lambda: patch("helios.coordinator.shard_copier.differing_streams", _grouped_streams),
+    "streams-half-known": lambda: patch.object(StreamMarks, "changed", _grouped_streams),
     # Where nobody can make users, coordinators are the default user, and nobody ends what they have sent.
     "movers-as-default": _movers_as_default,
     # Which keys of an import their owners have had already is not asked after a crash.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import cast
 
 import pytest
@@ -110,8 +110,12 @@ class Steps:
         return self._copy(key)
 
 
+async def unmarked(_keys: Collection[bytes]) -> None:
+    """They are no streams."""
+
+
 def big_values(source: Steps) -> BigValues:
-    return BigValues(cast(Engine, source), cast(Engine, None), LIMITS, at_once)
+    return BigValues(cast(Engine, source), cast(Engine, None), LIMITS, at_once, unmarked)
 
 
 async def test_what_was_never_copied_is_copied_before_the_fence() -> None:

@@ -10,6 +10,7 @@ from tests.shards import Authenticator, eventually
 
 from helios.coordinator import changes
 from helios.engines.memory import MemoryServer
+from helios.engines.memory.server import GROUPED
 from helios.placement.routing import Routes
 from helios.ports.engine import Dumped
 from helios.ports.failpoints import Point
@@ -219,3 +220,39 @@ async def test_a_key_deleted_while_nothing_else_moves_does_not_come_back_with_th
         a.crash(lose_unsynced=True)
         a.restart()
         assert a.get(key) is None
+
+
+async def test_behind_the_fence_only_streams_that_have_changed_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has consumer groups, in which everything may change without being named."""
+    authenticator = Authenticator()
+    async with memory_shards(["a", "b"], authenticator, a=9, b=9) as cluster:
+        a, b = cluster.servers["a"], cluster.servers["b"]
+        routes = Routes(await cluster.topology())
+        streams = [key for key in (b"stream %d" % n for n in range(200)) if routes.owner(key) == "a"]
+        for key in streams:
+            a.set(key, GROUPED + b"1-1 entries")
+        authenticator.arm(Point.CATCHING_UP)
+        migration = await cluster.admin.migrate("a", "b", "*")
+        await authenticator.reached.wait()
+        early, late = streams[:3], streams[3:5]
+        for key in early:
+            a.write(key, GROUPED + b"1-1 acknowledged", None, named=False)
+        authenticator.open()
+        authenticator.arm(Point.FENCED)
+        await authenticator.reached.wait()
+        copied: list[bytes] = []
+        restore = b.restore
+
+        def noted(items: Sequence[tuple[bytes, Dumped]], replace: bool) -> list[bool]:
+            copied.extend(key for key, _ in items)
+            return restore(items, replace)
+
+        monkeypatch.setattr(b, "restore", noted)
+        for key in late:
+            a.write(key, GROUPED + b"1-1 acknowledged", None, named=False)
+        authenticator.open()
+        assert await cluster.ended(migration.id) is None
+        assert sorted(copied) == sorted(early + late)
+        for key in streams:
+            changed = key in early + late
+            assert b.get(key) == GROUPED + (b"1-1 acknowledged" if changed else b"1-1 entries")

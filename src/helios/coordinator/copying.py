@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass
 
 from helios.errors import TooHot
@@ -78,7 +78,7 @@ async def copy_batch(
 ) -> int:
     """Read a batch and leave its writing to `writing`; how many of the keys the source had.
 
-    Those that are streams are put into `streams`: see `differing_streams`.
+    Those that are streams are put into `streams`: see `StreamMarks`.
     """
     values = await source.dump(keys)
     present = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
@@ -94,21 +94,6 @@ async def copy_batch(
 
     await writing.put(write())
     return len(present)
-
-
-async def differing_streams(source: Engine, target: Engine, keys: Collection[bytes]) -> set[bytes]:
-    """Those among the keys that are streams and may differ in what servers do not name when it changes.
-
-    That are the ids that a stream has given and deleted, which are compared, and all of its consumer groups: where
-    either side has any, that is not compared but copied. Costs two small questions for each key.
-    """
-    found: set[bytes] = set()
-    for step in in_steps(sorted(keys)):
-        here, there = await asyncio.gather(source.stream_states(step), target.stream_states(step))
-        for key, one, other in zip(step, here, there, strict=True):
-            if one != other or (one is not None and one.groups):
-                found.add(key)
-    return found
 
 
 class WriteBehind:
@@ -165,12 +150,20 @@ class BigValues:
     is known from the copy before.
     """
 
-    def __init__(self, source: Engine, target: Engine, limits: CopyLimits, pace: Pace) -> None:
+    def __init__(
+        self,
+        source: Engine,
+        target: Engine,
+        limits: CopyLimits,
+        pace: Pace,
+        begin: Callable[[Collection[bytes]], Awaitable[None]],
+    ) -> None:
         self.changed: set[bytes] = set()
         self._source = source
         self._target = target
         self._limits = limits
         self._pace = pace
+        self._begin = begin  # awaited before keys are copied
         self._took_s: dict[bytes, float] = {}
         self._passes = 0
         self._running: asyncio.Task[None] | None = None
@@ -241,6 +234,7 @@ class BigValues:
             began_s = asyncio.get_running_loop().time()
             outcome = StepCopy.CHANGED
             try:
+                await self._begin([key])
                 outcome = await self._source.copy_in_steps(
                     key,
                     self._target,

@@ -16,11 +16,11 @@ from helios.coordinator.copying import (
     WriteBehind,
     copy_batch,
     copy_batches,
-    differing_streams,
     in_steps,
     sort_by_size,
 )
 from helios.coordinator.rate import RateLimit
+from helios.coordinator.streams import StreamMarks
 from helios.coordinator.sweep import delete_where, make_durable, not_owned, step_of
 from helios.coordinator.verification import Pair, verify
 from helios.errors import CopyDiffers, EngineError, NotFound, PayloadRefused, TooHot
@@ -31,6 +31,7 @@ from helios.ports.failpoints import OFF, Failpoints, Point
 
 _ROUND_S = 0.02
 _GAINLESS_ROUNDS = 3
+_LOOKS = 3  # at what changes unnamed, if every one finds something
 _GAIN = 0.8  # a round that is not smaller than this part of the one before it has gained nothing
 _FENCED_PERSIST_TIMEOUT_S = 2.0
 
@@ -59,14 +60,20 @@ class _Target:
     every_write_synced: bool
     big: BigValues
     follower: Follower  # of what others change there
+    marks: StreamMarks
     changed: ChangedKeys = field(default_factory=ChangedKeys)
     dropped: int = 0  # copies that others changed there, or the server itself, and that wait to be made again
-    streams: set[bytes] = field(default_factory=set)  # which change unnamed
+    streams: set[bytes] = field(default_factory=set)  # among small values; they change unnamed
     last_round: int = 0
     gainless: int = 0
     cleared: bool = False  # whether leftovers had to be deleted from it
+    looks: int = 0  # at what changes unnamed, since it was announced last
     announced: bool = False
     drained: bool = False  # it may own its keys from now on, also if nobody here learns of the switch
+
+    async def unnamed(self) -> set[bytes]:
+        """Streams that may have changed since they were copied, without having been named."""
+        return await self.marks.changed(self.streams | self.big.keys)
 
 
 class ShardCopier:
@@ -150,10 +157,11 @@ class ShardCopier:
 
         stream = await engine.changes(own=False)
         follower = await opened.enter_async_context(Follower(stream, note))
-        big = BigValues(source, engine, self._limits, self._bandwidth.take)
+        marks = StreamMarks(source, engine)
+        big = BigValues(source, engine, self._limits, self._bandwidth.take, marks.note)
         opened.push_async_callback(big.stop)
         every_write_synced = (await engine.info()).aof_fsync == "always"
-        self._targets[target] = _Target(engine, every_write_synced, big, follower)
+        self._targets[target] = _Target(engine, every_write_synced, big, follower, marks)
 
     async def _clear_leftovers(self) -> None:
         """Remove what earlier copies left: a key deleted on the source since then must not come back."""
@@ -287,8 +295,13 @@ class ShardCopier:
             return
         if count <= self._limits.fence_budget_keys:
             await state.follower.look()
+            unnamed = await state.unnamed()
+            state.changed.add(unnamed)
+            if unnamed and state.looks < _LOOKS:
+                state.looks += 1  # what has been found is copied before the fence rather than behind it
+                return
             if len(state.changed) <= self._limits.fence_budget_keys and await state.big.ready():
-                state.announced = True
+                state.announced, state.looks = True, 0
                 await self._failpoints.reach(Point.CATCHING_UP)
                 self._report(CaughtUp(self.source, target))
             return
@@ -307,7 +320,7 @@ class ShardCopier:
         state = self._targets[target]
         # What becomes of copies after this look might as well come after the switch: nobody sees their keys before.
         await state.follower.look()
-        state.changed.add(await differing_streams(source, state.engine, state.streams | state.big.keys))
+        state.changed.add(await state.unnamed())
         # Keys may still expire behind the fence; a second look leaves nothing of that out.
         for _ in range(2):
             await follower.look()
@@ -331,6 +344,7 @@ class ShardCopier:
             by_size = sort_by_size(keys, await source.sizes(keys), self._limits)
             state.big.changed.update(by_size.big)
             state.big.forget(set(keys).difference(by_size.big))
+            await state.marks.note(state.streams.intersection(keys))
             await copy_batches(source, state.engine, by_size.batches, state.streams)
 
     async def _note(self, changed: Collection[bytes]) -> None:

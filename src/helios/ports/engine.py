@@ -185,6 +185,13 @@ class Engine(Protocol):
         Only for servers that count accesses; the numbers are good for comparing keys of one server.
         """
 
+    async def stream_marks(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """For each key a mark of all that it knows as a stream, consumer groups included; None where it is none.
+
+        While a server gives the same mark of a key, nothing of that has changed. Empty where none can be given, since
+        a consumer has been seen in this very moment.
+        """
+
     async def stream_states(self, keys: Sequence[bytes]) -> list[StreamState | None]:
         """For each key what it knows as a stream, None where it is none."""
 

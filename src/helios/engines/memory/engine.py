@@ -133,6 +133,10 @@ class MemoryEngine:
         """Nothing is known: accesses are not counted."""
         return [0] * len(keys)
 
+    async def stream_marks(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """For each key a mark of what it is as a stream, None where it is none."""
+        return await self.connection.call(lambda: [self._server.stream_mark(key) for key in keys])
+
     async def stream_states(self, keys: Sequence[bytes]) -> list[StreamState | None]:
         """For each key what it knows as a stream, None where it is none."""
         return await self.connection.call(lambda: [self._server.stream_state(key) for key in keys])

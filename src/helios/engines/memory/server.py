@@ -105,6 +105,11 @@ class MemoryServer:
         last_id = value.removeprefix(GROUPED).removeprefix(STREAM).partition(b" ")[0]
         return StreamState(last_id, 0, b"0-0", int(value.startswith(GROUPED)))
 
+    def stream_mark(self, key: bytes) -> bytes | None:
+        """A mark of the value, where that stands for a stream."""
+        value = self.get(key) or b""
+        return md5(value, usedforsecurity=False).digest() if value.startswith(STREAM) else None
+
     def touched(self, key: bytes) -> None:
         """Called when a key has been changed, whoever is told of it; for whoever waits for keys."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import marshal
 import re
 from collections.abc import Mapping, Sequence
+from hashlib import md5
 
 from helios.engines.valkey.changes import TrackingStream
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
@@ -40,6 +42,8 @@ return made.err and 0 or 1
 """
 _DIGESTS_AT_ONCE = 16  # values that are read side by side
 _STREAMS_AT_ONCE = 50  # each tells its first and its last entry, too
+_MARKS_AT_ONCE = 200  # each tells one entry
+_MARSHAL = 2  # of later versions the same value may look different
 _UNLINK_KEYS = 500  # keys in one UNLINK, so that no single command holds the server up
 _NO_EXPIRY, _NO_KEY = -1, -2  # answers of PEXPIRETIME
 _NAMELESS_S = 2  # how long a connection of Helios may take to say who it is
@@ -201,6 +205,20 @@ class ValkeyEngine:
         """For each key about how many bytes its value occupies, by five of its elements; 0 where it does not exist."""
         replies = await self._execute_many([("MEMORY", "USAGE", key) for key in keys])
         return [int(self._value(reply, "MEMORY USAGE", key) or 0) for key, reply in zip(keys, replies, strict=True)]
+
+    async def stream_marks(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """For each key a digest of XINFO STREAM FULL, with one entry of each list; None where it is no stream.
+
+        Whatever changes a group without changing ids or counts sets the time at which its consumer was seen.
+        """
+        found: list[bytes | None] = []
+        for start in range(0, len(keys), _MARKS_AT_ONCE):
+            commands: list[Command] = [("TIME",)]
+            commands += (("XINFO", "STREAM", key, "FULL", "COUNT", 1) for key in keys[start : start + _MARKS_AT_ONCE])
+            (seconds, microseconds), *replies = await self._execute_many(commands)
+            now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+            found += (_stream_mark(reply, now_ms) for reply in replies)
+        return found
 
     async def stream_states(self, keys: Sequence[bytes]) -> list[StreamState | None]:
         """For each key what it knows as a stream, None where it is none."""
@@ -450,6 +468,15 @@ def _stream_state(about: Reply) -> StreamState | None:
     return StreamState(
         about[b"last-generated-id"], about[b"entries-added"], about[b"max-deleted-entry-id"], about[b"groups"]
     )
+
+
+def _stream_mark(about: Reply, now_ms: int) -> bytes | None:
+    if isinstance(about, ErrorReply):
+        return None
+    seen_ms = (int(consumer[b"seen-time"]) for group in about[b"groups"] for consumer in group[b"consumers"])
+    if any(moment_ms >= now_ms for moment_ms in seen_ms):
+        return b""  # it may be seen once more within this millisecond
+    return md5(marshal.dumps(about, _MARSHAL), usedforsecurity=False).digest()
 
 
 def _keys_of_database(line: str) -> int:

@@ -1,0 +1,70 @@
+"""What streams know beside their entries, of which no change stream tells: consumer groups above all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+from helios.coordinator.copying import in_steps
+from helios.ports.engine import Engine
+
+
+class StreamMarks:
+    """Which streams of a source have not changed since they were copied to one target.
+
+    Each is marked before it is copied: as long as its source gives the same mark again, the copy is right.
+    """
+
+    def __init__(self, source: Engine, target: Engine) -> None:
+        self._source = source
+        self._target = target
+        self._marks: dict[bytes, bytes] = {}
+
+    async def note(self, keys: Collection[bytes]) -> None:
+        """Mark keys that are about to be copied; those that are no streams are passed over."""
+        for step in in_steps(sorted(keys)):
+            self._keep(step, await self._source.stream_marks(step))
+
+    def _keep(self, keys: list[bytes], marks: list[bytes | None]) -> None:
+        for key, mark in zip(keys, marks, strict=True):
+            if mark:
+                self._marks[key] = mark
+            else:
+                self._marks.pop(key, None)
+
+    async def changed(self, keys: Collection[bytes]) -> set[bytes]:
+        """Those of the keys that are streams and whose copies may be wrong.
+
+        Costs a question for each key. A stream that has no mark yet gets one where its copy has all that it knows.
+        """
+        found: set[bytes] = set()
+        unmarked: list[bytes] = []
+        for step in in_steps(sorted(keys)):
+            marks = await self._source.stream_marks(step)
+            for key, mark in zip(step, marks, strict=True):
+                if key not in self._marks:
+                    unmarked.append(key)
+                elif mark != self._marks[key]:
+                    found.add(key)
+        for step in in_steps(unmarked):
+            marks = await self._source.stream_marks(step)
+            differing = await differing_streams(self._source, self._target, step)
+            equal = [(key, mark) for key, mark in zip(step, marks, strict=True) if key not in differing]
+            self._keep([key for key, _ in equal], [mark for _, mark in equal])
+            found |= differing
+        return found
+
+
+async def differing_streams(source: Engine, target: Engine, keys: Collection[bytes]) -> set[bytes]:
+    """Those among the keys that are streams and may differ in what servers do not name when it changes.
+
+    That are the ids that a stream has given and deleted, which are compared, and all of its consumer groups: where
+    either side has any, that is not compared. Costs two small questions for each key.
+    """
+    found: set[bytes] = set()
+    for step in in_steps(sorted(keys)):
+        here, there = await asyncio.gather(source.stream_states(step), target.stream_states(step))
+        for key, one, other in zip(step, here, there, strict=True):
+            if one != other or (one is not None and one.groups):
+                found.add(key)
+    return found
