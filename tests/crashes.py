@@ -24,7 +24,6 @@ from helios.model.migration import Migration
 from helios.model.topology import PairPhase
 from helios.node.locks import holder_of
 from helios.node.process import ProcessId
-from helios.node.stalled_writer import writers
 from helios.placement.routing import Routes
 from helios.ports.failpoints import Point
 from helios.ports.records import (
@@ -38,6 +37,7 @@ from helios.ports.records import (
 )
 from helios.ports.store import Store
 from helios.runtime.failpoints import VARIABLE, FileFailpoints
+from helios.stores.sqlite_location import SqliteLocation
 
 LEASE_S = 1.0
 SETTINGS = {
@@ -277,7 +277,7 @@ class Scene:
         async def frozen() -> bool:
             process.send(signal.SIGSTOP)
             await asyncio.to_thread(process_stopped, process.pid)
-            if process.pid not in writers(self.cluster.data.store):
+            if process.pid not in SqliteLocation(self.cluster.data.store).writers():
                 return True
             process.send(signal.SIGCONT)
             return False

@@ -38,7 +38,7 @@ _MAX_SHARDS = 64
 _AS_ANYBODY = Entry()
 
 # Its flags to `helios up` win over these.
-_OWN = ("atlas.data_dir", "network.bind", "gateway.listen")
+_OWN = ("atlas.data_dir", "store.url", "network.bind", "gateway.listen")
 
 # What is kept for minutes need not reach the disk, and a test should not wait for keys to trickle.
 _DEFAULTS = {"atlas.aof_fsync": "no", "sharding.migration_rate": "0"}

@@ -20,11 +20,12 @@ from tests.waiting import blocking_until, until
 from helios.node.files import DataFolder, write_json
 from helios.node.locks import RunLock
 from helios.node.process import ProcessId
-from helios.node.stalled_writer import StalledWriterWatch, writers
+from helios.node.stalled_writer import StalledWriterWatch
 from helios.ports.failpoints import Point
 from helios.ports.store import Put
 from helios.runtime.failpoints import STOP, VARIABLE, FileFailpoints
 from helios.stores.sqlite import SqliteStore
+from helios.stores.sqlite_location import SqliteLocation
 
 pytestmark = pytest.mark.processes
 
@@ -78,8 +79,10 @@ def frozen_writer(data: DataFolder, *, ours: bool) -> Iterator[ProcessId]:
 async def test_a_process_of_ours_is_ended_and_its_commit_was_never(data: DataFolder) -> None:
     store = await SqliteStore.open(data.store)
     with frozen_writer(data, ours=True) as process:
-        assert writers(data.store) == {process.pid}
-        watching = asyncio.create_task(StalledWriterWatch(data, request_timeout_s=0.1).watch())
+        assert SqliteLocation(data.store).writers() == {process.pid}
+        watching = asyncio.create_task(
+            StalledWriterWatch(data, SqliteLocation(data.store), request_timeout_s=0.1).watch()
+        )
         await store.commit([Put("/after", b"written")])  # waits for the lock, and gets it
         await until(lambda: not process.alive())
         watching.cancel()
@@ -90,17 +93,17 @@ async def test_a_process_of_ours_is_ended_and_its_commit_was_never(data: DataFol
 async def test_patience_is_kept_and_strangers_and_those_that_run_are_left_alone(data: DataFolder) -> None:
     store = await SqliteStore.open(data.store)
     with frozen_writer(data, ours=True) as process:
-        look = StalledWriterWatch(data, request_timeout_s=1.0).look
+        look = StalledWriterWatch(data, SqliteLocation(data.store), request_timeout_s=1.0).look
         for now in (10.0, 10.9):
             look(now)
         assert process.stopped()
         # One that has woken up meanwhile begins anew when it is stopped again, and one outside of a commit may stand.
         os.kill(process.pid, signal.SIGCONT)
-        await until(lambda: not writers(data.store))
+        await until(lambda: not SqliteLocation(data.store).writers())
         look(11.5)
         assert await store.get("/never") is not None
     with frozen_writer(data, ours=False) as stranger:
-        watch = StalledWriterWatch(data, request_timeout_s=0.0)
+        watch = StalledWriterWatch(data, SqliteLocation(data.store), request_timeout_s=0.0)
         watch.look(10.0)
         watch.look(20.0)
         assert stranger.stopped()

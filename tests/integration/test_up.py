@@ -341,3 +341,25 @@ def test_a_cluster_changes_its_ports_and_its_number_of_nodes_where_a_flag_says_s
     up = cluster.start()
     assert "staying, whatever --shards says: shard-2, shard-3" in up.out
     assert served(cluster, first + 2)
+
+
+def test_a_store_elsewhere_is_used_by_all_processes(stopped: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "agreement").mkdir(mode=0o700)
+    store = tmp_path / "agreement" / "cluster.db"
+    stopped.flags = ["--store", f"sqlite://{store}"]
+    stopped.start()
+    fill(stopped)
+    assert store.exists()
+    assert not stopped.data.store.exists()
+    assert stopped.run("config", "set", "sharding.migration_rate", "77", "--store", str(store)).returncode == 0
+    assert stopped.stop() == 0
+    stopped.flags = []
+    forgotten = stopped.run("up")
+    assert forgotten.returncode != 0
+    assert "by --store" in forgotten.stderr
+    stopped.env["HELIOS_STORE__URL"] = str(store)
+    stopped.start()
+    assert served(stopped)
+    shown = stopped.run("config", "show", "sharding.migration_rate", "--json")
+    assert json.loads(shown.stdout)["value"] == "77"
+    assert stopped.stop() == 0

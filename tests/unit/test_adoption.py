@@ -20,6 +20,7 @@ from helios.ports.topologies import read_topology
 from helios.runtime.adoption import adopt, check_store
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
+from helios.stores.sqlite_location import SqliteLocation
 
 
 @pytest.fixture
@@ -43,12 +44,12 @@ def test_the_latest_copy_counts(data: DataFolder) -> None:
 
 
 def test_a_store_that_knows_as_much_is_left_alone(data: DataFolder) -> None:
-    check_store(data, Topology(0), Topology(0))
-    check_store(data, cluster("a", epoch=7), cluster("a", epoch=7))
+    check_store(data, SqliteLocation(data.store), Topology(0), Topology(0))
+    check_store(data, SqliteLocation(data.store), cluster("a", epoch=7), cluster("a", epoch=7))
     with pytest.raises(StartError, match=r"knows of no cluster, but there is the cluster of a, b .*--adopt nodes"):
-        check_store(data, cluster("a", "b", epoch=7), Topology(3))
+        check_store(data, SqliteLocation(data.store), cluster("a", "b", epoch=7), Topology(3))
     with pytest.raises(StartError, match=r"is older \(epoch 6\) than the cluster of a"):
-        check_store(data, cluster("a", epoch=7), cluster("a", epoch=6))
+        check_store(data, SqliteLocation(data.store), cluster("a", epoch=7), cluster("a", epoch=6))
 
 
 def test_a_copy_that_cannot_be_read_is_named(data: DataFolder) -> None:

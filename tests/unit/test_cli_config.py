@@ -15,7 +15,7 @@ from helios.model.setting_info import all_settings
 from helios.model.settings import Settings
 from helios.node.files import DataFolder
 from helios.runtime.agreement import agree
-from helios.runtime.backends import opened_store
+from helios.runtime.backends import locate, opened_store
 from helios.runtime.clock import SystemClock
 from helios.runtime.handover import hand_over
 from helios.runtime.settings import SettingsRead
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     read = SettingsRead(settings, {"sharding.migration_rate": "/h.yaml:2", "router.workers": "command line"})
 
     async def founded() -> None:
-        async with opened_store(data) as store:
+        async with opened_store(data, locate(settings, data)) as store:
             await agree(store, SystemClock(), read, founding=settings, lead="helios up")
 
     asyncio.run(founded())

@@ -101,7 +101,7 @@ def test_a_wrong_value_is_named_with_its_line_and_what_is_allowed(
         (
             "a: 1\n",
             1,
-            "a is not a section of the settings; the sections are sharding, atlas, network, security, gateway, ",
+            "a is not a section of the settings; the sections are sharding, atlas, store, network, security, ",
         ),
         ("# two\n# lines\nshardings:\n  virtual_nodes: 1", 3, "did you mean sharding?"),
         ("virtual_nodes: 20", 1, "did you mean sharding.virtual_nodes?"),

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from helios.errors import SettingsError
 from helios.model.codec import decode, encode
-from helios.model.notation import format_duration, format_size, parse_duration, parse_size
+from helios.model.notation import format_duration, format_size, parse_duration, parse_size, parse_store_url
 from helios.model.sections import AofFsync, RouterSettings, ShardingSettings
 from helios.model.setting_info import all_settings, nearest
 from helios.model.settings import ClusterSettings, Settings
@@ -145,3 +146,27 @@ def test_a_size_is_written_so_that_it_is_read_again(size: int) -> None:
 )
 def test_the_nearest_setting_is_asked_after(name: str, question: str) -> None:
     assert nearest(name) == question
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("", ""),
+        ("agree.db", "agree.db"),
+        ("/var/lib/h.db", "/var/lib/h.db"),
+        ("sqlite:///var/lib/h.db", "/var/lib/h.db"),
+    ],
+)
+def test_a_store_is_named_by_a_path_or_a_url(written: str, path: str) -> None:
+    assert parse_store_url(written) == path
+    assert load_settings(None, {"HELIOS_STORE__URL": written}, {}).store.url == path
+
+
+@pytest.mark.parametrize(
+    "written", ["etcd://10.0.0.1:2379/prod", "etcds://host", "sqlite://", "sqlite:///", "ftp://host/x"]
+)
+def test_a_place_that_no_store_can_be_in_is_refused_with_what_can(written: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"store\.url is .* but must be .* \(etcd:// is not supported by this build\)"
+    ):
+        load_settings(None, {}, {"store.url": written})

@@ -25,6 +25,9 @@ config = typer.Typer(
 DataDir = Annotated[
     str | None, typer.Option("--data-dir", metavar="DIR", help="Folder of the cluster [default: ./helios-data].")
 ]
+StoreUrl = Annotated[
+    str | None, typer.Option("--store", metavar="URL", help="Path of the store [default: helios.db in the folder].")
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 
 
@@ -53,6 +56,7 @@ def show(
         Path | None, typer.Option("--config", metavar="FILE", help="As a start with this settings file would have it.")
     ] = None,
     data_dir: DataDir = None,
+    store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
     """Show the settings as the cluster has them, or as a start would.
@@ -68,7 +72,7 @@ def show(
         from helios.model.setting_info import nearest
         from helios.runtime.configuration import settings_of
 
-        views = [asdict(view) for view in settings_of(_source(file, data_dir), planned=file is not None)]
+        views = [asdict(view) for view in settings_of(_source(file, data_dir, store), planned=file is not None)]
         if name is None:
             _print({"settings": views}, as_json, lambda: cluster_output.settings(views, origins=origin))
             return
@@ -84,6 +88,7 @@ def show(
 def check(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A settings file.")] = None,
     data_dir: DataDir = None,
+    store: StoreUrl = None,
 ) -> None:
     """Look at a settings file and the environment without starting anything.
 
@@ -98,7 +103,7 @@ def check(
         from helios.runtime.configuration import checked
 
         try:
-            rows = checked(_source(file, data_dir))
+            rows = checked(_source(file, data_dir, store))
         except (SettingsError, StartError) as error:
             from helios.runtime.lifecycle import complain
 
@@ -119,6 +124,7 @@ def set_one(
     ],
     value: Annotated[str, typer.Argument(metavar="VALUE", help="Written as a settings file would have it.")],
     data_dir: DataDir = None,
+    store: StoreUrl = None,
 ) -> None:
     """Change a shared setting, for all processes of the cluster at once.
 
@@ -129,7 +135,7 @@ def set_one(
         from helios.cli import output
         from helios.runtime.configuration import change, lasting
 
-        altered = change(_source(None, data_dir), name, value)
+        altered = change(_source(None, data_dir, store), name, value)
         if altered is None:
             output.write(f"{name} is {value} already")
             return
@@ -141,7 +147,7 @@ def set_one(
 
 
 @config.command("history")
-def history(data_dir: DataDir = None, as_json: Json = False) -> None:
+def history(data_dir: DataDir = None, store: StoreUrl = None, as_json: Json = False) -> None:
     """Show what was changed, when and by whom; the last hundred changes.
 
     Example: helios config history
@@ -153,7 +159,7 @@ def history(data_dir: DataDir = None, as_json: Json = False) -> None:
         from helios.cli import cluster_output
         from helios.runtime.configuration import history_of
 
-        changes = [asdict(change) for change in history_of(_source(None, data_dir))]
+        changes = [asdict(change) for change in history_of(_source(None, data_dir, store))]
         _print({"changes": changes}, as_json, lambda: cluster_output.setting_history(changes))
 
     carry_out(start)
@@ -165,6 +171,7 @@ def roll_back(
         int | None, typer.Argument(metavar="[N]", min=0, help="A change of the history [default: the last but one].")
     ] = None,
     data_dir: DataDir = None,
+    store: StoreUrl = None,
 ) -> None:
     """Bring back the values that held after change N, or undo the last change.
 
@@ -179,16 +186,16 @@ def roll_back(
         from helios.cli import cluster_output, output
         from helios.runtime.configuration import bring_back
 
-        altered = [asdict(item) for item in bring_back(_source(None, data_dir), number)]
+        altered = [asdict(item) for item in bring_back(_source(None, data_dir, store), number)]
         output.write(cluster_output.altered(altered))
 
     carry_out(start)
 
 
-def _source(file: Path | None, data_dir: str | None) -> SettingsSource:
+def _source(file: Path | None, data_dir: str | None, store: str | None) -> SettingsSource:
     from helios.runtime.settings import SettingsSource
 
-    return SettingsSource(file, os.environ, {"atlas.data_dir": data_dir})
+    return SettingsSource(file, os.environ, {"atlas.data_dir": data_dir, "store.url": store})
 
 
 def _print(value: object, as_json: bool, render: Callable[[], str]) -> None:

@@ -17,6 +17,9 @@ def doctor(
     data_dir: Annotated[
         str | None, typer.Option("--data-dir", metavar="DIR", help="Folder of all data [default: ./helios-data].")
     ] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="URL", help="Path of the store [default: helios.db in the folder].")
+    ] = None,
     shards: Annotated[int | None, typer.Option("--shards", metavar="N", help="As for helios up.")] = None,
     port: Annotated[int | None, typer.Option("--port", metavar="P", help="As for helios up.")] = None,
     api_port: Annotated[int | None, typer.Option("--api-port", metavar="P", help="As for helios up.")] = None,
@@ -38,7 +41,11 @@ def doctor(
         from helios.runtime.preflight import UpOptions
         from helios.runtime.settings import SettingsSource, data_folder
 
-        settings = SettingsSource(config, os.environ, {"atlas.data_dir": data_dir}, None, api_port).read().settings
+        settings = (
+            SettingsSource(config, os.environ, {"atlas.data_dir": data_dir, "store.url": store}, None, api_port)
+            .read()
+            .settings
+        )
         options = UpOptions(shards=shards, port=port)
         findings = examine(DataFolder(data_folder(settings)), settings, options, Machine())
         if as_json:

@@ -31,6 +31,9 @@ Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Y
 DataDir = Annotated[
     str | None, typer.Option("--data-dir", metavar="DIR", help="Folder of all data [default: ./helios-data].")
 ]
+StoreUrl = Annotated[
+    str | None, typer.Option("--store", metavar="URL", help="Path of the store [default: helios.db in the folder].")
+]
 Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Router processes of a node [default: 1].")]
 # A parent hands its resolved settings over in a file, and ends its children by closing their input.
 Handed = Annotated[Path | None, typer.Option("--settings", hidden=True)]
@@ -67,6 +70,7 @@ def up(
         int | None, typer.Option("--api-port", metavar="P", help="Port of REST [default: 8443].")
     ] = None,
     data_dir: DataDir = None,
+    store: StoreUrl = None,
     bind: Annotated[
         str | None, typer.Option("--bind", metavar="ADDR", help="Host to listen on [default: 127.0.0.1].")
     ] = None,
@@ -97,6 +101,7 @@ def up(
 
         flags: dict[str, object] = {
             "atlas.data_dir": data_dir,
+            "store.url": store,
             "network.bind": bind,
             "router.workers": workers,
         }
@@ -121,6 +126,7 @@ def node(
     node_id: Annotated[str, typer.Option("--id", metavar="ID", help="Name of the node, such as shard-4.")],
     listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Where clients connect.")],
     data_dir: DataDir = None,
+    store: StoreUrl = None,
     zone: Annotated[str, typer.Option("--zone", metavar="ZONE", help="Where the node stands.")] = "",
     config: Config = None,
     workers: Workers = None,
@@ -142,6 +148,7 @@ def node(
 
         flags: dict[str, object] = {
             "atlas.data_dir": data_dir,
+            "store.url": store,
             "router.workers": workers,
         }
         read, source = _settings(settings, config, flags)
@@ -157,6 +164,7 @@ def gateway(
         typer.Option("--listen", metavar="HOST:PORT", help="Where REST is served [default: 127.0.0.1:8443]."),
     ] = None,
     data_dir: DataDir = None,
+    store: StoreUrl = None,
     config: Config = None,
     settings: Handed = None,
     parent_pipe: ParentPipe = False,
@@ -171,6 +179,7 @@ def gateway(
 
         flags: dict[str, object] = {
             "atlas.data_dir": data_dir,
+            "store.url": store,
             "gateway.listen": listen,
         }
         run_gateway(*_settings(settings, config, flags), child=parent_pipe)

@@ -62,6 +62,19 @@ def parse_host(value: object) -> str:
     raise ValueError(f"{value!r} is not a host: write an IP address or a name, without a port")
 
 
+def parse_store_url(value: object) -> str:
+    """The path of a store's file, empty for the one in the data folder; raises ValueError."""
+    text = value.strip() if isinstance(value, str) else repr(value)
+    scheme, separator, path = text.partition("://")
+    if not separator:
+        return text
+    if scheme == "sqlite":
+        if path.startswith("/") and len(path) > 1:
+            return path
+        raise ValueError(f"{text!r} names no file by its whole path: write sqlite:///var/lib/helios/helios.db")
+    raise ValueError(f"{text!r} is no place for a store: write the path of a file, or sqlite:/// and the path")
+
+
 def format_duration(seconds: float) -> str:
     """The shortest exact way to write a duration: `500ms`, `90s`, `1h`."""
     milliseconds = round(seconds * 1000, 3)

@@ -12,12 +12,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from helios.model.balancing import Measure, Strategy, parse_quiet_hours
 from helios.model.ids import Address
-from helios.model.notation import parse_duration, parse_host, parse_listen, parse_size, parse_user_list
+from helios.model.notation import (
+    parse_duration,
+    parse_host,
+    parse_listen,
+    parse_size,
+    parse_store_url,
+    parse_user_list,
+)
 from helios.model.users import User
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(allow_inf_nan=False)]
 Bytes = Annotated[int, BeforeValidator(parse_size)]
 Listen = Annotated[Address, BeforeValidator(parse_listen), PlainSerializer(str, return_type=str)]
+StoreUrl = Annotated[str, BeforeValidator(parse_store_url)]
 Host = Annotated[str, BeforeValidator(parse_host)]
 Users = Annotated[tuple[User, ...], BeforeValidator(parse_user_list)]
 Hours = Annotated[str, BeforeValidator(parse_quiet_hours)]
@@ -177,6 +185,16 @@ class AtlasSettings(Section):
         ge=0,
         description="Memory that each data server may use for data before it refuses writes; 0 means no limit",
         json_schema_extra=_unit("size"),
+    )
+
+
+class StoreSettings(Section):
+    """Where the processes of a cluster agree."""
+
+    url: StoreUrl = Field(
+        default="",
+        description="The store: a path or sqlite:///path; if empty, helios.db in the data folder",
+        json_schema_extra=_restart("the store is open"),
     )
 
 

@@ -21,6 +21,7 @@ from helios.model.notation import (
     parse_host,
     parse_listen,
     parse_size,
+    parse_store_url,
     parse_user_list,
 )
 from helios.model.sections import Section
@@ -136,6 +137,8 @@ def _allowed(field: FieldInfo, unit: str) -> str:
         return "users by name, each with role, password_hash and perhaps keys"
     if parser is parse_host:
         return "an IP address or a host name, without a port"
+    if parser is parse_store_url:
+        return "the path of a file, sqlite:/// and its whole path, or empty (etcd:// is not supported by this build)"
     if parser is parse_quiet_hours:
         return 'times of the day as in "22:00-06:00, 12:00-13:30", or empty'
     kind = field.annotation

@@ -20,6 +20,7 @@ from helios.model.sections import (
     Section,
     SecuritySettings,
     ShardingSettings,
+    StoreSettings,
 )
 
 
@@ -53,6 +54,7 @@ class Settings(Section):
 
     sharding: ShardingSettings = ShardingSettings()
     atlas: AtlasSettings = AtlasSettings()
+    store: StoreSettings = StoreSettings()
     network: NetworkSettings = NetworkSettings()
     security: SecuritySettings = SecuritySettings()
     gateway: GatewaySettings = GatewaySettings()

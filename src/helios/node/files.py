@@ -22,7 +22,7 @@ class DataFolder:
 
     @property
     def store(self) -> Path:
-        """The SQLite store."""
+        """The store, unless the settings name another place."""
         return self.root / "helios.db"
 
     @property

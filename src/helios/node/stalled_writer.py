@@ -12,45 +12,26 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
 from helios.node.process import ProcessId
+from helios.ports.location import StoreLocation
 
 log = logging.getLogger(__name__)
 
-_LOCKS = Path("/proc/locks")
-_WRITE_LOCK = 120  # the byte of the shared file that SQLite locks to write, in WAL mode
 _LOOK_EVERY_S = 0.25
 _REQUEST_TIMEOUT_S = 1.0  # well below a router's lease, so that clients notice nothing
-
-
-def writers(store: Path) -> set[int]:
-    """The processes that are in the middle of a commit to a store file, by pid; none where the system does not tell."""
-    try:
-        inode = store.with_name(f"{store.name}-shm").stat().st_ino
-        lines = _LOCKS.read_text().splitlines()
-    except OSError:
-        return set()
-    found = set()
-    for line in lines:
-        # "7: POSIX  ADVISORY  WRITE 4711 fe:01:1234 120 120"; "->" in the second place is one that waits.
-        fields = line.split()
-        if len(fields) < 8 or fields[1] == "->" or fields[3] != "WRITE" or not fields[4].isdecimal():
-            continue
-        last = fields[7]
-        covers = int(fields[6]) <= _WRITE_LOCK and (last == "EOF" or int(last) >= _WRITE_LOCK)
-        if covers and fields[5].endswith(f":{inode}"):
-            found.add(int(fields[4]))
-    return found
 
 
 class StalledWriterWatch:
     """Looks for such processes, from one that is not itself in need of the store for it."""
 
-    def __init__(self, data: DataFolder, request_timeout_s: float = _REQUEST_TIMEOUT_S) -> None:
+    def __init__(
+        self, data: DataFolder, location: StoreLocation, request_timeout_s: float = _REQUEST_TIMEOUT_S
+    ) -> None:
         self._data = data
+        self._location = location
         self._request_timeout_s = request_timeout_s
         self._since: dict[ProcessId, float] = {}
         self._told: set[ProcessId] = set()
@@ -63,7 +44,7 @@ class StalledWriterWatch:
 
     def look(self, now: float) -> None:
         """End what has stood still in a commit for too long by `now` (monotonic seconds)."""
-        stuck = {process for pid in writers(self._data.store) if (process := ProcessId.of(pid)) and process.stopped()}
+        stuck = {process for pid in self._location.writers() if (process := ProcessId.of(pid)) and process.stopped()}
         self._since = {process: self._since.get(process, now) for process in stuck}
         for process, since in self._since.items():
             if now - since >= self._request_timeout_s:

@@ -11,6 +11,7 @@ from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, 
 from helios.model.topology import Topology, Transition
 from helios.node.files import DataFolder
 from helios.ports.clock import Clock
+from helios.ports.location import StoreLocation
 from helios.ports.records import CHANGES, MIGRATIONS, TOPOLOGY, list_records, put_record
 from helios.ports.store import Compare, Put, Store
 from helios.ports.topologies import TopologyReader
@@ -23,7 +24,7 @@ _OPERATIONS_AT_ONCE = 90
 _LOST = "the store was lost or put back from a backup; how this ended is not known"
 
 
-def check_store(data: DataFolder, kept: Topology, topology: Topology) -> None:
+def check_store(data: DataFolder, location: StoreLocation, kept: Topology, topology: Topology) -> None:
     """Raise StartError where the nodes have kept a later topology than the store has; `kept` was read before that.
 
     Whoever went on would found a new cluster over the data of this one, or look for keys where they were once.
@@ -33,8 +34,9 @@ def check_store(data: DataFolder, kept: Topology, topology: Topology) -> None:
     names = ", ".join(node.id for node in kept.nodes)
     knows = f"is older (epoch {topology.epoch}) than" if topology.nodes else "knows of no cluster, but there is"
     raise StartError(
-        f"the store {data.store} {knows} the cluster of {names} that the nodes in {data.nodes} remember (epoch "
-        f"{kept.epoch}); nothing was started. Put {data.store.name} back from a backup, or start with `helios up "
+        f"the store {location} {knows} the cluster of {names} that the nodes in {data.nodes} remember (epoch "
+        f"{kept.epoch}); nothing was started. Put the store back from a backup, name the one that the "
+        f"cluster has by --store, or start with `helios up "
         f"--adopt {NODES}`, which makes the cluster again as its nodes last knew it. For a new cluster choose another "
         "--data-dir"
     )

@@ -7,22 +7,34 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from helios.engines.valkey.connector import Credentials, ValkeyConnector
+from helios.model.settings import Settings
 from helios.model.topology import Member
 from helios.node.files import DataFolder
+from helios.node.ownership import check_owned
+from helios.ports.location import StoreLocation
 from helios.ports.records import MEMBERS, MemberRecord, read_record
 from helios.ports.store import Store
 from helios.runtime.failpoints import committing
-from helios.stores.sqlite import SqliteStore
+from helios.runtime.settings import absolute
+from helios.stores.sqlite_location import SqliteLocation
+
+
+def locate(settings: Settings, data: DataFolder) -> StoreLocation:
+    """Where the settings say that the store of the cluster is."""
+    url = settings.store.url
+    return SqliteLocation(absolute(url) if url else data.store)
 
 
 @asynccontextmanager
-async def opened_store(data: DataFolder, *, expires: bool = True) -> AsyncIterator[Store]:
-    """The store of a data folder, closed at the end. Without `expires` it writes only what it is told to.
+async def opened_store(data: DataFolder, location: StoreLocation, *, expires: bool = True) -> AsyncIterator[Store]:
+    """The store, closed at the end. Without `expires` it writes only what it is told to.
 
-    Raises StoreError, or StartError where the folder is not this user's.
+    Raises StoreError, or StartError where the data folder or the place of the store is not this user's.
     """
     data.check_owned()
-    store = await SqliteStore.open(data.store, expires=expires, before_commit=committing(os.environ))
+    for path in location.paths:
+        check_owned(path, 0)
+    store = await location.open(expires=expires, before_commit=committing(os.environ))
     try:
         yield store
     finally:

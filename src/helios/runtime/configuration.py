@@ -13,9 +13,10 @@ from helios.errors import NotFound
 from helios.model.setting_info import Effect, all_settings
 from helios.model.settings import Settings
 from helios.node.files import DataFolder
+from helios.ports.location import StoreLocation
 from helios.ports.records import AlteredSetting
 from helios.runtime.agreement import check_agreement
-from helios.runtime.backends import opened_store
+from helios.runtime.backends import locate, opened_store
 from helios.runtime.clock import SystemClock
 from helios.runtime.handover import take_over
 from helios.runtime.settings import SettingsRead, SettingsSource, data_folder
@@ -41,7 +42,8 @@ def settings_of(source: SettingsSource, *, planned: bool) -> list[SettingView]:
     async def views(shared: SharedSettings) -> list[SettingView]:
         return await shared.views()
 
-    known = {view.name: view for view in asyncio.run(_with(data, views))} if data.store.exists() else {}
+    location = locate(read.settings, data)
+    known = {view.name: view for view in asyncio.run(_with(data, location, views))} if location.exists() else {}
     last = take_over(data.settings) if data.settings.exists() and not planned else read
     return [
         known[name] if name in known and not (planned and name in read.origins) else view for name, view in _all(last)
@@ -66,8 +68,9 @@ def checked(source: SettingsSource) -> list[tuple[str, str, str, str]]:
     """
     read = source.read()
     data = DataFolder(data_folder(read.settings))
-    if data.store.exists():
-        asyncio.run(_with(data, lambda shared: _agrees(shared, read.settings)))
+    location = locate(read.settings, data)
+    if location.exists():
+        asyncio.run(_with(data, location, lambda shared: _agrees(shared, read.settings)))
     infos = all_settings()
     return [
         (name, value_of(read.settings, name), _WHEN[infos[name].effect], read.origins[name])
@@ -87,29 +90,38 @@ def lasting(origin: str) -> bool:
 
 def change(source: SettingsSource, name: str, value: str) -> AlteredSetting | None:
     """Change a shared setting; None where it has that value already. Raises what SharedSettings.change raises."""
-    altered = asyncio.run(_with(_existing(source), lambda shared: shared.change({name: value}, by=_who("set"))))
+    altered = asyncio.run(_with(*_existing(source), lambda shared: shared.change({name: value}, by=_who("set"))))
     return altered[0] if altered else None
 
 
 def history_of(source: SettingsSource) -> list[SettingChangeView]:
     """What was changed of the shared settings, the oldest change first."""
-    return asyncio.run(_with(_existing(source), lambda shared: shared.history()))
+    return asyncio.run(_with(*_existing(source), lambda shared: shared.history()))
 
 
 def bring_back(source: SettingsSource, number: int | None) -> tuple[AlteredSetting, ...]:
     """Bring back earlier values; see SharedSettings.roll_back."""
-    return asyncio.run(_with(_existing(source), lambda shared: shared.roll_back(number, by=_who("rollback"))))
+    return asyncio.run(_with(*_existing(source), lambda shared: shared.roll_back(number, by=_who("rollback"))))
 
 
-def _existing(source: SettingsSource) -> DataFolder:
-    data = DataFolder(data_folder(source.read().settings))
-    if not data.store.exists():
-        raise NotFound(f"there is no cluster in {data.root}: name its folder by --data-dir")
-    return data
+def _existing(source: SettingsSource) -> tuple[DataFolder, StoreLocation]:
+    settings = source.read().settings
+    data = DataFolder(data_folder(settings))
+    location = locate(settings, data)
+    if not location.exists():
+        where = (
+            f"at {location}: name it by --store"
+            if settings.store.url
+            else f"in {data.root}: name its folder by --data-dir"
+        )
+        raise NotFound(f"there is no cluster {where}")
+    return data, location
 
 
-async def _with(data: DataFolder, job: Callable[[SharedSettings], Coroutine[Any, Any, T]]) -> T:
-    async with opened_store(data) as store:
+async def _with(
+    data: DataFolder, location: StoreLocation, job: Callable[[SharedSettings], Coroutine[Any, Any, T]]
+) -> T:
+    async with opened_store(data, location) as store:
         return await job(SharedSettings(store, SystemClock()))
 
 

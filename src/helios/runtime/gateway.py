@@ -30,7 +30,7 @@ from helios.node.workers import READY
 from helios.ports.store import Store
 from helios.router.core import Router
 from helios.runtime.agreement import disagreements, shared_now
-from helios.runtime.backends import connector, opened_store
+from helios.runtime.backends import connector, locate, opened_store
 from helios.runtime.clock import SystemClock
 from helios.runtime.lifecycle import run, tell
 from helios.runtime.logs import adjust_logging, start_logging
@@ -54,7 +54,7 @@ def run_gateway(read: SettingsRead, source: SettingsSource | None, *, child: boo
     """
     settings = read.settings
     data = DataFolder(data_folder(settings))
-    if not data.store.exists():
+    if not locate(settings, data).exists():
         check_exposed((), {"the REST interface": settings.gateway.listen.host})
     data.prepare()
     try:
@@ -85,7 +85,7 @@ async def _serve(
     listen = read.settings.gateway.listen
     sockets = _listening(listen)
     try:
-        async with serving_tls(read.settings.security) as tls, opened_store(data) as store:
+        async with serving_tls(read.settings.security) as tls, opened_store(data, locate(read.settings, data)) as store:
             settings = await shared_now(store, read.settings)
             adjust_logging(settings.logging)
             async with opened_router(store, settings, node=NODE, host=listen.host) as router:

@@ -21,7 +21,7 @@ from helios.node.workers import WorkerSpec
 from helios.ports.topologies import read_topology
 from helios.runtime.adoption import check_store
 from helios.runtime.agreement import agree, disagreements, follow
-from helios.runtime.backends import connector, opened_store
+from helios.runtime.backends import connector, locate, opened_store
 from helios.runtime.children import helios_command
 from helios.runtime.clock import SystemClock
 from helios.runtime.departure_notice import tell_of_departure
@@ -57,7 +57,7 @@ def run_node(options: NodeOptions, read: SettingsRead, source: SettingsSource | 
     data = DataFolder(data_folder(settings))
     if options.listen.port + settings.security.plain_port_offset > 65535:
         raise StartError(f"{options.node_id} would listen above port 65535 without TLS: choose a lower port or offset")
-    if not data.store.exists():
+    if not locate(settings, data).exists():
         check_exposed(settings.security.users, {options.node_id: options.listen.host})
     data.prepare()
     lock = lock_node(data, options.node_id, child=options.child)
@@ -82,10 +82,11 @@ async def _serve(
     stop: asyncio.Event,
     reload: asyncio.Event,
 ) -> None:
-    async with opened_store(data) as store:
+    location = locate(read.settings, data)
+    async with opened_store(data, location) as store:
         clock = SystemClock()
         kept = newest_copy(data)
-        check_store(data, kept, await read_topology(store))
+        check_store(data, location, kept, await read_topology(store))
         cluster = await agree(store, clock, read, founding=read.settings)
         users = await settle_users(store, read.settings, lead=False)
         check_exposed(users, {options.node_id: options.listen.host})
@@ -114,7 +115,7 @@ async def _serve(
                 lambda now: adjust_logging(now.logging),
                 lambda now: agent.retune(now.atlas.aof_fsync, now.atlas.maxmemory),
             ),
-            StalledWriterWatch(data).watch(),
+            StalledWriterWatch(data, location).watch(),
             keep_copy(store, data.node(options.node_id), options.node_id),
             tell_of_departure(store, lambda left: _farewell(left, options, data)),
         ]

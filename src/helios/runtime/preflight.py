@@ -18,11 +18,12 @@ from helios.node.files import DataFolder
 from helios.node.locks import Holder, LockHeld, RunLock, holder_of
 from helios.node.ports import taken
 from helios.node.topology_copy import newest_copy
+from helios.ports.location import StoreLocation
 from helios.ports.records import SETTINGS, read_record
 from helios.ports.topologies import read_topology
 from helios.runtime.adoption import check_store
 from helios.runtime.agreement import check_agreement
-from helios.runtime.backends import opened_store
+from helios.runtime.backends import locate, opened_store
 from helios.runtime.security import check_exposed, tls_files
 
 DEFAULT_SHARDS = 3
@@ -95,14 +96,15 @@ async def look(data: DataFolder, settings: Settings, options: UpOptions) -> Plan
         raise InvalidInput(f"--shards is {options.shards} but must be from 1 to {MAX_SHARDS}")
     kept = newest_copy(data)
     topology, users = Topology(epoch=0), settings.security.users
-    if data.store.exists():
-        topology, stored = await _existing(data, settings)
+    location = locate(settings, data)
+    if location.exists():
+        topology, stored = await _existing(data, location, settings)
         users = users if settings.is_set("security.users") else stored
     if options.rebuild and kept.epoch > topology.epoch:
         topology = kept
     if options.move_ports and options.port is None:
         raise InvalidInput("--move-ports goes with --port, which says where shard-1 is to listen")
-    check_store(data, kept, topology)
+    check_store(data, location, kept, topology)
     check_adoption(topology, options.adopt)
     plan = plan_nodes(topology, _listens(data), options, settings.network.bind)
     foreign = await _foreign(data, plan)
@@ -121,8 +123,8 @@ async def look(data: DataFolder, settings: Settings, options: UpOptions) -> Plan
     return plan
 
 
-async def _existing(data: DataFolder, settings: Settings) -> tuple[Topology, tuple[User, ...]]:
-    async with opened_store(data) as store:
+async def _existing(data: DataFolder, location: StoreLocation, settings: Settings) -> tuple[Topology, tuple[User, ...]]:
+    async with opened_store(data, location) as store:
         stored = await read_record(store, ClusterSettings, SETTINGS)
         if stored is not None:
             check_agreement(stored.value, settings)

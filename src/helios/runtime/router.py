@@ -25,7 +25,7 @@ from helios.resp.wire import Limits
 from helios.router.core import Router
 from helios.router.options import RouterOptions
 from helios.runtime.agreement import follow, shared_now
-from helios.runtime.backends import connector, opened_store
+from helios.runtime.backends import connector, locate, opened_store
 from helios.runtime.clock import SystemClock
 from helios.runtime.files import clients_that_fit
 from helios.runtime.lifecycle import run
@@ -128,7 +128,7 @@ async def _serve(
 
     async def serve() -> None:
         host, port = options.listen.host, options.listen.port
-        async with serving_tls(settings.security) as tls, opened_store(data) as store:
+        async with serving_tls(settings.security) as tls, opened_store(data, locate(settings, data)) as store:
             current = await shared_now(store, settings)
             adjust_logging(current.logging)
             async with opened_router(store, current, node=options.node_id, host=host, worker=options.worker) as router:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from ssl import SSLContext
 
 from helios.access.certificates import Certificates, TlsFiles
 from helios.access.publishing import publish_users, stored_users
 from helios.errors import StartError
 from helios.model.notation import is_loopback
-from helios.model.sections import SecuritySettings
+from helios.model.sections import SecuritySettings, StoreSettings
 from helios.model.settings import Settings
 from helios.model.users import User
 from helios.ports.store import Store
+from helios.runtime.settings import absolute
 
 
 async def settle_users(store: Store, settings: Settings, *, lead: bool) -> tuple[User, ...]:
@@ -46,8 +46,8 @@ def tls_files(security: SecuritySettings) -> TlsFiles | None:
     """The files of TLS; None where it is not wanted."""
     if not security.tls_cert_file:
         return None
-    client_ca = _absolute(security.tls_client_ca_file) if security.tls_client_ca_file else None
-    return TlsFiles(_absolute(security.tls_cert_file), _absolute(security.tls_key_file), client_ca)
+    client_ca = absolute(security.tls_client_ca_file) if security.tls_client_ca_file else None
+    return TlsFiles(absolute(security.tls_cert_file), absolute(security.tls_key_file), client_ca)
 
 
 def with_absolute_files(settings: Settings) -> Settings:
@@ -56,9 +56,13 @@ def with_absolute_files(settings: Settings) -> Settings:
     given = {name: getattr(security, name) for name in security.model_fields_set - {"users"}}
     for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file"):
         if given.get(name):
-            given[name] = str(_absolute(given[name]))
+            given[name] = str(absolute(given[name]))
     sections = {name: getattr(settings, name) for name in settings.model_fields_set}
-    return Settings(**{**sections, "security": SecuritySettings(**given)} if "security" in sections else sections)
+    if "security" in sections:
+        sections["security"] = SecuritySettings(**given)
+    if settings.store.url:
+        sections["store"] = StoreSettings(url=str(absolute(settings.store.url)))
+    return Settings(**sections)
 
 
 @asynccontextmanager
@@ -75,7 +79,3 @@ async def serving_tls(security: SecuritySettings) -> AsyncIterator[SSLContext | 
     finally:
         keeping.cancel()
         await asyncio.wait([keeping])
-
-
-def _absolute(path: str) -> Path:
-    return Path(path).expanduser().absolute()

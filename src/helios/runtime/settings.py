@@ -129,7 +129,12 @@ def _lasting(origin: str, path: Path | None) -> str:
 
 def data_folder(settings: Settings) -> Path:
     """The absolute path of `atlas.data_dir`; `~` stands for the home folder."""
-    return Path(settings.atlas.data_dir).expanduser().absolute()
+    return absolute(settings.atlas.data_dir)
+
+
+def absolute(path: str) -> Path:
+    """The path as other processes find it; `~` stands for the home folder."""
+    return Path(path).expanduser().absolute()
 
 
 def variable(name: str) -> str:

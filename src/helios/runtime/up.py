@@ -23,7 +23,7 @@ from helios.node.waiting import together, unless
 from helios.ports.store import Store
 from helios.runtime.adoption import adopt, move_nodes
 from helios.runtime.agreement import agree, follow
-from helios.runtime.backends import connector, opened_store
+from helios.runtime.backends import connector, locate, opened_store
 from helios.runtime.children import Child, ChildSpec, helios_command
 from helios.runtime.clock import SystemClock
 from helios.runtime.departure_notice import tell_news, tell_of_departure
@@ -92,6 +92,7 @@ class Up:
         self._settings = _complete(read.settings)
         self._options = options
         self._data = data
+        self._location = locate(read.settings, data)
         self._store: Store | None = None
         self._children: list[Child] = []
         self.in_order = True
@@ -124,7 +125,7 @@ class Up:
             )
         hand_over(self._settings, self._data.settings, self._read.origins)
         # Nobody could end this process if it stood still in a commit: it makes none that others can make.
-        self._store = store = await stack.enter_async_context(opened_store(self._data, expires=False))
+        self._store = store = await stack.enter_async_context(opened_store(self._data, self._location, expires=False))
         file = "" if self._source.path is None else str(self._source.path.absolute())
         shared = await agree(store, SystemClock(), self._read, founding=self._settings, lead=_WHO, file=file)
         await settle_users(store, self._read.settings, lead=True)
@@ -154,7 +155,7 @@ class Up:
     async def _rebuild(self, store: Store) -> None:
         topology = await adopt(store, SystemClock(), newest_copy(self._data))
         if topology is None:
-            say(f"nothing to adopt: {self._data.store} knows all that the nodes know")
+            say(f"nothing to adopt: {self._location} knows all that the nodes know")
         else:
             names = ", ".join(node.id for node in topology.nodes)
             say(
@@ -171,7 +172,9 @@ class Up:
         followed = follow(self._store, self._settings, lambda now: adjust_logging(now.logging))
         left = tell_of_departure(self._store, self._farewell)
         news = tell_news(self._store, tell)
-        await together([followed, left, news, reloader.run(self.reload), StalledWriterWatch(self._data).watch()])
+        await together(
+            [followed, left, news, reloader.run(self.reload), StalledWriterWatch(self._data, self._location).watch()]
+        )
 
     def _farewell(self, left: str) -> None:
         for child in self._children:
