@@ -13,11 +13,14 @@ from helios.stores.memory import MemoryStore
 
 
 async def test_a_node_that_leaves_is_told_of_once_and_one_that_was_never_there_is_not() -> None:
-    store, told = MemoryStore(), list[str]()
-    telling = asyncio.create_task(tell_of_departure(store, told.append))
+    store, told, back = MemoryStore(), list[str](), list[str]()
+    telling = asyncio.create_task(tell_of_departure(store, told.append, back.append))
     for nodes, expected in ((("a", "b"), 0), (("a", "b", "c"), 0), (("b",), 2), (("b", "c"), 2), (("c",), 3)):
         await store.commit([put_record(TOPOLOGY, cluster(*nodes))])
         await until(lambda expected=expected: len(told) == expected)  # type: ignore[misc]
         await asyncio.sleep(0)
     assert told == ["a", "c", "b"]
+    assert back == ["c"]
+    await store.commit([put_record(TOPOLOGY, cluster("a", "b", "c"))])
+    await until(lambda: back == ["c", "a", "b"])
     telling.cancel()

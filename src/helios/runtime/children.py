@@ -83,6 +83,7 @@ class Child:
             log.error("child died: child=%s pid=%d status=%s", self.spec.name, self.process.pid, status)
             if self.released:
                 say(f"{self.spec.name} has ended ({in_words(status)}); it is not started again, since it has left")
+                self.released = False  # who brings it back has started it elsewhere
                 await asyncio.Event().wait()
             say(f"{self.spec.name} died ({in_words(status)}); starting it again")
             while True:

@@ -16,14 +16,25 @@ from helios.ports.topologies import TopologyReader
 _RETRY_S = 1.0
 
 
-async def tell_of_departure(store: Store, tell: Callable[[str], None]) -> None:
-    """For ever: call `tell` with the id of each node that was in the cluster and is not any more."""
+def _unheeded(_node: str) -> None:
+    pass
+
+
+async def tell_of_departure(store: Store, tell: Callable[[str], None], back: Callable[[str], None] = _unheeded) -> None:
+    """For ever: call `tell` with the id of each node that was in the cluster and is not any more.
+
+    `back` is called with that of each node which has left and is in the cluster again.
+    """
     present: set[str] = set()
+    left: set[str] = set()
     async with aclosing(TopologyReader(store).followed()) as topologies:
         async for topology in topologies:
             now = {node.id for node in topology.nodes}
             for node_id in sorted(present - now):
                 tell(node_id)
+            for node_id in sorted(left & now):
+                back(node_id)
+            left = (left | present) - now
             present = now
 
 

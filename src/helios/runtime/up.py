@@ -170,7 +170,7 @@ class Up:
             self._source, self._read, self._store, SystemClock(), who=_WHO, tell=tell, complete=_complete
         )
         followed = follow(self._store, self._settings, lambda now: adjust_logging(now.logging))
-        left = tell_of_departure(self._store, self._farewell)
+        left = tell_of_departure(self._store, self._farewell, self._welcome)
         news = tell_news(self._store, tell)
         await together(
             [followed, left, news, reloader.run(self.reload), StalledWriterWatch(self._data, self._location).watch()]
@@ -184,6 +184,12 @@ class Up:
                     f"{left} has left the cluster and holds no keys any more: it ends with this process, or now by "
                     f"`kill {child.process.pid}`"
                 )
+
+    def _welcome(self, back: str) -> None:
+        for child in self._children:
+            if child.spec.name == back and child.released:
+                child.released = False
+                tell(f"{back} is a node of the cluster again, and is started again if it dies")
 
     def _spawn(self, spec: ChildSpec) -> Child:
         child = Child(spec)
