@@ -41,17 +41,17 @@ def test_only_calls_that_may_write_are_counted() -> None:
 
 
 def test_a_look_tells_until_scripts_run_again_or_the_server_is_another_one() -> None:
-    none = Look(b"run", calls=5, strays=0, began_s=10.0, took_s=0.01)
+    none = Look(b"run", held=9, calls=5, strays=0, began_s=10.0, took_s=0.01)
     assert none.tells(b"run", 5, 1000.0)
     assert not none.tells(b"run", 6, 10.1)
     assert none.tells(b"run", 6, 9.9), "it began after it was asked for"
     assert not none.tells(b"other run", 5, 10.1)
-    assert not Look(b"run", -1, 0, 10.0, 0.01).tells(b"run", -1, 10.1), "nobody knows whether scripts ran"
+    assert not Look(b"run", 9, -1, 0, 10.0, 0.01).tells(b"run", -1, 10.1), "nobody knows whether scripts ran"
 
 
 def test_what_scripts_have_left_can_end_by_itself_so_it_is_looked_at_again_after_a_rest() -> None:
-    few = Look(b"run", calls=5, strays=3, began_s=10.0, took_s=0.01)
+    few = Look(b"run", held=9, calls=5, strays=3, began_s=10.0, took_s=2.0)
     assert not few.tells(b"run", 5, 10.1)
-    many = Look(b"run", calls=5, strays=3, began_s=10.0, took_s=2.0)
+    many = Look(b"run", held=100_000, calls=5, strays=3, began_s=10.0, took_s=2.0)
     assert many.tells(b"run", 6, 29.9)
     assert not many.tells(b"run", 6, 30.1)

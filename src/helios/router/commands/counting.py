@@ -9,6 +9,7 @@ to the end, nor begun again at once: until the next one the keys found by the la
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from dataclasses import dataclass
 
@@ -18,8 +19,8 @@ from helios.router.context import RouterContext
 
 _CALLS = re.compile(rb"^cmdstat_(?:eval|evalsha|fcall):calls=(\d+)", re.MULTILINE)
 _WAIT_S = 0.5
-_QUICK_S = 0.05  # a look that takes no longer is made for every count
-_REST = 10  # any other is followed by a rest of so many times as long as it took
+_FEW_KEYS = 50_000  # a server with no more is looked through to the end for every count
+_REST = 10  # the look through any other is followed by a rest of so many times as long as it took
 
 
 def script_calls(info: bytes) -> int:
@@ -29,9 +30,10 @@ def script_calls(info: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look through a server's keys has found; `calls` are those of scripts before it began."""
+    """What a look through a server's keys has found; `held` and `calls` of scripts are from before it began."""
 
     run: bytes
+    held: int
     calls: int
     strays: int
     began_s: float
@@ -43,7 +45,7 @@ class Look:
             return False
         if self.began_s >= asked_s or (not self.strays and self.calls == calls >= 0):
             return True
-        return self.took_s > _QUICK_S and asked_s - self.began_s < _REST * self.took_s
+        return self.held > _FEW_KEYS and asked_s - self.began_s < _REST * self.took_s
 
 
 class OwnKeys:
@@ -58,7 +60,8 @@ class OwnKeys:
         """The keys that the shard owns and its server has. Raises ErrorReply or Unavailable."""
         asked_s = self._router.clock.monotonic()
         held, calls = await self._asked(shard)
-        strays = await self._strays(routes, shard, calls, asked_s)
+        wait_s = _WAIT_S if held > _FEW_KEYS else math.inf
+        strays = await self._strays(routes, shard, calls, asked_s, wait_s)
         return max(held - strays, 0)
 
     async def _asked(self, shard: str) -> tuple[int, int]:
@@ -67,9 +70,9 @@ class OwnKeys:
         # A server that refuses INFO does not tell of scripts: it is looked through.
         return decoded(held), -1 if info[:1] == b"-" else script_calls(info)
 
-    async def _strays(self, routes: Routes, shard: str, calls: int, asked_s: float) -> int:
-        """How many of the server's keys are not the shard's own, as far as that could be found out in a moment."""
-        clock, deadline = self._router.clock, asked_s + _WAIT_S
+    async def _strays(self, routes: Routes, shard: str, calls: int, asked_s: float, wait_s: float) -> int:
+        """How many of the server's keys are not the shard's own, as far as that could be found out in this time."""
+        clock, deadline = self._router.clock, asked_s + wait_s
         run = self._router.pool.link(shard, 2).run_id
         while True:
             look = self._looks.get(shard)
@@ -82,7 +85,7 @@ class OwnKeys:
             if task is None:
                 task = self._under_way[shard] = asyncio.create_task(self._look(routes, shard), name=f"keys of {shard}")
                 task.add_done_callback(_seen)
-            await asyncio.wait({task}, timeout=left_s)
+            await asyncio.wait({task}, timeout=None if wait_s == math.inf else left_s)
             if task.done() and not task.cancelled():
                 task.result()
 
@@ -92,7 +95,7 @@ class OwnKeys:
         began_s, strays, cursor = router.clock.monotonic(), set[bytes](), b"0"
         more = 0
         try:
-            _, calls = await self._asked(shard)
+            held, calls = await self._asked(shard)
             while True:
                 reply = await router.pool.ask(shard, [b"SCAN", cursor, b"COUNT", b"%d" % STEP])
                 if not still(router, routes):
@@ -107,7 +110,7 @@ class OwnKeys:
                     break
             took_s = router.clock.monotonic() - began_s
             run = router.pool.link(shard, 2).run_id
-            self._looks[shard] = Look(run, calls, len(strays) + more, began_s, took_s)
+            self._looks[shard] = Look(run, held, calls, len(strays) + more, began_s, took_s)
         finally:
             del self._under_way[shard]
 
