@@ -242,5 +242,32 @@ def test_djangos_cache(empty_cluster: LocalCluster) -> None:
     tagged = [f"{{pages}}:{i}" for i in range(50)]
     cache.set_many(dict.fromkeys(tagged, 1))
     assert cache.get_many(tagged) == dict.fromkeys(tagged, 1)
+    # Nor does it need tags where the keys are collected on one node; Django puts its version before them.
+    empty_cluster.admin.wait(empty_cluster.admin.migrate("*", "shard-2", ":1:page:*"))
+    # As Django makes it from CACHES: with its prefix and version.
+    django = RedisCache(addresses, {"KEY_PREFIX": "", "VERSION": 1})
+    django.set_many(dict.fromkeys(pages, 2))
+    assert django.get_many(pages) == dict.fromkeys(pages, 2)
     cache.clear()
     assert cache.get("visits") is None
+
+
+def test_keys_of_the_shape_that_bullmq_gives_them(empty_cluster: LocalCluster) -> None:
+    """Its scripts take many keys of one queue: PREFIX:QUEUE:NAME, and PREFIX:QUEUE:ID of each job."""
+    add = (
+        "redis.call('HSET', KEYS[4], 'data', ARGV[1]) redis.call('XADD', KEYS[3], '*', 'event', 'added') "
+        "redis.call('LPUSH', KEYS[1], ARGV[2]) return redis.call('INCR', KEYS[2])"
+    )
+
+    def keys(prefix: str) -> list[str]:
+        return [f"{prefix}:mail:{name}" for name in ("wait", "id", "events", "1")]
+
+    with closing(redis.Redis(port=empty_cluster.port)) as client:
+        with pytest.raises(redis.ResponseError, match=r"CROSSSHARD.*\{tag\}.*migrate"):
+            client.eval(add, 4, *keys("bull"), "{}", "1")
+        # The way out by its option `prefix`: "{bull}".
+        assert client.eval(add, 4, *keys("{bull}"), "{}", "1") == 1
+        # And the one by a rule, with the prefix that it has of itself.
+        empty_cluster.admin.wait(empty_cluster.admin.migrate("*", "shard-3", "bull:*"))
+        assert client.eval(add, 4, *keys("bull"), "{}", "1") == 1
+        assert {empty_cluster.admin.node_for_key(key).node_id for key in keys("bull")} == {"shard-3"}
