@@ -46,6 +46,10 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard setup.py) $(SOURCES)
 		"python3-dev); $(SETUP_LOG) has what it says" >&2; exit 1; }
 	@# A package carries redis-cli for the tests; installed here too, with an old server, it would hide the system's.
 	@rm -f $(BIN)/redis-cli $(BIN)/redis-server
+	@# The guide starts a plain server, too: where the system has none, by the one that a package carries.
+	@command -v valkey-server >/dev/null || \
+		$(BIN)/python -c 'from helios.node.server import packaged_server as find; print(find() or "")' | \
+		xargs -r -I {} ln -sf {} $(BIN)/valkey-server
 	@touch $(STAMP)
 	@echo "set up"
 

@@ -165,8 +165,8 @@ async def test_the_documents_and_the_rules_name_the_figures_that_there_are(scrap
         assert f"{family}" in explained, f"{family} is not explained"
     expressions = [rule["expr"] for group in yaml.safe_load(rules)["groups"] for rule in group["rules"]]
     assert len(expressions) > 5
-    # What one is to be woken by has a rule each; an uneven cluster is told by deviations there.
+    # What one is to be woken by has a rule each.
     woken_by = explained[explained.index("## What to be woken by") :]
-    watched = set(re.findall(r"helios_[a-z_]*[a-z]", woken_by)) - {"helios_node_keys"}
+    watched = set(re.findall(r"helios_[a-z_]*[a-z]", woken_by))
     assert {name for name in watched if not any(name in each for each in expressions)} == set()
     assert "127.0.0.1:8443" in (ROOT / "examples" / "monitoring" / "prometheus.yml").read_text(encoding="utf-8")

@@ -163,7 +163,7 @@ class ShardingSettings(Section):
 
 
 class AtlasSettings(Section):
-    """The data servers of this machine's nodes and where they keep their files."""
+    """ATLAS, the store of a node: the data server that holds its keys, and the files behind it."""
 
     data_dir: str = Field(
         default="./helios-data",
