@@ -61,7 +61,7 @@ class Fencing:
             left_s = deadline - loop.time()
             if left_s <= 0 or all(_is_done(record, epoch) for record, _ in listed.values()):
                 return listed, revision
-            await self._next_change(revision, min(_LOOK_AGAIN_S, left_s))
+            await next_change(self._publisher.store, SESSIONS, revision, min(_LOOK_AGAIN_S, left_s))
 
     async def _forced_off(self, listing: _Listing, administrator: Engine, epoch: int, member: Member) -> int:
         """End the users of all sessions that are silent or over; wait for those that cannot be ended."""
@@ -82,7 +82,7 @@ class Fencing:
             left_s = 0.0 if silent or deaf else self._sessions.left_s(member.id, unknown=present is None)
             if not (silent or deaf or left_s):
                 return forced
-            await self._next_change(revision, min(_LOOK_AGAIN_S, left_s or _LOOK_AGAIN_S))
+            await next_change(self._publisher.store, SESSIONS, revision, min(_LOOK_AGAIN_S, left_s or _LOOK_AGAIN_S))
             listing = await self._list()
 
     async def _list(self) -> _Listing:
@@ -101,9 +101,6 @@ class Fencing:
                 raise
             return None
         return {session for user in users if (session := session_of(user)) is not None}
-
-    async def _next_change(self, revision: int, timeout_s: float) -> None:
-        await next_change(self._publisher.store, SESSIONS, revision, timeout_s)
 
     async def _revoke(self, session: str, known: tuple[SessionRecord, int] | None) -> bool:
         """Whether the session is over now; not so where it has just acknowledged, or was just made."""

@@ -15,7 +15,7 @@ from helios.engines.valkey.durability import fsync_policy, persist, refusal
 from helios.engines.valkey.payloads import accepts, is_payload_error, may_be_stream, sample_payload
 from helios.engines.valkey.rights import setuser
 from helios.engines.valkey.statistics import hits_behind, operations_in, script_calls_in
-from helios.engines.valkey.stepwise import ChangedMeanwhile, NotInSteps, Way, copy_value
+from helios.engines.valkey.stepwise import ChangedMeanwhile, KeyCopy, NotInSteps, copy_value
 from helios.engines.valkey.understanding import understood
 from helios.errors import EngineDenied, EngineError, EngineUnreachable, PayloadRefused
 from helios.ports.engine import (
@@ -257,7 +257,7 @@ class ValkeyEngine:
         await target._begin_reading()  # nor is its writing, there
         word = "FREQ" if by_frequency else "IDLETIME"
         (used,) = await self._execute_many([("OBJECT", word, key)])
-        way = Way(
+        copy = KeyCopy(
             key,
             self._connection,
             target._connection,
@@ -268,7 +268,7 @@ class ValkeyEngine:
             (word, used) if isinstance(used, int) else None,
         )
         try:
-            return StepCopy.COPIED if await copy_value(way, patch=patch) else StepCopy.ABSENT
+            return StepCopy.COPIED if await copy_value(copy, patch=patch) else StepCopy.ABSENT
         except ChangedMeanwhile:
             await target.delete([key])
             return StepCopy.CHANGED

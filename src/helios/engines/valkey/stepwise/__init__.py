@@ -5,6 +5,6 @@ keys for which that is not so, and they are copied again.
 """
 
 from helios.engines.valkey.stepwise.copying import copy_value
-from helios.engines.valkey.stepwise.way import ChangedMeanwhile, NotInSteps, Way
+from helios.engines.valkey.stepwise.key_copy import ChangedMeanwhile, KeyCopy, NotInSteps
 
-__all__ = ["ChangedMeanwhile", "NotInSteps", "Way", "copy_value"]
+__all__ = ["ChangedMeanwhile", "KeyCopy", "NotInSteps", "copy_value"]

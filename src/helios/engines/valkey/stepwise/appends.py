@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from helios.engines.valkey.connection import Reply
-from helios.engines.valkey.stepwise.way import MAX_ELEMENTS, Way
+from helios.engines.valkey.stepwise.key_copy import MAX_ELEMENTS, KeyCopy
 
 Entry: TypeAlias = list[Reply]  # [id, [field, value, …]]
 _ADDED = b""  # no entry has this id
@@ -41,15 +41,15 @@ def note_of(entries: list[Entry]) -> tuple[bytes, int]:
     return digest + len(entries).to_bytes(_COUNT_BYTES), len(written)
 
 
-def steps_of(way: Way) -> list[tuple[bytes, bytes]]:
+def steps_of(copy: KeyCopy) -> list[tuple[bytes, bytes]]:
     """The steps that are noted, in order: the id of each one's last entry, and its note."""
-    return [(last, note) for last, note in way.notes.items() if last != _ADDED]
+    return [(last, note) for last, note in copy.notes.items() if last != _ADDED]
 
 
-async def entries_of(way: Way, count: int, start: bytes = b"-") -> AsyncGenerator[list[Entry], None]:
+async def entries_of(copy: KeyCopy, count: int, start: bytes = b"-") -> AsyncGenerator[list[Entry], None]:
     """The source's entries in order, `count` at a time."""
     while True:
-        entries = await way.read("XRANGE", way.key, start, "+", "COUNT", count)
+        entries = await copy.read("XRANGE", copy.key, start, "+", "COUNT", count)
         if entries:
             yield entries
         if len(entries) < count:
@@ -57,74 +57,76 @@ async def entries_of(way: Way, count: int, start: bytes = b"-") -> AsyncGenerato
         start = b"(" + entries[-1][0]
 
 
-def note_added(way: Way, added: int) -> None:
+def note_added(copy: KeyCopy, added: int) -> None:
     """Remember how many entries had ever been added to the source when the last that is noted was."""
-    way.notes[_ADDED] = b"%d" % added
+    copy.notes[_ADDED] = b"%d" % added
 
 
-async def follow(way: Way, count: int, add: Callable[[Way, list[Entry]], Awaitable[None]]) -> bool:
+async def follow(copy: KeyCopy, count: int, add: Callable[[KeyCopy, list[Entry]], Awaitable[None]]) -> bool:
     """Trim the target and add to it what is new; False if more than that has happened.
 
     A stream that grows all the time is left behind by a little: who changes a value while it is copied has it copied
     once more. When nobody does, everything is compared.
     """
-    if _ADDED not in way.notes:
+    if _ADDED not in copy.notes:
         return False
     for _ in range(_TRIES):
-        about = await way.read("XINFO", "STREAM", way.key)
-        if not await _trim(way, about[b"first-entry"]):
+        about = await copy.read("XINFO", "STREAM", copy.key)
+        if not await _trim(copy, about[b"first-entry"]):
             return False
-        steps = steps_of(way)
-        added = int(way.notes[_ADDED])
+        steps = steps_of(copy)
+        added = int(copy.notes[_ADDED])
         if about[b"entries-added"] == added:
             whole = sum(_count(note) for _, note in steps) == about[b"length"]
-            return whole and await _same(way, steps)
-        if not await _add_behind(way, steps[-1][0], count, add):
+            return whole and await _same(copy, steps)
+        if not await _add_behind(copy, steps[-1][0], count, add):
             return False
     return True
 
 
-async def _add_behind(way: Way, last: bytes, count: int, add: Callable[[Way, list[Entry]], Awaitable[None]]) -> bool:
+async def _add_behind(
+    copy: KeyCopy, last: bytes, count: int, add: Callable[[KeyCopy, list[Entry]], Awaitable[None]]
+) -> bool:
     """Whether there was anything new."""
     found = False
-    async with aclosing(entries_of(way, count, b"(" + last)) as following:
+    async with aclosing(entries_of(copy, count, b"(" + last)) as following:
         async for entries in following:
             found = True
             note, size = note_of(entries)
-            await way.pace(size)
-            await add(way, entries)
-            way.notes[entries[-1][0]] = note
-            note_added(way, int(way.notes[_ADDED]) + len(entries))
+            await copy.pace(size)
+            await add(copy, entries)
+            copy.notes[entries[-1][0]] = note
+            note_added(copy, int(copy.notes[_ADDED]) + len(entries))
     return found
 
 
-async def _trim(way: Way, first: Entry | None) -> bool:
+async def _trim(copy: KeyCopy, first: Entry | None) -> bool:
     """Forget, and remove from the target, what is before the source's first entry; False if others are missing."""
-    steps = steps_of(way)
+    steps = steps_of(copy)
     if first is None or number(first[0]) > number(steps[-1][0]):
         return False
     before = [last for last, _ in steps if number(last) < number(first[0])]
     head, note = steps[len(before)]
-    entries = await way.read("XRANGE", way.key, first[0], head, "COUNT", MAX_ELEMENTS + 1)
+    entries = await copy.read("XRANGE", copy.key, first[0], head, "COUNT", MAX_ELEMENTS + 1)
     if not entries or len(entries) > _count(note):
         return False
     now, _ = note_of(entries)
     if now == note and not before:
         return True
     for last in before:
-        del way.notes[last]
-    await way.write("XTRIM", way.key, "MINID", first[0])
-    if await way.write("XRANGE", way.key, "-", head, "COUNT", MAX_ELEMENTS + 1) != entries:
+        del copy.notes[last]
+    await copy.write("XTRIM", copy.key, "MINID", first[0])
+    if await copy.write("XRANGE", copy.key, "-", head, "COUNT", MAX_ELEMENTS + 1) != entries:
         return False
-    way.notes[head] = now
+    copy.notes[head] = now
     return True
 
 
-async def _same(way: Way, steps: list[tuple[bytes, bytes]]) -> bool:
+async def _same(copy: KeyCopy, steps: list[tuple[bytes, bytes]]) -> bool:
     """Whether some steps, which nobody can foresee, are as they were noted."""
     behind = {last: before for (before, _), (last, _) in pairwise(steps)}
     for last, note in random.sample(steps[1:], min(_SAMPLES, len(steps) - 1)):
-        entries = await way.read("XRANGE", way.key, b"(" + behind[last], last, "COUNT", MAX_ELEMENTS + 1)
+        entries = await copy.read("XRANGE", copy.key, b"(" + behind[last], last, "COUNT", MAX_ELEMENTS + 1)
         if note_of(entries)[0] != note:
             return False
     return True

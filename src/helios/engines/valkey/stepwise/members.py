@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
-from helios.engines.valkey.stepwise.way import MAX_ELEMENTS, BoundedTasks, ChangedMeanwhile, Way, ahead
+from helios.engines.valkey.stepwise.key_copy import MAX_ELEMENTS, BoundedTasks, ChangedMeanwhile, KeyCopy, ahead
 from helios.errors import PayloadRefused
 
 # What Valkey and Redis say of a database in which no hash has a field with an end.
@@ -49,10 +49,10 @@ class Members(Protocol):
     scan: str
     width: int  # items that a scan gives for each member
 
-    def steps(self, way: Way, count: int) -> AsyncGenerator[Rows, None]:
+    def steps(self, copy: KeyCopy, count: int) -> AsyncGenerator[Rows, None]:
         """Every member of the source's value; one that stays is given at least once."""
 
-    async def held(self, way: Way, connection: Connection, names: Sequence[bytes]) -> Rows:
+    async def held(self, copy: KeyCopy, connection: Connection, names: Sequence[bytes]) -> Rows:
         """What a server has under these names; None as the value where it has nothing."""
 
     def writes(self, key: bytes, rows: Rows) -> list[Command]:
@@ -64,17 +64,17 @@ class Set:
 
     length, remove, scan, width = "SCARD", "SREM", "SSCAN", 1
 
-    async def steps(self, way: Way, count: int) -> AsyncGenerator[Rows, None]:
+    async def steps(self, copy: KeyCopy, count: int) -> AsyncGenerator[Rows, None]:
         cursor = b"0"
         while True:
-            cursor, names = await way.read("SSCAN", way.key, cursor, "COUNT", count)
+            cursor, names = await copy.read("SSCAN", copy.key, cursor, "COUNT", count)
             if names:
                 yield Rows(names, [1] * len(names))
             if cursor == b"0":
                 return
 
-    async def held(self, way: Way, connection: Connection, names: Sequence[bytes]) -> Rows:
-        (values,) = await way.ask(connection, [("SMISMEMBER", way.key, *names)])
+    async def held(self, copy: KeyCopy, connection: Connection, names: Sequence[bytes]) -> Rows:
+        (values,) = await copy.ask(connection, [("SMISMEMBER", copy.key, *names)])
         return Rows(list(names), [value or None for value in values])
 
     def writes(self, key: bytes, rows: Rows) -> list[Command]:
@@ -89,18 +89,18 @@ class SortedSet:
 
     length, remove, scan, width = "ZCARD", "ZREM", "ZSCAN", 2
 
-    async def steps(self, way: Way, count: int) -> AsyncGenerator[Rows, None]:
+    async def steps(self, copy: KeyCopy, count: int) -> AsyncGenerator[Rows, None]:
         rank = 0
         while True:
-            pairs = await way.read("ZRANGE", way.key, rank, rank + count - 1, "WITHSCORES")
+            pairs = await copy.read("ZRANGE", copy.key, rank, rank + count - 1, "WITHSCORES")
             if pairs:
                 yield Rows([name for name, _ in pairs], [score for _, score in pairs])
             if len(pairs) < count:
                 return
             rank += count
 
-    async def held(self, way: Way, connection: Connection, names: Sequence[bytes]) -> Rows:
-        (values,) = await way.ask(connection, [("ZMSCORE", way.key, *names)])
+    async def held(self, copy: KeyCopy, connection: Connection, names: Sequence[bytes]) -> Rows:
+        (values,) = await copy.ask(connection, [("ZMSCORE", copy.key, *names)])
         return Rows(list(names), values)
 
     def writes(self, key: bytes, rows: Rows) -> list[Command]:
@@ -118,23 +118,23 @@ class Hash:
     def __init__(self) -> None:
         self._without_ends: set[Connection] = set()
 
-    async def steps(self, way: Way, count: int) -> AsyncGenerator[Rows, None]:
-        for server in (way.source, way.target):
-            (keyspace,) = await way.ask(server, [("INFO", "keyspace")])
+    async def steps(self, copy: KeyCopy, count: int) -> AsyncGenerator[Rows, None]:
+        for server in (copy.source, copy.target):
+            (keyspace,) = await copy.ask(server, [("INFO", "keyspace")])
             if _NO_FIELD_ENDS.search(keyspace):  # a field that gets one from now on changes its key
                 self._without_ends.add(server)
         cursor = b"0"
         while True:
-            cursor, flat = await way.read("HSCAN", way.key, cursor, "COUNT", count)
+            cursor, flat = await copy.read("HSCAN", copy.key, cursor, "COUNT", count)
             names = flat[::2]
             if names:
-                yield Rows(names, flat[1::2], await self._ends(way, way.source, names))
+                yield Rows(names, flat[1::2], await self._ends(copy, copy.source, names))
             if cursor == b"0":
                 return
 
-    async def held(self, way: Way, connection: Connection, names: Sequence[bytes]) -> Rows:
-        (values,) = await way.ask(connection, [("HMGET", way.key, *names)])
-        return Rows(list(names), values, await self._ends(way, connection, names))
+    async def held(self, copy: KeyCopy, connection: Connection, names: Sequence[bytes]) -> Rows:
+        (values,) = await copy.ask(connection, [("HMGET", copy.key, *names)])
+        return Rows(list(names), values, await self._ends(copy, connection, names))
 
     def writes(self, key: bytes, rows: Rows) -> list[Command]:
         arguments: list[bytes] = [b""] * (2 * len(rows.names))
@@ -148,11 +148,11 @@ class Hash:
         commands += (("HPEXPIREAT", key, end, "FIELDS", len(names), *names) for end, names in by_end.items())
         return commands
 
-    async def _ends(self, way: Way, connection: Connection, names: Sequence[bytes]) -> list[int] | None:
+    async def _ends(self, copy: KeyCopy, connection: Connection, names: Sequence[bytes]) -> list[int] | None:
         if connection in self._without_ends:
             return None
-        command: Command = ("HPEXPIRETIME", way.key, "FIELDS", len(names), *names)
-        (reply,) = await connection.execute_many([command], timeout_s=way.timeout_s)
+        command: Command = ("HPEXPIRETIME", copy.key, "FIELDS", len(names), *names)
+        (reply,) = await connection.execute_many([command], timeout_s=copy.timeout_s)
         if isinstance(reply, ErrorReply):
             if "unknown command" not in str(reply):
                 raise ChangedMeanwhile(str(reply))
@@ -163,53 +163,53 @@ class Hash:
         return [max(_NEVER, end) for end in reply]
 
 
-async def copy_members(way: Way, kind: Members, *, patch: bool) -> None:
+async def copy_members(copy: KeyCopy, kind: Members, *, patch: bool) -> None:
     """Every member of the source; with `patch`, nothing is written that is there, and then what is too much goes."""
-    length = int(await way.read(kind.length, way.key))
-    count = await way.elements_in_step(length)
+    length = int(await copy.read(kind.length, copy.key))
+    count = await copy.elements_in_step(length)
     seen = 0
     ending = False
-    async with BoundedTasks() as writing, aclosing(ahead(kind.steps(way, count))) as steps:
+    async with BoundedTasks() as writing, aclosing(ahead(kind.steps(copy, count))) as steps:
         async for rows in steps:
             seen += len(rows.names)
             ending = ending or (rows.ends is not None and max(rows.ends) != _NEVER)
-            await way.pace(rows.size)
-            await writing.put(_write(way, kind, rows, patch=patch))
+            await copy.pace(rows.size)
+            await writing.put(_write(copy, kind, rows, patch=patch))
     if patch:
         # Fields that have ended count in HLEN until the server removes them: then lengths prove nothing.
-        counts = int(await way.read(kind.length, way.key)), int(await way.write(kind.length, way.key))
+        counts = int(await copy.read(kind.length, copy.key)), int(await copy.write(kind.length, copy.key))
         if counts[0] != counts[1] or seen != counts[0] or ending:
-            await _remove_surplus(way, kind, count)
+            await _remove_surplus(copy, kind, count)
 
 
-async def _write(way: Way, kind: Members, rows: Rows, *, patch: bool) -> None:
+async def _write(copy: KeyCopy, kind: Members, rows: Rows, *, patch: bool) -> None:
     if patch:
-        rows = rows.unlike(await kind.held(way, way.target, rows.names))
+        rows = rows.unlike(await kind.held(copy, copy.target, rows.names))
         if not rows.names:
             return
-    commands = kind.writes(way.key, rows)
-    replies = await way.target.execute_many(commands, timeout_s=way.timeout_s)
+    commands = kind.writes(copy.key, rows)
+    replies = await copy.target.execute_many(commands, timeout_s=copy.timeout_s)
     for command, reply in zip(commands, replies, strict=True):
         if isinstance(reply, ErrorReply):
             if "unknown command" in str(reply):
                 raise PayloadRefused(
-                    f"{way.target.endpoint} cannot take {way.key[:100]!r}, whose fields end by themselves ({reply}): "
+                    f"{copy.target.endpoint} cannot take {copy.key[:100]!r}, whose fields end by themselves ({reply}): "
                     "move keys only to servers of the same or a newer version"
                 )
-            raise way.target.failure(reply, f"{command[0]!s} of {way.key[:100]!r}")
+            raise copy.target.failure(reply, f"{command[0]!s} of {copy.key[:100]!r}")
 
 
-async def _remove_surplus(way: Way, kind: Members, count: int) -> None:
+async def _remove_surplus(copy: KeyCopy, kind: Members, count: int) -> None:
     """Walk through the target's members and remove those that the source does not have."""
     surplus: list[bytes] = []
     cursor: Reply = b"0"
     while True:
-        cursor, flat = await way.write(kind.scan, way.key, cursor, "COUNT", count)
+        cursor, flat = await copy.write(kind.scan, copy.key, cursor, "COUNT", count)
         names = flat[:: kind.width]
         if names:
-            held = await kind.held(way, way.source, names)
+            held = await kind.held(copy, copy.source, names)
             surplus += (name for name, value in zip(names, held.values, strict=True) if value is None)
         if cursor == b"0":
             break
     for start in range(0, len(surplus), MAX_ELEMENTS):
-        await way.write(kind.remove, way.key, *surplus[start : start + MAX_ELEMENTS])
+        await copy.write(kind.remove, copy.key, *surplus[start : start + MAX_ELEMENTS])

@@ -31,8 +31,8 @@ class NotInSteps(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One key's way from one server to another. `pace` is awaited with the bytes of each step before it is written."""
+class KeyCopy:
+    """The copy of one key between two servers. `pace` is awaited with the bytes of each step before it is written."""
 
     key: bytes
     source: Connection
