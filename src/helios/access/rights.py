@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from itertools import filterfalse
 
 from helios.errors import InvalidInput
 from helios.model.users import Role, User
@@ -148,7 +149,11 @@ class Rights:
         except InvalidInput as error:
             return f"ERR {error}"
         keys = [argv[position] for position in positions] or argv[_CHANNELS.get(command.name, slice(0, 0))]
-        denied = next((key for key in keys if not self.sees(key)), None)
+        # Glob by glob, not key by key: a million keys are looked at without a step in Python for each.
+        unseen: Iterable[bytes] = keys
+        for glob in self._globs:
+            unseen = filterfalse(glob.match, unseen)
+        denied = next(iter(unseen), None)
         if denied is None:
             return None
         what = "channel" if command.name in _CHANNELS or "pubsub" in command.flags else "key"
