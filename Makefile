@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SETUP_LOG := $(VENV)/setup.log
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # What is compiled: the modules are built anew when one of these changes.
-SOURCES := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h' 2>/dev/null)
+SOURCES := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' 2>/dev/null)
 
 # The tests in which the compiled modules meet whatever may come.
 SANITIZED := $(addprefix tests/,property/test_wire_fuzz.py property/test_wire_chunks.py property/test_fast_path.py \

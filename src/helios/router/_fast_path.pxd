@@ -24,7 +24,7 @@ cdef class CommandStats:
 
 cdef struct Flight:
     int64_t began_ns
-    void *kind  # a Kind of a ShortWay, which has to outlive the queue, or OWN
+    void *kind  # CommandStats of a FastPath, which has to outlive the queue, or OWN
 
 
 cdef class Fifo:

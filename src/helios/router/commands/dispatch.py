@@ -79,7 +79,7 @@ def _leads_back(caller: Caller, word: bytes) -> bool:
 class Dispatcher:
     """The way of every command.
 
-    Those with one key take the compiled short way where it is open, from the same table and the same links.
+    Those with one key take the compiled fast path where it is open, from the same table and the same links.
     """
 
     def __init__(self, router: RouterContext) -> None:

@@ -1,8 +1,8 @@
 """Connections to a shard's leader that one client has for itself: to watch keys, and to wait for elements.
 
-A line is a MemberLink with the same rules about leases, order and losses. What is special: it belongs to one
-client at a time; when its connection is lost it does not come back; and what its server calls the connection is
-used to wake or end what waits there, through the link that all clients share.
+A dedicated connection is a ServerConnection with the same rules about leases, order and losses. What is special: it
+belongs to one client at a time; when its connection is lost it does not come back; and what its server calls the
+connection is used to wake or end what waits there, through the link that all clients share.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PING = b"*1\r\n$4\r\nPING\r\n"
 
 
 class DedicatedConnection(ServerConnection):
-    """A connection for one client at a time, got from Lines and given back there.
+    """A connection for one client at a time, got from DedicatedConnections and given back there.
 
     `keys` are those of the command that waits at the server, None while none does: such a command is not expected to
     be answered soon.
