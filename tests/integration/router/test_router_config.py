@@ -51,7 +51,7 @@ async def test_a_parameter_that_is_a_setting_can_be_set(
     await raw.exactly(encode_command([parameter.lower().encode(), told.encode()]))
     assert (await admin.setting(setting)).value == held
     (*_, change) = await admin.setting_history()
-    assert change.by.startswith("CONFIG SET from 127.0.0.1:")
+    assert re.fullmatch(r"somebody at 127\.0\.0\.1:\d+ \(CONFIG SET\)", change.by)
 
 
 async def test_the_slow_log_goes_by_what_was_set(client: Client) -> None:
