@@ -64,8 +64,8 @@ async def rests(store: Store) -> bool:
     return topology.transition is None and not topology.unclean and all(change.value.status.ended for change in changes)
 
 
-class Authenticator:
-    """Failpoints in the test's own process: the first that comes by the armed point waits until the gate is open."""
+class Latch:
+    """Failpoints in the test's own process: the first that comes by the armed point waits until the latch is open."""
 
     def __init__(self) -> None:
         self._point: Point | None = None

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.shards import Authenticator, Shards, eventually, running_shards
+from tests.shards import Latch, Shards, eventually, running_shards
 
 from helios.admin.views import MigrationView
 from helios.errors import Refused
@@ -23,27 +23,27 @@ BEFORE = (Point.COPYING, Point.CATCHING_UP, Point.FENCED, Point.ACKNOWLEDGED)
 
 
 @asynccontextmanager
-async def filled(folder: Path, nodes: int) -> AsyncIterator[tuple[Shards, Authenticator]]:
-    authenticator = Authenticator()
-    async with running_shards(folder, nodes, authenticator, fsync="always") as shards:
+async def filled(folder: Path, nodes: int) -> AsyncIterator[tuple[Shards, Latch]]:
+    latch = Latch()
+    async with running_shards(folder, nodes, latch, fsync="always") as shards:
         await shards.fill(PAIRS)
-        yield shards, authenticator
+        yield shards, latch
 
 
-async def begun(shards: Shards, authenticator: Authenticator, point: Point) -> MigrationView:
+async def begun(shards: Shards, latch: Latch, point: Point) -> MigrationView:
     """A move of a pattern that stands at the point."""
-    authenticator.arm(point)
+    latch.arm(point)
     view = await shards.admin.migrate("shard-1", "shard-2", "user:*")
-    await asyncio.wait_for(authenticator.reached.wait(), 20)
+    await asyncio.wait_for(latch.reached.wait(), 20)
     return view
 
 
 @pytest.mark.parametrize("point", BEFORE)
 async def test_a_move_is_cancelled_before_its_switch(tmp_path: Path, point: Point) -> None:
-    async with filled(tmp_path, 2) as (shards, authenticator):
+    async with filled(tmp_path, 2) as (shards, latch):
         before = await shards.contents()
-        view = await begun(shards, authenticator, point)
-        # The gate stays closed: whoever waits there is ended, not waited for.
+        view = await begun(shards, latch, point)
+        # The latch stays closed: whoever waits there is ended, not waited for.
         cancelled = await shards.admin.cancel_migration(view.id)
         assert (cancelled.status, cancelled.error) == ("cancelled", "cancelled by request")
         await shards.settled()
@@ -63,11 +63,11 @@ async def test_a_move_is_cancelled_before_its_switch(tmp_path: Path, point: Poin
 
 @pytest.mark.parametrize("point", [Point.BEFORE_SWITCH, Point.AFTER_SWITCH, Point.SWEEPING])
 async def test_a_cancellation_that_comes_too_late_changes_nothing(tmp_path: Path, point: Point) -> None:
-    async with filled(tmp_path, 2) as (shards, authenticator):
-        view = await begun(shards, authenticator, point)
+    async with filled(tmp_path, 2) as (shards, latch):
+        view = await begun(shards, latch, point)
         cancelling = asyncio.create_task(shards.admin.cancel_migration(view.id))
         await eventually(lambda: _noted(shards), "the wish is in the store")
-        authenticator.open()
+        latch.open()
         assert (await cancelling).status == "completed"
         await shards.settled()
         await shards.assert_whole(PAIRS)
@@ -82,20 +82,20 @@ async def test_a_cancellation_that_comes_too_late_changes_nothing(tmp_path: Path
 
 @pytest.mark.parametrize("point", [Point.FENCED, Point.AFTER_SWITCH])
 async def test_cancelling_when_some_pairs_have_switched_brings_their_keys_back(tmp_path: Path, point: Point) -> None:
-    async with filled(tmp_path, 3) as (shards, authenticator):
+    async with filled(tmp_path, 3) as (shards, latch):
         before = await shards.contents()
         node = await shards.server("shard-4")
-        authenticator.arm(Point.AFTER_SWITCH)
+        latch.arm(Point.AFTER_SWITCH)
         view = await shards.admin.add_node("shard-4", str(node.address))
         assert len(view.migrations) == 3
-        await asyncio.wait_for(authenticator.reached.wait(), 20)
+        await asyncio.wait_for(latch.reached.wait(), 20)
         if point is Point.FENCED:
-            authenticator.open()
-            authenticator.arm(point)
-            await asyncio.wait_for(authenticator.reached.wait(), 20)
+            latch.open()
+            latch.arm(point)
+            await asyncio.wait_for(latch.reached.wait(), 20)
         cancelling = asyncio.create_task(shards.admin.cancel_migration(view.migrations[0]))
         await eventually(lambda: _noted(shards), "the wish is in the store")
-        authenticator.open()
+        latch.open()
         await cancelling
         await shards.settled()
         assert await shards.contents() == before | {"shard-4": {}}
@@ -106,11 +106,11 @@ async def test_cancelling_when_some_pairs_have_switched_brings_their_keys_back(t
 
 
 async def test_a_paused_drain_that_is_cancelled_half_way_goes_back_by_itself(tmp_path: Path) -> None:
-    async with filled(tmp_path, 3) as (shards, authenticator):
+    async with filled(tmp_path, 3) as (shards, latch):
         before = await shards.contents()
-        authenticator.arm(Point.AFTER_SWITCH)
+        latch.arm(Point.AFTER_SWITCH)
         view = await shards.admin.remove_node("shard-3")
-        await asyncio.wait_for(authenticator.reached.wait(), 20)
+        await asyncio.wait_for(latch.reached.wait(), 20)
         await shards.admin.pause_migration(view.migrations[0])
 
         async def paused() -> bool:
@@ -119,7 +119,7 @@ async def test_a_paused_drain_that_is_cancelled_half_way_goes_back_by_itself(tmp
         await eventually(paused, "the drain is paused")
         cancelling = asyncio.create_task(shards.admin.cancel_migration(view.migrations[0]))
         await eventually(lambda: _noted(shards), "the wish is in the store")
-        authenticator.open()
+        latch.open()
         await cancelling
         await shards.settled()
         assert await shards.contents() == before

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.shards import Authenticator, eventually, running_shards
+from tests.shards import Latch, eventually, running_shards
 
 from helios.coordinator import imports
 from helios.coordinator.imports import REGISTER
@@ -21,13 +21,13 @@ OWN = {f"old:{n}".encode(): b"%d" % n for n in range(1000)}
 
 @pytest.mark.parametrize("point", [Point.IMPORT_COPIED, Point.IMPORTING])
 async def test_what_clients_have_deleted_meanwhile_does_not_come_back(tmp_path: Path, point: Point) -> None:
-    authenticator = Authenticator()
-    async with running_shards(tmp_path, 2, authenticator, fsync="always") as shards:
+    latch = Latch()
+    async with running_shards(tmp_path, 2, latch, fsync="always") as shards:
         node = await shards.server("legacy", supervised=False)
         await shards.execute("legacy", "MSET", *[part for pair in OWN.items() for part in pair])
-        authenticator.arm(point)
+        latch.arm(point)
         await shards.admin.add_node("legacy", str(node.address), import_keys=True)
-        await asyncio.wait_for(authenticator.reached.wait(), 20)
+        await asyncio.wait_for(latch.reached.wait(), 20)
         [coordinator] = shards.coordinators
         coordinator.cancel()
         with suppress(asyncio.CancelledError):
@@ -58,13 +58,13 @@ async def test_what_clients_have_deleted_meanwhile_does_not_come_back(tmp_path: 
 
 async def test_a_batch_that_was_begun_is_ended_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The successor finds the keys in another order, and none of those that were copied is a conflict."""
-    authenticator = Authenticator()
-    async with running_shards(tmp_path, 2, authenticator, fsync="always") as shards:
+    latch = Latch()
+    async with running_shards(tmp_path, 2, latch, fsync="always") as shards:
         node = await shards.server("legacy", supervised=False)
         await shards.execute("legacy", "MSET", *[part for pair in OWN.items() for part in pair])
-        authenticator.arm(Point.IMPORT_COPIED)
+        latch.arm(Point.IMPORT_COPIED)
         await shards.admin.add_node("legacy", str(node.address), import_keys=True)
-        await asyncio.wait_for(authenticator.reached.wait(), 20)
+        await asyncio.wait_for(latch.reached.wait(), 20)
         [coordinator] = shards.coordinators
         coordinator.cancel()
         with suppress(asyncio.CancelledError):
@@ -82,13 +82,13 @@ async def test_a_batch_that_was_begun_is_ended_as_it_was(tmp_path: Path, monkeyp
 
 
 async def test_nothing_is_left_of_an_import_that_was_cancelled(tmp_path: Path) -> None:
-    authenticator = Authenticator()
-    async with running_shards(tmp_path, 2, authenticator, fsync="always") as shards:
+    latch = Latch()
+    async with running_shards(tmp_path, 2, latch, fsync="always") as shards:
         node = await shards.server("legacy", supervised=False)
         await shards.execute("legacy", "MSET", *[part for pair in OWN.items() for part in pair])
-        authenticator.arm(Point.IMPORT_COPIED)
+        latch.arm(Point.IMPORT_COPIED)
         await shards.admin.add_node("legacy", str(node.address), import_keys=True)
-        await asyncio.wait_for(authenticator.reached.wait(), 20)
+        await asyncio.wait_for(latch.reached.wait(), 20)
         [change] = [r.value for r in await list_records(shards.store, Change, CHANGES) if r.value.import_keys]
         await shards.store.commit([Put(CANCELS + change.id, b"")])
         await shards.settled()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.shards import Authenticator, Shards, eventually, running_shards
+from tests.shards import Latch, Shards, eventually, running_shards
 
 from helios.coordinator import changes
 from helios.engines.valkey.changes import TrackingStream
@@ -174,26 +174,26 @@ async def test_a_first_pass_outlasts_more_changes_than_a_stream_can_hold(
     monkeypatch.setattr(TrackingStream, "open", opened)
     lost: list[str] = []
     monkeypatch.setattr(TrackingStream, "_break", lambda _, reason: lost.append(reason))
-    authenticator = Authenticator()
-    async with running_shards(tmp_path, 2, authenticator) as shards:
+    latch = Latch()
+    async with running_shards(tmp_path, 2, latch) as shards:
         await shards.fill(PAIRS)
-        authenticator.arm(Point.COPYING)
+        latch.arm(Point.COPYING)
         view = await shards.admin.migrate("shard-1", "shard-2", "order:*")
         for part in range(3):
-            await asyncio.wait_for(authenticator.reached.wait(), 20)
+            await asyncio.wait_for(latch.reached.wait(), 20)
             await shards.fill({b"user:new:%d:%d" % (part, n): b"" for n in range(500)})
             await eventually(taken, "the names are taken while the first pass stands still")
-            authenticator.open()
+            latch.open()
             if part < 2:
-                authenticator.arm(Point.COPYING)
+                latch.arm(Point.COPYING)
         await shards.settled()
         assert (await shards.admin.migration(view.id)).status == "completed"
         assert lost == []
 
 
 async def test_what_consumer_groups_did_during_a_copy_moves_too(tmp_path: Path) -> None:
-    authenticator = Authenticator()
-    async with running_shards(tmp_path, 2, authenticator) as shards:
+    latch = Latch()
+    async with running_shards(tmp_path, 2, latch) as shards:
         routes = Routes(await shards.topology())
         small, big, bare = [key for n in range(100) if routes.owner(key := b"jobs:%d" % n) == "shard-1"][:3]
         await shards.execute("shard-1", "XADD", bare, "1-1", "field", "value")
@@ -203,15 +203,15 @@ async def test_what_consumer_groups_did_during_a_copy_moves_too(tmp_path: Path) 
             for group in ("workers", "gone"):
                 await shards.execute("shard-1", "XGROUP", "CREATE", key, group, "0")
             await shards.execute("shard-1", "XREADGROUP", "GROUP", "workers", "w", "COUNT", 1, "STREAMS", key, ">")
-        authenticator.arm(Point.CATCHING_UP)
+        latch.arm(Point.CATCHING_UP)
         await shards.admin.migrate("shard-1", "shard-2", "*", verify=True)
-        await asyncio.wait_for(authenticator.reached.wait(), 20)
+        await asyncio.wait_for(latch.reached.wait(), 20)
         await shards.execute("shard-1", "XGROUP", "CREATE", bare, "late", "0")
         for key in (small, big):
             await shards.execute("shard-1", "XACK", key, "workers", "1-1")
             await shards.execute("shard-1", "XGROUP", "DESTROY", key, "gone")
             await shards.execute("shard-1", "XGROUP", "CREATE", key, "fresh", "$")
-        authenticator.open()
+        latch.open()
         await shards.settled()
         for key in (small, big):
             groups = await shards.execute("shard-2", "XINFO", "GROUPS", key)
@@ -224,8 +224,8 @@ async def test_what_consumer_groups_did_during_a_copy_moves_too(tmp_path: Path) 
 
 async def test_what_streams_know_beside_their_entries_moves_too(tmp_path: Path) -> None:
     """No change stream names XSETID, nor acknowledgements in a group, be the value big or small, full or empty."""
-    authenticator = Authenticator()
-    async with running_shards(tmp_path, 2, authenticator, fsync="always") as shards:
+    latch = Latch()
+    async with running_shards(tmp_path, 2, latch, fsync="always") as shards:
         routes = Routes(await shards.topology())
         small, big, pending = [key for n in range(100) if routes.owner(key := b"s:%d" % n) == "shard-1"][:3]
         await shards.execute("shard-1", "XADD", small, "1-1", "field", "value")
@@ -236,16 +236,16 @@ async def test_what_streams_know_beside_their_entries_moves_too(tmp_path: Path) 
         await shards.execute("shard-1", "XGROUP", "CREATE", pending, "g", "0")
         await shards.execute("shard-1", "XREADGROUP", "GROUP", "g", "c", "COUNT", 6000, "STREAMS", pending, ">")
         await shards.execute("shard-1", "XTRIM", pending, "MAXLEN", 0)
-        authenticator.arm(Point.CATCHING_UP)
+        latch.arm(Point.CATCHING_UP)
         await shards.admin.migrate("shard-1", "shard-2", "*")
-        await asyncio.wait_for(authenticator.reached.wait(), 20)
+        await asyncio.wait_for(latch.reached.wait(), 20)
         for key in (small, big):
             await shards.execute("shard-1", "XSETID", key, "100-0", "ENTRIESADDED", 7, "MAXDELETEDID", "50-0")
         for start in range(1, 5001, 500):
             entries = [f"{n}-1" for n in range(start, start + 500)]
             await shards.execute("shard-1", "XACK", pending, "g", *entries)
         before = {key: await shards.execute("shard-1", "XINFO", "STREAM", key) for key in (small, big, pending)}
-        authenticator.open()
+        latch.open()
         await shards.settled()
         for key, said in before.items():
             after = await shards.execute("shard-2", "XINFO", "STREAM", key)

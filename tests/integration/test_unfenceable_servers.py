@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.shards import Authenticator, Shards, eventually, running_shards
+from tests.shards import Latch, Shards, eventually, running_shards
 
 from helios.coordinator.access import FENCING_RIGHTS
 from helios.errors import Refused
@@ -60,8 +60,8 @@ async def test_a_server_joins_when_it_allows_what_the_refusal_names(tmp_path: Pa
 
 
 async def test_keys_leave_such_a_server_for_good(tmp_path: Path) -> None:
-    authenticator = Authenticator()
-    async with running_shards(tmp_path, 1, authenticator, fsync="always") as shards:
+    latch = Latch()
+    async with running_shards(tmp_path, 1, latch, fsync="always") as shards:
         await shards.admin.add_node("external", await external(shards))
         await shards.settled()
         await shards.fill(PAIRS)
@@ -75,12 +75,12 @@ async def test_keys_leave_such_a_server_for_good(tmp_path: Path) -> None:
         assert FENCING_RIGHTS in refused.error
         await shards.assert_whole(PAIRS)
 
-        authenticator.arm(Point.AFTER_SWITCH)
+        latch.arm(Point.AFTER_SWITCH)
         view = await shards.admin.migrate("external", "shard-1", "*")
-        await asyncio.wait_for(authenticator.reached.wait(), 20)
+        await asyncio.wait_for(latch.reached.wait(), 20)
         with pytest.raises(Refused, match="nobody can be forced off"):
             await shards.admin.cancel_migration(view.id)
-        authenticator.open()
+        latch.open()
 
         async def over() -> bool:
             return (await shards.admin.migration(view.id)).status == MigrationStatus.COMPLETED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.memory_shards import MemoryShards, memory_shards
-from tests.shards import Authenticator, eventually, rests
+from tests.shards import Latch, eventually, rests
 
 from helios.coordinator.clocks import MAX_SKEW_S, Reading, skew_s
 from helios.errors import Refused
@@ -65,15 +65,15 @@ async def test_a_server_with_another_clock_does_not_join(wish: str) -> None:
 
 async def test_an_import_that_has_waited_for_its_turn_looks_again() -> None:
     """Its server's clock was right when it was asked for."""
-    gate = Authenticator()
-    async with memory_shards(["a", "c"], gate, a=9, b=9, c=9) as cluster:
+    latch = Latch()
+    async with memory_shards(["a", "c"], latch, a=9, b=9, c=9) as cluster:
         cluster.servers["b"].set(b"own", b"value")
-        gate.arm(Point.COPYING)
+        latch.arm(Point.COPYING)
         before = await cluster.admin.migrate("a", "c", "*")
-        await gate.reached.wait()
+        await latch.reached.wait()
         view = await cluster.admin.add_node("b", str(cluster.addresses["b"]), import_keys=True)
         cluster.skews_s["b"] = FAR_S
-        gate.open()
+        latch.open()
         assert await cluster.ended(before.id) is None
         await eventually(lambda: rests(cluster.store), "the request has ended")
         said = (await cluster.admin.change(view.change)).message

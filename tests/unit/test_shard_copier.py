@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from tests.memory_shards import MemoryShards, memory_shards
-from tests.shards import Authenticator, eventually
+from tests.shards import Latch, eventually
 
 from helios.coordinator import changes
 from helios.engines.memory import MemoryServer
@@ -18,19 +18,19 @@ from helios.ports.failpoints import Point
 
 async def test_a_target_that_lost_the_last_copies_with_its_power_is_not_switched_to() -> None:
     """The first pass is on its disk by then; what was copied since is not, and nothing more is to be copied."""
-    authenticator = Authenticator()
-    async with memory_shards(["a", "b"], authenticator, a=9, b=9) as cluster:
+    latch = Latch()
+    async with memory_shards(["a", "b"], latch, a=9, b=9) as cluster:
         a, b = cluster.servers["a"], cluster.servers["b"]
         keys = {*a.keys(), *b.keys()}
         routes = Routes(await cluster.topology())
         late = next(key for key in (b"late %d" % n for n in range(100)) if routes.owner(key) == "a")
-        authenticator.arm(Point.CATCHING_UP)
+        latch.arm(Point.CATCHING_UP)
         migration = await cluster.admin.migrate("a", "b", "*")
-        await authenticator.reached.wait()
+        await latch.reached.wait()
         a.set(late, b"value")
-        authenticator.open()
-        authenticator.arm(Point.ACKNOWLEDGED)
-        await authenticator.reached.wait()
+        latch.open()
+        latch.arm(Point.ACKNOWLEDGED)
+        await latch.reached.wait()
 
         async def copied() -> bool:
             return b.get(late) is not None
@@ -39,7 +39,7 @@ async def test_a_target_that_lost_the_last_copies_with_its_power_is_not_switched
         b.crash(lose_unsynced=True)
         assert b.get(late) is None
         b.restart()
-        authenticator.open()
+        latch.open()
         assert await cluster.ended(migration.id) is None
         assert {*b.keys()} == keys | {late}
         assert a.keys() == []
@@ -77,37 +77,37 @@ async def test_copies_that_the_target_loses_are_made_again(
     happens: Callable[[MemoryServer, list[bytes]], None], point: Point
 ) -> None:
     """It is flushed, a script of a client deletes them or writes over them, or it evicts them."""
-    authenticator = Authenticator()
-    async with memory_shards(["a", "b"], authenticator, a=9, b=9) as cluster:
+    latch = Latch()
+    async with memory_shards(["a", "b"], latch, a=9, b=9) as cluster:
         a, b = cluster.servers["a"], cluster.servers["b"]
         expected = await moving(cluster)
         assert len(expected) > 10
-        authenticator.arm(point)
+        latch.arm(point)
         migration = await cluster.admin.migrate("a", "b", "*")
-        await authenticator.reached.wait()
+        await latch.reached.wait()
 
         async def copied() -> bool:
             return all(b.get(key) == value for key, value in expected.items())
 
         await eventually(copied, "the keys are copied")
         happens(b, sorted(expected))
-        authenticator.open()
+        latch.open()
         assert await cluster.ended(migration.id) is None
         assert a.keys() == []
         assert {key: b.get(key) for key in expected} == expected
 
 
 async def test_what_somebody_makes_of_copies_that_are_not_there_goes_before_the_switch() -> None:
-    authenticator = Authenticator()
-    async with memory_shards(["a", "b"], authenticator, a=9, b=9) as cluster:
+    latch = Latch()
+    async with memory_shards(["a", "b"], latch, a=9, b=9) as cluster:
         b = cluster.servers["b"]
         routes = Routes(await cluster.topology())
         stray = next(key for key in (b"stray %d" % n for n in range(100)) if routes.owner(key) == "a")
-        authenticator.arm(Point.CATCHING_UP)
+        latch.arm(Point.CATCHING_UP)
         migration = await cluster.admin.migrate("a", "b", "*")
-        await authenticator.reached.wait()
+        await latch.reached.wait()
         b.set(stray, b"of nobody")
-        authenticator.open()
+        latch.open()
         assert await cluster.ended(migration.id) is None
         assert b.get(stray) is None
 
@@ -146,21 +146,21 @@ async def test_a_target_that_evicts_what_it_is_given_fails_the_move(monkeypatch:
 
 @pytest.mark.usefixtures("_quick_looks")
 async def test_names_of_changes_do_not_pile_up_while_a_move_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
-    authenticator = Authenticator()
-    async with memory_shards(["a", "b"], authenticator, a=9, b=9) as cluster:
+    latch = Latch()
+    async with memory_shards(["a", "b"], latch, a=9, b=9) as cluster:
         a, b = cluster.servers["a"], cluster.servers["b"]
         expected = await moving(cluster)
         await cluster.admin.change_setting("coordinator.copy_batch", "5")
-        authenticator.arm(Point.COPYING)
+        latch.arm(Point.COPYING)
         migration = await cluster.admin.migrate("a", "b", "*")
-        await authenticator.reached.wait()
+        await latch.reached.wait()
         await cluster.admin.pause_migration(migration.id)
 
         async def paused() -> bool:
             return (await cluster.admin.migration(migration.id)).paused
 
         await eventually(paused, "the move is paused")
-        authenticator.open()
+        latch.open()
         for key in expected:
             a.set(key, b"newer")
 
@@ -204,18 +204,18 @@ async def test_a_move_of_nothing_waits_for_no_disk(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_key_deleted_while_nothing_else_moves_does_not_come_back_with_the_power() -> None:
-    authenticator = Authenticator()
-    async with memory_shards(["a", "b"], authenticator, a=9, b=9) as cluster:
+    latch = Latch()
+    async with memory_shards(["a", "b"], latch, a=9, b=9) as cluster:
         a = cluster.servers["a"]
         routes = Routes(await cluster.topology())
         key = next(key for key in (b"late:%d" % n for n in range(100)) if routes.owner(key) == "a")
-        authenticator.arm(Point.CATCHING_UP)
+        latch.arm(Point.CATCHING_UP)
         migration = await cluster.admin.migrate("a", "b", "late:*")
-        await authenticator.reached.wait()
+        await latch.reached.wait()
         a.set(key, b"value")
         a.sync()
         a.delete([key])
-        authenticator.open()
+        latch.open()
         assert await cluster.ended(migration.id) is None
         a.crash(lose_unsynced=True)
         a.restart()
@@ -224,22 +224,22 @@ async def test_a_key_deleted_while_nothing_else_moves_does_not_come_back_with_th
 
 async def test_behind_the_fence_only_streams_that_have_changed_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has consumer groups, in which everything may change without being named."""
-    authenticator = Authenticator()
-    async with memory_shards(["a", "b"], authenticator, a=9, b=9) as cluster:
+    latch = Latch()
+    async with memory_shards(["a", "b"], latch, a=9, b=9) as cluster:
         a, b = cluster.servers["a"], cluster.servers["b"]
         routes = Routes(await cluster.topology())
         streams = [key for key in (b"stream %d" % n for n in range(200)) if routes.owner(key) == "a"]
         for key in streams:
             a.set(key, GROUPED + b"1-1 entries")
-        authenticator.arm(Point.CATCHING_UP)
+        latch.arm(Point.CATCHING_UP)
         migration = await cluster.admin.migrate("a", "b", "*")
-        await authenticator.reached.wait()
+        await latch.reached.wait()
         early, late = streams[:3], streams[3:5]
         for key in early:
             a.write(key, GROUPED + b"1-1 acknowledged", None, named=False)
-        authenticator.open()
-        authenticator.arm(Point.FENCED)
-        await authenticator.reached.wait()
+        latch.open()
+        latch.arm(Point.FENCED)
+        await latch.reached.wait()
         copied: list[bytes] = []
         restore = b.restore
 
@@ -250,7 +250,7 @@ async def test_behind_the_fence_only_streams_that_have_changed_are_copied(monkey
         monkeypatch.setattr(b, "restore", noted)
         for key in late:
             a.write(key, GROUPED + b"1-1 acknowledged", None, named=False)
-        authenticator.open()
+        latch.open()
         assert await cluster.ended(migration.id) is None
         assert sorted(copied) == sorted(early + late)
         for key in streams:
