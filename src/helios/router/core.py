@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from helios.access.authenticator import Authenticator
 from helios.admin.service import AdminService
 from helios.errors import StartError, Unavailable
-from helios.model.topology import Member, NodeKind, Topology
+from helios.model.topology import Member, Topology
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector, Engine, UserRole
@@ -139,16 +139,9 @@ class Router:
             self.hot_keys.fade(self.clock.monotonic())
             if self.clock.monotonic() - looked_at >= _STRANGERS_EVERY_S:
                 looked_at = self.clock.monotonic()
-                self._end_strangers()
+                self.pool.end_strangers()
             await asyncio.sleep(self.clients.limits.pause_s)
             self.clients.limits.look()
-
-    def _end_strangers(self) -> None:
-        """Free the places at data servers that connections without a login take; nobody but Helios logs in there."""
-        supervised = {node.id for node in self.topology.nodes if node.kind is NodeKind.SUPERVISED}
-        for shard in self.topology.shards:
-            if shard.leading.node in supervised:
-                self.pool.end_strangers(shard.id)
 
     def configure(self, options: RouterOptions) -> None:
         """Go by other times and limits: from the next command that is held, and from the next client's connection."""

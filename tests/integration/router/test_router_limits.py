@@ -626,7 +626,7 @@ async def test_strangers_at_a_data_server_are_ended(lab: RouterLab, monkeypatch:
         strangers = [await RawClient.connect(lab.servers["shard-1"].port) for _ in range(5)]
 
         async def gone() -> bool:
-            lab.router.pool.end_strangers("shard-1")
+            lab.router.pool.end_strangers()
             return all(raw.reader.at_eof() for raw in strangers)
 
         await until(gone, "they are ended, though no client has asked for anything before")

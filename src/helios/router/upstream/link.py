@@ -188,13 +188,10 @@ class ServerConnection(CommandQueue):
 
     # --- errors ---
 
-    @property
-    def _place(self) -> str:
-        return f"{self.shard} does not answer at {self.member.address}"
-
     def down(self) -> bytes:
         """The reply to a command while there is no connection."""
-        return error_reply(f"CLUSTERDOWN {self._place} ({self.last_fault}); nothing was executed")
+        place = f"{self.shard} does not answer at {self.member.address}"
+        return error_reply(f"CLUSTERDOWN {place} ({self.last_fault}); nothing was executed")
 
     def misunderstood(self, reply: bytes, error: Exception) -> bytes:
         """The reply to a command whose own is of a kind that it never has."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
-from helios.model.topology import Topology
+from helios.model.topology import NodeKind, Topology
 from helios.ports.engine import UserRole
 from helios.resp.wire import encode_command
 from helios.router.frontend.caller import NO_TOUCH, FutureReply
@@ -134,17 +134,21 @@ class Pool:
         self.link(shard, protocol).send(encode_command(argv), reply)
         return reply
 
-    def end_strangers(self, shard: str) -> None:
-        """End connections to a shard's server that have not logged in for a while; its `default` user can do nothing.
+    def end_strangers(self) -> None:
+        """End connections to supervised servers that have not logged in for a while: nobody but Helios logs in there.
 
         They would keep Helios itself out at the server's limit, so it is asked over a connection that there is. A
         server that knows no MAXAGE answers an error, and nothing is ended.
         """
-        link = self.link(shard, 2)
-        if link.ready:
-            link.send(_END_STRANGERS, FutureReply())
-        else:
-            link.connect()  # before it is needed: later there may be no place for it
+        supervised = {node.id for node in self._topology.nodes if node.kind is NodeKind.SUPERVISED}
+        for shard in self._topology.shards:
+            if shard.leading.node not in supervised:
+                continue
+            link = self.link(shard.id, 2)
+            if link.ready:
+                link.send(_END_STRANGERS, FutureReply())
+            else:
+                link.connect()  # before it is needed: later there may be no place for it
 
     def retry(self, shard: str) -> None:
         """Connect at once to a server that was out of reach and is so no longer."""
