@@ -17,7 +17,7 @@ from helios.model.settings import ClusterSettings
 from helios.placement.load import Load
 from helios.ports.clock import Clock
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Balancer:
@@ -71,13 +71,13 @@ class Balancer:
                 due, reason = await self.plan(wish)
             except Unavailable as error:
                 if not impeded:
-                    log.warning("automatic rebalance not decided, and tried again each interval: %s", error)
+                    logger.warning("automatic rebalance not decided, and tried again each interval: %s", error)
                 impeded = True
                 continue
             impeded = False
             # Measuring takes a while, in which it may have been turned off.
             if due is not None and self._settings().sharding.auto_rebalance:
-                log.info("automatic rebalance: %s", reason)
+                logger.info("automatic rebalance: %s", reason)
                 await submit(wish)
 
     async def _decide(self, load: Load, policy: RebalancePolicy) -> Rebalancing | None:

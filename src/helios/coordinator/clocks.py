@@ -14,7 +14,7 @@ from helios.errors import EngineError, Refused
 from helios.model.topology import Member
 from helios.ports.clock import Clock
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_SKEW_S = 1.0
 _TIMEOUT_S = 3.0
@@ -66,7 +66,7 @@ async def _read(access: Access, clock: Clock, member: Member) -> Reading | None:
             finally:
                 await engine.close()
     except (EngineError, TimeoutError) as error:
-        log.info("clock not read: member=%s error=%s", member.id, str(error) or f"no answer within {_TIMEOUT_S:g} s")
+        logger.info("clock not read: member=%s error=%s", member.id, str(error) or f"no answer within {_TIMEOUT_S:g} s")
         return None
 
 

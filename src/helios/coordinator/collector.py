@@ -22,7 +22,7 @@ from helios.ports.clock import Clock
 from helios.ports.engine import Engine
 from helios.ports.records import LOAD, KeyFigure, LoadRecord, ShardStats, put_record, read_record
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Each look takes as many keys as have all of them looked at within a minute, between these bounds: a thousand cost a
 # server some two milliseconds.
@@ -163,7 +163,7 @@ class Collector:
     def _failed(self, shard: str, error: EngineError) -> ShardStats:
         known = self._figures.get(shard, ShardStats(shard))
         if not known.error:
-            log.warning("load not collected: shard=%s error=%s", shard, error)
+            logger.warning("load not collected: shard=%s error=%s", shard, error)
         self._counters.pop(shard, None)
         return replace(known, error=str(error))
 

@@ -12,7 +12,7 @@ from helios.errors import EngineError, Refused
 from helios.model.topology import Member
 from helios.ports.engine import Engine
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 3.0
 
@@ -46,7 +46,7 @@ async def unreadable(access: Access, moves: Iterable[Move]) -> dict[Move, str]:
         async with asyncio.timeout(_TIMEOUT_S):
             await _try(access, moves, found)
     except TimeoutError:
-        log.info("payloads not tried: a server did not answer within %g s", _TIMEOUT_S)
+        logger.info("payloads not tried: a server did not answer within %g s", _TIMEOUT_S)
     return found
 
 
@@ -68,7 +68,7 @@ async def _try(access: Access, moves: Iterable[Move], found: dict[Move, str]) ->
                 payload = payloads[source.id]
                 readable = payload is None or await reader.accepts(payload)
             except EngineError as error:
-                log.info("payloads not tried: source=%s target=%s error=%s", source.id, target.id, error)
+                logger.info("payloads not tried: source=%s target=%s error=%s", source.id, target.id, error)
                 continue
             if not readable:
                 found[source, target] = (
@@ -81,7 +81,7 @@ async def _open(access: Access, member: Member, opened: AsyncExitStack) -> Engin
     try:
         engine = await access.administer(member)
     except EngineError as error:
-        log.info("payloads not tried: member=%s error=%s", member.id, error)
+        logger.info("payloads not tried: member=%s error=%s", member.id, error)
         return None
     opened.push_async_callback(engine.close)
     return engine

@@ -14,7 +14,7 @@ from helios.ports.clock import Clock
 from helios.ports.records import DEPARTED, SESSIONS, SessionRecord, list_records
 from helios.ports.store import Compare, Delete
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
 _GIVE_UP_S = 600.0
@@ -56,7 +56,7 @@ class Departures:
             return False  # It may have users there, or be about to make some.
         epoch, since_s = self._since.setdefault(member.id, (topology.epoch, now_s))
         if now_s - since_s > _GIVE_UP_S:
-            log.warning(
+            logger.warning(
                 "users left on a server: node=%s address=%s remedy=ACL DELUSER those of ACL USERS with %s",
                 member.node,
                 member.address,
@@ -81,7 +81,7 @@ class Departures:
         except EngineDenied:
             return True  # So there never were any.
         except EngineError as error:
-            log.info("users not ended yet: node=%s error=%s", member.node, error)
+            logger.info("users not ended yet: node=%s error=%s", member.node, error)
             return False
 
     async def _known_to_all(self, epoch: int) -> bool:

@@ -28,7 +28,7 @@ from helios.ports.records import (
     read_record,
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 2.0
 _FIRST_LOOK_S = 1.0
@@ -107,7 +107,7 @@ class Watch:
                 await engine.close()
         except EngineError as error:
             self._trouble[node.id] = str(error)
-            log.debug("no answer: node=%s error=%s", node.id, error)
+            logger.debug("no answer: node=%s error=%s", node.id, error)
 
     async def _end_users(self, node: Node, engine: Engine) -> None:
         try:
@@ -129,7 +129,7 @@ class Watch:
             health = judged[node.id] = judge(node.id, signs, self._known.get(node.id), now, timeout_s)
             before = self._known.get(node.id)
             if before is not None and before.status is not health.status:
-                log.warning(
+                logger.warning(
                     "node %s: node=%s before=%s reason=%s", health.status, node.id, before.status, health.reason
                 )
         changed = {n: h.status for n, h in judged.items()} != {n: h.status for n, h in self._known.items()}

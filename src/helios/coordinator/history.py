@@ -10,7 +10,7 @@ from helios.ports.clock import Clock
 from helios.ports.records import HISTORY, MIGRATIONS, HistoryRecord, list_records, put_record
 from helios.ports.store import Delete, Put
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 KEPT = 200
 
@@ -46,7 +46,7 @@ class History:
             del records[old]
             operations.append(Delete(HISTORY + old))
         await self._publisher.write(operations)
-        log.info(
+        logger.info(
             "change ended: change=%s kind=%s by=%s status=%s keys=%d reason=%s",
             change.id,
             change.kind,

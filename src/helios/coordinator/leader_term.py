@@ -53,7 +53,7 @@ from helios.ports.records import (
 )
 from helios.ports.store import Delete, Put
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _CLEAN_AGAIN_S = 5.0
 _ALTERING = (ChangeKind.REWEIGHT, ChangeKind.DRAIN, ChangeKind.UNDRAIN)
@@ -232,12 +232,12 @@ class LeaderTerm:
         )
         if await self._publisher.store.get(CANCELS + change_id) is not None:
             self._movement.cancel()
-        log.info("transition performed: change=%s", change_id)
+        logger.info("transition performed: change=%s", change_id)
         try:
             await self._movement.run()
         finally:
             self._movement = None
-        log.info("transition ended: change=%s", change_id)
+        logger.info("transition ended: change=%s", change_id)
 
     async def _begin(self, change: Change) -> None:
         try:
@@ -249,7 +249,7 @@ class LeaderTerm:
                 return
             await self._begin_transition(change)
         except (EngineError, NotFound, Refused, Unavailable) as error:
-            log.warning("request failed: change=%s error=%s", change.id, error)
+            logger.warning("request failed: change=%s error=%s", change.id, error)
             await self._queue.end(change, ChangeStatus.FAILED, str(error))
 
     async def _begin_transition(self, change: Change) -> None:
@@ -258,7 +258,7 @@ class LeaderTerm:
             try:
                 return await self._begin_by(self._publisher.topology, change)
             except Conflict as conflict:
-                log.info("request looked at anew: change=%s reason=%s", change.id, conflict)
+                logger.info("request looked at anew: change=%s reason=%s", change.id, conflict)
 
     async def _begin_by(self, topology: Topology, change: Change) -> None:
         """The same by a topology that was read before servers were asked; raises Conflict where it is another by now.
@@ -366,7 +366,7 @@ class LeaderTerm:
             try:
                 await clear(self.access, Routes(self._publisher.topology), shard)
             except (EngineError, NotFound) as error:
-                log.info("not swept yet: shard=%s error=%s", shard, error)
+                logger.info("not swept yet: shard=%s error=%s", shard, error)
             else:
                 await self._publisher.publish(_cleaned(shard))
         return not self._publisher.topology.unclean

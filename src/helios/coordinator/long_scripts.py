@@ -11,7 +11,7 @@ from helios.ports.clock import Clock
 from helios.ports.engine import Engine, ScriptEnd
 from helios.ports.ids import new_id
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # A server says so of itself (`busy-reply-threshold`); before, it answers nothing at all.
 _BUSY_AFTER_S = 5.0
@@ -51,14 +51,14 @@ class LongScripts:
                 "wait for it, or end the server's process, which undoes what it has written"
             )
             if node not in self._unkillable:
-                log.warning("script cannot be ended: node=%s ran_s=%.0f limit_s=%g", node, ran_s, limit_s)
+                logger.warning("script cannot be ended: node=%s ran_s=%.0f limit_s=%g", node, ran_s, limit_s)
                 await self._note(self._change(node, ChangeStatus.FAILED, error=what))
                 self._unkillable.add(node)
             return what
         self.over(node)
         if end is ScriptEnd.ENDED:
             reason = f"it had run for {ran_s:.0f} s (router.script_time_limit is {limit_s:g} s)"
-            log.warning("script ended: node=%s ran_s=%.0f limit_s=%g", node, ran_s, limit_s)
+            logger.warning("script ended: node=%s ran_s=%.0f limit_s=%g", node, ran_s, limit_s)
             await self._note(self._change(node, ChangeStatus.DONE, reason=reason))
         return ""
 

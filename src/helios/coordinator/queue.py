@@ -30,7 +30,7 @@ from helios.ports.records import (
 )
 from helios.ports.store import Compare, Put
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def founding_member(node: Node, address_record: MemberRecord | None) -> Member | None:
@@ -79,7 +79,7 @@ class Queue:
             try:
                 return await self._admit(request)
             except Conflict:
-                log.info("request withdrawn: change=%s", change.id)
+                logger.info("request withdrawn: change=%s", change.id)
                 return False
         if change.status is ChangeStatus.QUEUED:
             self._waiting.append(change)

@@ -19,7 +19,7 @@ from helios.ports.ids import new_id
 from helios.ports.records import SETTINGS, read_record
 from helios.ports.store import Store
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _AFTER_FAILURE_S = 0.5
 
@@ -54,11 +54,11 @@ class Coordinator:
                 settings = await self._current_settings()
                 lease_ttl_s = settings.coordinator.lease_ttl
                 leadership = await campaign(self._store, self._node_id, lease_ttl_s)
-                log.info("elected: node=%s term=%d", self._node_id, leadership.term)
+                logger.info("elected: node=%s term=%d", self._node_id, leadership.term)
                 await self._lead(leadership, settings)
             except* StoreError as errors:
                 for error in errors.exceptions:
-                    log.warning("term ended: node=%s reason=%s", self._node_id, error)
+                    logger.warning("term ended: node=%s reason=%s", self._node_id, error)
             await asyncio.sleep(_AFTER_FAILURE_S)
 
     async def _lead(self, leadership: Leadership, settings: ClusterSettings) -> None:
@@ -78,7 +78,7 @@ class Coordinator:
             try:
                 await self._store.revoke(leadership.lease)
             except StoreError as error:
-                log.info("lease not given back: node=%s error=%s", self._node_id, error)
+                logger.info("lease not given back: node=%s error=%s", self._node_id, error)
 
     async def _current_settings(self) -> ClusterSettings:
         record = await read_record(self._store, ClusterSettings, SETTINGS)

@@ -36,7 +36,7 @@ from helios.ports.records import (
 from helios.ports.store import Compare, Delete, Store
 from helios.ports.topologies import read_topology
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
 CHILD = "child"  # in the note of the agent's lock: whether it ends with its parent
@@ -163,7 +163,7 @@ class Agent:
         for number, path in self._folder.router_locks():
             holder = holder_of(path)
             if holder is not None and number >= self.spec.workers:
-                log.info("router surplus: router=%s/%d pid=%d", self.spec.node_id, number, holder.process.pid)
+                logger.info("router surplus: router=%s/%d pid=%d", self.spec.node_id, number, holder.process.pid)
                 await Process(holder.process).stop(STOP_S)
 
     async def _needed(self) -> bool:
@@ -214,7 +214,7 @@ class Agent:
             try:
                 await self._beat()
             except StoreError as error:
-                log.warning("heartbeat failed: node=%s error=%s", self.spec.node_id, error)
+                logger.warning("heartbeat failed: node=%s error=%s", self.spec.node_id, error)
             await asyncio.sleep(HEARTBEAT_S)
 
     async def _watch_member(self) -> None:
@@ -224,7 +224,7 @@ class Agent:
             assert self._member.process is not None, "the server was started"
             status = await self._member.process.wait()
             self._ready = False
-            log.error("member died: member=%s status=%s", self._member.spec.id, status)
+            logger.error("member died: member=%s status=%s", self._member.spec.id, status)
             await self._tell(f"its data server died ({in_words(status)}); starting it again")
             told = ""
             while not self._ready:
@@ -237,10 +237,10 @@ class Agent:
                     self._ready = True
                     await self._tell("its data server is back")
                 except StoreError as error:
-                    log.warning("member not announced: member=%s error=%s", self._member.spec.id, error)
+                    logger.warning("member not announced: member=%s error=%s", self._member.spec.id, error)
                     await self._member.stop()
                 except StartError as error:
-                    log.warning("member not restarted: member=%s error=%s", self._member.spec.id, error)
+                    logger.warning("member not restarted: member=%s error=%s", self._member.spec.id, error)
                     if str(error) != told:
                         told = str(error)
                         await self._tell(f"its data server did not come back: {error}")
@@ -258,7 +258,7 @@ class Agent:
             silent_s = self._clock.monotonic() - answered_at
             if silent_s < self.spec.hang_s:
                 continue
-            log.error("member hangs: member=%s pid=%d", self._member.spec.id, process.pid)
+            logger.error("member hangs: member=%s pid=%d", self._member.spec.id, process.pid)
             why = "it was stopped by a signal" if process.id.stopped() else "its log may say why"
             await self._tell(f"its data server has said nothing for {silent_s:.0f} s ({why}); ending it")
             process.id.send(signal.SIGKILL)
@@ -271,14 +271,14 @@ class Agent:
         try:
             await self._beat()
         except StoreError as error:
-            log.warning("heartbeat failed: node=%s error=%s", self.spec.node_id, error)
+            logger.warning("heartbeat failed: node=%s error=%s", self.spec.node_id, error)
 
     async def _watch_worker(self, worker: Worker) -> None:
         backoff = Backoff()
         started_at = self._clock.monotonic()
         while True:
             status = await worker.process.wait() if worker.process is not None else None
-            log.error("router died: router=%s status=%s", worker.name, status)
+            logger.error("router died: router=%s status=%s", worker.name, status)
             await self._tell(f"its router {worker.name} died ({in_words(status)}); starting it again")
             await self._end_sessions(self._workers.index(worker))
             await asyncio.sleep(backoff.next(self._clock.monotonic() - started_at))
@@ -286,7 +286,7 @@ class Agent:
             try:
                 await worker.start()
             except StartError as error:
-                log.warning("router not restarted: router=%s error=%s", worker.name, error)
+                logger.warning("router not restarted: router=%s error=%s", worker.name, error)
                 await worker.stop()
             else:
                 await self._tell(f"its router {worker.name} is back")
@@ -298,7 +298,7 @@ class Agent:
                 if (record.value.router, record.value.worker) == (self.spec.node_id, number):
                     await self._store.commit([Delete(record.key)], compares=[Compare(record.key, record.version)])
         except StoreError as error:
-            log.warning("session left to its lease: node=%s router=%d error=%s", self.spec.node_id, number, error)
+            logger.warning("session left to its lease: node=%s router=%d error=%s", self.spec.node_id, number, error)
 
     async def _candidate(self) -> None:
         """Keep a candidate for coordinator standing; a defect in it costs its turn, not the node."""
@@ -313,7 +313,7 @@ class Agent:
                     task.cancel()
                     await asyncio.wait({task})
             error = None if task.cancelled() else task.exception()
-            log.error("coordinator ended: node=%s", self.spec.node_id, exc_info=error)
+            logger.error("coordinator ended: node=%s", self.spec.node_id, exc_info=error)
             await asyncio.sleep(backoff.next(self._clock.monotonic() - began))
 
     async def _stop(self) -> None:
@@ -321,7 +321,7 @@ class Agent:
         if not self._acting:
             return
         if self.spec.leave_running and self._came_up:
-            log.info("left running: node=%s", self.spec.node_id)
+            logger.info("left running: node=%s", self.spec.node_id)
             if self._reservation is not None:
                 self._reservation.release()
             return
@@ -335,7 +335,9 @@ class Agent:
         try:
             await asyncio.wait_for(self._beat(), _GOODBYE_S)
         except (StoreError, TimeoutError) as error:
-            log.warning("goodbye failed: node=%s error=%s", self.spec.node_id, str(error) or "the store did not answer")
+            logger.warning(
+                "goodbye failed: node=%s error=%s", self.spec.node_id, str(error) or "the store did not answer"
+            )
 
 
 def lock_node(data: DataFolder, node_id: str, *, child: bool = False) -> RunLock:

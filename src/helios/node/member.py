@@ -23,7 +23,7 @@ from helios.node.process import Process, ProcessId, size_of, start_process, tail
 from helios.node.server import ADMIN_USER, ServerConfig, ServerProgram, find_server, listen_backlog, render
 from helios.ports.records import MemberRecord
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _POLL_S = 0.02
 _ANSWER_S = 30.0  # a server that loads answers at once that it does; this is for one that says nothing at all
@@ -131,7 +131,7 @@ class MemberServer:
             lock.name(self.process.id)
         finally:
             lock.let_go()
-        log.info(
+        logger.info(
             "member started: member=%s pid=%d port=%d server=%s", self.spec.id, self.process.pid, config.port, program
         )
         await self._wait_ready(seen)
@@ -153,7 +153,7 @@ class MemberServer:
         self.process = Process(process)
         await self._wait_ready(size_of(self.log))
         await self._apply_live_settings()
-        log.info("member adopted: member=%s pid=%d port=%d", self.spec.id, process.pid, self._known.port)
+        logger.info("member adopted: member=%s pid=%d port=%d", self.spec.id, process.pid, self._known.port)
         return True
 
     async def _who_answers(self) -> ProcessId | None:
@@ -185,7 +185,7 @@ class MemberServer:
         if state.port == 0 or taken(self.spec.host, state.port):
             port = choose_member_port(self.spec.listen, self.spec.host)
             if state.port:
-                log.warning("member port taken: member=%s port=%d instead=%d", self.spec.id, state.port, port)
+                logger.warning("member port taken: member=%s port=%d instead=%d", self.spec.id, state.port, port)
             state = replace(state, port=port)
         self._remember(replace(state, server=str(program.path), version=str(program)))
         config = self._config()
@@ -272,7 +272,7 @@ class MemberServer:
         """End the server; it writes out what it holds first. Returns when it is gone."""
         if self.process is not None:
             await self.process.stop(STOP_S)
-            log.info("member stopped: member=%s pid=%d", self.spec.id, self.process.pid)
+            logger.info("member stopped: member=%s pid=%d", self.spec.id, self.process.pid)
             self.process = None
 
 

@@ -18,7 +18,7 @@ from helios.node.locks import holder_of
 from helios.node.process import ProcessId
 from helios.ports.location import StoreLocation
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.25
 _REQUEST_TIMEOUT_S = 1.0  # well below a router's lease, so that clients notice nothing
@@ -52,11 +52,11 @@ class StalledWriterWatch:
 
     def _end(self, process: ProcessId) -> None:
         if process in set(self._ours()):
-            log.error("stopped in a commit, ended: pid=%d", process.pid)
+            logger.error("stopped in a commit, ended: pid=%d", process.pid)
             process.send(signal.SIGKILL)
         elif process not in self._told:
             self._told.add(process)
-            log.error(
+            logger.error(
                 "stopped in a commit: pid=%d; it is not ours to end: kill -CONT %d, or kill -KILL %d",
                 process.pid,
                 process.pid,

@@ -12,7 +12,7 @@ from helios.errors import StartError
 from helios.node.locks import Holder, RunLock, holder_of
 from helios.node.process import Process, size_of, start_process, tail
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 READY = "ready"  # a worker writes this into the note of its lock, once it serves
 FINGERPRINT = "fingerprint"  # and this: what it was started with
@@ -49,16 +49,16 @@ class Worker:
         """
         holder = await self._holder()
         if holder is not None and holder.note.get(FINGERPRINT) != self.spec.fingerprint:
-            log.info("router replaced: router=%s pid=%d", self.name, holder.process.pid)
+            logger.info("router replaced: router=%s pid=%d", self.name, holder.process.pid)
             await Process(holder.process).stop(STOP_S)
             holder = None
         seen = size_of(self.spec.log)
         if holder is not None:
             self.process = Process(holder.process)
-            log.info("router adopted: router=%s pid=%d", self.name, self.process.pid)
+            logger.info("router adopted: router=%s pid=%d", self.name, self.process.pid)
         else:
             self.process = start_process(self.spec.argv, log=self.spec.log, env=self.spec.env)
-            log.info("router started: router=%s pid=%d", self.name, self.process.pid)
+            logger.info("router started: router=%s pid=%d", self.name, self.process.pid)
         await self._wait_ready(self.process, seen)
 
     async def _holder(self) -> Holder | None:

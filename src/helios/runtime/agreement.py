@@ -16,7 +16,7 @@ from helios.ports.records import SETTING_ORIGINS, SETTINGS, SettingOrigins, put_
 from helios.ports.store import Compare, Store
 from helios.runtime.settings import SettingsRead
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def check_agreement(stored: ClusterSettings, settings: Settings) -> None:
@@ -98,7 +98,7 @@ async def follow(store: Store, settings: Settings, *takers: Taker) -> None:
         async for shared in records:
             altered = differences(current, shared)
             for name, old, new in altered:
-                log.info("setting changed: name=%s old=%s new=%s", name, old, new)
+                logger.info("setting changed: name=%s old=%s new=%s", name, old, new)
             current = shared
             for taker in takers if altered else ():
                 taken = taker(settings.with_shared(shared))

@@ -16,7 +16,7 @@ from helios.node.backoff import Backoff
 from helios.node.process import Process, in_words, size_of, start_process, tail
 from helios.runtime.lifecycle import COMPLAINT, say
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def helios_command(*words: str) -> list[str]:
@@ -49,7 +49,7 @@ class Child:
         """Start the process; it ends when this one does."""
         self._log_seen = size_of(self.spec.log)
         self.process = start_process(self.spec.argv, log=self.spec.log, parent_pipe=True, env=dict(os.environ))
-        log.info("child started: child=%s pid=%d", self.spec.name, self.process.pid)
+        logger.info("child started: child=%s pid=%d", self.spec.name, self.process.pid)
 
     async def ready(self) -> None:
         """Return when it serves; raises StartError, with the end of its log, if it ends before."""
@@ -80,7 +80,7 @@ class Child:
         while True:
             assert self.process is not None, "it was spawned"
             status = await self.process.wait()
-            log.error("child died: child=%s pid=%d status=%s", self.spec.name, self.process.pid, status)
+            logger.error("child died: child=%s pid=%d status=%s", self.spec.name, self.process.pid, status)
             if self.released:
                 say(f"{self.spec.name} has ended ({in_words(status)}); it is not started again, since it has left")
                 self.released = False  # who brings it back has started it elsewhere

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _OTHERS = 100  # servers' connections, the store, logs, and what libraries open
 
@@ -22,7 +22,7 @@ def clients_that_fit(wanted: int) -> int:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return wanted
     fitting = max(1, soft - _OTHERS)
-    log.warning(
+    logger.warning(
         "only %d of the %d clients of router.max_clients can connect: this process may open %d files; "
         "raise that by `ulimit -n %d` before starting, or set router.max_clients lower",
         fitting,

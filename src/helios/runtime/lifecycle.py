@@ -15,7 +15,7 @@ import uvloop
 
 from helios.terminal import shown
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 COMPLAINT = "helios: "  # what is wrong begins so, for people and for the parent that reads a child's log
 _FILES = 65536
@@ -99,7 +99,7 @@ def say(text: str) -> None:
 
 def tell(text: str) -> None:
     """Tell the person at the terminal, and the log."""
-    log.info("told: %s", text)
+    logger.info("told: %s", text)
     say(text)
 
 

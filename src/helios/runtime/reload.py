@@ -20,7 +20,7 @@ from helios.ports.store import Store
 from helios.runtime.agreement import check_agreement
 from helios.runtime.settings import SettingsRead, SettingsSource
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _DEBOUNCE_MS = 200
 _LOOK_EVERY_MS = 1000  # where the file system does not tell, as over a network

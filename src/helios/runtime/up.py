@@ -38,7 +38,7 @@ from helios.runtime.security import settle_users, tls_files
 from helios.runtime.settings import SettingsRead, SettingsSource, data_folder
 from helios.runtime.table import addresses
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _WHO = "helios up"
 
@@ -150,7 +150,7 @@ class Up:
         if self._options.adopt is not None:
             say(f"{ADOPTED} is the server at {self._options.adopt}; `helios-cli listnodes` shows what each node owns")
         say("ready")
-        log.info("ready: nodes=%d", len(plan.nodes))
+        logger.info("ready: nodes=%d", len(plan.nodes))
 
     async def _rebuild(self, store: Store) -> None:
         topology = await adopt(store, SystemClock(), newest_copy(self._data))
@@ -227,7 +227,7 @@ class Up:
         forced = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, forced.set)
-        log.info("stopping")
+        logger.info("stopping")
         if not await unless(forced, self._end_all()):
             self.in_order = False
             complain("killing what is left")
