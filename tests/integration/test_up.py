@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from tests.cluster import HELIOS, Cluster, ask, free_ports, running_cluster
+from tests.etcd_servers import has_etcd, started_etcd
+from tests.reckoning import at_rest
 from tests.waiting import blocking_until
 
 from helios.node.locks import holder_of
@@ -341,6 +344,30 @@ def test_a_cluster_changes_its_ports_and_its_number_of_nodes_where_a_flag_says_s
     up = cluster.start()
     assert "staying, whatever --shards says: shard-2, shard-3" in up.out
     assert served(cluster, first + 2)
+
+
+@pytest.mark.skipif(not has_etcd(), reason="no etcd on PATH")
+def test_a_cluster_agrees_in_etcd_and_outlives_its_absence(stopped: Cluster, tmp_path: Path) -> None:
+    with started_etcd(tmp_path / "etcd") as address:
+        url = f"etcd://{address.removeprefix('http://')}/tests/one"
+        stopped.flags = ["--store", url]
+        stopped.start()
+        fill(stopped)
+        assert not stopped.data.store.exists()
+        listen = f"127.0.0.1:{free_ports(1)}"
+        node = stopped.helios("node", "--id", "shard-9", "--listen", listen, "--store", url)
+        node.wait_ready()
+        stopped.command("ADDNODE", "shard-9", listen)
+        asyncio.run(at_rest(stopped))
+        assert served(stopped)
+        assert node.terminate() == 0
+        assert stopped.stop() == 0
+        stopped.start()
+        assert served(stopped)
+        assert stopped.stop() == 0
+    away = stopped.run("up", *stopped.flags)
+    assert away.returncode == 2
+    assert "does not answer" in away.stderr
 
 
 def test_a_store_elsewhere_is_used_by_all_processes(stopped: Cluster, tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def test_the_nearest_setting_is_asked_after(name: str, question: str) -> None:
         ("agree.db", "agree.db"),
         ("/var/lib/h.db", "/var/lib/h.db"),
         ("sqlite:///var/lib/h.db", "/var/lib/h.db"),
+        ("etcd://10.0.0.1:2379,10.0.0.2:2379/prod/eu", "etcd://10.0.0.1:2379,10.0.0.2:2379/prod/eu"),
     ],
 )
 def test_a_store_is_named_by_a_path_or_a_url(written: str, path: str) -> None:
@@ -163,10 +164,19 @@ def test_a_store_is_named_by_a_path_or_a_url(written: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["etcd://10.0.0.1:2379/prod", "etcds://host", "sqlite://", "sqlite:///", "ftp://host/x"]
+    "written",
+    [
+        "etcds://host",
+        "etcd://10.0.0.1:2379",
+        "etcd://10.0.0.1/prod",
+        "etcd:///prod",
+        "sqlite://",
+        "sqlite:///",
+        "ftp://host/x",
+    ],
 )
 def test_a_place_that_no_store_can_be_in_is_refused_with_what_can(written: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"store\.url is .* but must be .* \(etcd:// is not supported by this build\)"
+        SettingsError, match=r"store\.url is .* but must be .*, etcd://HOST:PORT,\.\.\./PREFIX, or empty"
     ):
         load_settings(None, {}, {"store.url": written})

@@ -15,6 +15,7 @@ _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+)\s*(b|kb|mb|gb)?\Z")
 _SIZE_UNITS = {None: 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
 _NUMBER = re.compile(r"\d+(?:\.\d+)?\Z")
+_ETCD_PREFIX = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*\Z")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?\Z")
 
 
@@ -63,7 +64,7 @@ def parse_host(value: object) -> str:
 
 
 def parse_store_url(value: object) -> str:
-    """The path of a store's file, empty for the one in the data folder; raises ValueError."""
+    """The path of a store's file, empty for the one in the data folder, or etcd's URL; raises ValueError."""
     text = value.strip() if isinstance(value, str) else repr(value)
     scheme, separator, path = text.partition("://")
     if not separator:
@@ -72,7 +73,20 @@ def parse_store_url(value: object) -> str:
         if path.startswith("/") and len(path) > 1:
             return path
         raise ValueError(f"{text!r} names no file by its whole path: write sqlite:///var/lib/helios/helios.db")
-    raise ValueError(f"{text!r} is no place for a store: write the path of a file, or sqlite:/// and the path")
+    if scheme == "etcd":
+        split_etcd_url(text)
+        return text
+    raise ValueError(
+        f"{text!r} is no place for a store: write the path of a file, sqlite:/// and the path, or etcd://HOST:PORT/PREFIX"
+    )
+
+
+def split_etcd_url(url: str) -> tuple[tuple[str, ...], str]:
+    """The addresses and the prefix in `etcd://HOST:PORT[,HOST:PORT...]/PREFIX`; raises ValueError."""
+    places, _, prefix = url.removeprefix("etcd://").partition("/")
+    if not _ETCD_PREFIX.match(prefix):
+        raise ValueError(f"{url!r} names no prefix for the cluster's keys: write etcd://HOST:PORT/PREFIX")
+    return tuple(f"http://{parse_listen(place)}" for place in places.split(",")), prefix
 
 
 def format_duration(seconds: float) -> str:

@@ -193,7 +193,7 @@ class StoreSettings(Section):
 
     url: StoreUrl = Field(
         default="",
-        description="The store: a path or sqlite:///path; if empty, helios.db in the data folder",
+        description="The store: a path, sqlite:///path or etcd://host:port/prefix; empty: helios.db in the data folder",
         json_schema_extra=_restart("the store is open"),
     )
 

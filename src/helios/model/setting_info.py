@@ -138,7 +138,7 @@ def _allowed(field: FieldInfo, unit: str) -> str:
     if parser is parse_host:
         return "an IP address or a host name, without a port"
     if parser is parse_store_url:
-        return "the path of a file, sqlite:/// and its whole path, or empty (etcd:// is not supported by this build)"
+        return "the path of a file, sqlite:/// and its whole path, etcd://HOST:PORT,.../PREFIX, or empty"
     if parser is parse_quiet_hours:
         return 'times of the day as in "22:00-06:00, 12:00-13:30", or empty'
     kind = field.annotation

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from helios.engines.valkey.connector import Credentials, ValkeyConnector
+from helios.model.notation import split_etcd_url
 from helios.model.settings import Settings
 from helios.model.topology import Member
 from helios.node.files import DataFolder
@@ -22,6 +23,11 @@ from helios.stores.sqlite_location import SqliteLocation
 def locate(settings: Settings, data: DataFolder) -> StoreLocation:
     """Where the settings say that the store of the cluster is."""
     url = settings.store.url
+    if url.startswith("etcd://"):
+        # Only who uses it pays for the import of an HTTP client.
+        from helios.stores.etcd_location import EtcdLocation
+
+        return EtcdLocation(*split_etcd_url(url))
     return SqliteLocation(absolute(url) if url else data.store)
 
 

@@ -15,7 +15,7 @@ from helios.model.sections import SecuritySettings, StoreSettings
 from helios.model.settings import Settings
 from helios.model.users import User
 from helios.ports.store import Store
-from helios.runtime.settings import absolute
+from helios.runtime.settings import absolute, absolute_url
 
 
 async def settle_users(store: Store, settings: Settings, *, lead: bool) -> tuple[User, ...]:
@@ -61,7 +61,7 @@ def with_absolute_files(settings: Settings) -> Settings:
     if "security" in sections:
         sections["security"] = SecuritySettings(**given)
     if settings.store.url:
-        sections["store"] = StoreSettings(url=str(absolute(settings.store.url)))
+        sections["store"] = StoreSettings(url=absolute_url(settings.store.url))
     return Settings(**sections)
 
 

@@ -137,6 +137,11 @@ def absolute(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
 
+def absolute_url(url: str) -> str:
+    """A place of a store as other processes find it."""
+    return url if url.startswith("etcd://") else str(absolute(url))
+
+
 def variable(name: str) -> str:
     """The environment variable that sets the setting `name`."""
     return PREFIX + name.upper().replace(".", "__")

@@ -28,13 +28,13 @@ class EtcdStore:
 
     def __init__(self, gateway: Gateway, prefix: str) -> None:
         self._gateway = gateway
-        self._prefix = prefix.encode()
+        self._prefix, _ = key_range(prefix)
         self._closed = asyncio.Event()
 
     @classmethod
     async def open(cls, access: Access, prefix: str) -> EtcdStore:
         """Open the store below `prefix`. Raises StoreError if etcd does not answer."""
-        store = cls(Gateway(access), f"/{prefix.strip('/')}/")
+        store = cls(Gateway(access), prefix)
         try:
             await store.get("")
         except StoreError:
@@ -217,8 +217,7 @@ class EtcdStore:
     def _range(self, prefix: str) -> tuple[bytes, bytes]:
         """The first key with the prefix, and the first behind all of them."""
         start = self._full(prefix)
-        kept = start.rstrip(b"\xff")
-        return start, kept[:-1] + bytes([kept[-1] + 1])
+        return start, _behind(start)
 
     def _entry(self, pair: Answer) -> Entry:
         return Entry(self._own(pair), decoded(pair.get("value", "")), number(pair, "mod_revision"))
@@ -234,6 +233,17 @@ class EtcdStore:
     def _check_open(self) -> None:
         if self._closed.is_set():
             raise StoreError("this handle of the store in etcd is closed; open another")
+
+
+def key_range(prefix: str) -> tuple[bytes, bytes]:
+    """The first key of a cluster that has this prefix in etcd, and the first one behind its keys."""
+    start = f"/{prefix.strip('/')}/".encode()
+    return start, _behind(start)
+
+
+def _behind(start: bytes) -> bytes:
+    kept = start.rstrip(b"\xff")
+    return kept[:-1] + bytes([kept[-1] + 1])
 
 
 def _version(response: Answer) -> int:
