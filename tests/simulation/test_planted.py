@@ -30,7 +30,7 @@ SEARCHES = (
     # A router that wakes late writes to the owner of before, on an external server, and is answered OK.
     Search("external-as-default", 400, first=4, step=5),
     # A target is flushed or loses copies during a move.
-    Search("target-unwatched", 2000, edge="losing"),
+    Search("target-unwatched", 6000, edge="losing"),
     # Where a server refuses ACL, a coordinator that wakes overwrites and resurrects.
     Search("movers-as-default", 400, first=2, step=5, edge="plain"),
     # An import brings back after a crash what clients have deleted.
