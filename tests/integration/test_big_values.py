@@ -17,7 +17,7 @@ from tests.servers import start_valkey
 from tests.shards import Shards, eventually, running_shards
 from tests.values import MAKERS, look
 
-from helios.coordinator import leader_term
+from helios.coordinator import transition_work
 from helios.coordinator.copying import CopyLimits
 from helios.engines.valkey import ValkeyConnector
 from helios.engines.valkey.connection import Command, Connection, Endpoint, ErrorReply, connect
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.processes
 
 @pytest.fixture(autouse=True)
 def _everything_is_big(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leader_term, "CopyLimits", partial(CopyLimits, big_bytes=1000, step_bytes=500))
+    monkeypatch.setattr(transition_work, "CopyLimits", partial(CopyLimits, big_bytes=1000, step_bytes=500))
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from helios.coordinator.fencing import Fencing
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.shard_copier import ShardCopier
 from helios.coordinator.streams import StreamMarks
-from helios.coordinator.transition_runner import TransitionRunner
+from helios.coordinator.transition_work import TransitionWork
 from helios.engines.memory import MemoryEngine
 from helios.errors import EngineDenied
 from helios.model.topology import Member, NodeKind
@@ -32,7 +32,7 @@ async def _wait_for_no_disk(self: ShardCopier) -> None:
     pass
 
 
-async def _wait_for_no_target(self: TransitionRunner, shard: str) -> None:
+async def _wait_for_no_target(self: TransitionWork, shard: str) -> None:
     pass
 
 
@@ -40,7 +40,7 @@ async def _wait_for_no_target(self: TransitionRunner, shard: str) -> None:
 def _not_durable() -> Iterator[None]:
     with (
         patch.object(ShardCopier, "_make_durable", _wait_for_no_disk),
-        patch.object(TransitionRunner, "_make_durable", _wait_for_no_target),
+        patch.object(TransitionWork, "_make_durable", _wait_for_no_target),
     ):
         yield
 

@@ -264,7 +264,7 @@ class World:
         self.loop.set_exception_handler(lambda *_: None)
         limits = partial(CopyLimits, big_bytes=self.scenario.big_bytes, step_bytes=4)
         with (
-            patch("helios.coordinator.leader_term.CopyLimits", limits),
+            patch("helios.coordinator.transition_work.CopyLimits", limits),
             patch.object(uuid, "uuid4", lambda: uuid.UUID(int=ids.getrandbits(128))),
             patch("secrets.token_hex", lambda size=32: ids.randbytes(size or 32).hex()),
             patch("secrets.token_urlsafe", lambda size=32: ids.randbytes(size or 32).hex()),

@@ -9,7 +9,7 @@ import pytest
 from tests.memory_shards import memory_shards
 from tests.shards import eventually
 
-from helios.coordinator import leader_term
+from helios.coordinator import planner
 from helios.coordinator.access import Access
 from helios.coordinator.compatibility import Move, unreadable
 from helios.errors import EngineUnreachable
@@ -25,7 +25,7 @@ async def test_a_plan_is_made_anew_where_a_node_is_asked_to_leave_meanwhile(monk
         await go_on.wait()
         return await unreadable(access, moves)
 
-    monkeypatch.setattr(leader_term, "unreadable", slowly)
+    monkeypatch.setattr(planner, "unreadable", slowly)
     async with memory_shards(["a", "b"], a=9, b=9) as cluster:
         drain = await cluster.admin.drain("a")
         await planning.wait()

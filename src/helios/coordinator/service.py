@@ -10,6 +10,7 @@ from helios.coordinator.election import Leadership, campaign, keep
 from helios.coordinator.health import Watch
 from helios.coordinator.leader_term import LeaderTerm
 from helios.coordinator.publisher import Publisher
+from helios.coordinator.term_context import TermContext
 from helios.errors import StoreError
 from helios.model.settings import ClusterSettings
 from helios.ports.clock import Clock
@@ -64,15 +65,16 @@ class Coordinator:
     async def _lead(self, leadership: Leadership, settings: ClusterSettings) -> None:
         try:
             publisher = await Publisher.open(self._store, self._clock, leadership.term, leadership.term_version)
-            term = LeaderTerm(
+            context = TermContext(
                 publisher, self._connector, self._clock, settings, lambda: new_id(self._clock), self._failpoints
             )
+            access, term = context.access, LeaderTerm(context)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(keep(self._store, leadership, settings.coordinator.lease_ttl))
                 tasks.create_task(term.run())
                 tasks.create_task(publisher.keep_tidy())
-                tasks.create_task(Departures(publisher, term.access, self._clock).run())
-                tasks.create_task(Watch(publisher, term.access, self._clock, lambda: term.settings, term.note).run())
+                tasks.create_task(Departures(publisher, access, self._clock).run())
+                tasks.create_task(Watch(publisher, access, self._clock, lambda: context.settings, term.note).run())
         finally:
             # Whoever comes next need not wait for the lease to run out.
             try:

@@ -1,0 +1,238 @@
+"""What a transition has done: each piece of work runs as a task and reports as an event what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+from helios.control import transition_state as control
+from helios.control.transition_state import Event
+from helios.coordinator.copying import CopyLimits
+from helios.coordinator.fencing import Fencing
+from helios.coordinator.functions import bring_functions, is_new
+from helios.coordinator.migration_records import MigrationRecords
+from helios.coordinator.shard_copier import ShardCopier
+from helios.coordinator.sweep import clear, make_durable
+from helios.coordinator.term_context import TermContext
+from helios.errors import EngineError, NotFound
+from helios.model.migration import MigrationPhase
+from helios.model.topology import Transition
+from helios.placement.plan import beginning_of
+from helios.placement.routing import Routes
+from helios.ports.failpoints import Point
+from helios.ports.store import Put
+
+_SETTLE_TIMEOUT_S = 3.5  # with fence_ack_timeout, less than routers hold a command by default
+_RESUME_DELAY_S = 0.5
+
+
+class TaskSet:
+    """Tasks that are ended together; `failed` is told of what any of them raises."""
+
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+        self._failed = failed
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        """Begin the work."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
+
+    async def cancel(self) -> None:
+        """Return when none is left."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class TransitionWork:
+    """The copies, fences and sweeps of one transition.
+
+    `routes` are those by which copies tell whose a key is: whoever publishes a topology puts its routes here.
+    """
+
+    def __init__(
+        self,
+        context: TermContext,
+        records: MigrationRecords,
+        report: Callable[[Event], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        coordinator = context.settings.coordinator
+        self.routes = Routes(context.publisher.topology)
+        self._context = context
+        self._publisher = context.publisher
+        self._access = context.access
+        self._failpoints = context.failpoints
+        self._records = records
+        self._report = report
+        self._fencing = Fencing(
+            context.publisher, context.access, context.sessions, ack_timeout_s=coordinator.fence_ack_timeout
+        )
+        self._limits = CopyLimits(
+            coordinator.copy_batch,
+            coordinator.fence_budget,
+            verify=records.change.verify or context.settings.sharding.verify_moves,
+        )
+        self._copiers: dict[str, ShardCopier] = {}
+        self._switched: set[tuple[str, str]] = set()  # the pairs that were copied and switched here
+        self._met_keys: set[str] = set()  # the sources of which any copy met a key
+        self._tasks = TaskSet(failed)
+        self._fence_tasks = TaskSet(failed)
+
+    # What can be asked for
+
+    def copy(self, source: str, targets: tuple[str, ...], delay_s: float) -> None:
+        """Copy what the source's pairs move, and follow its changes."""
+        self._tasks.start(self._copy(source, targets, delay_s))
+
+    def resume(self, source: str, target: str) -> None:
+        """Let the pair catch up again before it is fenced once more."""
+        self._tasks.start(self._resume_later(source, target))
+
+    def settle_fence(self, source: str, target: str) -> None:
+        """Wait until no router can send what the pair's fence holds, up to a time."""
+        self._fence_tasks.start(self._await_acknowledgements(source, target))
+        self._fence_tasks.start(self._lift_after_timeout(source, target))
+
+    def drain(self, source: str, target: str) -> None:
+        """Copy the pair's last keys."""
+        if source in self._copiers:
+            self._copiers[source].drain(target)
+
+    def sweep(self, transition: Transition, shard: str, delay_s: float) -> None:
+        """Delete what has left the shard."""
+        self._tasks.start(self._sweep(transition, shard, delay_s))
+
+    async def end_fences(self) -> None:
+        """Return when nobody waits for a fence any more."""
+        await self._fence_tasks.cancel()
+
+    async def stop(self) -> None:
+        """Return when nothing is under way any more."""
+        self._copiers.clear()
+        await self._tasks.cancel()
+        await self._fence_tasks.cancel()
+
+    # What has happened
+
+    def switched(self, source: str, target: str) -> None:
+        """The pair is switched: its copy is let go."""
+        copier = self._copiers.get(source)
+        if copier is not None:
+            self._switched.add((source, target))
+            if copier.met_keys:
+                self._met_keys.add(source)
+            copier.release(target)
+
+    def broken(self, source: str) -> None:
+        """The copies from the source have ended with an error."""
+        copier = self._copiers.pop(source, None)
+        if copier is not None and copier.met_keys:
+            self._met_keys.add(source)
+
+    def progress(self) -> list[Put]:
+        """How far the copies are, where that has changed."""
+        operations: list[Put] = []
+        transition = self._publisher.topology.transition
+        for source, copier in self._copiers.items():
+            for target, state in copier.progress.items():
+                pair = None if transition is None else transition.pair(source, target)
+                if pair is None:
+                    continue
+                phase = None
+                if pair.phase == "copying":
+                    phase = MigrationPhase.CATCHING_UP if state.catching_up else MigrationPhase.COPYING
+                operations += self._records.progress(pair.migration, state.moved, state.expected, phase, state.verified)
+        return operations
+
+    # Work
+
+    async def _copy(self, source: str, targets: tuple[str, ...], delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        copier = ShardCopier(
+            source,
+            targets,
+            access=self._access,
+            routes=lambda: self.routes,
+            report=self._report,
+            rate=self._context.rate,
+            bandwidth=self._context.bandwidth,
+            limits=self._limits,
+            failpoints=self._failpoints,
+        )
+        self._copiers[source] = copier
+        await copier.run()
+
+    async def _resume_later(self, source: str, target: str) -> None:
+        """The pair catches up again; clients that were held get some air before it is fenced once more."""
+        copier = self._copiers.get(source)
+        await asyncio.sleep(_RESUME_DELAY_S)
+        # One that has taken its place meanwhile may have the pair behind a fence, and must leave it alone then.
+        if copier is not None and self._copiers.get(source) is copier:
+            copier.resume(target)
+
+    async def _await_acknowledgements(self, source: str, target: str) -> None:
+        await self._failpoints.reach(Point.FENCED)
+        try:
+            await self._fencing.settle(self._publisher.topology.epoch, self._access.leader(source))
+            if is_new(self._publisher.topology, target):
+                # Only now does every router know of the target, and bring there what it changes from now on.
+                await bring_functions(self._access, source, target)
+        except (EngineError, NotFound) as error:
+            self._report(control.FenceFailed(source, target, f"{source} cannot be fenced: {error}"))
+        else:
+            await self._failpoints.reach(Point.ACKNOWLEDGED)
+            self._report(control.Acknowledged(source, target))
+
+    async def _lift_after_timeout(self, source: str, target: str) -> None:
+        timeout_s = self._fencing.ack_timeout_s + _SETTLE_TIMEOUT_S
+        await asyncio.sleep(timeout_s)
+        reason = f"the last keys from {source} to {target} were not settled within {timeout_s:g} s"
+        self._report(control.FenceFailed(source, target, reason))
+
+    async def _sweep(self, transition: Transition, shard: str, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        if self._held_nothing(transition, shard):
+            self._report(control.Swept(shard))
+            return
+        try:
+            await self._publisher.write(self._records.sweeping(shard))
+            targets = [pair.target for pair in transition.pairs if pair.source == shard]
+
+            async def make_durable() -> None:
+                await asyncio.gather(*map(self._make_durable, targets))
+
+            async def step_done() -> None:
+                await self._failpoints.reach(Point.SWEEPING)
+
+            beginning = beginning_of(self._publisher.topology, shard)
+            await clear(self._access, self.routes, shard, make_durable, step_done, beginning)
+        except (EngineError, NotFound) as error:
+            self._report(control.SweepFailed(shard, str(error)))
+        else:
+            self._report(control.Swept(shard))
+
+    def _held_nothing(self, transition: Transition, shard: str) -> bool:
+        """Whether this server had no key that leaves it, nor a change of one, from the first copy to the last switch.
+
+        Then there is nothing to sweep, and no deletion that a power cut could undo, so nothing is waited for.
+        """
+        pairs = {(pair.source, pair.target) for pair in transition.pairs if pair.source == shard}
+        return shard not in transition.unclean | self._met_keys and pairs <= self._switched
+
+    async def _make_durable(self, shard: str) -> None:
+        """What has moved is on its new server's disk before the old copy goes."""
+        with self._access.identity() as identity:
+            engine = await self._access.open(self._access.leader(shard), identity)
+            try:
+                await make_durable(engine)
+            finally:
+                await engine.close()
