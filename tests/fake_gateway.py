@@ -30,6 +30,8 @@ from helios.admin.views import (
     RuleView,
     SettingChangeView,
     SettingView,
+    SlowCommandsView,
+    SlowCommandView,
     StatsView,
     WeightView,
 )
@@ -160,6 +162,10 @@ ROUTER = RouterView(
     latency=LATENCY,
     shards=(RouterShardView("shard-1", "ready", 4, 90, 1, 2, 1, 0, LATENCY),),
 )
+SLOW = SlowCommandsView(
+    (SlowCommandView(1_700_000_000.0, 0.0125, "shard-1", 0, "127.0.0.1:4242", "worker", ("GET", "films")),),
+    missing=("shard-2 worker 1: it does not answer at 127.0.0.1:7: time-out",),
+)
 SILENT_ROUTER = RouterView("5e56", "shard-2", 1, answers=False, error="it does not answer at 127.0.0.1:7: time-out")
 
 
@@ -272,6 +278,10 @@ class FakeAdmin:
     async def routers(self) -> list[RouterView]:
         self._note("routers")
         return [ROUTER, SILENT_ROUTER]
+
+    async def slow_commands(self, count: int = 20) -> SlowCommandsView:
+        self._note("slow_commands", count)
+        return SLOW
 
     async def check(self, *, repair: bool = False) -> CheckView:
         self._note("check", repair)

@@ -263,6 +263,12 @@ def test_an_operator_sees_no_data(place: Place) -> None:
             assert "secret" not in shown
             assert "treasure" not in shown
             assert "treasure" in str(alice.execute_command("SLOWLOG", "GET", -1))
+            told = str(monitor.execute_command("SLOWCOMMANDS", 1000))
+            assert "MSET" in told
+            assert "(hidden)" in told
+            assert "secret" not in told
+            assert "treasure" not in told
+            assert "treasure" in str(alice.execute_command("SLOWCOMMANDS", 1000))
         finally:
             alice.execute_command("SETTING", "router.slowlog_threshold", before)
         for inside in ("'SLOWLOG', 'GET'", "'MEMORY', 'DOCTOR'", "'CLUSTER', 'INFO'"):

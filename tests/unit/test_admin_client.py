@@ -26,6 +26,7 @@ from tests.fake_gateway import (
     SETTING,
     SETTING_CHANGE,
     SILENT_ROUTER,
+    SLOW,
 )
 from tests.fake_resp import FakeServer, resp3, serving
 from tests.waiting import until
@@ -62,6 +63,7 @@ REPLIES: dict[bytes, Any] = {
     b"LISTRULES": [asdict(RULE)],
     b"PLACEMENT": asdict(PLACEMENT),
     b"ROUTERS": [asdict(ROUTER), asdict(SILENT_ROUTER)],
+    b"SLOWCOMMANDS": asdict(SLOW),
     b"CHECK": asdict(FOUND),
     b"SETTINGS": [asdict(SETTING)],
     b"SETTING": asdict(SETTING),
@@ -118,6 +120,8 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, object]] = [
     ("change", ("c",), {}, "CHANGESTATUS c", DONE),
     ("stats", (), {}, "CLUSTERSTATS", STATS),
     ("routers", (), {}, "ROUTERS", [ROUTER, SILENT_ROUTER]),
+    ("slow_commands", (), {}, "SLOWCOMMANDS 20", SLOW),
+    ("slow_commands", (5,), {}, "SLOWCOMMANDS 5", SLOW),
     ("check", (), {}, "CHECK", FOUND),
     ("check", (), {"repair": True}, "CHECK REPAIR", FOUND),
     ("settings", (), {}, "SETTINGS", [SETTING]),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from tests.fake_gateway import CHANGE, MIGRATION, FakeAdmin, FakeKeyValue, Gateway
+from tests.fake_gateway import CHANGE, MIGRATION, SLOW, FakeAdmin, FakeKeyValue, Gateway
 
 from helios.api.app import create_app
 from helios.errors import (
@@ -183,6 +183,15 @@ async def test_the_routers(gateway: Gateway) -> None:
     assert answering["shards"][0]["latency"]["buckets"] == [[0.0002, 2], [0.0035, 1]]
     assert silent["answers"] is False
     assert silent["error"].startswith("it does not answer")
+
+
+async def test_the_slow_commands(gateway: Gateway) -> None:
+    told = (await gateway.http.get("/api/v1/shards/slow-commands?count=3")).json()
+    assert told["commands"][0]["arguments"] == ["GET", "films"]
+    assert told["missing"] == list(SLOW.missing)
+    assert gateway.admin.calls == [("slow_commands", 3)]
+    wrong = await gateway.http.get("/api/v1/shards/slow-commands?count=0")
+    assert wrong.status_code == 400
 
 
 async def test_what_rules_checks_and_settings_look_like(gateway: Gateway) -> None:

@@ -28,6 +28,7 @@ from tests.fake_gateway import (
     RULE,
     SETTING,
     SETTING_CHANGE,
+    SLOW,
     Gateway,
 )
 from tests.fake_resp import FakeServer, resp3, serving
@@ -41,7 +42,7 @@ KEY = KeyView("user:alice", "shard-1", "localhost:6379", "rule", "user:*")
 VERBS = [
     "set get del expire ttl addnode removenode listnodes nodeforkey migrate migrationstatus clusterstats rebalance",
     "activemigrations allmigrations cancelmigration pausemigration resumemigration cleanupmigrations load dump",
-    "listrules check config balance reweight drain undrain history top",
+    "listrules check config balance reweight drain undrain history top slowcommands",
 ]
 
 
@@ -78,6 +79,7 @@ class Cluster:
             b"PREVIEW": [asdict(PREVIEW)],
             b"BALANCE": asdict(BALANCE),
             b"HISTORY": [asdict(HISTORY)],
+            b"SLOWCOMMANDS": asdict(SLOW),
             b"REWEIGHT": asdict(CHANGE),
             b"DRAIN": asdict(CHANGE),
             b"UNDRAIN": asdict(CHANGE),
@@ -149,6 +151,7 @@ def cluster() -> Iterator[Cluster]:
         (["rebalance", "--by", "ops", "--dry-run"], [b"BALANCE", b"BY", b"ops"]),
         (["balance", "--by", "bytes"], [b"BALANCE", b"BY", b"bytes"]),
         (["history"], [b"HISTORY", b"20"]),
+        (["slowcommands", "--count", "5"], [b"SLOWCOMMANDS", b"5"]),
         (["reweight", "n", "2"], [b"REWEIGHT", b"n", b"2.0"]),
         (["reweight", "n", "2", "--dry-run"], [b"PREVIEW", b"REWEIGHT", b"n", b"2.0"]),
         (["drain", "n"], [b"DRAIN", b"n"]),
@@ -210,6 +213,7 @@ SHAPES = [
     ("history", "GET", "history", None),
     ("listrules", "GET", "rules", None),
     ("check", "POST", "check", None),
+    ("slowcommands", "GET", "slow-commands", None),
     ("config show", "GET", "settings", None),
     ("config show sharding.migration_rate", "GET", "settings/sharding.migration_rate", None),
     ("config set sharding.migration_rate 5", "PUT", "settings/sharding.migration_rate", {"value": 5}),
@@ -295,6 +299,15 @@ def test_a_check_with_findings_is_exit_status_1(cluster: Cluster) -> None:
     for_programs = cluster.run("check", "--json")
     assert for_programs.exit_code == 1
     assert json.loads(for_programs.stdout)["findings"][0]["kind"] == "double"
+
+
+def test_slow_commands_are_told_with_the_routers_that_did_not_tell(cluster: Cluster) -> None:
+    heading, slow, missing = cluster.run("slowcommands").stdout.splitlines()
+    assert heading.split() == ["WHEN", "TOOK", "ROUTER", "CLIENT", "COMMAND"]
+    assert slow.split()[2:] == ["12.5", "ms", "shard-1/0", "127.0.0.1:4242", "worker", "GET", "films"]
+    assert missing == "unknown: shard-2 worker 1: it does not answer at 127.0.0.1:7: time-out"
+    cluster.replies[b"SLOWCOMMANDS"] = {"commands": [], "missing": []}
+    assert cluster.run("slowcommands").stdout == "no slow commands\n"
 
 
 def test_json_has_every_field_of_the_views(cluster: Cluster) -> None:

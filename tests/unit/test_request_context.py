@@ -6,8 +6,8 @@ import pytest
 from tests.topologies import cluster
 
 from helios.access.authenticator import OWNER, Identity
-from helios.access.request_context import HIDDEN, asked_by, may, requester, visible
-from helios.access.rights import Need, Rights
+from helios.access.request_context import asked_by, may, requester, visible
+from helios.access.rights import HIDDEN, Need, Rights
 from helios.admin.client import Admin
 from helios.errors import NotPermitted, Unavailable
 from helios.model.ids import Address

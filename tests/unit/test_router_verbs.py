@@ -180,6 +180,8 @@ async def test_every_verb_answers(lab: RouterLab, admin: FakeAdmin) -> None:
         ("PLACEMENT", ("placement",)),
         ("HISTORY", ("history", 20)),
         ("HISTORY 5", ("history", 5)),
+        ("SLOWCOMMANDS", ("slow_commands", 20)),
+        ("SLOWCOMMANDS 5", ("slow_commands", 5)),
         ("REWEIGHT n 0.5", ("reweight", "n", 0.5)),
         ("DRAIN n", ("drain", "n")),
         ("UNDRAIN n", ("undrain", "n")),

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from helios.access.authenticator import OWNER, Identity
-from helios.access.rights import Need
+from helios.access.rights import HIDDEN, Need
 from helios.errors import NotPermitted
 
-HIDDEN = "(hidden)"
 _requester: ContextVar[Identity] = ContextVar("requester", default=OWNER)
 
 

@@ -13,6 +13,7 @@ from helios.resp.commands import TABLE, Command, How, find, find_subcommand, key
 from helios.resp.keys import Malformed
 
 NOAUTH = "Authentication required."
+HIDDEN = "(hidden)"
 
 
 class Need(StrEnum):
@@ -172,6 +173,15 @@ class Nobody(Rights):
         """The same for all commands but those that come before a login."""
         command = _named(argv)
         return None if command is None or _NEEDS[command.name] is Need.LOGIN else f"NOAUTH {self.reason}"
+
+
+def without_arguments(argv: Sequence[bytes]) -> list[bytes]:
+    """The name of a command alone, for who may not read keys and values."""
+    command = find(argv[0])
+    if command is None:
+        return [HIDDEN.encode()]
+    shown = 2 if command.container and len(argv) > 1 and find_subcommand(command, argv[1]) else 1
+    return [*argv[:shown], HIDDEN.encode()]
 
 
 def _named(argv: Sequence[bytes]) -> Command | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helios.access.request_context import HIDDEN, may
-from helios.access.rights import Need
+from helios.access.request_context import may
+from helios.access.rights import HIDDEN, Need
 from helios.admin.views import Finding
 from helios.errors import EngineDenied, EngineError
 from helios.model.migration import Change, Migration, MigrationStatus

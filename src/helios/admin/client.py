@@ -16,7 +16,7 @@ from helios.admin.history import history
 from helios.admin.joining import identify
 from helios.admin.preview import own_keys, preview
 from helios.admin.requests import Requests
-from helios.admin.routers import as_seen, router_views
+from helios.admin.routers import as_seen, router_views, slow_commands
 from helios.admin.settings import SharedSettings
 from helios.admin.views import (
     AlteredView,
@@ -34,6 +34,7 @@ from helios.admin.views import (
     RuleView,
     SettingChangeView,
     SettingView,
+    SlowCommandsView,
     StatsView,
     WeightView,
 )
@@ -70,7 +71,8 @@ from helios.ports.topologies import TopologyReader
 
 _ANSWER_TIMEOUT_S = 8.0
 _WEIGHT_MAX = 1000.0
-HISTORY_SHOWN = 20
+SHOWN = 20  # of what only grows, unless more are asked for
+_SLOW_COMMANDS_MAX = 1000
 
 
 class Admin:
@@ -143,7 +145,7 @@ class Admin:
         topology, settings = await self._topology(), await self._settings()
         return await balance_view(topology, self._store, self._connector, self._clock, settings, (strategy, by))
 
-    async def history(self, count: int = HISTORY_SHOWN) -> list[HistoryView]:
+    async def history(self, count: int = SHOWN) -> list[HistoryView]:
         """The last changes, the oldest first: what was done, when, by whom, why, and what came of it."""
         if count < 1:
             raise InvalidInput(f"{count} entries of history: use a number above 0")
@@ -227,6 +229,12 @@ class Admin:
     async def routers(self) -> list[RouterView]:
         """How every router process fares; takes a second where one does not answer."""
         return [as_seen(view) for view in await router_views(self._store)]
+
+    async def slow_commands(self, count: int = SHOWN) -> SlowCommandsView:
+        """The last slow commands of all routers; takes a second where one does not answer. Raises InvalidInput."""
+        if not 1 <= count <= _SLOW_COMMANDS_MAX:
+            raise InvalidInput(f"{count} slow commands: use a number from 1 to {_SLOW_COMMANDS_MAX}")
+        return await slow_commands(self._store, count)
 
     async def check(self, *, repair: bool = False) -> CheckView:
         """Look at every server for what should not be there; `repair` mends what is safe to mend, then looks again.

@@ -19,6 +19,7 @@ from helios.admin.views import (
     RuleView,
     SettingChangeView,
     SettingView,
+    SlowCommandsView,
     StatsView,
 )
 
@@ -145,6 +146,9 @@ class AdminService(Protocol):
 
     async def routers(self) -> list[RouterView]:
         """How every router process fares; takes a second where one does not answer."""
+
+    async def slow_commands(self, count: int = 20) -> SlowCommandsView:
+        """The last slow commands of all routers, at most 1,000; takes a second where one does not answer."""
 
     async def check(self, *, repair: bool = False) -> CheckView:
         """Look at every server for what should not be there; `repair` first mends what is safe to mend.

@@ -396,3 +396,28 @@ class RouterView:
     latency: LatencyView = LatencyView(0, 0.0, ())
     shards: tuple[RouterShardView, ...] = ()
     hot_keys: tuple[HotKeyView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SlowCommandView:
+    """A command that took long, and at which router process. `at` is in Unix seconds.
+
+    `arguments` are the first 32 at most, of 128 bytes at most; `client` is the address it came from, `name` what that
+    client calls itself.
+    """
+
+    at: float
+    took_s: float
+    node: str
+    worker: int
+    client: str
+    name: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SlowCommandsView:
+    """The last slow commands of all routers, the newest first; `missing` names the routers that did not tell."""
+
+    commands: tuple[SlowCommandView, ...]
+    missing: tuple[str, ...]

@@ -8,21 +8,19 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from helios.admin.client import HISTORY_SHOWN
 from helios.admin.service import AdminService
 from helios.admin.views import BalanceView, ChangeView, HistoryView, PreviewView
 from helios.api.requests import (
     Nothing,
     Rebalance,
     Reweight,
-    as_text,
     choice,
     documented_body,
     documented_parameter,
+    how_many,
     query,
 )
-from helios.api.shards import DRY_RUN, accept, accepted, body_and_dry_run, errors, foreseen
-from helios.errors import InvalidInput
+from helios.api.shards import COUNT, DRY_RUN, accept, accepted, body_and_dry_run, errors, foreseen
 from helios.model.balancing import Measure, Strategy
 
 
@@ -62,17 +60,10 @@ def balance_router(admin: AdminService) -> APIRouter:
         response_model=History,
         responses=errors(),
         summary="What was done: when, by whom and why",
-        openapi_extra={
-            "parameters": [
-                documented_parameter("count", "how many at most; 20 if left out", required=False, kind="integer")
-            ],
-        },
+        openapi_extra=COUNT,
     )
     async def history(request: Request) -> History:
-        count = as_text("count", query(request, "count").get("count", str(HISTORY_SHOWN).encode()))
-        if not (count.isascii() and count.isdecimal() and int(count[:10]) > 0):
-            raise InvalidInput("the parameter 'count' must be a whole number above 0")
-        return History(history=await admin.history(int(count[:10])))
+        return History(history=await admin.history(how_many(request)))
 
     @router.post(
         "/rebalance",

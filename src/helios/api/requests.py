@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from helios.admin.client import SHOWN
 from helios.api.problems import TooLarge
 from helios.errors import InvalidInput
 
@@ -179,6 +180,14 @@ def required(request: Request, name: str) -> bytes:
     if not value:
         raise InvalidInput(f"the parameter {name!r} is missing: write ?{name}=…")
     return value
+
+
+def how_many(request: Request) -> int:
+    """The parameter `count` of a request that takes no other; raises InvalidInput."""
+    count = as_text("count", query(request, "count").get("count", str(SHOWN).encode()))
+    if not (count.isascii() and count.isdecimal() and int(count[:10]) > 0):
+        raise InvalidInput("the parameter 'count' must be a whole number above 0")
+    return int(count[:10])
 
 
 def flag(parameters: dict[str, bytes], name: str) -> bool:

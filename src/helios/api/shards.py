@@ -37,6 +37,9 @@ DRY_RUN = {
         documented_parameter("dry_run", "true: say what would move, and change nothing", required=False, kind="boolean")
     ]
 }
+COUNT = {
+    "parameters": [documented_parameter("count", "how many at most; 20 if left out", required=False, kind="integer")]
+}
 
 
 class ErrorDetail(BaseModel):

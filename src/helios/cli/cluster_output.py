@@ -133,6 +133,22 @@ def check(view: Fields) -> str:
     return "\n".join(lines)
 
 
+def slow_commands(view: Fields) -> str:
+    """One line a command, the newest first, then the routers that did not tell."""
+    rows = [
+        [
+            clock(slow["at"]),
+            f"{slow['took_s'] * 1000:.1f} ms",
+            f"{slow['node']}/{slow['worker']}",
+            " ".join(filter(None, (slow["client"], slow["name"]))) or "-",
+            " ".join(slow["arguments"]),
+        ]
+        for slow in view["commands"]
+    ]
+    lines = [table(["WHEN", ">TOOK", "ROUTER", "CLIENT", "COMMAND"], rows) if rows else "no slow commands"]
+    return "\n".join(lines + [f"unknown: {clean(router)}" for router in view["missing"]])
+
+
 def preview(views: Sequence[Fields]) -> str:
     """What would move, a line a pair of nodes."""
     moving = [view for view in views if view["keys"]]

@@ -42,6 +42,20 @@ def check(session: Session, repair: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
+@click.command("slowcommands", **described("helios-cli slowcommands --count 50"))
+@click.option("--count", type=click.IntRange(1, 1000), default=20, help="How many of the last ones.")
+@pass_session
+def slow_commands(session: Session, count: int) -> None:
+    """What took long at any router, the newest first.
+
+    Each router keeps its last router.slowlog_length commands of router.slowlog_threshold or longer, since its start.
+    """
+    from helios.cli import cluster_output
+
+    view = ask(session, "SLOWCOMMANDS", str(count))
+    show(session, view, lambda: cluster_output.slow_commands(view))
+
+
 @click.group("config", **described("helios-cli config set sharding.migration_rate 5000"))
 def config() -> None:
     """The settings that all processes share."""
@@ -104,4 +118,4 @@ def roll_back(session: Session, number: int | None) -> None:
 for verb in (show_settings, set_setting, setting_history, roll_back):
     config.add_command(verb)
 
-VERBS = (list_rules, check, config)
+VERBS = (list_rules, check, slow_commands, config)

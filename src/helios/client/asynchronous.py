@@ -22,6 +22,7 @@ from helios.admin.views import (
     RuleView,
     SettingChangeView,
     SettingView,
+    SlowCommandsView,
     StatsView,
 )
 from helios.client import verbs
@@ -205,6 +206,10 @@ class AsyncAdminClient:
     async def routers(self) -> list[RouterView]:
         """How every router process fares; takes a second where one does not answer."""
         return await self._ask(verbs.routers())
+
+    async def slow_commands(self, count: int = 20) -> SlowCommandsView:
+        """The last slow commands of all routers, the newest first, with their arguments if the user may read keys."""
+        return await self._ask(verbs.slow_commands(count))
 
     async def check(self, *, repair: bool = False) -> CheckView:
         """Look at every server for what should not be there; see AdminClient.check."""

@@ -22,6 +22,7 @@ from helios.admin.views import (
     RuleView,
     SettingChangeView,
     SettingView,
+    SlowCommandsView,
     StatsView,
 )
 from helios.client import verbs
@@ -222,6 +223,10 @@ class AdminClient:
     def routers(self) -> list[RouterView]:
         """How every router process fares; takes a second where one does not answer."""
         return self._ask(verbs.routers())
+
+    def slow_commands(self, count: int = 20) -> SlowCommandsView:
+        """The last slow commands of all routers, the newest first, with their arguments if the user may read keys."""
+        return self._ask(verbs.slow_commands(count))
 
     def check(self, *, repair: bool = False) -> CheckView:
         """Look at every server for what should not be there; `repair` first mends what is safe to mend.

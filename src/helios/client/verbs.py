@@ -26,6 +26,7 @@ from helios.admin.views import (
     RuleView,
     SettingChangeView,
     SettingView,
+    SlowCommandsView,
     StatsView,
 )
 from helios.errors import InvalidInput, Unavailable
@@ -225,6 +226,11 @@ def cleanup_migrations() -> Request[int]:
 def routers() -> Request[list[RouterView]]:
     """How every router process fares."""
     return _asking(_views(RouterView), "ROUTERS")
+
+
+def slow_commands(count: int) -> Request[SlowCommandsView]:
+    """SLOWCOMMANDS."""
+    return _asking(_view(SlowCommandsView), "SLOWCOMMANDS", str(count))
 
 
 def check(repair: bool) -> Request[CheckView]:

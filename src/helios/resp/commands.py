@@ -147,6 +147,7 @@ _VERBS: tuple[tuple[str, int], ...] = (
     ("listrules", 1),
     ("placement", 1),
     ("routers", 1),
+    ("slowcommands", -1),
     ("check", -1),
     ("settings", 1),
     ("setting", -2),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Coroutine
+from functools import partial
 
 from helios.access.authenticator import Authenticator
 from helios.admin.service import AdminService
@@ -83,7 +84,7 @@ class Router:
         self.rate_meter = RateMeter()
         self.hot_keys = HotKeys(clock.monotonic())
         self.heavy = HeavyCommands(clock.monotonic)
-        self._endpoint = StatsEndpoint(lambda: router_view.view(self))
+        self._endpoint = StatsEndpoint(partial(router_view.view, self), partial(router_view.slow_commands, self))
         self.started_at = clock.monotonic()
         self.product: dict[bytes, bytes] = {}
         self.port = 0  # where it serves clients; 0 where it does not

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
-from helios.admin.views import RouterShardView, RouterView
+from helios.admin.views import RouterShardView, RouterView, SlowCommandsView, SlowCommandView
 from helios.errors import InvalidInput
 from helios.resp.commands import find, key_positions
 from helios.router.context import RouterContext
@@ -54,6 +54,30 @@ def view(router: RouterContext) -> RouterView:
         shards=tuple(shards),
         hot_keys=router.hot_keys.hottest(),
     )
+
+
+def slow_commands(router: RouterContext, count: int) -> SlowCommandsView:
+    """Its last slow commands, the newest first."""
+    options = router.options
+    return SlowCommandsView(
+        tuple(
+            SlowCommandView(
+                slow.at,
+                round(slow.took_s, 6),
+                options.node,
+                options.worker,
+                slow.client,
+                _text(slow.name),
+                tuple(map(_text, slow.arguments)),
+            )
+            for slow in router.slowlog.last(count)
+        ),
+        missing=(),
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")
 
 
 def _shards(router: RouterContext) -> Iterator[RouterShardView]:

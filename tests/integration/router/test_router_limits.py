@@ -16,7 +16,7 @@ from tests.routers import Client, RawClient, RouterLab, until
 from tests.servers import Server
 
 from helios.access.authenticator import Identity
-from helios.admin.routers import router_views
+from helios.admin.routers import router_views, slow_commands
 from helios.model.passwords import hashed
 from helios.model.topology import PairPhase
 from helios.model.users import Role, User
@@ -386,6 +386,12 @@ async def test_slow_commands_stand_in_the_log(lab: RouterLab) -> None:
         assert took_us >= 50_000
         assert address.startswith(b"127.0.0.1:")
         assert name == b"worker"
+        told = await slow_commands(lab.store, 1)
+        (slow,) = told.commands
+        assert (slow.node, slow.worker, slow.name, told.missing) == ("shard-1", 3, "worker", ())
+        assert slow.client == address.decode()
+        assert slow.arguments == tuple(argument.decode() for argument in arguments)
+        assert slow.took_s >= 0.05
         ((event, _, last_ms, worst_ms),) = await client.execute_command("LATENCY", "LATEST")
         assert event == b"command"
         assert worst_ms >= last_ms >= 50

@@ -109,6 +109,12 @@ async def _history(admin: AdminService, words: Words) -> object:
     return await admin.history(*map(int, words))
 
 
+async def _slow_commands(admin: AdminService, words: Words) -> object:
+    if len(words) > 1 or not all(word.isdecimal() for word in words):
+        raise InvalidInput("what follows SLOWCOMMANDS is a number of commands or nothing")
+    return await admin.slow_commands(*map(int, words))
+
+
 async def _migrate(admin: AdminService, words: Words) -> object:
     source, target, *rest = words
     return await admin.migrate(source, target, *rest[:1], verify=len(rest) > 1)
@@ -182,6 +188,7 @@ _VERBS: dict[str, Callable[[AdminService, Words], Awaitable[object]]] = {
     "listrules": lambda admin, words: admin.rules(),
     "placement": lambda admin, words: admin.placement(),
     "routers": lambda admin, words: admin.routers(),
+    "slowcommands": _slow_commands,
     "check": _check,
     "settings": lambda admin, words: admin.settings(),
     "settinghistory": lambda admin, words: admin.setting_history(),

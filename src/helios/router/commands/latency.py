@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helios.access.request_context import HIDDEN
-from helios.access.rights import Need
-from helios.resp.commands import find, find_subcommand
+from helios.access.rights import Need, without_arguments
 from helios.resp.encoding import OK, array, encode, error_reply, integer, simple
 from helios.router.commands.handlers import Answer, at_once
 from helios.router.context import RouterContext
@@ -62,12 +60,7 @@ def _seen(caller: Caller, arguments: Sequence[bytes]) -> list[bytes]:
     """The arguments for who may read keys; the command's name alone for others."""
     if caller.rights is None or caller.rights.has(Need.READ):
         return list(arguments)
-    command = find(arguments[0])
-    if command is None:
-        return [HIDDEN.encode()]
-    if command.container and len(arguments) > 1 and find_subcommand(command, arguments[1]):
-        return [*arguments[:2], HIDDEN.encode()]
-    return [arguments[0], HIDDEN.encode()]
+    return without_arguments(arguments)
 
 
 def _slowlog_reset(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:

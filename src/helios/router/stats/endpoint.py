@@ -11,7 +11,7 @@ import hmac
 import secrets
 from collections.abc import Callable
 
-from helios.admin.views import RouterView
+from helios.admin.views import RouterView, SlowCommandsView
 from helios.errors import ProtocolError, StartError
 from helios.model.codec import encode
 from helios.resp.encoding import OK, bulk, error_reply
@@ -25,12 +25,13 @@ _MAX_CONNECTIONS = 64
 
 
 class StatsEndpoint:
-    """Answers AUTH and STATS; anything else ends the connection."""
+    """Answers AUTH, STATS and SLOW COUNT; anything else ends the connection."""
 
-    def __init__(self, view: Callable[[], RouterView]) -> None:
+    def __init__(self, view: Callable[[], RouterView], slow: Callable[[int], SlowCommandsView]) -> None:
         self.secret = secrets.token_urlsafe(32)
         self.port = 0
         self._view = view
+        self._slow = slow
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
 
@@ -83,6 +84,8 @@ class StatsEndpoint:
                     reply = OK if known else error_reply("WRONGPASS that is not this router's secret")
                 elif known and word == b"STATS" and len(argv) == 1:
                     reply = bulk(encode(self._view()))
+                elif known and word == b"SLOW" and len(argv) == 2 and argv[1].isdigit():
+                    reply = bulk(encode(self._slow(int(argv[1][:9]))))
                 else:
                     known, reply = False, error_reply("NOAUTH this address is for the cluster's administration")
                 writer.write(reply)
