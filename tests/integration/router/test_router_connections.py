@@ -56,6 +56,42 @@ async def test_replies_are_left_out_as_asked(lab: RouterLab) -> None:
     other.close()
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_only_confirmations_come_where_no_reply_is_wanted(lab: RouterLab, protocol: int) -> None:
+    """As a server does it: a client that wants no replies learns all the same what it is subscribed to."""
+    kind = ">" if protocol == 3 else "*"
+
+    def confirmed(word: str, name: str, count: int) -> bytes:
+        return f"{kind}3\r\n${len(word)}\r\n{word}\r\n${len(name)}\r\n{name}\r\n:{count}\r\n".encode()
+
+    raw, other = await RawClient.connect(lab.port), await RawClient.connect(lab.port)
+    if protocol == 3:
+        raw.send("HELLO", "3")
+        await raw.reader.readuntil(b"modules\r\n*0\r\n")
+    raw.send("CLIENT", "REPLY", "OFF")
+    raw.send("SUBSCRIBE", "c", "d")
+    raw.send("SUBSCRIBE")
+    raw.send("PING")
+    await raw.exactly(confirmed("subscribe", "c", 1) + confirmed("subscribe", "d", 2))
+    assert await other.ask("PUBLISH", "c", "m") == b":1\r\n"
+    await raw.exactly(f"{kind}3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n".encode())
+    raw.send("PSUBSCRIBE", "p*")
+    raw.send("UNSUBSCRIBE", "c")
+    raw.send("GET", "k")
+    raw.send("PUNSUBSCRIBE", "p*")
+    await raw.exactly(confirmed("psubscribe", "p*", 3) + confirmed("unsubscribe", "c", 2))
+    await raw.exactly(confirmed("punsubscribe", "p*", 1))
+    raw.send("UNSUBSCRIBE", "d")
+    raw.send("CLIENT", "REPLY", "ON")
+    raw.send("CLIENT", "REPLY", "SKIP")
+    raw.send("SUBSCRIBE", "e")
+    raw.send("PING")
+    await raw.exactly(confirmed("unsubscribe", "d", 0) + b"+OK\r\n" + confirmed("subscribe", "e", 1))
+    await raw.exactly(b"+PONG\r\n" if protocol == 3 else b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+    raw.close()
+    other.close()
+
+
 async def test_connections_are_listed_and_ended_by_what_they_are(lab: RouterLab, client: Client) -> None:
     me = await client.client_id()
     first, second = await RawClient.connect(lab.port), await RawClient.connect(lab.port)

@@ -14,9 +14,18 @@ from helios.router.commands.handlers import Handler, Work, awaited
 from helios.router.commands.keyspace import decoded, present_routes
 from helios.router.context import RouterContext
 from helios.router.errors import PATTERN_TOO_LONG, shown
-from helios.router.frontend.caller import CLOSED, DONE, HOLD, WAIT_REPLY, Caller, FutureReply, Slot, Waiter
+from helios.router.frontend.caller import (
+    CLOSED,
+    DONE,
+    HOLD,
+    WAIT_REPLY,
+    Caller,
+    Confirmation,
+    FutureReply,
+    Slot,
+    Waiter,
+)
 from helios.router.frontend.connection import ClientConnection
-from helios.router.pubsub.hub import ConfirmationSlot
 from helios.router.pubsub.subscriptions import AT_ONCE, Kind, Topic, in_parts
 
 # What a client with RESP2 may send while it is subscribed to something.
@@ -52,7 +61,7 @@ def _subscriber(kind: Kind) -> Handler:
         if kind is Kind.PATTERN and any(len(name) > LONGEST_PATTERN for name in argv[1:]):
             caller.answer(PATTERN_TOO_LONG)
             return DONE
-        slot = ConfirmationSlot(caller)
+        slot = Confirmation(caller)
         caller.replies.append(slot)
         if len(argv) <= AT_ONCE:
             router.hub.join(caller, *_wished(router, caller, kind, argv[1:]), slot)
@@ -133,13 +142,15 @@ def _unsubscriber(kind: Kind) -> Handler:
             return DONE
         topics = router.hub.topics
         names = argv[1:] or [name for each, name in topics.of(caller) if each is kind]
+        slot = Confirmation(caller)
+        caller.replies.append(slot)
         if not names:
-            caller.answer(_confirmation(caller.protocol, kind.unsubscribe, None, topics.count(caller, kind)))
+            slot.fill(_confirmation(caller.protocol, kind.unsubscribe, None, topics.count(caller, kind)))
             return DONE
         if len(names) <= AT_ONCE:
-            caller.answer(_left(router, caller, kind, names))
+            slot.fill(_left(router, caller, kind, names))
             return DONE
-        router.spawn(caller, _unsubscribed_in_parts(router, caller, [(kind, name) for name in names]))
+        router.fill_later(slot, _unsubscribed_in_parts(router, caller, [(kind, name) for name in names]))
         return WAIT_REPLY
 
     return unsubscribe

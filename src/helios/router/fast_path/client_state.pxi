@@ -157,7 +157,8 @@ cdef class ClientState:
             if self.muted and type(slot) is not Push:
                 if self.muted == _NEXT_REPLY:
                     self.muted = 0
-                continue
+                if type(slot) is not Confirmation or PyBytes_AS_STRING(slot.reply)[0] == c"-":
+                    continue
             ready.append(slot.reply)
             self.outbox.bytes_out += PyBytes_GET_SIZE(slot.reply)
         if self.stops & (_FULL | _DRAINING):

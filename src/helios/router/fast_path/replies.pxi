@@ -33,6 +33,13 @@ cdef class LastSlot(Slot):
         self.caller.go_on(_ANSWERING)
 
 
+cdef class Confirmation(LastSlot):
+    """The place of a confirmation that a subscription begins or ends: messages come behind it.
+
+    CLIENT REPLY silences it only where it is an error.
+    """
+
+
 cdef Py_ssize_t biggest(list pieces) except -1:
     """The size of the biggest."""
     cdef bytes piece

@@ -21,7 +21,7 @@ from helios.placement.routing import Routes
 from helios.ports.engine import UserRole
 from helios.resp.encoding import error_reply
 from helios.router._fast_path import Lease
-from helios.router.frontend.caller import IN_SUBSCRIPTION, LastSlot, Waiter
+from helios.router.frontend.caller import IN_SUBSCRIPTION, Waiter
 from helios.router.frontend.connection import ClientConnection
 from helios.router.options import RouterOptions
 from helios.router.pubsub.link import SubscriberLink
@@ -31,10 +31,6 @@ from helios.router.upstream.connection import Credentials, Identities
 
 _MAX_WAITING_BYTES = 64 * 1024 * 1024
 Mark: TypeAlias = tuple[SubscriberLink, int]
-
-
-class ConfirmationSlot(LastSlot):
-    """The place of a confirmation: messages come behind it."""
 
 
 class _Joining:
