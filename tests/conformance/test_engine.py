@@ -147,7 +147,8 @@ async def test_keys_are_taken_over_and_registered_in_one_step(lab: Lab) -> None:
     broken = Dumped(b"\xff" + new.payload[1:], None)
     with pytest.raises(PayloadRefused, match="b'bad'"):
         await engine.take_over([(b"bad", broken)], b"register")
-    assert await engine.registered(b"register") == {b"old", b"free"}
+    await engine.register(b"register", [b"more", b"old"])
+    assert await engine.registered(b"register") == {b"old", b"free", b"more"}
     await engine.delete([b"register"])
     assert await engine.registered(b"register") == frozenset()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tests.simulation.servers import SimServer
 
+from helios.coordinator.sweep import REGISTER
 from helios.model.topology import PairPhase, Topology
 from helios.placement.routing import Routes
 from helios.ports.engine import MOVER_PREFIX, session_of
@@ -96,9 +97,10 @@ class Invariants:
             if self.topology.shard(server.shard) is None:
                 continue
             held = server.keys()
-            foreign = sorted(key for key in held if self.routes.owner(key) != server.shard)
+            foreign = sorted(key for key in held if self.routes.owner(key) != server.shard or key == REGISTER)
             if foreign and server.shard not in self.topology.unclean and server.acl:
-                yield f"{server.shard} holds {foreign[0]!r}, which {self.routes.owner(foreign[0])} owns"
+                owner = "nobody" if foreign[0] == REGISTER else self.routes.owner(foreign[0])
+                yield f"{server.shard} holds {foreign[0]!r}, which {owner} owns"
             for user in server.users() if self.look_for_users and server.acl else ():
                 if user.startswith(MOVER_PREFIX):
                     yield f"{server.shard} still has the user {user}"

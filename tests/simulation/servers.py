@@ -11,7 +11,7 @@ from tests.simulation import data
 from tests.simulation.data import Answer, Value, raw
 from tests.simulation.serving import SPLIT, Serving, plain, script, split
 
-from helios.coordinator.imports import REGISTER
+from helios.coordinator.sweep import REGISTER
 from helios.engines.memory import MemoryServer
 from helios.engines.memory.connection import MemoryConnection
 from helios.model.topology import NodeKind

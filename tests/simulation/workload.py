@@ -57,10 +57,8 @@ class Client:
         }
 
     def expect(self, key: bytes, value: bytes) -> None:
-        """Use this key, too: it may come with a server that joins, once, if the cluster has none of that name."""
-        history = self._use(key)
-        self.arriving[history] = Command("IMPORT", value)
-        history.asked(self.arriving[history], self._world.clock.wall() * 1000)
+        """Use this key, too: it may come with a server that joins, if the cluster has none of that name."""
+        self.arriving[self._use(key)] = Command("IMPORT", value)
 
     def inherit(self, key: bytes, value: bytes) -> None:
         """Use this key, too: a server has it of which the cluster is made."""
@@ -276,6 +274,5 @@ class Client:
                 history.not_done(number, asked.end_ms)
             elif not asked.unknown:
                 history.done(number, asked.end_ms)
-        world.register_lost()
         if not (asked.refused or asked.unknown) and asked.last != b"OK":
             raise Impossible(f"FLUSHALL was answered {asked.last!r}")

@@ -111,6 +111,7 @@ class World:
         self.members: dict[str, MemberRecord] = {}
         self.inner = MemoryStore()
         self.published = Published()
+        self._imports: set[str] = set()  # the requests by which servers were asked to join with their keys
         self._delays = Random(f"{seed}/delays")
         scenario = self.scenario
         self.counters = [CounterHistory(f"n:{number}".encode()) for number in range(scenario.counters)]
@@ -174,6 +175,8 @@ class World:
                 continue
             if operation.key.startswith(IMPORTS):
                 self.faults.noted()
+            elif operation.key.startswith(CHANGES):
+                self._imported(decode(Change, operation.value))
             elif operation.key == COORDINATOR:
                 self.coordinator = decode(CoordinatorRecord, operation.value).node
                 self.note(f"elected: {self.coordinator}")
@@ -189,7 +192,6 @@ class World:
             self.doubt(server.shard)
         for key in keys:
             server.write(key, None, None)
-        self.register_lost()
 
     def emptied(self, server: SimServer) -> None:
         """A server is being emptied by somebody, past the routers or through one of them."""
@@ -197,14 +199,20 @@ class World:
         for history in self.histories:
             self._gone(history, server.shard, now_ms)
         self.doubt(server.shard)
-        self.register_lost()
 
-    def register_lost(self) -> None:
-        """An owner may have lost what it had registered of an import: after a crash, that brings its keys once more."""
-        now_ms = self.clock.wall() * 1000
+    def _imported(self, change: Change) -> None:
+        """A server is asked to join with its keys: each that it has may come, also one that had come before.
+
+        It has that one still where an import of before was not ended: whoever asks again wants it.
+        """
+        if change.id in self._imports or not change.import_keys:
+            return
+        self._imports.add(change.id)
+        server = self.servers[change.nodes[0].id]
         for client in self.clients:
             for history, command in client.arriving.items():
-                history.may_come(command, now_ms)
+                if server.get(history.key) is not None:
+                    history.may_come(command, self.clock.wall() * 1000)
 
     def _gone(self, history: KeyHistory, shard: str, now_ms: float) -> None:
         """A key is lost on a shard. Where it is about to own the key, nobody can tell that from a loss behind that."""

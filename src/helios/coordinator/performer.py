@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from helios.coordinator.clocks import refuse_skewed
-from helios.coordinator.imports import Import
+from helios.coordinator.imports import Import, delete_registers
 from helios.coordinator.migration_records import MigrationRecords
 from helios.coordinator.planner import Planner, unfenceable
 from helios.coordinator.queue import Queue, founding_member
@@ -101,6 +101,8 @@ class Performer:
             await self._planner.begin(change)
         except (EngineError, NotFound, Refused, Unavailable) as error:
             logger.warning("request failed: change=%s error=%s", change.id, error)
+            if change.import_keys:
+                await delete_registers(self._access, self._publisher)
             await self._queue.end(change, ChangeStatus.FAILED, str(error))
 
     async def _import(self, change: Change) -> None:
@@ -128,13 +130,10 @@ class Performer:
         try:
             await asyncio.wait({self._importing})
             if self._importing.cancelled():
-                await moving.forget()
+                await delete_registers(self._access, self._publisher)
                 await self._queue.end(change, ChangeStatus.CANCELLED, "cancelled; what had moved stays in the cluster")
                 return
             self._importing.result()
-        except (EngineError, NotFound, Refused):
-            await moving.forget()
-            raise
         finally:
             self._importing.cancel()
             self._importing = None

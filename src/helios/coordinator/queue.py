@@ -20,6 +20,7 @@ from helios.placement.plan import pairs_between
 from helios.ports.clock import Clock
 from helios.ports.records import (
     CHANGES,
+    IMPORTS,
     MEMBERS,
     MIGRATIONS,
     MemberRecord,
@@ -28,7 +29,7 @@ from helios.ports.records import (
     put_record,
     read_record,
 )
-from helios.ports.store import Compare, Put
+from helios.ports.store import Compare, Delete, Put
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,9 @@ class Queue:
         """The request ends without having moved a key; its pending migrations end with it."""
         migration_status = MigrationStatus.CANCELLED if status is ChangeStatus.CANCELLED else MigrationStatus.FAILED
         now = self._clock.wall()
-        operations = [put_record(CHANGES + change.id, replace(change, status=status, error=error))]
+        operations: list[Put | Delete] = [put_record(CHANGES + change.id, replace(change, status=status, error=error))]
+        if change.import_keys:
+            operations.append(Delete(IMPORTS + change.id))
         for migration in await self.migrations_of(change.id):
             if not migration.status.ended:
                 ended = replace(

@@ -12,6 +12,8 @@ from helios.ports.engine import Engine
 SCAN_COUNT = 500
 _MATCHING_SCAN_COUNT = 5000
 _PERSIST_TIMEOUT_S = 10.0
+# Where each owner registers the keys of the batch that an import has given it. Nothing is swept during an import.
+REGISTER = b"\0helios-import"
 
 
 def step_of(beginning: bytes) -> int:
@@ -55,11 +57,14 @@ async def delete_where(
 
 
 def not_owned(routes: Routes, shard: str, *, arriving: frozenset[str] = frozenset()) -> Callable[[bytes], bool]:
-    """Whether `shard` has no business with a key: neither owns it nor receives it from a source in `arriving`."""
+    """Whether `shard` has no business with a key: neither owns it nor receives it from a source in `arriving`.
+
+    The register that an import has left behind is nobody's business.
+    """
 
     def condemned(key: bytes) -> bool:
         if routes.owner(key) == shard:
-            return False
+            return key == REGISTER
         pair = routes.pair(key)
         return pair is None or pair[1] != shard or pair[0] not in arriving
 

@@ -170,6 +170,9 @@ class Engine(Protocol):
         not be written is not entered. The register is a key of the server like any other: it is gone when deleted.
         """
 
+    async def register(self, register: bytes, keys: Sequence[bytes]) -> None:
+        """Enter keys into a register, which is made where there is none; at least one key."""
+
     async def registered(self, register: bytes) -> frozenset[bytes]:
         """The keys in a register."""
 

@@ -121,6 +121,10 @@ class MemoryEngine:
         """Write the keys that are not there yet, and enter each into a register."""
         return await self.connection.call(partial(self._server.take_over, items, register))
 
+    async def register(self, register: bytes, keys: Sequence[bytes]) -> None:
+        """Enter keys into a register."""
+        await self.connection.call(partial(self._server.register, register, keys))
+
     async def registered(self, register: bytes) -> frozenset[bytes]:
         """The keys in a register."""
         return await self.connection.call(partial(self._server.registered, register))

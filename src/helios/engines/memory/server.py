@@ -216,9 +216,13 @@ class MemoryServer:
         written: list[bool] = []
         for key, dumped in items:
             written += self.restore([(key, dumped)], replace=False)
-            entered = sorted({*self.registered(register), key})
-            self._write(register, _Entry(json.dumps([key.hex() for key in entered]).encode(), None))
+            self.register(register, [key])
         return written
+
+    def register(self, register: bytes, keys: Sequence[bytes]) -> None:
+        """Enter keys into a register."""
+        entered = sorted(self.registered(register).union(keys))
+        self._write(register, _Entry(json.dumps([one.hex() for one in entered]).encode(), None))
 
     def registered(self, register: bytes) -> frozenset[bytes]:
         """The keys in a register."""

@@ -197,6 +197,10 @@ class ValkeyEngine:
             written.append(bool(self._value(reply, "RESTORE", key)))
         return written
 
+    async def register(self, register: bytes, keys: Sequence[bytes]) -> None:
+        """Enter keys into a register."""
+        await self._execute("SADD", register, *keys)
+
     async def registered(self, register: bytes) -> frozenset[bytes]:
         """The keys in a register, which is a set."""
         return frozenset(await self._execute("SMEMBERS", register))
