@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from helios.model.verbs import VERBS
 from helios.resp.commands import BORROWERS, TABLE, Command, How
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "COMMANDS.md"
@@ -49,6 +50,9 @@ def treated(command: Command) -> str:
 def _remark(command: Command) -> str:
     if command.how is How.REFUSED:
         return command.reason.partition("is refused: ")[2] or command.reason
+    if command.how is How.VERB:
+        usage = VERBS[command.name].usage.replace("|", r"\|")
+        return f"`{usage}`" if " " in usage else ""
     if command.how is How.BLOCKING:
         return "may wait; it follows its keys"
     return ""

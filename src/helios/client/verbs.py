@@ -30,6 +30,7 @@ from helios.admin.views import (
     StatsView,
 )
 from helios.errors import InvalidInput, Unavailable
+from helios.model.verbs import VERBS
 from helios.values import Placement, placement_of
 
 T = TypeVar("T")
@@ -51,8 +52,13 @@ class Request(Generic[T]):
 
 
 def _request(
-    read: Callable[[Any], T], *words: str | bytes, repeatable: bool = False, timeout_s: float | None = None
+    read: Callable[[Any], T],
+    verb: str,
+    *arguments: str | bytes,
+    repeatable: bool = True,
+    timeout_s: float | None = None,
 ) -> Request[T]:
+    words = (verb, *arguments)
     try:
         sent = tuple(word if isinstance(word, bytes) else word.encode() for word in words)
     except AttributeError:
@@ -60,11 +66,7 @@ def _request(
         raise InvalidInput(f"{wrong!r} is neither text nor bytes") from None
     except UnicodeEncodeError as error:
         raise InvalidInput(f"{error.object!r} cannot be written as UTF-8") from error
-    return Request(sent, read, repeatable, timeout_s)
-
-
-def _asking(read: Callable[[Any], T], *words: str | bytes) -> Request[T]:
-    return _request(read, *words, repeatable=True)
+    return Request(sent, read, repeatable and VERBS[verb.lower()].repeatable, timeout_s)
 
 
 # What can be asked
@@ -107,12 +109,12 @@ def undrain(node_id: str) -> Request[ChangeView]:
 
 def balance(strategy: str, by: str) -> Request[BalanceView]:
     """BALANCE."""
-    return _asking(_view(BalanceView), "BALANCE", *_way(strategy, by))
+    return _request(_view(BalanceView), "BALANCE", *_way(strategy, by))
 
 
 def history(count: int) -> Request[list[HistoryView]]:
     """HISTORY."""
-    return _asking(_views(HistoryView), "HISTORY", str(count))
+    return _request(_views(HistoryView), "HISTORY", str(count))
 
 
 def migrate(source: str, target: str, pattern: str, verify: bool) -> Request[MigrationView]:
@@ -125,82 +127,82 @@ def preview_add_node(
 ) -> Request[list[PreviewView]]:
     """PREVIEW ADDNODE."""
     options = [*_weight(weight), *["IMPORT"] * import_keys, *["FLUSH"] * flush]
-    return _asking(_views(PreviewView), "PREVIEW", "ADDNODE", node_id, address, *options)
+    return _request(_views(PreviewView), "PREVIEW", "ADDNODE", node_id, address, *options)
 
 
 def preview_remove_node(node_id: str) -> Request[list[PreviewView]]:
     """PREVIEW REMOVENODE."""
-    return _asking(_views(PreviewView), "PREVIEW", "REMOVENODE", node_id)
+    return _request(_views(PreviewView), "PREVIEW", "REMOVENODE", node_id)
 
 
 def preview_migrate(source: str, target: str, pattern: str) -> Request[list[PreviewView]]:
     """PREVIEW MIGRATE."""
-    return _asking(_views(PreviewView), "PREVIEW", "MIGRATE", source, target, pattern)
+    return _request(_views(PreviewView), "PREVIEW", "MIGRATE", source, target, pattern)
 
 
 def preview_rebalance(strategy: str, by: str) -> Request[list[PreviewView]]:
     """PREVIEW REBALANCE."""
-    return _asking(_views(PreviewView), "PREVIEW", "REBALANCE", *_way(strategy, by))
+    return _request(_views(PreviewView), "PREVIEW", "REBALANCE", *_way(strategy, by))
 
 
 def preview_reweight(node_id: str, weight: float) -> Request[list[PreviewView]]:
     """PREVIEW REWEIGHT."""
-    return _asking(_views(PreviewView), "PREVIEW", "REWEIGHT", node_id, repr(float(weight)))
+    return _request(_views(PreviewView), "PREVIEW", "REWEIGHT", node_id, repr(float(weight)))
 
 
 def preview_drain(node_id: str) -> Request[list[PreviewView]]:
     """PREVIEW DRAIN."""
-    return _asking(_views(PreviewView), "PREVIEW", "DRAIN", node_id)
+    return _request(_views(PreviewView), "PREVIEW", "DRAIN", node_id)
 
 
 def preview_undrain(node_id: str) -> Request[list[PreviewView]]:
     """PREVIEW UNDRAIN."""
-    return _asking(_views(PreviewView), "PREVIEW", "UNDRAIN", node_id)
+    return _request(_views(PreviewView), "PREVIEW", "UNDRAIN", node_id)
 
 
 def list_nodes() -> Request[list[NodeView]]:
     """LISTNODES."""
-    return _asking(_views(NodeView), "LISTNODES")
+    return _request(_views(NodeView), "LISTNODES")
 
 
 def node_for_key(key: str | bytes) -> Request[KeyView]:
     """NODEFORKEY."""
-    return _asking(_view(KeyView), "NODEFORKEY", key)
+    return _request(_view(KeyView), "NODEFORKEY", key)
 
 
 def rules() -> Request[list[RuleView]]:
     """LISTRULES."""
-    return _asking(_views(RuleView), "LISTRULES")
+    return _request(_views(RuleView), "LISTRULES")
 
 
 def placement() -> Request[Placement]:
     """PLACEMENT."""
-    return _asking(lambda reply: placement_of(_read(PlacementView, reply)), "PLACEMENT")
+    return _request(lambda reply: placement_of(_read(PlacementView, reply)), "PLACEMENT")
 
 
 def stats() -> Request[StatsView]:
     """CLUSTERSTATS."""
-    return _asking(_view(StatsView), "CLUSTERSTATS")
+    return _request(_view(StatsView), "CLUSTERSTATS")
 
 
 def change(change_id: str) -> Request[ChangeView]:
     """CHANGESTATUS."""
-    return _asking(_view(ChangeView), "CHANGESTATUS", change_id)
+    return _request(_view(ChangeView), "CHANGESTATUS", change_id)
 
 
 def migration(migration_id: str) -> Request[MigrationView]:
     """MIGRATIONSTATUS."""
-    return _asking(_view(MigrationView), "MIGRATIONSTATUS", migration_id)
+    return _request(_view(MigrationView), "MIGRATIONSTATUS", migration_id)
 
 
 def migrations() -> Request[list[MigrationView]]:
     """ALLMIGRATIONS."""
-    return _asking(_views(MigrationView), "ALLMIGRATIONS")
+    return _request(_views(MigrationView), "ALLMIGRATIONS")
 
 
 def active_migrations() -> Request[list[MigrationView]]:
     """ACTIVEMIGRATIONS."""
-    return _asking(_views(MigrationView), "ACTIVEMIGRATIONS")
+    return _request(_views(MigrationView), "ACTIVEMIGRATIONS")
 
 
 def cancel_migration(migration_id: str) -> Request[MigrationView]:
@@ -210,12 +212,12 @@ def cancel_migration(migration_id: str) -> Request[MigrationView]:
 
 def pause_migration(migration_id: str) -> Request[MigrationView]:
     """PAUSEMIGRATION."""
-    return _asking(_view(MigrationView), "PAUSEMIGRATION", migration_id)
+    return _request(_view(MigrationView), "PAUSEMIGRATION", migration_id)
 
 
 def resume_migration(migration_id: str) -> Request[MigrationView]:
     """RESUMEMIGRATION."""
-    return _asking(_view(MigrationView), "RESUMEMIGRATION", migration_id)
+    return _request(_view(MigrationView), "RESUMEMIGRATION", migration_id)
 
 
 def cleanup_migrations() -> Request[int]:
@@ -225,12 +227,12 @@ def cleanup_migrations() -> Request[int]:
 
 def routers() -> Request[list[RouterView]]:
     """How every router process fares."""
-    return _asking(_views(RouterView), "ROUTERS")
+    return _request(_views(RouterView), "ROUTERS")
 
 
 def slow_commands(count: int) -> Request[SlowCommandsView]:
     """SLOWCOMMANDS."""
-    return _asking(_view(SlowCommandsView), "SLOWCOMMANDS", str(count))
+    return _request(_view(SlowCommandsView), "SLOWCOMMANDS", str(count))
 
 
 def check(repair: bool) -> Request[CheckView]:
@@ -240,23 +242,23 @@ def check(repair: bool) -> Request[CheckView]:
 
 def settings() -> Request[list[SettingView]]:
     """SETTINGS."""
-    return _asking(_views(SettingView), "SETTINGS")
+    return _request(_views(SettingView), "SETTINGS")
 
 
 def setting(name: str) -> Request[SettingView]:
     """SETTING NAME."""
-    return _asking(_view(SettingView), "SETTING", name)
+    return _request(_view(SettingView), "SETTING", name)
 
 
 def change_setting(name: str, value: str | float) -> Request[SettingView]:
     """SETTING NAME VALUE."""
     written = str(value).lower() if isinstance(value, bool) else str(value)
-    return _asking(_view(SettingView), "SETTING", name, written)
+    return _request(_view(SettingView), "SETTING", name, written)
 
 
 def setting_history() -> Request[list[SettingChangeView]]:
     """SETTINGHISTORY."""
-    return _asking(_views(SettingChangeView), "SETTINGHISTORY")
+    return _request(_views(SettingChangeView), "SETTINGHISTORY")
 
 
 def roll_back_settings(number: int | None) -> Request[list[AlteredView]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from helios.errors import InvalidInput
+from helios.model.verbs import VERBS
 from helios.resp.facts import FACTS
 from helios.resp.keys import KeyPositions, compile_keys, key_range, one_position
 
@@ -123,40 +124,6 @@ _REFUSED: dict[str, str] = {
     "client|unpause": "it would start every client of the server",
 }
 
-_VERBS: tuple[tuple[str, int], ...] = (
-    ("addnode", -3),
-    ("removenode", 2),
-    ("listnodes", 1),
-    ("nodeforkey", 2),
-    ("migrate", -3),
-    ("migrationstatus", 2),
-    ("clusterstats", 1),
-    ("rebalance", -1),
-    ("balance", -1),
-    ("history", -1),
-    ("reweight", 3),
-    ("drain", 2),
-    ("undrain", 2),
-    ("activemigrations", 1),
-    ("allmigrations", 1),
-    ("cancelmigration", 2),
-    ("cleanupmigrations", 1),
-    ("pausemigration", 2),
-    ("resumemigration", 2),
-    ("changestatus", 2),
-    ("listrules", 1),
-    ("placement", 1),
-    ("routers", 1),
-    ("slowcommands", -1),
-    ("check", -1),
-    ("settings", 1),
-    ("setting", -2),
-    ("settinghistory", 1),
-    ("settingrollback", -1),
-    ("preview", -2),
-)
-
-
 _TREATED = (
     (_SPLIT, How.SPLIT),
     (_BLOCKING, How.BLOCKING),
@@ -202,8 +169,8 @@ def _build() -> dict[str, Command]:
             container=name in containers,
             reason=reason,
         )
-    for name, arity in _VERBS:
-        table[name] = Command(name, arity, frozenset(("admin",)), How.VERB, "", compile_keys(""))
+    for name, verb in VERBS.items():
+        table[name] = Command(name, verb.arity, frozenset(("admin",)), How.VERB, "", compile_keys(""))
     return table
 
 
