@@ -208,7 +208,7 @@ class MemoryEngine:
 
     async def flush(self) -> None:
         """Remove every key."""
-        await self.connection.call(self._server.flush)
+        await self.connection.call(self._server.flush, administers=True)
 
     async def persist(self, timeout_s: float) -> bool:
         """Bring everything executed before to disk."""
