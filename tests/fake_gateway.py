@@ -177,6 +177,7 @@ class FakeAdmin:
         self.error: Exception | None = None
         self.change_view = CHANGE
         self.view = MIGRATION
+        self.entries = [HISTORY]
 
     def _note(self, *call: Any) -> None:
         self.calls.append(call)
@@ -273,7 +274,7 @@ class FakeAdmin:
 
     async def history(self, count: int = 20) -> list[HistoryView]:
         self._note("history", count)
-        return [HISTORY]
+        return self.entries
 
     async def routers(self) -> list[RouterView]:
         self._note("routers")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from tests.fake_gateway import MIGRATION, Gateway
+from tests.fake_gateway import HISTORY, MIGRATION, Gateway
 
 from helios.errors import Unavailable
 
@@ -146,6 +146,17 @@ async def test_the_routers_in_figures(scraper: Scraper) -> None:
     assert samples["helios_router_link", shard | {("state", "down")}] == 0
     assert samples["helios_router_shard_held_commands", shard] == 1
     assert not any(("node", "shard-2") in labels for name, labels in samples if name == "helios_router_clients")
+
+
+async def test_scripts_that_keep_a_server_are_counted_once_and_not_from_before(scraper: Scraper) -> None:
+    admin = scraper.gateway.admin
+    stuck = replace(HISTORY, change="c-7", kind="end_script", status="failed")
+    admin.entries = [HISTORY, stuck]
+    assert await scraper.sample("helios_scripts_ended_total", status="failed") == 0
+    admin.entries = [stuck, replace(stuck, change="c-8"), replace(stuck, change="c-9", status="done")]
+    for _ in range(2):
+        assert await scraper.sample("helios_scripts_ended_total", status="failed") == 1
+        assert await scraper.sample("helios_scripts_ended_total", status="done") == 1
 
 
 async def test_the_documents_and_the_rules_name_the_figures_that_there_are(scraper: Scraper) -> None:

@@ -10,6 +10,7 @@ from tests.timers import Timers
 
 from helios.model.ids import Address
 from helios.model.topology import Member
+from helios.resp.wire import encode_command
 from helios.router._fast_path import Lease
 from helios.router.frontend.caller import FutureReply
 from helios.router.options import RouterOptions
@@ -34,8 +35,8 @@ class Watched:
         link._wire = SimpleNamespace(transport=SimpleNamespace(write=lambda data: None), abort=self.ended.append)
         self.link.state = ConnectionState.READY
 
-    def send(self) -> None:
-        self.link.send(b"*1\r\n$4\r\nPING\r\n", FutureReply())
+    def send(self, *words: bytes) -> None:
+        self.link.send(encode_command(words or [b"PING"]), FutureReply())
         self.link._flush()
 
 
@@ -51,6 +52,16 @@ async def test_a_server_that_answers_nothing_is_given_up(watched: Watched) -> No
     assert watched.ended == []
     watched.timers.pass_by(PART_S)
     assert watched.ended == ["it answered nothing for 10 s"]
+
+
+@pytest.mark.parametrize("word", [b"EVAL", b"fcall"])
+async def test_a_script_that_everybody_waits_for_is_named(watched: Watched, word: bytes) -> None:
+    watched.send(word, b"while true do end", b"0")
+    watched.send()
+    for _ in range(4):
+        watched.timers.pass_by(PART_S)
+    name = word.decode().upper()
+    assert watched.ended == [f"it answered nothing for 10 s, since {name} was sent to it: that script may still run"]
 
 
 async def test_silence_counts_from_the_last_answer(watched: Watched) -> None:

@@ -11,10 +11,11 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from helios.admin.service import AdminService
-from helios.admin.views import MigrationView, StatsView
+from helios.admin.views import HistoryView, MigrationView, StatsView
 from helios.api.router_metrics import RouterStats
 from helios.errors import HeliosError
 from helios.model.health import NodeStatus
+from helios.model.migration import ChangeKind
 
 # They would add a series to each counter, with the moment of its making.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -52,6 +53,15 @@ class Metrics:
         self._ended = Counter(
             "helios_migrations_ended", "Migrations that have ended", ("status",), registry=self._registry
         )
+        self._scripts = Counter(
+            "helios_scripts_ended",
+            "Scripts that kept a server for too long: ended (done), or beyond that since they have written (failed)",
+            ("status",),
+            registry=self._registry,
+        )
+        for status in ("done", "failed"):
+            self._scripts.labels(status)  # from the start: else an increase could not see the first one
+        self._changes: set[str] | None = None  # of the last scrape's history
         self._requests = Counter(
             "helios_gateway_requests",
             "Requests that the gateway has answered",
@@ -73,10 +83,12 @@ class Metrics:
             stats: StatsView | None = await self._admin.stats(exact=False)
             migrations = await self._admin.migrations()
             routers = await self._admin.routers()
+            history = await self._admin.history()
         except HeliosError:
             stats, migrations, routers = None, [], []
         else:
             self._follow(migrations)
+            self._follow_scripts(history)
         now = CollectorRegistry()
         now.register(_Now(stats, migrations))
         now.register(RouterStats(routers))
@@ -100,6 +112,14 @@ class Metrics:
             if after.end_time is not None and (before is None or before.end_time is None):
                 self._ended.labels(after.status).inc()
         self._known = {migration.id: migration for migration in migrations}
+
+    def _follow_scripts(self, history: Sequence[HistoryView]) -> None:
+        # What is older than this gateway is nothing new.
+        known = self._changes
+        self._changes = {entry.change for entry in history}
+        for entry in history:
+            if known is not None and entry.change not in known and entry.kind == ChangeKind.END_SCRIPT:
+                self._scripts.labels(entry.status).inc()
 
 
 class _Now(Collector):

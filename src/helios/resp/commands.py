@@ -176,6 +176,8 @@ def _build() -> dict[str, Command]:
 
 # Their cursors are a server's own: the router has to put the server into them, since keys move.
 ELEMENT_SCANS = frozenset(("hscan", "sscan", "zscan"))
+# While one runs, its server answers nobody.
+SCRIPTS = _names("eval eval_ro evalsha evalsha_ro fcall fcall_ro")
 # On keys that do not exist they change nothing, and there is more to them than keys.
 HARMLESS_WITHOUT_KEYS = _names("""bitop blmove blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin copy georadius
     georadiusbymember geosearchstore lcs lmove lmpop sintercard sort xread xreadgroup zdiff zinter zintercard

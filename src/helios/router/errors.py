@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from helios.placement.glob import LONGEST_PATTERN
+from helios.resp.commands import SCRIPTS, find
 from helios.resp.encoding import error_reply
 
 NOT_EXECUTED = "; nothing was executed"
@@ -77,3 +78,12 @@ def wrong_number(name: str) -> bytes:
 
 
 PATTERN_TOO_LONG = error_reply(f"ERR a pattern may have at most {LONGEST_PATTERN} bytes")
+
+
+def silence(lasted_s: float, oldest: bytes | None = None) -> str:
+    """What is wrong with a server that answers nothing; `oldest` is what was sent to it first of all unanswered."""
+    fault = f"it answered nothing for {lasted_s:g} s"
+    command = find(oldest.split(b"\r\n", 3)[2]) if oldest else None  # behind *N and $length
+    if command is None or command.name not in SCRIPTS:
+        return fault
+    return f"{fault}, since {command.name.upper()} was sent to it: that script may still run"

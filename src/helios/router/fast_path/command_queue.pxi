@@ -72,6 +72,10 @@ cdef class CommandQueue:
         self.frames.push(raw)
         return 0
 
+    def oldest(self):
+        """The command that has waited for its reply the longest, as it was sent; None where none waits."""
+        return self.frames.peek()
+
     cdef int grow_flights(self) except -1:
         cdef Py_ssize_t room = max(MIN_CELLS, 2 * self.flights_room), i
         cdef Flight *flights = <Flight *>malloc(room * sizeof(Flight))

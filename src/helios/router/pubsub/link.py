@@ -11,6 +11,7 @@ from typing import Protocol
 from helios.errors import HeliosError
 from helios.model.topology import Member
 from helios.resp.wire import elements, encode_command
+from helios.router.errors import silence
 from helios.router.options import RouterOptions
 from helios.router.pubsub.subscriptions import Kind, Topic, in_parts
 from helios.router.upstream.connection import Identities, Wire, open_wire
@@ -185,7 +186,7 @@ class SubscriberLink:
             self.read_to_here(answered.set)
             await asyncio.wait((wire.lost,), timeout=timeout_s)
             if not answered.is_set():
-                wire.abort(f"it answered nothing for {timeout_s:g} s")
+                wire.abort(silence(timeout_s))
         return wire.lost.result()
 
     def _write(self, data: bytes) -> None:

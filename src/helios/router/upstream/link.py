@@ -17,7 +17,7 @@ from helios.model.topology import Member
 from helios.ports.engine import UserRole
 from helios.resp.encoding import error_reply
 from helios.router._fast_path import CommandQueue, write_all
-from helios.router.errors import PERHAPS_EXECUTED
+from helios.router.errors import PERHAPS_EXECUTED, silence
 from helios.router.frontend.caller import NO_TOUCH, Waiter
 from helios.router.options import RouterOptions
 from helios.router.stats.hot_keys import HotKeys
@@ -165,7 +165,7 @@ class ServerConnection(CommandQueue):
         elif looks < LOOKS:
             self._watch(answered_then, looks)
         else:
-            self._wire.abort(f"it answered nothing for {self._options.member_timeout_s:g} s")
+            self._wire.abort(silence(self._options.member_timeout_s, self.oldest()))
 
     @property
     def client_id(self) -> int:
