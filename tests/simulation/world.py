@@ -112,6 +112,7 @@ class World:
         self.inner = MemoryStore()
         self.published = Published()
         self._imports: set[str] = set()  # the requests by which servers were asked to join with their keys
+        self._emptied: set[str] = set()  # shards whose server was emptied, which a power cut may undo
         self._delays = Random(f"{seed}/delays")
         scenario = self.scenario
         self.counters = [CounterHistory(f"n:{number}".encode()) for number in range(scenario.counters)]
@@ -196,6 +197,7 @@ class World:
     def emptied(self, server: SimServer) -> None:
         """A server is being emptied by somebody, past the routers or through one of them."""
         now_ms = self.clock.wall() * 1000
+        self._emptied.add(server.shard)
         for history in self.histories:
             self._gone(history, server.shard, now_ms)
         self.doubt(server.shard)
@@ -213,6 +215,15 @@ class World:
             for history, command in client.arriving.items():
                 if server.get(history.key) is not None:
                     history.may_come(command, self.clock.wall() * 1000)
+        if server.shard in self._emptied:
+            self._revived(server)
+
+    def _revived(self, server: SimServer) -> None:
+        """A power cut may have undone, once the server had left, what emptied it: those keys come with it, too."""
+        for history in self.histories:
+            value = server.get(history.key)
+            if value is not None and self.invariants.routes.owner(history.key) != server.shard:
+                history.may_come(Command("IMPORT", value), self.clock.wall() * 1000)
 
     def _gone(self, history: KeyHistory, shard: str, now_ms: float) -> None:
         """A key is lost on a shard. Where it is about to own the key, nobody can tell that from a loss behind that."""
