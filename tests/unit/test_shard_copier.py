@@ -8,7 +8,8 @@ import pytest
 from tests.memory_shards import MemoryShards, memory_shards
 from tests.shards import Latch, eventually
 
-from helios.coordinator import changes
+from helios.coordinator import changes, transition_work
+from helios.coordinator.copying import CopyLimits
 from helios.engines.memory import MemoryServer
 from helios.engines.memory.server import GROUPED
 from helios.placement.routing import Routes
@@ -256,3 +257,23 @@ async def test_behind_the_fence_only_streams_that_have_changed_are_copied(monkey
         for key in streams:
             changed = key in early + late
             assert b.get(key) == GROUPED + (b"1-1 acknowledged" if changed else b"1-1 entries")
+
+
+async def test_big_streams_without_a_mark_wait_for_the_fence_however_small_its_budget_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No look can tell whether such a stream has changed; its last copy is made behind the fence."""
+    monkeypatch.setattr(
+        transition_work, "CopyLimits", lambda batch, budget, verify: CopyLimits(batch, 1, big_bytes=4, verify=verify)
+    )
+    async with memory_shards(["a", "b"], a=9, b=9) as cluster:
+        a, b = cluster.servers["a"], cluster.servers["b"]
+        monkeypatch.setattr(a, "stream_mark", lambda key: b"" if (a.get(key) or b"").startswith(GROUPED) else None)
+        routes = Routes(await cluster.topology())
+        streams = [key for key in (b"stream %d" % n for n in range(20)) if routes.owner(key) == "a"]
+        for key in streams:
+            a.set(key, GROUPED + b"1-1 entries")
+        assert len(streams) > 1
+        migration = await cluster.admin.migrate("a", "b", "*")
+        assert await cluster.ended(migration.id) is None
+        assert {b.get(key) for key in streams} == {GROUPED + b"1-1 entries"}

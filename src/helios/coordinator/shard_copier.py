@@ -75,6 +75,10 @@ class _Target:
         """Streams that may have changed since they were copied, without having been named."""
         return await self.marks.changed(self.streams | self.big.keys)
 
+    def left(self) -> int:
+        """How many small values are to be copied again. For big ones `BigValues` decides what may wait for a fence."""
+        return len(self.changed.keys - self.big.keys) if self.changed else 0
+
 
 class ShardCopier:
     """One copy of one source, for all its targets; made anew for each attempt.
@@ -289,7 +293,7 @@ class ShardCopier:
         return any(fence.shard != self.source for fence in self._routes().topology.fences)
 
     async def _catch_up(self, source: Engine, target: str, state: _Target) -> None:
-        count, dropped = len(state.changed), state.dropped
+        count, dropped = state.left(), state.dropped
         await self._copy_changed(source, state)
         if state.announced:
             return
@@ -300,7 +304,7 @@ class ShardCopier:
             if unnamed and state.looks < _LOOKS:
                 state.looks += 1  # what has been found is copied before the fence rather than behind it
                 return
-            if len(state.changed) <= self._limits.fence_budget_keys and await state.big.ready():
+            if state.left() <= self._limits.fence_budget_keys and await state.big.ready():
                 state.announced, state.looks = True, 0
                 await self._failpoints.reach(Point.CATCHING_UP)
                 self._report(CaughtUp(self.source, target))
