@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,10 +18,13 @@ from tests.cluster import free_ports
 from typer.testing import CliRunner
 
 from helios.cli.main import app
+from helios.model.health import NodeHealth, NodeStatus
 from helios.model.settings import Settings
 from helios.node.files import DataFolder, write_json
 from helios.node.locks import RunLock
 from helios.node.process import ProcessId
+from helios.ports.records import HEALTH, HealthRecord, put_record
+from helios.runtime.backends import locate, opened_store
 from helios.runtime.doctor import Finding, Machine, Verdict, examine
 from helios.runtime.preflight import UpOptions
 
@@ -157,6 +161,29 @@ def test_what_an_earlier_run_has_left_is_named(tmp_path: Path, port: int, router
     finding = examined(tmp_path, port)["processes"]
     assert finding.verdict is Verdict.FAIL
     assert finding.found == f"stopped by a signal: router of shard-1 (process {router.pid})"
+
+
+def test_a_node_that_a_script_holds_up_is_named_while_the_cluster_runs(tmp_path: Path, port: int) -> None:
+    data = DataFolder(tmp_path / "data")
+    data.prepare()
+    why = "its data server does not answer: a script that has written cannot be ended"
+    online = NodeHealth("shard-1", NodeStatus.ONLINE, 0.0)
+    stuck = NodeHealth("shard-2", NodeStatus.SUSPECT, 0.0, why)
+
+    async def tell(*nodes: NodeHealth) -> None:
+        async with opened_store(data, locate(Settings(), data)) as store:
+            await store.commit([put_record(HEALTH, HealthRecord(nodes))])
+
+    asyncio.run(tell(online, stuck))
+    assert "nodes" not in examined(tmp_path, port)
+    lock = RunLock.acquire(data.up_lock)
+    try:
+        found = examined(tmp_path, port)["nodes"]
+        assert (found.verdict, found.found) == (Verdict.FAIL, f"shard-2 is suspect: {why}")
+        asyncio.run(tell(online))
+        assert examined(tmp_path, port)["nodes"] == Finding("nodes", Verdict.OK, "1 are online")
+    finally:
+        lock.release()
 
 
 def test_the_command_tells_people_and_programs_and_its_exit_status(tmp_path: Path, port: int) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from helios.access.certificates import Certificates, exposed_key
 from helios.errors import HeliosError, StartError
+from helios.model.health import NodeHealth
 from helios.model.notation import format_size
 from helios.model.settings import Settings
 from helios.node.files import DataFolder
@@ -23,6 +24,9 @@ from helios.node.locks import holder_of
 from helios.node.member import member_of
 from helios.node.process import ProcessId
 from helios.node.server import find_server
+from helios.ports.location import StoreLocation
+from helios.ports.records import HEALTH, HealthRecord, read_record
+from helios.runtime.backends import locate, opened_store
 from helios.runtime.preflight import Plan, UpOptions, look
 from helios.runtime.security import tls_files
 
@@ -89,6 +93,7 @@ def examine(data: DataFolder, settings: Settings, options: UpOptions, machine: M
         lambda: _tls(settings),
         lambda: _ports(data, settings, options),
         lambda: _left_over(data),
+        lambda: _nodes(data, settings),
         _files,
         lambda: _kernel(machine),
         lambda: _memory(data, settings, options, machine),
@@ -227,6 +232,29 @@ def _left_over(data: DataFolder) -> Iterator[Finding]:
         )
     else:
         yield Finding("processes", Verdict.OK, "none is left over or stopped")
+
+
+def _nodes(data: DataFolder, settings: Settings) -> Iterator[Finding]:
+    """The nodes of a cluster that runs, as its coordinator sees them: a script that holds one up is named, too."""
+    location = locate(settings, data)
+    if holder_of(data.up_lock) is None or not location.exists():
+        return
+    try:
+        nodes = asyncio.run(_health(data, location))
+    except HeliosError as error:
+        yield Finding("nodes", Verdict.WARN, f"their state is not known: {error}", "see that the store can be read")
+        return
+    wrong = [f"{health.node} is {health.status}: {health.reason}" for health in nodes if health.reason]
+    if wrong:
+        yield Finding("nodes", Verdict.FAIL, "; ".join(wrong), "see what it says, and helios-cli history")
+    else:
+        yield Finding("nodes", Verdict.OK, f"{len(nodes)} are online")
+
+
+async def _health(data: DataFolder, location: StoreLocation) -> tuple[NodeHealth, ...]:
+    async with opened_store(data, location, expires=False) as store:
+        record = await read_record(store, HealthRecord, HEALTH)
+    return () if record is None else record.value.nodes
 
 
 def _files() -> Iterator[Finding]:
