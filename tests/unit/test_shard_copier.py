@@ -10,6 +10,7 @@ from tests.shards import Latch, eventually
 
 from helios.coordinator import changes, transition_work
 from helios.coordinator.copying import CopyLimits
+from helios.coordinator.sweep import REGISTER
 from helios.engines.memory import MemoryServer
 from helios.engines.memory.server import GROUPED
 from helios.placement.routing import Routes
@@ -277,3 +278,14 @@ async def test_big_streams_without_a_mark_wait_for_the_fence_however_small_its_b
         migration = await cluster.admin.migrate("a", "b", "*")
         assert await cluster.ended(migration.id) is None
         assert {b.get(key) for key in streams} == {GROUPED + b"1-1 entries"}
+
+
+@pytest.mark.parametrize("verify", [False, True])
+async def test_the_register_that_an_import_has_left_moves_to_nobody(verify: bool) -> None:
+    async with memory_shards(["a", "b"], a=9, b=9) as cluster:
+        a, b = cluster.servers["a"], cluster.servers["b"]
+        source, target = (a, b) if Routes(await cluster.topology()).owner(REGISTER) == "a" else (b, a)
+        source.set(REGISTER, b"of an import")
+        migration = await cluster.admin.migrate(source.name, target.name, "*", verify=verify)
+        assert await cluster.ended(migration.id) is None
+        assert a.get(REGISTER) is b.get(REGISTER) is None

@@ -21,7 +21,7 @@ from helios.coordinator.copying import (
 )
 from helios.coordinator.rate import RateLimit
 from helios.coordinator.streams import StreamMarks
-from helios.coordinator.sweep import delete_where, make_durable, not_owned, step_of
+from helios.coordinator.sweep import REGISTER, delete_where, make_durable, not_owned, step_of
 from helios.coordinator.verification import Pair, verify
 from helios.errors import CopyDiffers, EngineError, NotFound, PayloadRefused, TooHot
 from helios.placement.plan import beginning_of
@@ -234,7 +234,7 @@ class ShardCopier:
         progress = self.progress[target]
 
         def mine(key: bytes) -> bool:
-            return self._routes().pair(key) == (self.source, target)
+            return key != REGISTER and self._routes().pair(key) == (self.source, target)
 
         async def take(keys: int, size: int) -> None:
             await self._rate.take(keys)
@@ -376,7 +376,8 @@ class ShardCopier:
         leaving: dict[str, list[bytes]] = {}
         for key in keys:
             pair = routes.pair(key)
-            if pair is not None and pair[0] == self.source and pair[1] in self._targets:
+            # The register of an import stays where it is until it is swept.
+            if pair is not None and pair[0] == self.source and pair[1] in self._targets and key != REGISTER:
                 leaving.setdefault(pair[1], []).append(key)
         return leaving
 

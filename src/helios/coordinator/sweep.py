@@ -63,8 +63,10 @@ def not_owned(routes: Routes, shard: str, *, arriving: frozenset[str] = frozense
     """
 
     def condemned(key: bytes) -> bool:
+        if key == REGISTER:
+            return True
         if routes.owner(key) == shard:
-            return key == REGISTER
+            return False
         pair = routes.pair(key)
         return pair is None or pair[1] != shard or pair[0] not in arriving
 
