@@ -94,6 +94,12 @@ async def test_copies_that_the_target_loses_are_made_again(
         await eventually(copied, "the keys are copied")
         happens(b, sorted(expected))
         latch.open()
+        latch.arm(Point.AFTER_SWITCH)
+        await latch.reached.wait()
+        b.crash(lose_unsynced=True)
+        assert {key: b.get(key) for key in expected} == expected
+        b.restart()
+        latch.open()
         assert await cluster.ended(migration.id) is None
         assert a.keys() == []
         assert {key: b.get(key) for key in expected} == expected

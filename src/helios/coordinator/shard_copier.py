@@ -295,6 +295,8 @@ class ShardCopier:
     async def _catch_up(self, source: Engine, target: str, state: _Target) -> None:
         count, dropped = state.left(), state.dropped
         await self._copy_changed(source, state)
+        if dropped:  # They are old keys, which no power cut may take, unlike what clients have just written.
+            await make_durable(state.engine)
         if state.announced:
             return
         if count <= self._limits.fence_budget_keys:
@@ -326,10 +328,14 @@ class ShardCopier:
         await state.follower.look()
         state.changed.add(await state.unnamed())
         # Keys may still expire behind the fence; a second look leaves nothing of that out.
+        dropped = False
         for _ in range(2):
             await follower.look()
+            dropped |= state.dropped > 0
             await self._copy_changed(source, state)
             await state.big.finish()
+        if dropped:
+            await make_durable(state.engine)
         if state.big.changed:
             raise EngineError(f"{len(state.big.changed)} big values changed behind their fence")
         # A target that lost its power since the last copy may have lost that, too, and does not answer here any more.
