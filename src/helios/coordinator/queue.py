@@ -65,10 +65,12 @@ class Queue:
         self._plan = plan
         self._known: set[str] = set()
         self._waiting: list[Change] = []
+        self._running: Change | None = None
 
     def next(self) -> Change | None:
-        """The request whose turn it is."""
-        return self._waiting.pop(0) if self._waiting else None
+        """The request whose turn it is, when the one before has ended."""
+        self._running = self._waiting.pop(0) if self._waiting else None
+        return self._running
 
     async def take(self, request: Record[Change]) -> bool:
         """Look at a request as the store has it; whether something is to be done now."""
@@ -231,6 +233,7 @@ class Queue:
         node = change.nodes[0]
         if self._publisher.topology.node(node.id) is not None or node.id not in members:
             return False
+        self._refuse_joining(node)
         engine = await self._access.administer(members[node.id])
         try:
             keys = await engine.count()
@@ -264,6 +267,15 @@ class Queue:
                     "Put the store (helios.db) back from a backup, or choose another --data-dir for a new cluster"
                 )
 
+    def _refuse_joining(self, node: Node) -> None:
+        """An import under way would make a node of a server that this request is to empty."""
+        earlier = [*self._waiting, *([] if self._running is None else [self._running])]
+        for change in earlier:
+            if change.kind is ChangeKind.ADD_NODE and change.import_keys:
+                for other in change.nodes:
+                    if other.id == node.id or other.address == node.address:
+                        raise Refused(f"{other.id} at {other.address} joins by an earlier request: wait for its end")
+
     async def _check_versions(self, member: Member, *, importing: bool) -> None:
         """A server that Helios did not choose joins only if keys can move to it, and if it brings keys, from it."""
         others = [shard.leading for shard in self._publisher.topology.shards]
@@ -275,6 +287,8 @@ class Queue:
         with self._access.identity() as identity:
             engine = await self._access.open(member, identity)
             try:
+                if any(shard.leading.address == member.address for shard in self._publisher.topology.shards):
+                    raise Refused(f"{member.node} at {member.address} has joined meanwhile: its keys are the cluster's")
                 await engine.flush()
             finally:
                 await engine.close()
