@@ -11,7 +11,7 @@ from helios.coordinator.queue import Queue
 from helios.coordinator.term_context import TermContext
 from helios.model.codec import decode
 from helios.model.ids import Address
-from helios.model.migration import Change, ChangeKind
+from helios.model.migration import Change, ChangeKind, ChangeStatus
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Shard, Topology
 from helios.ports.following import updates
@@ -48,7 +48,10 @@ class Inbox:
 
     async def _take(self, request: Record[Change]) -> None:
         await self._history.note(request.value)
-        if await self._queue.take(request):
+        taken = await self._queue.take(request)
+        if request.value.status is ChangeStatus.SUBMITTED and request.value.nodes:
+            await self._apply_members()  # a server may have been restarted elsewhere while it was asked
+        if taken:
             self._performer.wake()
 
     async def follow_cancels(self) -> None:
