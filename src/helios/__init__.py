@@ -37,6 +37,8 @@ _HOMES = {
         "RuleView",
         "SettingChangeView",
         "SettingView",
+        "SlowCommandView",
+        "SlowCommandsView",
         "StatsView",
         "WeightView",
     ),

@@ -19,6 +19,8 @@ from helios.admin.views import RouterView as RouterView
 from helios.admin.views import RuleView as RuleView
 from helios.admin.views import SettingChangeView as SettingChangeView
 from helios.admin.views import SettingView as SettingView
+from helios.admin.views import SlowCommandsView as SlowCommandsView
+from helios.admin.views import SlowCommandView as SlowCommandView
 from helios.admin.views import StatsView as StatsView
 from helios.admin.views import WeightView as WeightView
 from helios.client.asynchronous import AsyncAdminClient as AsyncAdminClient
