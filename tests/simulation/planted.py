@@ -119,8 +119,12 @@ def _movers_as_default() -> Iterator[None]:
         yield
 
 
-async def _registered_nowhere(self: MemoryEngine, register: bytes) -> set[bytes]:
-    return set()
+_registered = MemoryEngine.registered
+
+
+async def _registered_nowhere(self: MemoryEngine, register: bytes) -> frozenset[bytes]:
+    """The import's mark alone, which says that the register is whole."""
+    return frozenset(one for one in await _registered(self, register) if one.startswith(register))
 
 
 def _first_error(replies: Mapping[str, bytes | None]) -> bytes:
