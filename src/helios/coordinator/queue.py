@@ -268,7 +268,7 @@ class Queue:
                 )
 
     def _refuse_joining(self, node: Node) -> None:
-        """An import under way would make a node of a server that this request is to empty."""
+        """Raise Refused while an import under way is to make a node of the same server: to empty it would lose keys."""
         earlier = [*self._waiting, *([] if self._running is None else [self._running])]
         for change in earlier:
             if change.kind is ChangeKind.ADD_NODE and change.import_keys:

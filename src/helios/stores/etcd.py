@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from helios.errors import Conflict, LeaseLost, StoreError, WatchLost
+from helios.errors import Conflict, StoreError, WatchLost
 from helios.ports.store import Compare, Delete, Entry, Event, Put, Snapshot
 from helios.stores.etcd_gateway import Access, Answer, Gateway, Refusal, Unanswered, decoded, encoded, items, number
-from helios.stores.watching import check_operations, check_ttl
+from helios.stores.watching import check_operations, check_ttl, lease_lost
 
 _NOT_FOUND = 5  # gRPC's code, by which etcd speaks of a lease that is gone
 _PAGE_KEYS = 500
@@ -97,7 +97,7 @@ class EtcdStore:
             answer = await self._call("/v3/lease/keepalive", {"ID": lease})
             if number(answer, "result", "TTL") > 0:
                 return
-        raise _lease_lost(lease)
+        raise lease_lost(lease)
 
     async def revoke(self, lease: str) -> None:
         """End the lease and delete what is bound to it; nothing happens if it is gone."""
@@ -185,7 +185,7 @@ class EtcdStore:
         except Refusal as error:
             if error.grpc_code == _NOT_FOUND:
                 leases = [one.lease for one in operations if isinstance(one, Put) and one.lease is not None]
-                raise _lease_lost(", ".join(sorted(set(leases)))) from error
+                raise lease_lost(", ".join(sorted(set(leases)))) from error
             raise
 
     def _request(self, operation: Put | Delete) -> dict[str, Any]:
@@ -260,7 +260,3 @@ def _commits(events: Sequence[Answer]) -> list[list[Answer]]:
         else:
             commits.append([event])
     return commits
-
-
-def _lease_lost(lease: str) -> LeaseLost:
-    return LeaseLost(f"the lease {lease} has expired or was revoked; grant a new one")

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from helios.errors import Conflict, LeaseLost, StoreError, WatchLost
+from helios.errors import Conflict, StoreError, WatchLost
 from helios.ports.clock import Clock
 from helios.ports.store import Compare, Delete, Entry, Event, Put, Snapshot
-from helios.stores.watching import Signal, check_operations, check_ttl
+from helios.stores.watching import Signal, check_operations, check_ttl, lease_lost
 
 _MIN_WAIT_S = 0.001  # Timers may fire a hair early; waiting at least this long lets a virtual clock go on.
 
@@ -71,7 +71,7 @@ class _Shared:
                 raise Conflict(f"{compare.key!r} is at version {version}, not {compare.version}; read it again")
         for operation in operations:
             if isinstance(operation, Put) and operation.lease is not None and operation.lease not in self._leases:
-                raise _lease_lost(operation.lease)
+                raise lease_lost(operation.lease)
         return self._apply(operations)
 
     def events_after(self, revision: int) -> list[tuple[Event, ...]]:
@@ -97,7 +97,7 @@ class _Shared:
         self.expire()
         found = self._leases.get(lease)
         if found is None:
-            raise _lease_lost(lease)
+            raise lease_lost(lease)
         found.deadline = self._now() + found.ttl_s
 
     def revoke(self, lease: str) -> None:
@@ -251,7 +251,3 @@ class MemoryStore:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreError("this handle of the in-memory store is closed; open another")
-
-
-def _lease_lost(lease: str) -> LeaseLost:
-    return LeaseLost(f"the lease {lease} has expired or was revoked; grant a new one")

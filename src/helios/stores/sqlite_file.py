@@ -12,10 +12,11 @@ from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 
-from helios.errors import Conflict, LeaseLost, StoreError, WatchLost
+from helios.errors import Conflict, StoreError, WatchLost
 from helios.ports.store import Compare, Entry, Event, Put, Snapshot
 from helios.ports.store import Delete as DeleteKey
 from helios.stores.change_notifier import ring
+from helios.stores.watching import lease_lost
 
 _APPLICATION_ID = 0x48454C53  # "HELS", in the file's header
 _SCHEMA_VERSION = 1
@@ -175,7 +176,7 @@ class SqliteFile:
             with suppress(sqlite3.Error, OSError):
                 self._bound_wal(self._renewals)
         if extended.rowcount == 0:
-            raise _lease_lost(lease)
+            raise lease_lost(lease)
 
     def revoke(self, lease: str) -> None:
         """End the lease and delete what is bound to it."""
@@ -211,7 +212,7 @@ class SqliteFile:
     def _check_lease(self, lease: str) -> None:
         # Expired leases are gone by now, so that one which is there is alive.
         if self._connection.execute("SELECT 1 FROM leases WHERE id = ?", (lease,)).fetchone() is None:
-            raise _lease_lost(lease)
+            raise lease_lost(lease)
 
     def _apply(self, operations: Sequence[Put | DeleteKey]) -> int:
         revision, forgotten = self._head()
@@ -434,7 +435,3 @@ _ADVICE = {
     sqlite3.SQLITE_READONLY: " (look at its owner, its mode and its folder)",
     sqlite3.SQLITE_IOERR: " (its disk fails)",
 }
-
-
-def _lease_lost(lease: str) -> LeaseLost:
-    return LeaseLost(f"the lease {lease} has expired or was revoked; grant a new one")

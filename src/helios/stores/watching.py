@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from helios.errors import InvalidInput
+from helios.errors import InvalidInput, LeaseLost
 from helios.ports.store import Delete, Put
 
 
@@ -56,3 +56,8 @@ def check_ttl(ttl_s: float) -> None:
     """Raise InvalidInput unless a lease can live that long."""
     if not ttl_s > 0:
         raise InvalidInput(f"a lease cannot live for {ttl_s} seconds; give a positive number")
+
+
+def lease_lost(lease: str) -> LeaseLost:
+    """The error for a lease that is gone."""
+    return LeaseLost(f"the lease {lease} has expired or was revoked; grant a new one")
