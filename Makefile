@@ -13,18 +13,31 @@ SANITIZED := $(addprefix tests/,property/test_wire_fuzz.py property/test_wire_ch
 	property/test_ring.py unit/test_wire.py integration/router/test_router_limits.py)
 
 # The files that take longest begin first, so that no worker is left alone with one in the end.
-LONG := $(addprefix tests/integration/test_,crashes.py crashes_external.py up.py local.py soak.py balance.py big_values.py)
+LONG := $(addprefix tests/integration/test_,crashes.py crashes_external.py up.py local.py soak.py balance.py big_values.py failover_soak.py)
 
-.PHONY: up test check format bench clean crashes sim soak sanitize annotate pin docs
+# The crash matrix, of which every test run has a part.
+CRASHES := $(addprefix tests/integration/test_,crashes.py crashes_external.py moves_and_failovers.py replicated_repair.py)
+
+# The store of clusters under test: sqlite, or etcd (etcd-server on PATH).
+STORE ?= sqlite
+export STORE
+# What is run over etcd, too, where all is run over SQLite.
+ON_ETCD := $(addprefix tests/integration/test_,transitions.py cancel.py)
+
+.PHONY: up test check format bench clean crashes hosts upgrade-test sim soak failover-soak scale sanitize annotate pin docs
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make up [ARGS=...]  start a cluster on this machine"
 	@echo "make check          format, lint, types, import contracts, unit and property tests"
-	@echo "make test           every test"
+	@echo "make test [STORE=etcd]  every test; of those of whole clusters some over etcd, too, or all over etcd alone"
 	@echo "make crashes        every process killed and frozen at every point of a move"
+	@echo "make hosts          nodes in network namespaces, with every way in which hosts and networks break (root, iproute2, etcd)"
+	@echo "make upgrade-test BEFORE=COMMIT  nodes of an earlier release, from git, beside those of this one"
 	@echo "make sim [N=1000] [SEED=n]  lives of whole clusters on a virtual clock; a SEED replays one"
 	@echo "make soak [MINUTES=10] [SEED=n]  a long run of everything at once, which ends with a reckoning"
+	@echo "make failover-soak [FAULTS=300] [MINUTES=60] [SEED=n]  leaders, replicas, agents, routers die and freeze under clients"
+	@echo "make scale [N=100] [MINUTES=10] [ARGS=...]  so many nodes on this machine, under load, of which two join and one leaves"
 	@echo "make sanitize       the compiled modules built with AddressSanitizer, and the tests that attack them (needs libasan)"
 	@echo "make annotate       listings of the compiled modules that show which lines call Python, in build/annotated"
 	@echo "make bench [ARGS=--quick]  the router beside the servers themselves and twemproxy"
@@ -38,7 +51,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard setup.py) $(SOURCES)
 	@test -x $(BIN)/python || { $(PYTHON) -c '$(NEW_ENOUGH)' && $(PYTHON) -m venv $(VENV); } || \
 		{ echo "Helios needs Python 3.11 or newer with venv: name one by make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "setting up $(VENV): packages are fetched and the parts in Cython are compiled, which takes a minute or two"
-	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: --requirement constraints.txt \
+	@$(BIN)/python -m pip install --quiet --retries 2 --require-hashes --only-binary :all: --requirement constraints.txt \
 		>$(SETUP_LOG) 2>&1 || { echo "packages could not be fetched: is the package index within reach? $(SETUP_LOG) has" \
 		"what pip says" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . >$(SETUP_LOG) 2>&1 || \
@@ -65,16 +78,37 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest tests/simulation
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(LONG) tests/docs tests/integration tests/conformance
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/hosts $(LONG) tests/docs tests/integration tests/conformance
+	@if [ $(STORE) != etcd ] && command -v etcd >/dev/null; then \
+		STORE=etcd $(BIN)/python -m pytest -n 3 --dist loadfile $(ON_ETCD); fi
 
 crashes: $(STAMP)
-	$(BIN)/python -m pytest tests/integration/test_crashes.py tests/integration/test_crashes_external.py -m ""
+	$(BIN)/python -m pytest $(CRASHES) -m ""
+
+hosts: $(STAMP)
+	$(BIN)/python -m pytest tests/hosts -m ""
+
+# The release before is the last tag unless a commit is named.
+BEFORE ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
+upgrade-test: $(STAMP)
+	@test -n "$(BEFORE)" || { echo "there is no tag: name the release before by make upgrade-test BEFORE=COMMIT" >&2; exit 1; }
+	rm -rf build/before && mkdir -p build/before
+	git archive $(BEFORE) src setup.py pyproject.toml README.md | tar x -C build/before
+	cd build/before && $(abspath $(BIN))/python setup.py -q build_ext --inplace
+	HELIOS_BEFORE=$(abspath build/before/src) $(BIN)/python -m pytest tests/upgrade
 
 sim: $(STAMP)
-	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--count $(or $(N),1000)) $(if $(FIRST),--first $(FIRST)) $(if $(PLANT),--plant $(PLANT))
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--count $(or $(N),1000)) $(if $(FIRST),--first $(FIRST)) $(if $(REPLICATED),--replicated) $(if $(PLANT),--plant $(PLANT))
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+failover-soak: $(STAMP)
+	$(BIN)/python -m tests.failover_soak --faults $(or $(FAULTS),300) --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.failover_soak --async --faults 30 --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
+
+scale: $(STAMP)
+	$(BIN)/python -m benchmarks.scale --nodes $(or $(N),100) --minutes $(or $(MINUTES),10) $(ARGS)
 
 annotate: $(STAMP)
 	@mkdir -p build/annotated

@@ -8,6 +8,7 @@ MODULES = (
     "helios.placement._glob",
     "helios.placement._points",
     "helios.placement._owners",
+    "helios.engines.valkey._rdb",
     "helios.router._fast_path",
 )
 

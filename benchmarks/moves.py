@@ -18,29 +18,33 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 from urllib.request import urlopen
 
 import hiredis
 import uvloop
 from tests.cluster import Cluster, ask, free_ports, running_cluster
+from tests.etcd_servers import etcd_servers
 from tests.servers import Server, start_valkey
 
 GUEST = "shard-4"
 VALUE = b"v" * 64
 TICK_S = 0.002
-CONNECTIONS_A_PORT = 8
 FILL_STEP = 1000
 REST_S = 2.0
+START_S = 120.0  # a process, on a machine that has much else to do
 LAST_ANSWERS_S = 10.0
 MIGRATE_STEP = 100
+SHOWN_PAUSES = 20
 NO_LIMIT = {"HELIOS_SHARDING__MIGRATION_RATE": "0", "HELIOS_SHARDING__AUTO_REBALANCE": "true"}
 PROCESSES = get_context("spawn")
 
@@ -54,14 +58,12 @@ class Load:
     ports: tuple[int, ...]
     per_s: int
     keys: int
+    connections: int = 8  # to each port
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One request as its client saw it: when it was due and when it was answered, on the monotonic clock."""
-
-    due_s: float
-    took_ms: float
+# What clients saw: when each request was due, on the monotonic clock, and how many ms its answer took; and the errors.
+Seen: TypeAlias = tuple[Sequence[float], Sequence[float]]
+Finish: TypeAlias = Callable[[], tuple[Seen, dict[str, int]]]
 
 
 # The load, in a process of its own --------------------------------------------------------------------------------
@@ -71,11 +73,10 @@ class Client(asyncio.Protocol):
     """One connection; it times its requests in the order in which they were sent."""
 
     def __init__(self) -> None:
-        self.seen: list[Seen] = []
+        self.due_s, self.took_ms = array("d"), array("d")
         self.errors: dict[str, int] = {}
         self.idle = asyncio.Event()  # everything has been answered
-        self._due: list[float] = []
-        self._answered = 0
+        self._due: deque[float] = deque()
         self._reader = hiredis.Reader()
         self._transport: asyncio.WriteTransport | None = None
 
@@ -93,9 +94,9 @@ class Client(asyncio.Protocol):
         self._reader.feed(data)
         now_s = time.monotonic()
         while (reply := self._reader.gets()) is not False:
-            due_s = self._due[self._answered]
-            self._answered += 1
-            self.seen.append(Seen(due_s, (now_s - due_s) * 1000))
+            due_s = self._due.popleft()
+            self.due_s.append(due_s)
+            self.took_ms.append((now_s - due_s) * 1000)
             if isinstance(reply, hiredis.ReplyError):
                 text = str(reply)[:60]
                 self.errors[text] = self.errors.get(text, 0) + 1
@@ -105,7 +106,7 @@ class Client(asyncio.Protocol):
     @property
     def owed(self) -> int:
         """Requests not answered yet."""
-        return len(self._due) - self._answered
+        return len(self._due)
 
 
 def generate(begun: Event, stop: Event, end: Pipe, load: Load) -> None:
@@ -117,7 +118,7 @@ async def _generate(begun: Event, stop: Event, end: Pipe, load: Load) -> None:
     loop = asyncio.get_running_loop()
     clients = []
     for port in load.ports:
-        for _ in range(CONNECTIONS_A_PORT):
+        for _ in range(load.connections):
             _, client = await loop.create_connection(Client, "127.0.0.1", port)
             clients.append(client)
     # A large odd stride visits all keys in an order that has nothing to do with where they live.
@@ -149,22 +150,26 @@ async def _generate(begun: Event, stop: Event, end: Pipe, load: Load) -> None:
     unanswered = sum(client.owed for client in clients)
     if unanswered:
         errors["never answered"] = unanswered
-    end.send(([(one.due_s, one.took_ms) for client in clients for one in client.seen], errors))
+    due_s, took_ms = array("d"), array("d")
+    for client in clients:
+        due_s += client.due_s
+        took_ms += client.took_ms
+    end.send(((due_s, took_ms), errors))
 
 
 @contextmanager
-def under(load: Load) -> Iterator[Callable[[], tuple[list[tuple[float, float]], dict[str, int]]]]:
+def under(load: Load) -> Iterator[Finish]:
     """The load runs inside; what is given ends it and tells what was seen."""
     begun, stop = PROCESSES.Event(), PROCESSES.Event()
     mine, its = PROCESSES.Pipe(duplex=False)
     process = PROCESSES.Process(target=generate, args=(begun, stop, its, load), daemon=True)
     process.start()
-    if not begun.wait(30):
+    if not begun.wait(START_S):
         raise SystemExit("the load does not start")
 
-    def finish() -> tuple[list[tuple[float, float]], dict[str, int]]:
+    def finish() -> tuple[Seen, dict[str, int]]:
         stop.set()
-        return cast("tuple[list[tuple[float, float]], dict[str, int]]", mine.recv())
+        return cast("tuple[Seen, dict[str, int]]", mine.recv())
 
     try:
         yield finish
@@ -235,9 +240,9 @@ def fill(ports: list[int], keys: int) -> None:
                     raise SystemExit(f"SET was answered with {reply!r}")
 
 
-def line(window: Window, seen: list[tuple[float, float]]) -> str:
+def line(window: Window, seen: Seen) -> str:
     """A line of the table."""
-    times = sorted(took for due, took in seen if window.from_s <= due < window.until_s)
+    times = sorted(took for due, took in zip(*seen, strict=True) if window.from_s <= due < window.until_s)
     length_s = window.until_s - window.from_s
     if not times:
         return f"{window.name:34} {length_s:6.1f} s   nothing was sent"
@@ -251,16 +256,28 @@ def line(window: Window, seen: list[tuple[float, float]]) -> str:
     return text
 
 
-def measure(folder: Path, keys: int, per_s: int, rounds: int) -> None:
+@contextmanager
+def store_settings(kind: str, folder: Path) -> Iterator[dict[str, str]]:
+    """What tells a cluster of its store: a file in its folder, or an etcd of three members on this machine."""
+    if kind == "sqlite":
+        yield {}
+        return
+    with etcd_servers(folder, 3) as servers:
+        places = ",".join(address.removeprefix("http://") for address in servers.addresses)
+        yield {"HELIOS_STORE__URL": f"etcd://{places}/bench"}
+
+
+def measure(folder: Path, kind: str, keys: int, per_s: int, rounds: int) -> None:
     """Fill, load, move, print."""
     port = free_ports(1)
-    with running_cluster(folder, 3, NO_LIMIT) as cluster:
+    with store_settings(kind, folder / "etcd") as settings, running_cluster(folder, 3, NO_LIMIT | settings) as cluster:
         began_s = time.monotonic()
         fill(cluster.resp_ports, keys)
         print(f"{keys:,} keys of {len(VALUE)} B loaded in {time.monotonic() - began_s:.1f} s")
         guest = cluster.helios("node", "--id", GUEST, "--listen", f"localhost:{port}")
         windows: list[Window] = []
         try:
+            guest.wait_ready()
             with under(Load(tuple(cluster.resp_ports), per_s, keys)) as finish:
                 time.sleep(REST_S)
                 windows.append(at_rest("before"))
@@ -282,7 +299,7 @@ def at_rest(name: str, length_s: float = 10.0) -> Window:
     return Window(name, from_s, from_s + length_s)
 
 
-def show(windows: list[Window], seen: list[tuple[float, float]], errors: dict[str, int], per_s: int) -> None:
+def show(windows: list[Window], seen: Seen, errors: dict[str, int], per_s: int) -> None:
     """The table, and the pauses."""
     print(
         f"{'':34} {'':8}  {'served':>13}  p50 / p99 / max ms  (offered: {per_s:,} ops/s, load {os.getloadavg()[0]:.1f})"
@@ -290,10 +307,10 @@ def show(windows: list[Window], seen: list[tuple[float, float]], errors: dict[st
     for window in windows:
         print(line(window, seen))
     pauses = [pause for window in windows for pause in window.pauses_ms]
-    print(
-        f"pauses of {len(pauses)} pairs: median {statistics.median(pauses):.0f} ms, max {max(pauses):.0f} ms "
-        f"({', '.join(f'{pause:.0f}' for pause in pauses)})"
-    )
+    if pauses:
+        shown = f" ({', '.join(f'{pause:.0f}' for pause in pauses)})" if len(pauses) <= SHOWN_PAUSES else ""
+        median, most = statistics.median(pauses), max(pauses)
+        print(f"pauses of {len(pauses)} pairs: median {median:.0f} ms, max {most:.0f} ms{shown}")
     print(f"errors: {errors or 'none'}")
 
 
@@ -332,10 +349,13 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--rate", type=int, default=20_000, help="requests a second that are offered")
     parser.add_argument("--rounds", type=int, default=2, help="how often the fourth node joins and is drained")
+    parser.add_argument("--store", choices=["sqlite", "etcd"], action="append", help="repeat it to compare them")
     options = parser.parse_args()
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory(prefix="helios-bench-") as folder:
-        measure(Path(folder) / "cluster", options.keys, options.rate, options.rounds)
+        for kind in options.store or ["sqlite"]:
+            print(f"the store is {kind}")
+            measure(Path(folder) / kind, kind, options.keys, options.rate, options.rounds)
         measure_peer(Path(folder), options.keys // 4, options.rate)
 
 

@@ -130,8 +130,8 @@ def _nutcracker(folder: Path, port: int, servers: list[int]) -> list[str]:
     ]
 
 
-async def _route(port: int, servers: list[int]) -> None:
-    """Be a router in front of the servers until ended."""
+async def _route(port: int, servers: list[int], sockets: Path | None) -> None:
+    """Be a router in front of the servers until ended, which goes by their sockets in a folder if there is one."""
     store = MemoryStore()
     nodes = [
         Node(f"shard-{number}", Address("127.0.0.1", server), NodeKind.EXTERNAL)
@@ -149,9 +149,15 @@ async def _route(port: int, servers: list[int]) -> None:
         return None
 
     router = Router(store, ValkeyConnector(nobody), cast(AdminService, None), SystemClock(), RouterOptions("bench"))
+    if sockets is not None:
+        router.socket = lambda member: str(_socket(sockets, member.node))
     await router.start()
     await router.serve("127.0.0.1", port, reuse_port=True)
     await asyncio.Event().wait()
+
+
+def _socket(folder: Path, node: str) -> Path:
+    return folder / f"{node}.sock"
 
 
 def cpu_s(pid: int) -> float:
@@ -275,6 +281,25 @@ def run_workers(rounds: int) -> None:
                 _compare(_redis_benchmark, case, command, targets, {"one worker": pid}, rounds)
 
 
+def run_sockets(rounds: int) -> None:
+    """A router that goes by the servers' unix sockets, beside one that goes by their addresses."""
+    print(f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, load {_load()}")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        configs = [PLAIN | {"unixsocket": str(_socket(folder, f"shard-{n}"))} for n in range(1, 4)]
+        servers = [
+            stack.enter_context(start_valkey(folder / str(n), config=config)).port for n, config in enumerate(configs)
+        ]
+        by_address, by_socket = free_ports(1), free_ports(1)
+        pids = {"by address": stack.enter_context(_process(_router(by_address, servers), by_address))}
+        sockets = [*_router(by_socket, servers), "--by-sockets", str(folder)]
+        pids["helios"] = stack.enter_context(_process(sockets, by_socket))
+        targets = {"by address": by_address, "helios": by_socket}
+        for case in (Case(1, 1, 64, 10_000), Case(CLIENTS, 1, 64, 40_000), Case(CLIENTS, 16, 64, 160_000)):
+            for command in COMMANDS:
+                _compare(_redis_benchmark, case, command, targets, pids, rounds)
+
+
 def run_memory(requests: int) -> None:
     """The memory of a router with many clients, and over so many requests."""
     print(f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, load {_load()}")
@@ -325,11 +350,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two cases only; a look rather than a measurement")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each target for each figure")
     parser.add_argument("--route", type=int, nargs="+", metavar="PORT", help=argparse.SUPPRESS)
+    parser.add_argument("--by-sockets", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
+    parser.add_argument("--sockets", action="store_true", help="a router that goes by unix sockets beside one by TCP")
     parser.add_argument("--workers", action="store_true", help="one router process beside two on the same port")
     parser.add_argument("--memory", type=int, nargs="?", const=AN_HOUR, metavar="REQUESTS", help="the router's memory")
     options = parser.parse_args()
     if options.route:
-        uvloop.run(_route(options.route[0], options.route[1:]))
+        uvloop.run(_route(options.route[0], options.route[1:], options.by_sockets))
+    elif options.sockets:
+        run_sockets(options.rounds)
     elif options.workers:
         run_workers(options.rounds)
     elif options.memory:

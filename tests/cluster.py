@@ -13,10 +13,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hiredis
+from tests.cluster_store import store_settings
 
 from helios.model.ids import Address
+from helios.model.topology import Member, Shard
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
 from helios.node.member import member_of
@@ -25,7 +28,7 @@ from helios.node.process import ProcessId
 
 START_S = 60.0
 STOP_S = 20.0
-CHECK_S = 30.0
+CHECK_S = 90.0
 HELIOS = (sys.executable, "-P", "-m", "helios.cli.main")
 
 
@@ -57,13 +60,13 @@ class HeliosProcess:
         """What it has complained of."""
         return self.err_path.read_text()
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, limit_s: float = START_S) -> None:
         """Return when it has printed `ready`; fails if it ends before."""
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + limit_s
         while "ready\n" not in self.out:
             status = self.process.poll()
             assert status is None, f"ended with {status} before it was ready:\n{self.out}\n{self.err}"
-            assert time.monotonic() < deadline, f"not ready after {START_S:g} s:\n{self.out}\n{self.err}"
+            assert time.monotonic() < deadline, f"not ready after {limit_s:g} s:\n{self.out}\n{self.err}"
             time.sleep(0.02)
 
     def wait(self, timeout_s: float = STOP_S) -> int:
@@ -91,7 +94,7 @@ class Cluster:
         self.data_dir = folder / "data"
         self.data = DataFolder(self.data_dir)
         self.shards = shards
-        self.env = dict(env or {})
+        self.env = {**store_settings(), **(env or {})}
         self.flags = list(flags)
         # All in one piece, so that REST keeps clear of the other ports that nodes may have above their own.
         first = free_ports(shards + 1)
@@ -117,10 +120,10 @@ class Cluster:
         self.up = HeliosProcess(self.words(), self.folder / "output", self.env)
         return self.up
 
-    def start(self) -> HeliosProcess:
+    def start(self, limit_s: float = START_S) -> HeliosProcess:
         """Run `helios up` until it is ready."""
         up = self.begin()
-        up.wait_ready()
+        up.wait_ready(limit_s)
         return up
 
     def stop(self) -> int:
@@ -151,7 +154,12 @@ class Cluster:
 
     def member(self, node_id: str) -> ProcessId | None:
         """The running data server of a node."""
-        found = member_of(self.data.node(node_id))
+        found = member_of(self.data.node(node_id).founder)
+        return found.id if found else None
+
+    def server(self, member: Member) -> ProcessId | None:
+        """The running data server that a member is."""
+        found = member_of(self.data.node(member.node).member(member.id))
         return found.id if found else None
 
     def routers(self, node_id: str) -> list[ProcessId]:
@@ -161,14 +169,34 @@ class Cluster:
 
     def member_address(self, node_id: str) -> Address:
         """Where a node's data server listens."""
-        state = json.loads(self.data.node(node_id).member_state.read_text())
+        state = json.loads(self.data.node(node_id).founder.state.read_text())
         return Address("127.0.0.1", int(state["port"]))
+
+    def server_port(self, member_id: str) -> int:
+        """Where the data server that a member is listens, or did."""
+        return int(self._server_state(member_id)["port"])
+
+    def _server_state(self, member_id: str) -> dict[str, Any]:
+        node_id = member_id.partition("@")[2] or member_id.rpartition(".")[0]
+        state: dict[str, Any] = json.loads(self.data.node(node_id).member(member_id).state.read_text())
+        return state
 
     def member_command(self, node_id: str, *words: str | bytes) -> object:
         """The reply of a node's data server itself, past every router."""
         if node_id in self.externals:
             return ask(self.externals[node_id], *words)
-        state = json.loads(self.data.node(node_id).member_state.read_text())
+        state = json.loads(self.data.node(node_id).founder.state.read_text())
+        return ask(int(state["port"]), *words, login=("helios-admin", state["password"]))
+
+    def leader_command(self, shard: Shard, *words: str | bytes) -> object:
+        """The reply of the data server that leads a shard, past every router."""
+        if shard.id in self.externals:
+            return ask(self.externals[shard.id], *words)
+        return self.server_command(shard.leading.id, *words)
+
+    def server_command(self, member_id: str, *words: str | bytes) -> object:
+        """The reply of the data server that a member is."""
+        state = self._server_state(member_id)
         return ask(int(state["port"]), *words, login=("helios-admin", state["password"]))
 
     def leftovers(self) -> dict[int, str]:
@@ -227,6 +255,18 @@ def ask(port: int, *words: str | bytes, login: tuple[str, str] | None = None, ti
 
 
 @contextmanager
+def ending(cluster: Cluster) -> Iterator[None]:
+    """Leave nothing of the cluster running at the end; prints its logs if the block fails."""
+    try:
+        yield
+    except BaseException:
+        print(cluster.logs())
+        raise
+    finally:
+        cluster.clean_up()
+
+
+@contextmanager
 def running_cluster(
     tmp_path: Path,
     shards: int = 3,
@@ -234,19 +274,15 @@ def running_cluster(
     flags: Sequence[str] = (),
     *,
     checked: bool = True,
+    start_s: float = START_S,
 ) -> Iterator[Cluster]:
     """A cluster that is ready; at the end nothing of it is left running. Prints its logs if the block fails.
 
     If it still runs at the end its own check must find nothing, unless a test that leaves it broken says so.
     """
     cluster = Cluster(tmp_path, shards, env, flags)
-    try:
-        cluster.start()
+    with ending(cluster):
+        cluster.start(start_s)
         yield cluster
         if checked and cluster.up is not None and cluster.up.process.poll() is None:
             cluster.assert_checked()
-    except BaseException:
-        print(cluster.logs())
-        raise
-    finally:
-        cluster.clean_up()

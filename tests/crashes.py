@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -64,16 +64,19 @@ class Victim(StrEnum):
     AGENT = "agent"  # another agent, if possible that of the source
     ROUTER = "router"
     GATEWAY = "gateway"
-    SOURCE = "source"  # the data servers
+    SOURCE = "source"  # the data servers that lead
     TARGET = "target"
 
 
 @contextmanager
-def crash_cluster(folder: Path, shards: int = 3) -> Iterator[tuple[Cluster, FileFailpoints]]:
+def crash_cluster(
+    folder: Path, shards: int = 3, env: Mapping[str, str] | None = None, flags: Sequence[str] = ()
+) -> Iterator[tuple[Cluster, FileFailpoints]]:
     """A cluster whose leases are short and whose coordinators can be stopped at every point."""
     points = FileFailpoints(folder / "points")
     points.folder.mkdir()
-    with running_cluster(folder, shards, {**SETTINGS, VARIABLE: str(points.folder)}) as cluster:
+    settings = {**SETTINGS, **(env or {}), VARIABLE: str(points.folder)}
+    with running_cluster(folder, shards, settings, flags) as cluster:
         yield cluster, points
 
 
@@ -169,13 +172,18 @@ class Scene:
                 holder = holder_of(self.cluster.data.gateway_lock)
                 found = holder.process if holder else None
             case Victim.SOURCE:
-                found = self.cluster.member(self.source)
+                found = await self._leader(self.source)
             case Victim.TARGET if self.external is not None:
                 found = ProcessId.of(self.external.pid)
             case Victim.TARGET:
-                found = self.cluster.member(self.target)
+                found = await self._leader(self.target)
         assert found is not None, f"{victim} runs"
         return found
+
+    async def _leader(self, shard_id: str) -> ProcessId | None:
+        shard = (await topology_in(self.store)).shard(shard_id)
+        assert shard is not None, shard_id
+        return self.cluster.server(shard.leading)
 
     async def whole(self) -> None:
         """Wait until every process is there and serves."""

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 from tests.servers import ADMIN_ONLY, ADMIN_PASSWORD, ADMIN_USER, Server, redis_binary, start_valkey
 
@@ -22,7 +22,15 @@ from helios.ports.engine import Connector, Engine
 
 REAL = ["valkey", *(["redis"] if redis_binary() else [])]
 KINDS = ["memory", *REAL]
-WAIT_S = 20.0
+WAIT_S = 60.0
+# As Helios runs servers that may follow each other, but for how little a leader remembers for those that come back.
+FOLLOWING = {
+    "replica-serve-stale-data": "no",
+    "repl-diskless-sync-delay": "0",
+    "repl-backlog-ttl": "0",
+    "repl-backlog-size": "64kb",
+}
+REMEMBERED = 30  # changes, and those of real servers have more than 64 KB where they are as many
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -56,7 +64,7 @@ class Lab(ABC):
             await engine.close()
 
     @abstractmethod
-    def patient(self, timeout_s: float) -> Connector:
+    def with_timeout(self, timeout_s: float) -> Connector:
         """Another connector, whose calls give up after `timeout_s`."""
 
     @abstractmethod
@@ -84,12 +92,20 @@ class Lab(ABC):
         """End the server at once."""
 
     @abstractmethod
-    def restart(self) -> None:
-        """Start it after a crash."""
+    def restart(self, *, detached: bool = False) -> None:
+        """Start it after a crash; `detached`: following nobody, and taking no writes."""
+
+    @abstractmethod
+    async def copies(self, engine: Engine) -> int:
+        """How many whole copies the server has given to followers."""
 
     @abstractmethod
     async def set_fsync(self, policy: str) -> None:
         """Set how often the server syncs its log."""
+
+
+Two: TypeAlias = tuple[Lab, Lab]
+Three: TypeAlias = tuple[Lab, Lab, Lab]
 
 
 class MemoryLab(Lab):
@@ -97,14 +113,18 @@ class MemoryLab(Lab):
 
     kind = "memory"
 
-    def __init__(self) -> None:
+    def __init__(self, servers: dict[Address, MemoryServer] | None = None) -> None:
         super().__init__()
-        self.member = Member("shard-1.0", "shard-1", Address("memory", 1))
-        self.server = MemoryServer("shard-1.0", wall=time.time, admin=(ADMIN_USER, ADMIN_PASSWORD))
-        self.connector = MemoryConnector({self.member.address: self.server})
+        self.servers = {} if servers is None else servers
+        number = len(self.servers)
+        self.member = Member(f"shard-1.{number}", f"shard-{number + 1}", Address("memory", number + 1))
+        self.server = MemoryServer(self.member.id, wall=time.time, admin=(ADMIN_USER, ADMIN_PASSWORD))
+        self.server.replication.kept = REMEMBERED
+        self.servers[self.member.address] = self.server
+        self.connector = MemoryConnector(self.servers)
 
-    def patient(self, timeout_s: float) -> Connector:
-        return MemoryConnector({self.member.address: self.server}, timeout_s=timeout_s, connect_timeout_s=timeout_s)
+    def with_timeout(self, timeout_s: float) -> Connector:
+        return MemoryConnector(self.servers, timeout_s=timeout_s, connect_timeout_s=timeout_s)
 
     async def set(self, engine: Engine, key: bytes, value: bytes, expire_at_ms: int | None = None) -> None:
         await cast(MemoryEngine, engine).set(key, value, expire_at_ms)
@@ -124,8 +144,12 @@ class MemoryLab(Lab):
     def crash(self) -> None:
         self.server.crash()
 
-    def restart(self) -> None:
+    def restart(self, *, detached: bool = False) -> None:
+        self.server.replication.detached_at_start = detached
         self.server.restart()
+
+    async def copies(self, engine: Engine) -> int:
+        return self.server.replication.copies
 
     async def set_fsync(self, policy: str) -> None:
         self.server.aof_fsync = policy
@@ -141,7 +165,7 @@ class RealLab(Lab):
         self.member = Member("shard-1.0", "shard-1", Address("127.0.0.1", server.port))
         self.connector = ValkeyConnector(_admin)
 
-    def patient(self, timeout_s: float) -> Connector:
+    def with_timeout(self, timeout_s: float) -> Connector:
         return ValkeyConnector(_admin, timeout_s=timeout_s, connect_timeout_s=timeout_s)
 
     async def set(self, engine: Engine, key: bytes, value: bytes, expire_at_ms: int | None = None) -> None:
@@ -163,8 +187,12 @@ class RealLab(Lab):
     def crash(self) -> None:
         self.server.kill()
 
-    def restart(self) -> None:
+    def restart(self, *, detached: bool = False) -> None:
+        self.server.config["replicaof"] = "127.0.0.1 1" if detached else "no one"
         self.server.start()
+
+    async def copies(self, engine: Engine) -> int:
+        return int((await raw(engine).execute("INFO", "stats")).partition(b"sync_full:")[2].split()[0])
 
     async def set_fsync(self, policy: str) -> None:
         await raw(await self.open()).execute("CONFIG", "SET", "appendfsync", policy)
@@ -189,12 +217,13 @@ async def configure(engine: Engine, options: Mapping[str, int]) -> None:
 
 
 @asynccontextmanager
-async def open_lab(kind: str, folder: Path) -> AsyncIterator[Lab]:
-    """A server of that kind; whatever happens, it ends with the test."""
+async def open_lab(kind: str, folder: Path, servers: dict[Address, MemoryServer] | None = None) -> AsyncIterator[Lab]:
+    """A server of that kind; whatever happens, it ends with the test. Those in memory reach each other in `servers`."""
     if kind == "memory":
-        yield MemoryLab()
+        yield MemoryLab(servers)
         return
-    with start_valkey(folder, users=ADMIN_ONLY, binary=redis_binary() if kind == "redis" else None) as server:
+    binary = redis_binary() if kind == "redis" else None
+    with start_valkey(folder, users=ADMIN_ONLY, binary=binary, config=FOLLOWING) as server:
         lab = RealLab(kind, server)
         try:
             yield lab

@@ -8,30 +8,37 @@ from typing import Any
 
 import httpx
 
+from helios.admin.router_views import (
+    HotKeyView,
+    LatencyView,
+    RouterShardView,
+    RouterView,
+    SlowCommandsView,
+    SlowCommandView,
+)
 from helios.admin.views import (
     AlteredView,
+    BackupView,
     BalanceView,
     ChangeView,
     CheckView,
+    CopyPartView,
+    CopyView,
     Finding,
     HistoryView,
-    HotKeyView,
     KeyFigureView,
     KeyView,
-    LatencyView,
     MigrationView,
     NodeLoadView,
     NodeView,
     PlacementView,
     PointView,
     PreviewView,
-    RouterShardView,
-    RouterView,
     RuleView,
     SettingChangeView,
     SettingView,
-    SlowCommandsView,
-    SlowCommandView,
+    ShardCopyView,
+    ShardView,
     StatsView,
     WeightView,
 )
@@ -102,6 +109,7 @@ PLACEMENT = PlacementView(
     rules=(RULE,),
     moving=True,
 )
+BACKUP = BackupView("b1", 1_700_000_000.0, 12.5, "0.1", "{}", (ShardCopyView("shard-1", "valkey 9.1.2"),))
 SETTING = SettingView(
     "sharding.migration_rate", "1000", "default", "at once", "keys/s", "a whole number", "Keys a second"
 )
@@ -124,6 +132,20 @@ BALANCE = BalanceView(
     worst_after=0.01,
     moves=(PREVIEW,),
     hot_keys=(HotKeyView("user:1", "shard-2", 1200.0),),
+)
+SHARD = ShardView(
+    "shard-1",
+    "under-replicated",
+    "shard-2",
+    "127.0.0.1:7001",
+    "quorum",
+    3,
+    1,
+    (
+        CopyView("shard-1@shard-2", "shard-2", "127.0.0.1:7001", "leader", True),
+        CopyView("shard-1.0", "shard-1", "127.0.0.1:7000", "replica", True, 120, 0.5),
+        CopyView("shard-1@shard-3", "shard-3", "127.0.0.1:7002", "learner", False),
+    ),
 )
 HISTORY = HistoryView(
     change="c-1",
@@ -206,6 +228,10 @@ class FakeAdmin:
         self._note("list_nodes")
         return [NODE]
 
+    async def list_shards(self) -> list[ShardView]:
+        self._note("list_shards")
+        return [SHARD]
+
     async def node_for_key(self, key: bytes) -> KeyView:
         self._note("node_for_key", key)
         return KeyView(key.decode("utf-8", "backslashreplace"), "shard-1", "localhost:6379", "ring", None)
@@ -214,8 +240,8 @@ class FakeAdmin:
         self._note("migrate", source, target, pattern, *["verify"] * verify)
         return self.view
 
-    async def change(self, change_id: str) -> ChangeView:
-        self._note("change", change_id)
+    async def change(self, change_id: str, *, wait_s: float = 0.0) -> ChangeView:
+        self._note("change", change_id, *[wait_s] * bool(wait_s))
         return self.change_view
 
     async def rules(self) -> list[RuleView]:
@@ -260,6 +286,10 @@ class FakeAdmin:
         self._note("reweight", node_id, weight)
         return self.change_view
 
+    async def promote(self, shard: str, node_id: str, *, accept_loss: bool = False) -> ChangeView:
+        self._note("promote", shard, node_id, accept_loss)
+        return self.change_view
+
     async def drain(self, node_id: str) -> ChangeView:
         self._note("drain", node_id)
         return self.change_view
@@ -287,6 +317,22 @@ class FakeAdmin:
     async def check(self, *, repair: bool = False) -> CheckView:
         self._note("check", repair)
         return FOUND
+
+    async def backup(self) -> BackupView:
+        self._note("backup")
+        return BACKUP
+
+    async def read_backup(self, backup_id: str, shard: str, offset: int) -> CopyPartView:
+        self._note("read_backup", backup_id, shard, offset)
+        return CopyPartView(b"REDIS", 5, "abc")
+
+    async def end_backup(self, backup_id: str) -> bool:
+        self._note("end_backup", backup_id)
+        return True
+
+    async def restore_users(self, users: str) -> int:
+        self._note("restore_users", users)
+        return 1
 
     async def settings(self) -> list[SettingView]:
         self._note("settings")

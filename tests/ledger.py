@@ -15,6 +15,8 @@ from redis.exceptions import ClusterDownError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import TimeoutError as NoAnswer
 
+from helios.model.ids import Address
+
 SPACES = ("user", "order", "session")
 FAR_MS = 4102444800000  # the year 2100: no key of the ledger expires during a test
 
@@ -31,16 +33,30 @@ class Ledger:
     """A bounded load on several ports. Each register key has one writer; counters and lists are shared.
 
     An error that says nothing was executed counts as refused; a lost connection, a time-out and
-    `-UNKNOWN` leave the effect uncertain: it may be there once, or not.
+    `-UNKNOWN` leave the effect uncertain: it may be there once, or not, or come late. So ledgers that follow each
+    other in one cluster have a `label` each, which is in all their names.
     """
 
-    def __init__(self, ports: Sequence[int], *, seed: int, keys: int = 60, pause_s: float = 0.002) -> None:
+    def __init__(
+        self,
+        ports: Sequence[int | Address],
+        *,
+        seed: int,
+        keys: int = 60,
+        pause_s: float = 0.002,
+        login: tuple[str, str] | None = None,
+        patience_s: float = 15,
+        label: str = "",
+    ) -> None:
         self.ports = list(ports)
+        self._login = login
+        self._patience_s = patience_s
         self.operations = 0
         self.acknowledged = 0
         self.refused: Counter[str] = Counter()
         self.uncertain: Counter[str] = Counter()
         self._seed = seed
+        self._label = label
         self._keys = keys
         self._pause_s = pause_s
         self._registers: dict[str, Entry] = {}
@@ -67,7 +83,7 @@ class Ledger:
         count = 0
         while not self._stopping.is_set():
             count += 1
-            space = chooser.choice(SPACES)
+            space = chooser.choice(SPACES) + self._label
             effect = f"{number}-{count}"
             kind = chooser.choice((self._set, self._set, self._increment, self._push, self._expiring, self._delete))
             try:
@@ -83,9 +99,22 @@ class Ledger:
         await connection.aclose()
 
     async def _connect(self, turn: int) -> redis.asyncio.Redis:
+        return self._client(turn, Retry(NoBackoff(), 0))
+
+    def _client(self, turn: int, retry: Retry, *, decode: bool = False) -> redis.asyncio.Redis:
         port = self.ports[turn % len(self.ports)]
+        place = Address("127.0.0.1", port) if isinstance(port, int) else port
+        name, password = self._login or (None, None)
         return redis.asyncio.Redis(
-            port=port, socket_timeout=15, retry=Retry(NoBackoff(), 0), single_connection_client=True
+            host=place.host,
+            port=place.port,
+            username=name,
+            password=password,
+            socket_timeout=self._patience_s,
+            socket_connect_timeout=self._patience_s,
+            decode_responses=decode,
+            retry=retry,
+            single_connection_client=True,
         )
 
     async def _execute(self, connection: redis.asyncio.Redis, entry: Entry, effect: str, *command: object) -> None:
@@ -128,10 +157,8 @@ class Ledger:
     async def check(self) -> int:
         """Compare with what the cluster holds; the number of effects that were checked."""
         # A router that loses its lease for a moment has executed nothing, and is asked again for up to ten seconds.
-        patience = Retry(ConstantBackoff(0.1), 100, (ClusterDownError,))
-        async with redis.asyncio.Redis(
-            port=self.ports[0], socket_timeout=15, decode_responses=True, retry=patience
-        ) as connection:
+        retry = Retry(ConstantBackoff(0.1), 100, (ClusterDownError,))
+        async with self._client(0, retry, decode=True) as connection:
             for name, entry in self._registers.items():
                 self._check_register(name, entry, await connection.get(name))
             for name, entry in self._counters.items():

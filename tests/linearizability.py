@@ -65,6 +65,15 @@ def perform(value: Value, operation: Operation) -> tuple[Value, Reply]:
 
 def error(history: Iterable[Operation], start: Value = None) -> str | None:
     """None if the history of one key is linearizable, else where every attempt to order it ends."""
+    # What nobody answered may have had no effect. A read never has, and of what no reply has a trace it is tried first.
+    operations = [operation for operation in history if not (operation.open and operation.command == "GET")]
+    replies = b"\0".join(operation.reply for operation in operations if isinstance(operation.reply, bytes))
+    traced = [operation for operation in operations if not operation.open or operation.argument in replies]
+    said = _search(traced, start)
+    return said if said is None or len(traced) == len(operations) else _search(operations, start)
+
+
+def _search(history: Sequence[Operation], start: Value) -> str | None:
     operations = sorted(history, key=lambda operation: operation.invoked)
     answered = _bits(number for number, operation in enumerate(operations) if not operation.open)
     stack: list[tuple[int, Value]] = [(0, start)]
@@ -76,7 +85,8 @@ def error(history: Iterable[Operation], start: Value = None) -> str | None:
             return None
         if placed.bit_count() > furthest.bit_count():
             furthest, stuck_value = placed, value
-        for number in _next(operations, placed):
+        # The last is tried first: what was answered before what was not.
+        for number in sorted(_next(operations, placed), key=lambda number: not operations[number].open):
             after, reply = perform(value, operations[number])
             following = (placed | 1 << number, after)
             if (operations[number].open or reply == operations[number].reply) and following not in seen:
@@ -86,14 +96,22 @@ def error(history: Iterable[Operation], start: Value = None) -> str | None:
 
 
 def _next(operations: Sequence[Operation], placed: int) -> list[int]:
-    """The operations that may come first of those that are left: none of them ended before another began."""
+    """The operations that may come first of those that are left: none of them ended before another began.
+
+    Of unanswered ones that do the same it is enough to try the first.
+    """
     first_end = math.inf
     candidates = []
+    tried: set[tuple[str, bytes]] = set()
     number = ((placed + 1) & ~placed).bit_length() - 1  # the first that is not placed
     while number < len(operations) and operations[number].invoked <= first_end:
-        if not placed >> number & 1:
+        operation = operations[number]
+        does = (operation.command, operation.argument)
+        if not placed >> number & 1 and not (operation.open and does in tried):
             candidates.append(number)
-            first_end = min(first_end, operations[number].responded)
+            first_end = min(first_end, operation.responded)
+            if operation.open:
+                tried.add(does)
         number += 1
     return [number for number in candidates if operations[number].invoked <= first_end]
 

@@ -32,12 +32,26 @@ class MemoryShards:
         self.skews_s = dict.fromkeys(versions, 0.0)  # by so much the servers' clocks are ahead
         self.servers = {name: MemoryServer(name, wall=self._wall_of(name), version=v) for name, v in versions.items()}
         self.addresses = {name: Address("memory", port) for port, name in enumerate(versions, 1)}
-        connector = MemoryConnector({self.addresses[name]: server for name, server in self.servers.items()})
+        self.by_address = {self.addresses[name]: server for name, server in self.servers.items()}
+        self.connector = MemoryConnector(self.by_address)
+        self._failpoints = failpoints
         self.store = MemoryStore()
-        self.admin = Admin(self.store, connector, self.clock)
-        self.coordinator = Coordinator(
-            self.store, connector, self.clock, node_id="test", settings=BY_HAND, failpoints=failpoints
+        self.admin = Admin(self.store, self.connector, self.clock)
+        self._coordinating: asyncio.Task[None] | None = None
+
+    def coordinate(self) -> None:
+        """Start a coordinator."""
+        coordinator = Coordinator(
+            self.store, self.connector, self.clock, node_id="test", settings=BY_HAND, failpoints=self._failpoints
         )
+        self._coordinating = asyncio.create_task(coordinator.run())
+
+    async def stop_coordinator(self) -> None:
+        """End it wherever it stands."""
+        assert self._coordinating is not None, "a coordinator was started"
+        self._coordinating.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._coordinating
 
     def _wall_of(self, name: str) -> Callable[[], float]:
         return lambda: self.clock.wall() + self.skews_s[name]
@@ -72,13 +86,11 @@ async def memory_shards(
 ) -> AsyncIterator[MemoryShards]:
     """A cluster of `founders` with a coordinator; the other servers are there and not in it."""
     cluster = MemoryShards(versions, failpoints)
-    coordinating = asyncio.create_task(cluster.coordinator.run())
+    cluster.coordinate()
     try:
         await cluster.admin.found([cluster.node(name) for name in founders])
         await cluster.fill()
         yield cluster
     finally:
-        coordinating.cancel()
-        with suppress(asyncio.CancelledError):
-            await coordinating
+        await cluster.stop_coordinator()
         await cluster.store.close()

@@ -72,7 +72,7 @@ async def assert_each_key_once(cluster: Cluster) -> int:
     routes = Routes(topology)
     count = 0
     for shard in topology.shards:
-        keys = await asyncio.to_thread(cluster.member_command, shard.id, "KEYS", "*")
+        keys = await asyncio.to_thread(cluster.leader_command, shard, "KEYS", "*")
         assert isinstance(keys, list)
         count += len(keys)
         strays = [key for key in keys if routes.owner(key) != shard.id]
@@ -88,7 +88,7 @@ async def assert_no_users_left(cluster: Cluster) -> None:
         async def clean() -> bool:
             orphans.clear()
             for shard in (await topology_in(store)).shards:
-                users = await asyncio.to_thread(cluster.member_command, shard.id, "ACL", "USERS")
+                users = await asyncio.to_thread(cluster.leader_command, shard, "ACL", "USERS")
                 assert isinstance(users, list)
                 coordinator = await read_record(store, CoordinatorRecord, COORDINATOR)
                 mine = f"{MOVER_PREFIX}{coordinator.value.term}-" if coordinator else MOVER_PREFIX

@@ -98,6 +98,10 @@ class FailingStore:
         self._check()
         await self._inner.revoke(lease)
 
+    async def compact(self, revision: int) -> None:
+        self._check()
+        await self._inner.compact(revision)
+
     async def close(self) -> None:
         await self._inner.close()
 
@@ -151,10 +155,13 @@ class RouterLab:
         )
 
     async def empty(self) -> None:
-        """Remove every key from the servers themselves."""
+        """Remove every key, script and function from the servers themselves, and their statistics."""
         for shard in self.servers:
             async with self.direct(shard) as direct:
                 await direct.flushall()
+                await direct.script_flush()
+                await direct.function_flush()
+                await direct.config_resetstat()
 
     def direct(self, shard: str) -> Client:
         """A client of the shard's server itself."""

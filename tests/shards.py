@@ -8,9 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.cluster_store import open_store
 from tests.servers import ADMIN_ONLY, ADMIN_PASSWORD, ADMIN_USER, Server, start_valkey
 
 from helios.admin.client import Admin
+from helios.admin.views import Finding
 from helios.coordinator.service import Coordinator
 from helios.engines.valkey.connector import ValkeyConnector
 from helios.model.ids import Address
@@ -18,14 +20,15 @@ from helios.model.migration import Change
 from helios.model.sections import CoordinatorSettings, ShardingSettings
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Member, Node, NodeKind, Topology
+from helios.node.heartbeat import Heartbeat
 from helios.placement.routing import Routes
 from helios.ports.failpoints import OFF, Failpoints, Point
 from helios.ports.records import (
-    AGENTS,
     CHANGES,
     MEMBERS,
-    AgentRecord,
+    RUNNING,
     MemberRecord,
+    RunningRecord,
     list_records,
     put_record,
     read_record,
@@ -33,7 +36,6 @@ from helios.ports.records import (
 from helios.ports.store import Store
 from helios.ports.topologies import read_topology
 from helios.runtime.clock import SystemClock
-from helios.stores.sqlite import SqliteStore
 
 FAST = ClusterSettings(
     sharding=ShardingSettings(migration_rate=0, auto_rebalance=True),
@@ -116,8 +118,13 @@ class Shards:
         kind = NodeKind.SUPERVISED if supervised else NodeKind.EXTERNAL
         if supervised:
             member = MemberRecord(f"{node_id}.0", node_id, address, ADMIN_USER, ADMIN_PASSWORD)
-            agent = AgentRecord(node_id, address, kind, self.clock.wall() + 3600)
-            await self.store.commit([put_record(MEMBERS + member.id, member), put_record(AGENTS + node_id, agent)])
+            runs = RunningRecord(node_id, address, "here", "", 0, "", "")
+            operations = [(MEMBERS + member.id, member), (RUNNING + node_id, runs)]
+            await self.store.commit([put_record(key, record) for key, record in operations])
+            heartbeat = Heartbeat(node_id, address, "", self.store, self.clock, ready=lambda: True)
+            await heartbeat.beat()
+            beating = asyncio.create_task(heartbeat.run())
+            self.stack.callback(beating.cancel)
         return Node(node_id, address, kind)
 
     def coordinate(self, name: str = "test", settings: ClusterSettings = FAST) -> asyncio.Task[None]:
@@ -174,8 +181,18 @@ class Shards:
     async def assert_checked(self) -> None:
         """At rest, the cluster's own check finds nothing."""
         await self.settled()
-        found = (await self.admin.check()).findings
-        assert not found, found
+        found: tuple[Finding, ...] = ()
+
+        async def clean() -> bool:
+            nonlocal found
+            found = (await self.admin.check()).findings
+            return not found
+
+        try:
+            # Where load has cost the coordinator its lease, its next term has still to clean up behind the last.
+            await eventually(clean, "the check finds nothing")
+        except AssertionError:
+            raise AssertionError(found) from None
 
     async def assert_whole(self, expected: dict[bytes, bytes]) -> None:
         """Every pair is there once, on its owner and nowhere else."""
@@ -200,7 +217,7 @@ async def running_shards(
     """
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        store = await SqliteStore.open(folder / "helios.db")
+        store = await open_store(folder)
         stack.push_async_callback(store.close)
 
         async def credentials(member: Member) -> tuple[str, str] | None:

@@ -38,6 +38,8 @@ class JumpingClock:
     def monotonic(self) -> float:
         return time.monotonic() + self._ahead_s
 
+    boottime = monotonic
+
     def advance(self, seconds: float) -> None:
         self._ahead_s += seconds
 

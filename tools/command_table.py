@@ -14,17 +14,17 @@ from helios.resp.commands import BORROWERS, TABLE, Command, How
 PATH = Path(__file__).resolve().parent.parent / "docs" / "COMMANDS.md"
 _HEAD = """# Commands
 
-How Helios treats each command. Written by `tools/command_table.py` from the table that the routers go by. What there is
-to know beside it stands in [the guide](CLIENTS.md).
+How Helios treats each command. `tools/command_table.py` writes this page from the table that routers use.
+[The guide](CLIENTS.md) has the details.
 
 | treated | means |
 |---|---|
-| as it is | goes to the node that owns its key, as it came |
-| within a node | has several keys, which must be owned by one node: `CROSSSHARD` otherwise |
-| by copies | runs on one node, which borrows copies of the keys that others own; not read at one moment |
-| across nodes | split by owner, and the replies put together; not atomic |
+| as it is | is forwarded unchanged to the node that owns its key |
+| within a node | has several keys, which one node must own; otherwise `CROSSSHARD` |
+| by copies | runs on one node, with borrowed copies of the keys that others own; these are not read at one moment |
+| across nodes | is split by owner, and the replies are merged; not atomic |
 | any node | has no key, and any node can answer |
-| by the router | answered by the router, which may ask the nodes |
+| by the router | is answered by the router, which may ask the nodes |
 | verb | administers the cluster |
 | refused | answered with an error that gives the reason |
 

@@ -14,13 +14,13 @@ TARGET = Path(__file__).parents[1] / "docs" / "SETTINGS.md"
 
 _HEAD = """# Settings
 
-Every setting, from the code (`tools/settings_reference.py` writes this page; a test holds it to the code).
-[The guide](GETTING_STARTED.md#configuration) says how settings are given, changed, and taken back.
+Every setting. `tools/settings_reference.py` writes this page from the code, and a test keeps the two alike.
+[The guide](GETTING_STARTED.md#configuration) shows how to set, change and restore settings.
 
-A settings file names the section and, indented below it, the setting. A value that holds **at once** is shared by all
-processes of the cluster, which take it up while they run: from an edited file, `helios config set`,
-`helios-cli config set` or REST. One that waits for a **restart** is taken up by processes when they are started. One
-that is **fixed** belongs to a cluster from its founding on.
+A settings file names the section and, indented below it, the setting. If a change holds **at once**, all
+processes of the cluster use it while they run, whether it comes from an edited file, `helios config set`,
+`helios-cli config set` or REST. If it needs a **restart**, a process uses it when it starts. A **fixed** setting
+is decided when the cluster is founded.
 """
 
 _EFFECTS = {

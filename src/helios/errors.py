@@ -85,10 +85,20 @@ class StoreError(HeliosError):
     code = "STORE"
 
 
+class StoreUnreachable(StoreError):
+    """The store does not answer now, and may again. A request that was on its way has an unknown outcome."""
+
+
 class Conflict(StoreError):
-    """A compare-and-set found another version than expected; nothing was written. Read again and decide anew."""
+    """A compare-and-set found another version than expected; nothing was written. Read again and decide again."""
 
     code = "CONFLICT"
+
+
+class TooBig(StoreError):
+    """A commit is beyond what every store takes, in bytes or in operations; nothing was written."""
+
+    code = "TOOBIG"
 
 
 class WatchLost(StoreError):

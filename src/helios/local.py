@@ -23,6 +23,7 @@ from helios.errors import InvalidInput, NotFound, Refused, StartError
 from helios.model.setting_info import all_settings, nearest
 from helios.node.files import DataFolder
 from helios.node.ports import free_ports
+from helios.node.process import in_words
 from helios.runtime.children import helios_command
 from helios.runtime.lifecycle import COMPLAINT
 from helios.runtime.settings import variable
@@ -273,33 +274,39 @@ class _Program:
 
     def __init__(self, name: str, words: list[str], out: Path, env: Mapping[str, str]) -> None:
         self._name = name
-        self._out = out
-        with out.open("wb") as file:
-            # A session of its own: Ctrl-C at a terminal is for us, who then end it in order.
-            self._process = subprocess.Popen(
-                helios_command(*words),
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=file,
-                env=dict(env),
-                start_new_session=True,
-            )
+        # Held open, since a cluster that cannot start deletes its folder before it says why.
+        self._out = out.open("w+b")
+        # A session of its own: Ctrl-C at a terminal is for us, who then end it in order.
+        self._process = subprocess.Popen(
+            helios_command(*words),
+            stdin=subprocess.PIPE,
+            stdout=self._out,
+            stderr=self._out,
+            env=dict(env),
+            start_new_session=True,
+        )
 
     def await_ready(self) -> None:
         """Return when it says that it is ready; raises StartError with its complaint, and ends it."""
         deadline = time.monotonic() + _START_S
         while True:
             ended = self._process.poll() is not None  # before the look, so that last words are seen
-            lines = self._out.read_text(errors="replace").splitlines() if self._out.exists() else []
+            lines = self._said()
             if "ready" in lines:
                 return
             if ended or time.monotonic() > deadline:
                 self.end()
                 self.await_end()
                 why = "\n".join(line.removeprefix(COMPLAINT) for line in lines if line.startswith(COMPLAINT))
-                silent = f"it was not ready after {_START_S:g} s" if not ended else "it ended without a word"
-                raise StartError(f"{self._name} could not start: {why or silent}")
+                status = in_words(self._process.returncode)
+                silent = f"it ended with {status}" if ended else f"it was not ready after {_START_S:g} s"
+                raise StartError(f"{self._name} could not start: {why or '; '.join([silent, *lines[-12:]])}")
             time.sleep(_LOOK_S)
+
+    def _said(self) -> list[str]:
+        """The lines that it has written so far."""
+        size = os.fstat(self._out.fileno()).st_size
+        return os.pread(self._out.fileno(), size, 0).decode(errors="replace").splitlines()
 
     def end(self) -> None:
         """Tell it to end, as its parent's death would."""
@@ -313,6 +320,7 @@ class _Program:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._out.close()
 
 
 def _environment(settings: Mapping[str, str]) -> dict[str, str]:

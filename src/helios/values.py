@@ -30,7 +30,7 @@ Key: TypeAlias = "str | bytes"
 Nodes: TypeAlias = "Mapping[str, float] | Iterable[str]"
 """Ids of nodes with their weights, or ids alone, each of weight 1."""
 
-_POINTS_MOST = 10_000
+_MAX_POINTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +228,8 @@ def placement_of(view: PlacementView) -> Placement:
 def _record(nodes: Nodes, points: int) -> model.Placement:
     if isinstance(nodes, str):
         raise InvalidInput(f"{nodes!r} is one id: put the ids of all nodes into a list, or ids and weights into a dict")
-    if not 1 <= points <= _POINTS_MOST:
-        raise InvalidInput(f"{points} points for a node of weight 1: use 1 to {_POINTS_MOST:,}")
+    if not 1 <= points <= _MAX_POINTS:
+        raise InvalidInput(f"{points} points for a node of weight 1: use 1 to {_MAX_POINTS:,}")
     weights = nodes if isinstance(nodes, Mapping) else dict.fromkeys(nodes, 1.0)
     record = model.Placement(points)
     return with_weights(record, {node: _weight(record, node, weight) for node, weight in weights.items()})

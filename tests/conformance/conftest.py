@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from tests.engine_lab import KINDS, REAL, Lab, open_lab
+from tests.engine_lab import KINDS, REAL, Lab, Three, Two, open_lab
 from tests.etcd_servers import started_etcd
 from tests.store_homes import HOMES
+
+from helios.engines.memory import MemoryServer
+from helios.model.ids import Address
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -31,6 +34,32 @@ async def real_lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     """One server process of each product."""
     async with open_lab(request.param, tmp_path / "server") as running:
         yield running
+
+
+@pytest.fixture(params=KINDS)
+async def two(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Two]:
+    """Two servers of each kind."""
+    async with open_lab(request.param, tmp_path / "first") as a, open_lab(request.param, tmp_path / "second") as b:
+        yield a, b
+
+
+@pytest.fixture(params=KINDS)
+async def three(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Three]:
+    """Three servers of each kind, which can follow each other."""
+    servers: dict[Address, MemoryServer] = {}
+    async with (
+        open_lab(request.param, tmp_path / "a", servers) as a,
+        open_lab(request.param, tmp_path / "b", servers) as b,
+        open_lab(request.param, tmp_path / "c", servers) as c,
+    ):
+        yield a, b, c
+
+
+@pytest.fixture(params=REAL)
+async def real_two(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Two]:
+    """Two server processes of each product."""
+    async with open_lab(request.param, tmp_path / "first") as a, open_lab(request.param, tmp_path / "second") as b:
+        yield a, b
 
 
 @pytest.fixture(scope="session")

@@ -332,7 +332,7 @@ async def test_a_crash_ends_a_change_stream(lab: Lab) -> None:
 
 
 async def test_a_barrier_that_is_given_up_loses_no_name(lab: Lab) -> None:
-    connector = lab.patient(SHORT_S)
+    connector = lab.with_timeout(SHORT_S)
     engine = await connector.open(lab.member)
     stream = await engine.changes()
     await lab.set(engine, b"a", b"1")
@@ -388,6 +388,7 @@ async def test_a_mover_may_do_all_that_the_port_names(lab: Lab) -> None:
     assert dumped is not None
     assert await mover.stream_states([b"a", b"none"]) == [None, None]
     assert await mover.stream_marks([b"a", b"none"]) == [None, None]
+    assert await mover.stream_writes() == await mover.stream_writes() != b""
     await mover.restore([(b"b", dumped)])
     assert await stream.barrier() == {b"b"}
     await stream.close()
@@ -505,7 +506,7 @@ async def test_users_made_at_run_time_end_with_the_server(lab: Lab) -> None:
 
 
 async def test_a_frozen_server_is_unreachable_in_time_and_usable_again(lab: Lab) -> None:
-    connector = lab.patient(SHORT_S)
+    connector = lab.with_timeout(SHORT_S)
     engine = await connector.open(lab.member)
     await lab.set(engine, b"n", b"0")
     lab.freeze()

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import Any, TypeAlias, cast
+from collections.abc import AsyncGenerator
+from typing import Any, cast
 
 import pytest
-from tests.engine_lab import KINDS, REAL, Lab, configure, open_lab, run
+from tests.engine_lab import Two, configure, run
 from tests.values import MAKERS, carry_out, look
 
 from helios.engines.valkey.digests import digest_of
 from helios.engines.valkey.engine import ValkeyEngine
 from helios.engines.valkey.stepwise.members import Rows, Set
 from helios.ports.engine import Dumped
-
-Two: TypeAlias = tuple[Lab, Lab]
 
 # Small values lie in one piece, in the order of their arrival, unless they are told not to.
 IN_TABLES = {
@@ -30,22 +26,11 @@ IN_TABLES = {
 }
 
 
-@pytest.fixture(params=KINDS)
-async def two(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Two]:
-    """Two servers of each kind."""
-    async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(open_lab(request.param, tmp_path / "first"))
-        yield first, await stack.enter_async_context(open_lab(request.param, tmp_path / "second"))
-
-
-@pytest.fixture(params=REAL)
-async def real_two(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Two]:
-    """Two server processes of each product, of which the second keeps small values otherwise."""
-    async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(open_lab(request.param, tmp_path / "first"))
-        second = await stack.enter_async_context(open_lab(request.param, tmp_path / "second"))
-        await configure(await second.open(), IN_TABLES)
-        yield first, second
+@pytest.fixture
+async def real_two(real_two: Two) -> Two:
+    """Of the two server processes the second keeps small values otherwise."""
+    await configure(await real_two[1].open(), IN_TABLES)
+    return real_two
 
 
 async def test_equal_values_have_equal_digests_and_others_do_not(two: Two) -> None:

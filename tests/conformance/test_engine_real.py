@@ -178,7 +178,9 @@ async def test_whatever_changes_unnamed_changes_a_stream_s_mark(real_lab: Lab) -
     before = await mark()
     for command in UNNAMED:
         stream = await engine.changes()
+        writes = await engine.stream_writes()
         await run(engine, *command)
+        assert await engine.stream_writes() not in (b"", writes), command
         assert await stream.barrier() <= {b"s"}
         await stream.close()
         after = await mark()
@@ -186,6 +188,41 @@ async def test_whatever_changes_unnamed_changes_a_stream_s_mark(real_lab: Lab) -
         assert await mark() == after
         before = after
     assert await engine.stream_marks([b"text", b"none"]) == [None, None]
+
+
+@pytest.mark.processes
+async def test_stream_writes_tell_of_calls_from_everywhere(real_lab: Lab) -> None:
+    """From scripts and transactions, of clients that were blocked, and where counting begins anew."""
+    engine, other = await real_lab.open(), await real_lab.open()
+    await run(engine, "FLUSHALL")
+    await run(engine, "XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
+    await run(engine, "XADD", "s", "1-1", "f", "v")
+    acknowledge = "return redis.call('XACK', KEYS[1], 'g', '1-1')"
+    await run(engine, "XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">")
+    for commands in (
+        [("EVAL", acknowledge, 1, "s")],
+        [("MULTI",), ("XACK", "s", "g", "1-1"), ("EXEC",)],
+        [("CONFIG", "RESETSTAT")],
+        [("XACK", "s", "g", "1-1"), ("CONFIG", "RESETSTAT")],
+    ):
+        before = await engine.stream_writes()
+        for command in commands:
+            await run(engine, *command)
+        assert await engine.stream_writes() not in (b"", before), commands
+
+    waiting = asyncio.create_task(
+        raw(other).execute("XREADGROUP", "GROUP", "g", "c", "BLOCK", 0, "STREAMS", "s", ">", timeout_s=20)
+    )
+    while b"cmd=xreadgroup" not in b" ".join(await clients(engine)):
+        pass
+    before = await engine.stream_writes()
+    await run(engine, "XADD", "s", "2-1", "f", "v")
+    await waiting
+    after = await engine.stream_writes()
+    assert after not in (b"", before)
+    for command in (("XADD", "s", "3-1", "f", "v"), ("XLEN", "s"), ("XINFO", "STREAM", "s"), ("SET", "k", "v")):
+        await run(engine, *command)
+    assert await engine.stream_writes() == after
 
 
 @pytest.mark.processes
@@ -202,6 +239,28 @@ async def test_a_stream_whose_consumer_is_seen_in_this_moment_has_no_mark(real_l
             _, (found,) = await asyncio.gather(reading, engine.stream_marks([b"s"]))
             unmarked += found == b""
     assert unmarked
+
+
+@pytest.mark.processes
+async def test_replies_come_as_they_are_beside_others_and_pushes(real_lab: Lab) -> None:
+    engine = await real_lab.open()
+    pushed: list[object] = []
+    connection = await connect(raw(engine).endpoint, on_push=pushed.append)
+    try:
+        await connection.execute("CLIENT", "TRACKING", "ON", "BCAST")
+        writes = [("SET", "k", "v"), ("GET", "k"), ("INCR", "k"), ("MGET", "k", "none")]
+        parsed, unparsed, again = await asyncio.gather(
+            connection.execute_many(writes), connection.execute_raw(writes), connection.execute_many(writes[:2])
+        )
+        assert (parsed[:2], parsed[3]) == ([b"OK", b"v"], [b"v", None])
+        assert isinstance(parsed[2], ErrorReply)
+        assert (unparsed[:2], unparsed[3]) == ([b"+OK\r\n", b"$1\r\nv\r\n"], b"*2\r\n$1\r\nv\r\n_\r\n")
+        assert unparsed[2].startswith(b"-ERR value is not an integer")
+        assert again == [b"OK", b"v"]
+        assert await connection.execute("PING") == b"PONG"
+        assert pushed
+    finally:
+        await connection.close()
 
 
 @pytest.mark.processes
@@ -497,9 +556,25 @@ async def test_rights_by_the_judgement_of_the_live_server(real_lab: Lab) -> None
     await admin.allow("router", "secret", UserRole.ROUTER)
     await admin.allow("mover", "secret", UserRole.MOVER)
     await admin.allow("flusher", "secret", UserRole.FLUSHER)
-    may = {"router": ALLOWED, "mover": [*ALLOWED, *ACL, *FLUSH], "flusher": [("HELLO", "3"), *FLUSH]}
+    await admin.allow("replicator", "secret", UserRole.REPLICATOR)
+    await admin.allow("follower", "secret", UserRole.FOLLOWER)
+    following: Commands = [("REPLCONF", "ACK", "1"), ("PSYNC", "?", "-1")]
+    telling: Commands = [("REPLICAOF", "NO", "ONE"), ("CONFIG", "SET", "masterauth", "x"), *ACL]
+    may: dict[str, Commands] = {
+        "router": ALLOWED,
+        "mover": [*ALLOWED, *ACL, *FLUSH],
+        "flusher": [("HELLO", "3"), *FLUSH],
+        "replicator": [*telling, *following],
+        "follower": [("PING",), *following],
+    }
     others = [command for command in ALLOWED if command[0] not in ("HELLO", "AUTH", "RESET", "INFO", "CLIENT")]
-    may_not = {"router": [*FORBIDDEN, *ACL, *FLUSH], "mover": FORBIDDEN, "flusher": [*FORBIDDEN, *ACL, *others]}
+    may_not: dict[str, Commands] = {
+        "router": [*FORBIDDEN, *ACL, *FLUSH],
+        "mover": FORBIDDEN,
+        "flusher": [*FORBIDDEN, *ACL, *others],
+        "replicator": FLUSH,
+        "follower": [("GET", "k"), ("SCAN", "0"), ("KEYS", "*"), *telling, *FLUSH],
+    }
     for user in may:
         for command in may[user]:
             assert await run(admin, "ACL", "DRYRUN", user, *command) == b"OK", (user, command)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import TypeAlias
+from collections.abc import Iterable
 
 import pytest
-from tests.engine_lab import KINDS, REAL, Lab, configure, open_lab, run
+from tests.engine_lab import Two, configure, run
 from tests.values import MAKERS, carry_out, delivered_ms, look
 
 from helios.engines.memory import MemoryConnector, MemoryServer
@@ -19,27 +16,9 @@ from helios.model.ids import Address
 from helios.model.topology import Member
 from helios.ports.engine import Notes, StepCopy
 
-Two: TypeAlias = tuple[Lab, Lab]
-
 STEP_BYTES = 300
 # Small values lie in one piece, which a scan gives at once, unless they are told not to.
 IN_TABLES = {"hash-max-listpack-entries": 1, "set-max-listpack-entries": 1, "set-max-intset-entries": 1}
-
-
-@pytest.fixture(params=KINDS)
-async def two(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Two]:
-    """Two servers of each kind."""
-    async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(open_lab(request.param, tmp_path / "first"))
-        yield first, await stack.enter_async_context(open_lab(request.param, tmp_path / "second"))
-
-
-@pytest.fixture(params=REAL)
-async def real_two(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Two]:
-    """Two server processes of each product."""
-    async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(open_lab(request.param, tmp_path / "first"))
-        yield first, await stack.enter_async_context(open_lab(request.param, tmp_path / "second"))
 
 
 async def test_sizes_tell_big_from_small_and_from_nothing(two: Two) -> None:

@@ -12,9 +12,22 @@ from typing import Any
 import pytest
 from tests.store_homes import HOMES, Home, JumpingClock, Open, Site
 
-from helios.errors import Conflict, InvalidInput, LeaseLost, StoreError, WatchLost
+from helios.errors import Conflict, InvalidInput, LeaseLost, StoreError, TooBig, WatchLost
 from helios.ports.following import updates
-from helios.ports.store import Compare, Delete, Entry, Event, Put, Store
+from helios.ports.store import (
+    MAX_COMMIT_BYTES,
+    MAX_OPERATIONS,
+    MAX_RECORD_BYTES,
+    Compare,
+    Delete,
+    Entry,
+    Event,
+    Operation,
+    Put,
+    Store,
+    batches,
+    fits,
+)
 
 KEPT_COMMITS = 50
 LONG_S = 60.0
@@ -157,6 +170,77 @@ async def test_a_key_is_named_once_in_a_commit(store: Store) -> None:
     with pytest.raises(InvalidInput, match="/a"):
         await store.commit([Put("/a", b"1"), Delete("/a")])
     assert await store.get("/a") is None
+
+
+# Limits
+
+
+async def test_a_record_may_have_so_many_bytes_and_no_more(store: Store) -> None:
+    most = b"x" * MAX_RECORD_BYTES
+    version = await store.commit([Put("/a", most)])
+    assert await store.get("/a") == Entry("/a", most, version)
+    with pytest.raises(TooBig, match=r"'/a' has 1,048,577 bytes, of 1,048,576"):
+        await store.commit([Put("/a", most + b"x")])
+    assert await revision_of(store) == version
+
+
+async def test_a_commit_may_have_so_many_bytes_and_no_more(store: Store) -> None:
+    half = MAX_COMMIT_BYTES // 2 - len("/a")
+    version = await store.commit([Put("/a", bytes(half)), Put("/b", bytes(half))])
+    with pytest.raises(TooBig, match=r"1,400,001 bytes, of 1,400,000"):
+        await store.commit([Put("/a", bytes(half)), Put("/b", bytes(half + 1))])
+    assert [entry.version for entry in (await store.list("")).entries] == [version, version]
+
+
+@pytest.mark.parametrize("compares", [0, 1, MAX_OPERATIONS // 2])
+async def test_a_commit_may_have_so_many_operations_and_compares_and_no_more(store: Store, compares: int) -> None:
+    keys = [f"/{n:03}" for n in range(MAX_OPERATIONS + 1)]
+    compared = [Compare(key, 0) for key in keys[:compares]]
+    puts = [Put(key, b"1") for key in keys]
+    version = await store.commit(puts[: MAX_OPERATIONS - compares], compares=compared)
+    with pytest.raises(TooBig, match="101 operations and compares, of 100"):
+        await store.commit(puts[: MAX_OPERATIONS - compares + 1], compares=compared)
+    assert {entry.version for entry in (await store.list("")).entries} == {version}
+
+
+async def test_any_number_of_operations_fits_into_batches(store: Store) -> None:
+    guard = await store.commit([Put("/guard", b"")])
+    operations: list[Operation] = [Put(f"/a/{n:04}", bytes(n * 100)) for n in range(500)]
+    made = list(batches(operations, compares=1))
+    assert [operation for batch in made for operation in batch] == operations
+    assert all(fits(batch, 1) for batch in made)
+    for batch in made:
+        await store.commit(batch, compares=[Compare("/guard", guard)])
+    snapshot = await store.list("/a/")
+    assert [len(entry.value) for entry in snapshot.entries] == [n * 100 for n in range(500)]
+    assert list(batches([])) == []
+
+
+async def test_thousands_of_keys_are_listed_as_they_stood_together(handle: Open) -> None:
+    writer, reader = await handle(), await handle()
+    puts = [Put(f"/many/{n:05}", b"%d" % n) for n in range(5_000)]
+    for batch in batches(puts):
+        revision = await writer.commit(batch)
+    await writer.commit([Put("/other", b"")])
+    before = (await reader.list("/many/")).entries
+    assert [(entry.key, entry.value) for entry in before] == [(put.key, put.value) for put in puts]
+    # While it is listed, in several requests maybe, all of them change.
+    listing = asyncio.create_task(reader.list("/many/"))
+    for batch in batches([Put(put.key, b"new") for put in puts[:2_000]]):
+        await writer.commit(batch)
+    snapshot = await listing
+    assert len(snapshot.entries) == 5_000
+    assert all((entry.value == b"new") == (entry.version > revision) for entry in snapshot.entries)
+    assert all(entry.version <= snapshot.revision for entry in snapshot.entries)
+
+
+async def test_records_near_the_limit_come_and_go_by_list_and_watch(store: Store) -> None:
+    big = [bytes([n]) * (MAX_RECORD_BYTES - n) for n in range(8)]
+    start = await revision_of(store)
+    for n, value in enumerate(big):
+        await store.commit([Put(f"/big/{n}", value)])
+    assert [entry.value for entry in (await store.list("/big/")).entries] == big
+    assert [event.value for (event,) in await take(store.watch("/big/", start), 8)] == big
 
 
 # Compare and set
@@ -314,6 +398,19 @@ async def test_a_watch_that_keeps_up_is_not_lost_even_where_nothing_matches_it(s
             assert not waiting.done()
     version = await store.commit([Put("/quiet", b"")])
     assert await waiting == [(Event("/quiet", b"", version),)]
+
+
+async def test_what_was_there_before_a_compaction_stays(store: Store) -> None:
+    first = await store.commit([Put("/a", b"1")])
+    for n in range(10):
+        last = await store.commit([Put("/b", b"%d" % n)])
+    await store.compact(last)
+    await store.compact(last)
+    await store.compact(first)
+    assert await store.get("/a") == Entry("/a", b"1", first)
+    await store.commit([Put("/a", b"2")], compares=[Compare("/a", first)])
+    version = await store.commit([Put("/b", b"new")])
+    assert (await take(store.watch("/b", last), 1)) == [(Event("/b", b"new", version),)]
 
 
 async def test_close_ends_watches_and_every_later_call_says_so(handle: Open) -> None:
@@ -527,3 +624,38 @@ async def test_a_cancelled_commit_is_done_wholly_or_not_at_all_and_blocks_nobody
         await other.commit([Put("/after", str(turns).encode())])
         assert await store.get("/after") == await other.get("/after")
         assert len((await store.list(f"/{turns}/")).entries) in (0, 5)
+
+
+async def test_a_put_and_the_end_of_its_lease_at_once_leave_nothing(handle: Open) -> None:
+    one, other = await handle(), await handle()
+    for n in range(10):
+        lease = await one.grant(LONG_S)
+        await one.commit([Put(f"/bound/{n}/before", b"", lease)])
+        results = await asyncio.gather(
+            one.commit([Put(f"/bound/{n}/at-once", b"", lease)]),
+            other.revoke(lease),
+            one.keep_alive(lease),
+            return_exceptions=True,
+        )
+        assert all(not isinstance(result, BaseException) or isinstance(result, LeaseLost) for result in results)
+        assert not isinstance(results[1], BaseException)
+        with pytest.raises(LeaseLost):
+            await one.commit([Put(f"/bound/{n}/after", b"", lease)])
+        with pytest.raises(LeaseLost):
+            await other.keep_alive(lease)
+    assert (await one.list("/bound/")).entries == ()
+
+
+async def test_a_key_that_is_bound_anew_outlives_the_lease_that_it_had(store: Store) -> None:
+    first, second = await store.grant(LONG_S), await store.grant(LONG_S)
+    await store.commit([Put("/a", b"1", first)])
+    _, revoked = await asyncio.gather(
+        store.commit([Put("/a", b"2", second)]), store.revoke(first), return_exceptions=True
+    )
+    assert revoked is None
+    entry = await store.get("/a")
+    # It was bound anew before the first lease ended, or has gone with that and come again.
+    assert entry is not None
+    assert entry.value == b"2"
+    await store.revoke(second)
+    assert await store.get("/a") is None

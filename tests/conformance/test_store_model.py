@@ -35,6 +35,8 @@ class HandClock:
     def monotonic(self) -> float:
         return self.now
 
+    boottime = monotonic
+
 
 @dataclass
 class Lease:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from helios.errors import Conflict, LeaseLost, StoreError, WatchLost
 from helios.ports.store import Compare, Event, Put
@@ -52,6 +53,8 @@ class ManualClock:
 
     def monotonic(self) -> float:
         return self.now_s
+
+    boottime = monotonic
 
     def wall(self) -> float:
         return self.now_s
@@ -275,7 +278,7 @@ async def test_a_file_that_was_removed_or_replaced_is_noticed(store: SqliteStore
 # Watching
 
 
-def _deaf(path: Path) -> None:
+def _deaf(*_: object) -> None:
     return None
 
 
@@ -414,3 +417,61 @@ async def test_a_killed_process_loses_nothing_it_was_promised_and_blocks_nobody(
         with pytest.raises(Conflict):
             await store.commit([Put("/n", b"0")], compares=[Compare("/n", entry.version)])
     await store.close()
+
+
+async def test_a_watch_reads_when_its_keys_change_and_rests_when_others_do(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or each heartbeat of each process would make each watch of all processes read."""
+    store = await SqliteStore.open(path, keep_commits=16)
+    read: list[str] = []
+    events_after = SqliteFile.events_after
+
+    def counted(file: SqliteFile, prefix: str, after: int) -> tuple[list[tuple[Event, ...]], int]:
+        read.append(prefix)
+        return events_after(file, prefix, after)
+
+    monkeypatch.setattr(SqliteFile, "events_after", counted)
+    watch = store.watch("/mine/", 0)
+    came = asyncio.ensure_future(anext(watch))
+    await until(lambda: bool(store._waiting))
+    read.clear()
+    for number in range(2):  # as many as it may sleep over
+        await store.commit([Put(f"/others/{number}", b"")])
+    assert read == []
+    for number in range(40):  # more than the store remembers
+        await store.commit([Put(f"/others/{number}", b"")])
+        await store.get("/others/1")  # it reads in the same thread as the watch
+    assert 0 < len(read) <= 14
+    await store.commit([Put("/mine/a", b"1")])
+    (event,) = await came
+    assert (event.key, event.value) == ("/mine/a", b"1")
+    await watch.aclose()
+    await store.close()
+
+
+async def test_a_commit_wakes_the_processes_that_it_concerns_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or what hundreds of processes write would each time wake all of them."""
+    monkeypatch.setattr(sqlite, "_LOOK_EVERY_S", 1e6)
+    writer, one, all_ = [await SqliteStore.open(path) for _ in range(3)]
+    own, every = one.watch("/sessions/a1f0", 0), all_.watch("/sessions/", 0)
+    mine, any_ = asyncio.ensure_future(anext(own)), asyncio.ensure_future(anext(every))
+    await until(lambda: bool(one._waiting) and bool(all_._waiting))
+    heard: list[SqliteStore] = []
+    glance = SqliteStore._glance
+
+    def noted(store: SqliteStore) -> None:
+        heard.append(store)
+        glance(store)
+
+    monkeypatch.setattr(SqliteStore, "_glance", noted)
+    await writer.commit([Put("/agents/shard-1", b"")])
+    await writer.commit([Put("/sessions/b2e1", b"other")])
+    assert [event.value for event in await any_] == [b"other"]
+    assert one not in heard
+    await writer.commit([Put("/sessions/a1f0", b"mine")])
+    assert [event.value for event in await mine] == [b"mine"]
+    for watch in (own, every):
+        await watch.aclose()
+    for store in (writer, one, all_):
+        await store.close()

@@ -37,7 +37,7 @@ GUIDE = tuple(
     )
 )
 # Each is followed from an empty folder.
-TOURS = [("README.md",), GUIDE, ("docs/SHARDING_QUICK_REFERENCE.md",)]
+TOURS = [("README.md",), GUIDE, ("docs/SHARDING_QUICK_REFERENCE.md",), ("docs/BACKUP.md",)]
 EXAMPLES = "examples/sharding/README.md"  # run by test_python_api.py
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT)) for path in [ROOT / "README.md", ROOT / EXAMPLES, *(ROOT / "docs").rglob("*.md")]
@@ -114,9 +114,9 @@ def test_the_list_of_documents_is_whole() -> None:
 
 def test_make_has_what_the_documents_name() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    named = {word for document in DOCUMENTS for word in re.findall(r"`make (\w+)", (ROOT / document).read_text())}
+    named = {word for document in DOCUMENTS for word in re.findall(r"`make ([\w-]+)", (ROOT / document).read_text())}
     assert {"up", "test", "check"} <= named
-    assert named <= set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    assert named <= set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
 
 
 def test_make_up_is_helios_up() -> None:

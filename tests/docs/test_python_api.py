@@ -28,6 +28,12 @@ CERTAIN = {
         "shard-4 is out again: shard-1, shard-2, shard-3",
         "done: ",
     ],
+    "failover": [
+        "shard-1 is led by shard-1, followed by shard-2, shard-3\n",
+        "shard-1 is led by another node; ",
+        "\nshard-1 leads shard-1\n0 writes were refused by that\n",
+        " writes were acknowledged meanwhile; 0 lost\n",
+    ],
     "moving": [
         "would move 931 keys from shard-1 to shard-2",
         "moved 931 keys, 931 copies compared with their source",

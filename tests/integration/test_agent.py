@@ -5,34 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import shutil
 import signal
-import sys
+import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.agent_lab import AgentLab
 from tests.waiting import LIMIT_S, until
 
-from helios.errors import StartError
-from helios.model.ids import Address
-from helios.model.topology import Member, Node, Shard, Topology
-from helios.node.agent import Agent, AgentSpec, lock_node
-from helios.node.files import DataFolder, read_json
-from helios.node.locks import holder_of
+from helios.errors import EngineUnreachable, StartError
+from helios.node.agent import lock_node
+from helios.node.files import read_json
 from helios.node.member import member_of
-from helios.node.ports import free_ports
 from helios.node.probe import ask
 from helios.node.process import ProcessId
-from helios.node.workers import WorkerSpec
 from helios.ports.records import (
     AGENTS,
     MEMBERS,
     SESSIONS,
-    TOPOLOGY,
     AgentRecord,
     MemberRecord,
     SessionRecord,
@@ -40,144 +33,26 @@ from helios.ports.records import (
     put_record,
     read_record,
 )
-from helios.runtime.clock import SystemClock
-from helios.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.processes
 
-# Does what a router worker does towards its agent, and nothing else.
-STAND_IN = """
-import sys, time, pathlib
-from helios.node.locks import RunLock
-lock = RunLock.acquire(pathlib.Path(sys.argv[1]), {"ready": "yes", "fingerprint": sys.argv[2]})
-time.sleep(600)
-"""
-
-
-class Lab:
-    """A data folder with a store, in which agents of one node can be run one after the other."""
-
-    def __init__(self, root: Path) -> None:
-        self.data = DataFolder(root)
-        self.data.prepare()
-        self.folder = self.data.node("shard-1")
-        self.store = MemoryStore()
-        self.port = free_ports(1)
-        self.fingerprint = "a"
-        self.coordinating = 0
-
-    def agent(self, workers: int = 1, **options: Any) -> Agent:
-        listen = Address("127.0.0.1", self.port)
-        return Agent(
-            AgentSpec("shard-1", listen, listen, workers=workers, version="1", **options),
-            self.data,
-            self.store,
-            SystemClock(),
-            worker=self._worker,
-            coordinate=self._coordinate,
-        )
-
-    def _worker(self, number: int) -> WorkerSpec:
-        lock = self.folder.router_lock(number)
-        argv = [sys.executable, "-c", STAND_IN, str(lock), self.fingerprint]
-        return WorkerSpec(argv, lock, self.data.log(f"router-{number}"), self.fingerprint)
-
-    async def _coordinate(self) -> None:
-        self.coordinating += 1
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self.coordinating -= 1
-
-    @asynccontextmanager
-    async def running(self, agent: Agent) -> AsyncIterator[asyncio.Task[None]]:
-        """Run the agent until the end of the block, and see that it comes up."""
-        stop, ready = asyncio.Event(), asyncio.Event()
-
-        async def mark() -> None:
-            ready.set()
-
-        lock = lock_node(self.data, "shard-1")
-        task = asyncio.create_task(agent.run(stop, mark))
-        try:
-            waiting = asyncio.create_task(ready.wait())
-            await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-            if task.done():
-                await task
-            yield task
-        finally:
-            stop.set()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            lock.release()
-
-    async def abandon(self, task: asyncio.Task[None], agent: Agent) -> None:
-        """Leave the agent's processes running, as its violent death would."""
-        agent._acting = False
-        task.cancel()
-        await asyncio.wait({task})
-
-    def member(self) -> ProcessId:
-        found = member_of(self.folder)
-        assert found is not None
-        return found.id
-
-    def router(self, number: int = 0) -> ProcessId | None:
-        holder = holder_of(self.folder.router_lock(number))
-        return holder.process if holder else None
-
-    async def command(self, *words: str) -> object:
-        record = await read_record(self.store, MemberRecord, MEMBERS + "shard-1.0")
-        assert record is not None
-        value = record.value
-        return (await ask(value.address, [words], user=value.user, password=value.password))[-1]
-
-    async def ready(self) -> bool:
-        record = await read_record(self.store, AgentRecord, AGENTS + "shard-1")
-        return record is not None and record.value.ready
-
-    async def count_on_it(self) -> None:
-        record = await read_record(self.store, MemberRecord, MEMBERS + "shard-1.0")
-        assert record is not None
-        member = Member("shard-1.0", "shard-1", record.value.address)
-        node = Node("shard-1", Address("127.0.0.1", self.port))
-        topology = Topology(1, nodes=(node,), shards=(Shard("shard-1", "shard-1.0", (member,)),))
-        await self.store.commit([put_record(TOPOLOGY, topology)])
-
-    def leftovers(self) -> list[str]:
-        """The command lines of processes that belong to this folder."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                line = path.read_bytes().replace(b"\0", b" ").decode()
-                if str(self.data.root) in line and int(path.parent.name) != os.getpid():
-                    found.append(line)
-        return found
-
 
 @pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
-    lab = Lab(tmp_path / "da ta")
+async def lab(tmp_path: Path) -> AsyncIterator[AgentLab]:
+    lab = AgentLab(tmp_path / "da ta")
     yield lab
-    for process in filter(None, [member_of(lab.folder)]):
-        process.id.send(signal.SIGKILL)
-    for _, path in lab.folder.router_locks():
-        holder = holder_of(path)
-        if holder:
-            holder.process.send(signal.SIGKILL)
-    await until(lambda: lab.leftovers() == [])
+    await lab.end()
     await lab.store.close()
 
 
-async def test_a_life_and_another_on_the_same_data(lab: Lab) -> None:
+async def test_a_life_and_another_on_the_same_data(lab: AgentLab) -> None:
     async with lab.running(lab.agent()):
         assert await lab.ready()
         assert lab.coordinating == 1
         assert await lab.command("SET", "a", "1") == b"OK"
         assert lab.router() is not None
-        assert (lab.folder.member / "valkey.conf").stat().st_mode & 0o777 == 0o600
-        assert lab.folder.member_state.stat().st_mode & 0o777 == 0o600
+        assert (lab.folder.founder.root / "valkey.conf").stat().st_mode & 0o777 == 0o600
+        assert lab.folder.founder.state.stat().st_mode & 0o777 == 0o600
         record = await read_record(lab.store, MemberRecord, MEMBERS + "shard-1.0")
         assert record is not None
         [refused] = await ask(record.value.address, [["GET", "a"]])
@@ -188,11 +63,60 @@ async def test_a_life_and_another_on_the_same_data(lab: Lab) -> None:
     async with lab.running(lab.agent()):
         again = await read_record(lab.store, MemberRecord, MEMBERS + "shard-1.0")
         assert again is not None
-        assert again.value == record.value
+        assert again.value.run not in ("", record.value.run)
+        assert replace(again.value, run=record.value.run) == record.value
         assert await lab.command("GET", "a") == b"1"
 
 
-async def test_server_and_routers_are_adopted(lab: Lab) -> None:
+async def test_strangers_who_want_all_of_the_servers_places_get_half(lab: AgentLab) -> None:
+    """Each of them comes again when it is ended. A server that has no place left is none that hangs, either."""
+    async with lab.running(lab.agent(hang_s=1.0)):
+        server = lab.member()
+        assert await lab.command("CONFIG", "SET", "maxclients", "40") == b"OK"
+        record = await read_record(lab.store, MemberRecord, MEMBERS + "shard-1.0")
+        assert record is not None
+        address = record.value.address
+        ended: asyncio.Queue[None] = asyncio.Queue()
+
+        async def stranger() -> None:
+            while True:
+                with contextlib.suppress(OSError):
+                    reader, writer = await asyncio.open_connection(address.host, address.port)
+                    await reader.read()
+                    writer.close()
+                    ended.put_nowait(None)
+                await asyncio.sleep(0.5)
+
+        async def let_in() -> None:
+            while True:
+                with contextlib.suppress(EngineUnreachable):
+                    assert await lab.command("PING") == b"PONG"
+                    return
+                await asyncio.sleep(0.01)
+
+        async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as strangers:
+            tasks = [strangers.create_task(stranger()) for _ in range(60)]
+            for lot in (60, 140, 300):
+                for _ in range(lot):
+                    await ended.get()
+                await let_in()
+            for task in tasks:
+                task.cancel()
+        assert lab.member() == server
+
+
+@pytest.mark.parametrize("name", ["short", "long" * 25])
+async def test_the_server_has_a_socket_where_its_path_is_not_too_long(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        lab = AgentLab(Path(folder) / name)
+        async with lab.running(lab.agent()):
+            assert await lab.command("PING") == b"PONG"
+            assert lab.folder.founder.socket.exists() == (name == "short")
+            assert lab.folder.founder.root.stat().st_mode & 0o777 == 0o700
+        await lab.store.close()
+
+
+async def test_server_and_routers_are_adopted(lab: AgentLab) -> None:
     agent = lab.agent(workers=2)
     async with lab.running(agent) as task:
         member, routers = lab.member(), (lab.router(0), lab.router(1))
@@ -205,7 +129,7 @@ async def test_server_and_routers_are_adopted(lab: Lab) -> None:
     assert lab.leftovers() == []
 
 
-async def test_routers_that_were_started_otherwise_are_replaced(lab: Lab) -> None:
+async def test_routers_that_were_started_otherwise_are_replaced(lab: AgentLab) -> None:
     agent = lab.agent()
     async with lab.running(agent) as task:
         router = lab.router()
@@ -215,42 +139,42 @@ async def test_routers_that_were_started_otherwise_are_replaced(lab: Lab) -> Non
         assert lab.router() not in (None, router)
 
 
-async def test_a_server_whose_name_was_not_written_is_adopted_by_its_own_word(lab: Lab) -> None:
+async def test_a_server_whose_name_was_not_written_is_adopted_by_its_own_word(lab: AgentLab) -> None:
     agent = lab.agent()
     async with lab.running(agent) as task:
         member = lab.member()
         await lab.abandon(task, agent)
-    (lab.folder.member / "member.lock").write_text("")
+    lab.folder.founder.lock.write_text("")
     async with lab.running(lab.agent()):
         assert await lab.command("PING") == b"PONG"
         assert ProcessId.of(member.pid) == member
     assert not member.alive()
 
 
-async def test_a_stranger_with_the_pid_of_a_dead_server_is_left_alone(lab: Lab) -> None:
+async def test_a_stranger_with_the_pid_of_a_dead_server_is_left_alone(lab: AgentLab) -> None:
     async with lab.running(lab.agent()):
         pass
     me = ProcessId.this()
     named = {"pid": me.pid, "started": me.started, "boot": me.boot, "note": {}}
-    (lab.folder.member / "member.lock").write_text(json.dumps(named))
+    lab.folder.founder.lock.write_text(json.dumps(named))
     async with lab.running(lab.agent()):
         assert lab.member() != me
     # And this process is still here to say so.
     assert lab.leftovers() == []
 
 
-async def test_a_dead_server_comes_back_with_its_data(lab: Lab) -> None:
+async def test_a_dead_server_comes_back_with_its_data(lab: AgentLab) -> None:
     agent = lab.agent()
     async with lab.running(agent):
         await lab.command("SET", "a", "1")
         first = lab.member()
         first.send(signal.SIGKILL)
-        await until(lambda: member_of(lab.folder) is not None and lab.member() != first)
+        await until(lambda: (found := member_of(lab.folder.founder)) is not None and found.id != first)
         await until(agent.serves)
         assert await lab.command("GET", "a") == b"1"
 
 
-async def test_a_dead_router_comes_back(lab: Lab) -> None:
+async def test_a_dead_router_comes_back(lab: AgentLab) -> None:
     async with lab.running(lab.agent()):
         first = lab.router()
         assert first is not None
@@ -258,7 +182,7 @@ async def test_a_dead_router_comes_back(lab: Lab) -> None:
         await until(lambda: lab.router() not in (None, first))
 
 
-async def test_a_server_that_hangs_is_ended_and_comes_back_and_people_are_told(lab: Lab) -> None:
+async def test_a_server_that_hangs_is_ended_and_comes_back_and_people_are_told(lab: AgentLab) -> None:
     async with lab.running(lab.agent(hang_s=1.0)):
         assert await lab.command("SET", "k", "v") == b"OK"
         before = lab.member()
@@ -279,7 +203,7 @@ async def test_a_server_that_hangs_is_ended_and_comes_back_and_people_are_told(l
         assert back == "its data server is back"
 
 
-async def test_an_agent_may_leave_what_it_runs_to_the_next_one(lab: Lab) -> None:
+async def test_an_agent_may_leave_what_it_runs_to_the_next_one(lab: AgentLab) -> None:
     async with lab.running(lab.agent(leave_running=True)):
         assert await lab.command("SET", "k", "v") == b"OK"
         member, router = lab.member(), lab.router()
@@ -292,7 +216,7 @@ async def test_an_agent_may_leave_what_it_runs_to_the_next_one(lab: Lab) -> None
     assert not member.alive()
 
 
-async def test_nobody_waits_for_the_sessions_of_a_dead_router(lab: Lab) -> None:
+async def test_nobody_waits_for_the_sessions_of_a_dead_router(lab: AgentLab) -> None:
     mine, others = SessionRecord("1", "shard-1"), SessionRecord("2", "shard-2")
     async with lab.running(lab.agent()):
         first = lab.router()
@@ -304,33 +228,33 @@ async def test_nobody_waits_for_the_sessions_of_a_dead_router(lab: Lab) -> None:
         assert [record.value for record in await list_records(lab.store, SessionRecord, SESSIONS)] == [others]
 
 
-async def test_no_server_is_started_empty_where_there_was_data(lab: Lab) -> None:
+async def test_no_server_is_started_empty_where_there_was_data(lab: AgentLab) -> None:
     async with lab.running(lab.agent()):
         await lab.count_on_it()
-    shutil.rmtree(lab.folder.member)
+    shutil.rmtree(lab.folder.founder.root)
     with pytest.raises(StartError, match=r"the data of shard-1\.0 is gone from"):
         async with lab.running(lab.agent()):
             pass
     assert lab.leftovers() == []
 
 
-async def test_no_server_is_restarted_empty(lab: Lab) -> None:
+async def test_no_server_is_restarted_empty(lab: AgentLab) -> None:
     async with lab.running(lab.agent()):
         first = lab.member()
-        shutil.rmtree(lab.folder.member)
+        shutil.rmtree(lab.folder.founder.root)
         first.send(signal.SIGKILL)
         await until(lambda: not first.alive())
-        lock = lab.folder.member / "member.lock"
+        lock = lab.folder.founder.lock
         await until(lock.exists)  # it was tried
-        assert not (lab.folder.member / "appendonlydir").exists()
-        assert member_of(lab.folder) is None
+        assert not (lab.folder.founder.root / "appendonlydir").exists()
+        assert member_of(lab.folder.founder) is None
 
 
-async def test_a_corrupt_log_is_named_with_the_servers_own_words(lab: Lab) -> None:
+async def test_a_corrupt_log_is_named_with_the_servers_own_words(lab: AgentLab) -> None:
     async with lab.running(lab.agent()):
         for number in range(20):
             await lab.command("SET", f"key:{number}", "x" * 50)
-    [log] = (lab.folder.member / "appendonlydir").glob("*.incr.aof")
+    [log] = (lab.folder.founder.root / "appendonlydir").glob("*.incr.aof")
     content = log.read_bytes()
     log.write_bytes(content[:100] + b"!" * 200 + content[300:])
     with pytest.raises(StartError, match=r"(?s)ended while it was starting \(exit status 1\).*Bad file format"):
@@ -339,20 +263,20 @@ async def test_a_corrupt_log_is_named_with_the_servers_own_words(lab: Lab) -> No
     assert lab.leftovers() == []
 
 
-async def test_a_taken_port_is_named_and_nothing_is_left(lab: Lab) -> None:
+async def test_a_taken_port_is_named_and_nothing_is_left(lab: AgentLab) -> None:
     server = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", lab.port)
     async with server:
         with pytest.raises(StartError, match=f"port {lab.port} on 127.0.0.1 is taken"):
             async with lab.running(lab.agent()):
                 pass
     assert lab.leftovers() == []
-    assert not lab.folder.member.exists()
+    assert not lab.folder.founder.root.exists()
 
 
-async def test_a_taken_member_port_is_given_up_for_another(lab: Lab) -> None:
+async def test_a_taken_member_port_is_given_up_for_another(lab: AgentLab) -> None:
     async with lab.running(lab.agent()):
         await lab.command("SET", "a", "1")
-    state = read_json(lab.folder.member_state)
+    state = read_json(lab.folder.founder.state)
     assert state is not None
     server = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", state["port"])
     async with server, lab.running(lab.agent()):
@@ -362,7 +286,7 @@ async def test_a_taken_member_port_is_given_up_for_another(lab: Lab) -> None:
         assert await lab.command("GET", "a") == b"1"
 
 
-async def test_an_end_during_the_start_leaves_nothing(lab: Lab) -> None:
+async def test_an_end_during_the_start_leaves_nothing(lab: AgentLab) -> None:
     stop = asyncio.Event()
     lock = lock_node(lab.data, "shard-1")
 
@@ -370,7 +294,7 @@ async def test_an_end_during_the_start_leaves_nothing(lab: Lab) -> None:
         raise AssertionError("it was told to stop before it could be ready")
 
     task = asyncio.create_task(lab.agent().run(stop, never))
-    await until(lambda: member_of(lab.folder) is not None)
+    await until(lambda: member_of(lab.folder.founder) is not None)
     stop.set()
     await task
     lock.release()

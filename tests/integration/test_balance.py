@@ -38,7 +38,7 @@ async def skewed(shards: Shards) -> dict[bytes, bytes]:
 
 
 async def collected(shards: Shards, times: int) -> LoadRecord:
-    """The figures after so many collections from now on."""
+    """The stats after so many collections from now on."""
     seen: set[float] = set()
     last: list[LoadRecord] = []
 
@@ -121,7 +121,7 @@ async def test_a_skewed_cluster_evens_itself_out_and_then_rests(tmp_path: Path) 
         change = await ended(shards, (await shards.admin.rebalance(strategy="uniform", by="bytes")).change)
         assert (change.status, change.outcome) == (ChangeStatus.DONE, "")
         assert (await shards.admin.rebalance(strategy="uniform", by="bytes")).message == "balanced, nothing to move"
-        sizes = [figures.bytes for figures in (await collected(shards, 2)).shards]
+        sizes = [stats.bytes for stats in (await collected(shards, 2)).shards]
         assert max(sizes) / (sum(sizes) / 3) <= 1.03
         # What has come since counts, however soon the next one is asked for.
         await shards.admin.change_setting("sharding.auto_rebalance", "false")
@@ -218,10 +218,11 @@ async def test_a_silent_server_is_suspect_then_offline_and_the_others_are_still_
             assert all((after[node].measured_at or 0) > before[node] for node in ("shard-1", "shard-3"))
             assert view.proposal.startswith("balanced, nothing to move; left as it is: shard-2 does not answer (")
             nodes = {node.id: node for node in await shards.admin.list_nodes()}
+            assert nodes["shard-2"].measured_at == before["shard-2"]
             assert nodes["shard-2"].status == "offline"
             assert nodes["shard-2"].status_reason.startswith("its data server does not answer: ")
             assert (nodes["shard-2"].status_since or 0) <= (nodes["shard-1"].last_seen or 0)
-            assert nodes["shard-2"].bytes is not None, "the last figures stay"
+            assert nodes["shard-2"].bytes is not None, "the last stats stay"
             # The others are evened out among themselves, and nothing is taken from or given to the silent one.
             routes = Routes(await shards.topology())
             more = [key for number in range(6000) if routes.owner(key := b"k:%d" % number) == "shard-1"]

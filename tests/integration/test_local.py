@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from tests.waiting import blocking_until
 import helios
 from helios.local import LocalCluster
 from helios.model.passwords import hashed
+from helios.node.files import DataFolder, read_json
+from helios.node.ports import free_ports
+from helios.node.server import ADMIN_USER
+from helios.ports.engine import SESSION_PREFIXES, UserRole
 
 pytestmark = pytest.mark.processes
 
@@ -67,6 +72,19 @@ def test_it_says_where_it_is(cluster: LocalCluster, client: redis.Redis) -> None
     assert "running at redis://" in repr(cluster)
     with pytest.raises(helios.Refused, match="runs already"):
         cluster.start()
+
+
+def test_its_routers_use_the_sockets_of_its_servers(cluster: LocalCluster, client: redis.Redis) -> None:
+    assert all(client.set(f"key:{number}", "value") for number in range(20))
+    member = DataFolder(cluster.folder).node("shard-1").founder
+    state = read_json(member.state)
+    assert state is not None
+    path = str(member.socket)
+    with redis.Redis(unix_socket_path=path, username=ADMIN_USER, password=state["password"]) as administrator:
+        clients = administrator.client_list()
+    of_routers = [each for each in clients if each["user"].startswith(SESSION_PREFIXES[UserRole.ROUTER])]
+    assert of_routers
+    assert all(path in each["laddr"] for each in of_routers)
 
 
 def test_nodes_come_and_go_and_keys_stay(cluster: LocalCluster, client: redis.Redis) -> None:
@@ -142,6 +160,26 @@ def test_settings_are_those_that_were_given(cluster: LocalCluster) -> None:
     assert cluster.admin.setting("sharding.migration_rate").value == "0"
     with pytest.raises(helios.StartError, match=r"router\.workers is 0"):
         LocalCluster(settings={"router.workers": 0}).start()
+
+
+def test_a_port_that_somebody_takes_meanwhile_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        firsts = iter([other.getsockname()[1], free_ports(2)])
+        monkeypatch.setattr("helios.local.free_ports", lambda _: next(firsts))
+        with LocalCluster(shards=1) as cluster, redis.Redis.from_url(cluster.url) as client:
+            assert client.ping()
+
+
+def test_a_cluster_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setattr("helios.local.free_ports", lambda _: port)
+        with pytest.raises(helios.StartError, match=f"{port} .*is taken by another process"):
+            LocalCluster(shards=1).start()
 
 
 def test_users_and_tls_are_for_clusters_of_ones_own_too(tmp_path: Path) -> None:

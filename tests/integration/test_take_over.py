@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.cluster import Cluster, ask
+from tests.cluster import Cluster, HeliosProcess, ask
 from tests.servers import Server, start_valkey
 from tests.waiting import blocking_until
 
@@ -162,6 +163,41 @@ def test_a_first_node_is_adopted_by_addnode(tmp_path: Path, server: Server) -> N
         assert_direct_writes_move(lone, server, tmp_path)
         assert node.terminate() == 0
         assert ask(server.port, "DBSIZE") == len(KEYS)
+    finally:
+        lone.clean_up()
+
+
+def test_clients_come_in_where_all_nodes_are_external(tmp_path: Path, server: Server) -> None:
+    lone = Cluster(tmp_path, 1, None, [])
+    whole = lone.words()
+    try:
+        lone.flags = ["--adopt", f"127.0.0.1:{server.port}"]
+        up = lone.start()
+        assert lone.command("REMOVENODE", "shard-1") != []
+        settle(lone)
+        blocking_until(lambda: nodes(lone) == ["adopted"])
+        blocking_until(lambda: "shard-1 has left the cluster" in up.out)
+        assert "it takes clients all the same" in up.out
+        assert lone.stop() == 0
+
+        lone.up = again = HeliosProcess(["up", *whole[3:]], tmp_path / "again", {})  # without --shards
+        again.wait_ready()
+        assert "shard-1 is no node of this cluster and holds no keys; it takes clients all the same" in again.out
+        assert (nodes(lone), listed(lone, b"status")) == (["adopted"], ["online"])
+        assert [lone.command("GET", key) for key in KEYS] == [b"v"] * len(KEYS)
+        lone.assert_checked()
+        agent = lone.agent("shard-1")
+        assert agent is not None
+        agent.send(signal.SIGKILL)
+        blocking_until(lambda: "shard-1 is back" in again.out)
+        assert lone.command("SET", KEYS[0], "w") == b"OK"
+        assert lone.stop() == 0
+
+        # Asked for by its number it is a node again.
+        grown = lone.start()
+        assert "shard-1 has joined the cluster" in grown.out
+        assert nodes(lone) == ["adopted", "shard-1"]
+        assert lone.stop() == 0
     finally:
         lone.clean_up()
 

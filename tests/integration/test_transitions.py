@@ -66,6 +66,34 @@ async def test_a_pattern_moves_and_the_way_back_leaves_no_rule(tmp_path: Path) -
         assert await shards.contents() == before
 
 
+async def walks(shards: Shards, shard: str, pattern: bytes) -> int:
+    """How often a server was asked for all keys of a pattern; some thousand keys come in one piece."""
+    slow = await shards.execute(shard, "SLOWLOG", "GET", -1)
+    assert isinstance(slow, list)
+    return sum(entry[3][0] == b"SCAN" and pattern in entry[3] for entry in slow)
+
+
+async def test_a_move_of_few_keys_walks_through_its_source_once(tmp_path: Path) -> None:
+    latch = Latch()
+    async with running_shards(tmp_path, 2, latch) as shards:
+        await shards.fill(PAIRS)
+        for shard in ("shard-1", "shard-2"):
+            await shards.execute(shard, "CONFIG", "SET", "slowlog-log-slower-than", 0, "slowlog-max-len", 100_000)
+        latch.arm(Point.CATCHING_UP)
+        await shards.admin.migrate("shard-1", "shard-2", "user:*")
+        await asyncio.wait_for(latch.reached.wait(), 10)
+        # What comes and goes while keys move leaves the source, too.
+        routes = Routes(await shards.topology())
+        mine = [key for number in range(3000) if routes.owner(key := f"user:{number}".encode()) == "shard-1"]
+        gone, new = mine[0], mine[-1]
+        await shards.execute("shard-1", "DEL", gone)
+        await shards.execute("shard-1", "SET", new, "new")
+        latch.open()
+        await shards.settled()
+        await shards.assert_whole({key: value for key, value in PAIRS.items() if key != gone} | {new: b"new"})
+        assert [await walks(shards, shard, b"user:*") for shard in ("shard-1", "shard-2")] == [1, 1]
+
+
 async def test_types_and_times_to_live_move_exactly(tmp_path: Path) -> None:
     async with running_shards(tmp_path, 1) as shards:
         await shards.execute("shard-1", "RPUSH", "list", "a", "b", b"\x00\xff")

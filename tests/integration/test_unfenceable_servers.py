@@ -22,20 +22,20 @@ PAIRS = {f"user:{n}".encode(): f"value {n}".encode() for n in range(500)}
 DENIED = ("-acl", "+acl -acl|deluser", "+acl -client|kill")
 
 
-async def as_owner(shards: Shards, *command: str) -> object:
-    """A command to the external server, as whoever runs it."""
-    address = Address("127.0.0.1", shards.servers["external"].port)
-    engine = await shards.connector.open(Member("external.0", "external", address), user="owner", password="secret")
+async def as_owner(shards: Shards, *command: str, node_id: str = "external") -> object:
+    """A command to an external server, as whoever runs it."""
+    address = Address("127.0.0.1", shards.servers[node_id].port)
+    engine = await shards.connector.open(Member(f"{node_id}.0", node_id, address), user="owner", password="secret")
     try:
         return await engine.connection.execute(*command, timeout_s=10)
     finally:
         await engine.close()
 
 
-async def external(shards: Shards) -> str:
+async def external(shards: Shards, node_id: str = "external") -> str:
     """A plain server, and its address."""
-    node = await shards.server("external", supervised=False)
-    await shards.execute("external", "ACL", "SETUSER", "owner", "on", ">secret", "~*", "&*", "+@all")
+    node = await shards.server(node_id, supervised=False)
+    await shards.execute(node_id, "ACL", "SETUSER", "owner", "on", ">secret", "~*", "&*", "+@all")
     return str(node.address)
 
 
@@ -108,8 +108,10 @@ async def test_no_verb_brings_keys_to_such_a_server(tmp_path: Path) -> None:
             assert ended.status == "failed"
             assert FENCING_RIGHTS in ended.message
             assert await shards.contents() == before
+        other = await external(shards, "other")
+        await as_owner(shards, "ACL", "SETUSER", "default", "-acl", node_id="other")
         with pytest.raises(Refused, match="nobody can be forced off"):
-            await shards.admin.add_node("another", address, adopt=True)
+            await shards.admin.add_node("another", other, adopt=True)
         await shards.assert_whole(PAIRS)
 
 

@@ -15,8 +15,21 @@ from helios.placement.ring import points_of, position
 from helios.placement.routing import Routes
 from helios.resp.commands import ONE_KEY
 from helios.resp.wire import RequestParser, encode_command
-from helios.router._fast_path import LATE, UNASKED, CommandQueue, FastPath, Fifo, LastSlot, Lease, Outbox, Slot
+from helios.router._fast_path import (
+    LATE,
+    PARKS_READS,
+    PARKS_WRITES,
+    UNASKED,
+    CommandQueue,
+    FastPath,
+    Fifo,
+    LastSlot,
+    Lease,
+    Outbox,
+    Slot,
+)
 from helios.router.frontend.caller import ANSWERING, DONE, FULL, WAIT_REPLY, Caller, Dispatch
+from helios.router.stats.big_keys import BigKeys
 
 SHARDS = ("shard-1", "shard-2", "shard-3")
 POINTS = {shard: points_of(shard, 1.0, 150) for shard in SHARDS}
@@ -54,7 +67,9 @@ class Server(CommandQueue):
         self.now = 0.0
         lease = Lease(lambda: self.now)
         lease.deadline = 10.0
-        super().__init__(max_commands=max_commands, max_bytes=max_bytes, pushes=True, lease=lease)
+        super().__init__(
+            max_commands=max_commands, max_bytes=max_bytes, pushes=True, lease=lease, big_keys=BigKeys(lambda: 0.0)
+        )
         self.ready = True
         self.got: deque[bytes] = deque()
 
@@ -251,16 +266,36 @@ def test_a_reply_that_comes_after_the_lease_is_handed_to_nobody() -> None:
     assert (server.answered, len(server.take_sent())) == (1, 1)
 
 
+class Told:
+    """Is told what waits, as rounds are."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def park(self, queue: CommandQueue, count: int) -> None:
+        self.count += count
+
+    def forget(self, queue: CommandQueue) -> None:
+        raise AssertionError("no connection is lost")
+
+
+def parking(server: Server, parks: int) -> Told:
+    told = Told()
+    server.parks, server.rounds = parks, told
+    return told
+
+
 @given(st.integers(1, 20), st.lists(st.integers(1, 5), max_size=20), st.integers(0, 20))
 def test_parked_replies_are_handed_on_in_order_once_they_are_covered(count: int, steps: list[int], late: int) -> None:
     loop, servers, client = laid_out()
-    commands = [encode_command([b"SET", b"a", b"%d" % number]) for number in range(count)]
+    commands = [encode_command([b"set", b"a", b"%d" % number]) for number in range(count)]
     client.data_received(b"".join(commands))
     server = servers[owner(b"a")]
-    server.parks = True
+    told = parking(server, PARKS_WRITES)
     server.answer(count)
     loop.turn()
     assert client.received == []
+    assert (told.count, server.parked_count) == (count, count)
     assert (server.answered, server.queued_bytes) == (count, 0)
     released = 0
     for step in steps:
@@ -274,8 +309,43 @@ def test_parked_replies_are_handed_on_in_order_once_they_are_covered(count: int,
         released += step
     loop.turn()
     assert client.received == [b"$%d\r\n%b\r\n" % (len(raw), raw) for raw in commands[:released]]
-    assert len(server.take_parked()) == count - released
-    assert server.take_parked() == []
+    assert server.parked_count == count - released
+    server.refuse(count, b"-READ\r\n", b"-WRITTEN\r\n")
+    loop.turn()
+    assert client.received[released:] == [b"-WRITTEN\r\n"] * (count - released)
+    assert server.parked_count == 0
+
+
+@given(
+    st.sampled_from([0, PARKS_WRITES, PARKS_READS | PARKS_WRITES]),
+    st.lists(
+        st.tuples(st.sampled_from([b"GET", b"set"]), st.sampled_from([b"", b"-WRONGTYPE no\r\n", b"-NOPERM no\r\n"])),
+        min_size=1,
+        max_size=30,
+    ),
+)
+def test_what_need_not_wait_is_handed_on_behind_what_does(parks: int, commands: list[tuple[bytes, bytes]]) -> None:
+    loop, servers, client = laid_out()
+    server = servers[owner(b"a")]
+    told = parking(server, parks)
+    client.data_received(b"".join(encode_command([name, b"a", b"v"][: 2 + (name == b"set")]) for name, _ in commands))
+    server.got += server.out
+    server.out = []
+    replies = [error or b"+%d\r\n" % number for number, (_, error) in enumerate(commands)]
+    assert server.received(replies) is None
+    # An error that tells what a key holds waits as a read does, whatever the command.
+    acknowledging = {b"": parks, b"-WRONGTYPE no\r\n": parks if parks & PARKS_READS else 0, b"-NOPERM no\r\n": 0}
+    waits = [bool(acknowledging[error] & (PARKS_WRITES if name == b"set" else PARKS_READS)) for name, error in commands]
+    loop.turn()
+    first = waits.index(True) if any(waits) else len(waits)
+    assert client.received == replies[:first]
+    assert told.count == server.parked_count == sum(waits)
+    server.refuse(sum(waits), b"-READ\r\n", b"-WRITTEN\r\n")
+    loop.turn()
+    refusals = {b"GET": b"-READ\r\n", b"set": b"-WRITTEN\r\n"}
+    assert client.received == [
+        refusals[name] if wait else reply for wait, reply, (name, _) in zip(waits, replies, commands, strict=True)
+    ]
 
 
 @given(st.lists(st.sampled_from(["append", "popleft", "pop", "clear"]), max_size=200))
@@ -309,3 +379,91 @@ def test_a_way_that_a_command_closes_is_closed_for_the_next() -> None:
     loop.turn()
     assert sum(len(server.out) for server in servers.values()) == 1
     assert client.others == [[b"PING"], [b"GET", b"a"]]
+
+
+class Logged(Server):
+    """One of two connections to a server that tells when it carried out what, by its place in a log."""
+
+    def __init__(self, log: list[bytes], max_commands: int = 1 << 20) -> None:
+        super().__init__(max_commands)
+        self.log = log
+
+    def answer(self, count: int) -> None:
+        self.got += self.out
+        self.out = []
+        for raw in [self.got.popleft() for _ in range(min(count, len(self.got)))]:
+            self.log.append(raw)
+            assert self.received([b":%d\r\n" % (len(self.log) - 1)]) is None
+
+
+def behind_a_big_reply(
+    pipelines: list[list[list[bytes]]], max_commands: int = 1 << 20
+) -> tuple[Loop, Logged, Logged, list[Client]]:
+    """Clients who have sent these, behind one whose GET has a big reply; the other connection; all but that client."""
+    loop, log = Loop(), list[bytes]()
+    first, other = Logged(log), Logged(log, max_commands)
+    fast_path = FastPath(ONE_KEY, dict.fromkeys(SHARDS, first), {}, {})
+    routes = Routes(TOPOLOGY)
+    fast_path.serve(routes, routes.owners)
+    clients = [Client(Outbox(loop), fast_path) for _ in range(len(pipelines) + 1)]
+    clients[0].data_received(encode_command([b"GET", b"big"]))
+    for client, commands in zip(clients[1:], pipelines, strict=True):
+        client.data_received(b"".join(map(encode_command, commands)))
+    return loop, first, other, clients[1:]
+
+
+PIPELINES = st.lists(
+    st.lists(
+        st.sampled_from([[b"GET", b"a"], [b"STRLEN", b"b"], [b"SET", b"a", b"1"], [b"GET", b"big"], [b"LPOP", b"b"]]),
+        min_size=1,
+        max_size=6,
+    ),
+    max_size=6,
+)
+
+
+@given(PIPELINES, st.integers(0, 2**32))
+def test_reads_behind_a_big_reply_overtake_nothing_of_their_own_client(
+    pipelines: list[list[list[bytes]]], seed: int
+) -> None:
+    random = Random(seed)
+    loop, first, other, clients = behind_a_big_reply(pipelines)
+    if random.random() < 0.5:
+        first.got, first.out = deque(first.out), []
+    first.read_again(other)
+    while any(len(each.waiters) for each in (first, other)):
+        random.choice((first, other)).answer(random.randint(0, 4))
+        if random.random() < 0.3:
+            loop.turn()
+    loop.turn()
+    for client, commands in zip(clients, pipelines, strict=True):
+        places = [int(reply[1:-2]) for reply in client.received]
+        assert places == sorted(places)
+        assert [first.log[place] for place in places] == [encode_command(argv) for argv in commands]
+    assert (first.queued_bytes, other.queued_bytes) == (0, 0)
+    assert first.answered == 1 + sum(map(len, pipelines))
+
+
+def test_reads_behind_a_big_reply_need_not_wait_for_it() -> None:
+    reads, writes = [[b"GET", b"a"], [b"TTL", b"b"]], [[b"GET", b"a"], [b"SET", b"a", b"1"]]
+    loop, first, other, (reader, writer) = behind_a_big_reply([reads, writes])
+    first.read_again(other)
+    assert other.out == list(map(encode_command, reads))
+    other.answer(2)
+    loop.turn()
+    assert len(reader.received) == 2
+    assert not writer.received
+    first.answer(5)
+    loop.turn()
+    assert len(writer.received) == 2
+    assert len(reader.received) == 2
+    assert reader.fast_path is not None
+    counted = {name: kind.latencies.counted() for name, kind in reader.fast_path.by_name.items()}
+    assert sum(count for _, count in counted["get"]) == 3  # the big one, the reader's, and the writer's
+    assert sum(count for _, count in counted["ttl"]) == 1
+
+
+def test_reads_are_not_sent_again_where_not_all_of_them_find_room() -> None:
+    _, first, other, _ = behind_a_big_reply([[[b"GET", b"a"]], [[b"GET", b"b"]]], max_commands=1)
+    first.read_again(other)
+    assert not other.out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helios.admin.views import LatencyView
+from helios.admin.router_views import LatencyView
 from helios.api.router_metrics import buckets
 from helios.router._fast_path import Latencies, Outbox
 from helios.router.stats.latency import latency

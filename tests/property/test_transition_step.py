@@ -84,8 +84,9 @@ class Witness:
                     self.fence = ""
             case control.Released(source) if not self.copied(source):
                 self.copying.pop(source, None)
-            case control.Swept(shard):
-                self.swept.add(shard)
+            case control.Swept(shard, durable):
+                if durable:
+                    self.swept.add(shard)
                 self.sweeping.discard(shard)
             case control.SweepFailed(shard):
                 self.sweeping.discard(shard)
@@ -214,7 +215,7 @@ class Witness:
                 control.CopyProgressed(source),
                 control.Released(source),
                 control.Begun(),
-                control.Swept(shard) if shard in self.sweeping else control.Begun(),
+                control.Swept(shard, random.random() < 0.7) if shard in self.sweeping else control.Begun(),
                 control.SweepFailed(shard, "gone") if shard in self.sweeping else control.Begun(),
                 control.PauseRequested(random.random() < 0.3),
                 control.CancelRequested() if random.random() < 0.05 else control.Begun(),

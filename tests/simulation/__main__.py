@@ -1,7 +1,7 @@
 """Runs lives by seed: `SEED=123` alone replays one and tells everything, a range is spread over processes.
 
 python -m tests.simulation --seed 123
-python -m tests.simulation --count 1000 [--first 0] [--jobs 2] [--plant NAME]
+python -m tests.simulation --count 1000 [--first 0] [--jobs 2] [--plant NAME] [--replicated]
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from tests.simulation.life import live
 from tests.simulation.planted import PLANTS
 from tests.simulation.report import Tally, read_line, to_line
 from tests.simulation.scenario import WAITING, Edge, choose
-from tests.simulation.world import live
 
 # Lives of one process: to start it takes as long as several of them.
 _MIN_CHUNK, _MAX_CHUNK = 20, 250
@@ -36,10 +36,11 @@ def main() -> int:
     WAITING.difference_update(list(Edge) if "all" in options.edges else map(Edge, options.edges))
     with PLANTS[options.plant]():
         if options.seed is not None:
-            return _replay(options.seed)
+            return _replay(options.seed, replicated=options.replicated)
         if options.worker:
             seeds = range(options.first, options.first + options.count, options.step)
-            return _work([seed for seed in seeds if not options.only or options.only in choose(seed).edges])
+            chosen = [seed for seed in seeds if not options.only or options.only in choose(seed).edges]
+            return _work(chosen, replicated=options.replicated)
     return _spread(options)
 
 
@@ -50,6 +51,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--step", type=int, default=1, help="only each so manieth seed; 5 keeps to one danger")
+    parser.add_argument("--replicated", action="store_true", help="lives in which shards have several members")
     parser.add_argument("--plant", choices=sorted(PLANTS), default="", help="with a bug")
     parser.add_argument("--only", choices=sorted(Edge), default="", help="those lives alone that have this edge")
     parser.add_argument(
@@ -66,25 +68,25 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _replay(seed: int) -> int:
-    outcome = live(seed)
+def _replay(seed: int, *, replicated: bool) -> int:
+    outcome = live(seed, replicated=replicated)
     print("\n".join(outcome.trace))
     print(f"seed {seed}: digest {outcome.digest}, {outcome.virtual_s:.1f} virtual seconds, {outcome.steps} steps")
     print(f"FAILED: {outcome.failure}" if outcome.failure else "everything held")
     return 1 if outcome.failure else 0
 
 
-def _work(seeds: Iterable[int]) -> int:
+def _work(seeds: Iterable[int], *, replicated: bool) -> int:
     failed = 0
     for seed in seeds:
-        outcome = live(seed)
+        outcome = live(seed, replicated=replicated)
         failed += outcome.failure is not None
         print(to_line(outcome), flush=True)
     return 1 if failed else 0
 
 
 def _spread(options: argparse.Namespace) -> int:
-    tally = Tally(options.plant)
+    tally = Tally(options.plant, replicated=options.replicated)
     began = time.monotonic()
     end = options.first + options.count * options.step
     chunk_lives = max(_MIN_CHUNK, min(_MAX_CHUNK, options.count // (4 * options.jobs)))
@@ -96,6 +98,7 @@ def _spread(options: argparse.Namespace) -> int:
         count = min(chunk_lives * options.step, end - start)
         arguments = ["--first", str(start), "--count", str(count), "--step", str(options.step)]
         command = [sys.executable, "-m", "tests.simulation", "--worker", *arguments, "--plant", options.plant]
+        command += ["--replicated"] if options.replicated else []
         command += ["--with", *options.edges, *(["--only", options.only] if options.only else [])]
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         for line in run.stdout.splitlines():

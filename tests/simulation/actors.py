@@ -16,6 +16,7 @@ from helios.admin.client import Admin
 from helios.coordinator.service import Coordinator
 from helios.engines.memory import MemoryConnector
 from helios.errors import StartError
+from helios.model.sections import Reads
 from helios.router.core import Router
 from helios.router.options import RouterOptions
 
@@ -40,6 +41,9 @@ class ActorClock:
 
     def monotonic(self) -> float:
         return (self._world.loop.time() - self.suspended_s) * self._rate
+
+    def boottime(self) -> float:
+        return self._world.loop.time() * self._rate
 
 
 class Actor(ABC):
@@ -66,7 +70,7 @@ class Actor(ABC):
         self.alive = True
         self.process = Process(f"{self.name}/{self.starts}")
         random = Random(f"{world.seed}/{self.process.name}")
-        self.store = SimStore(world.inner.open(), world.loop, random, world.scenario.store_late, world.on_commit)
+        self.store = world.store(random)
         self.store.very_late = 0.01 if Edge.STORE in world.scenario.edges else 0.0
         self.connector = MemoryConnector(
             world.addresses, origin=self.process.name, connect_timeout_s=1.0, timeout_s=_ENGINE_TIMEOUT_S
@@ -81,7 +85,7 @@ class Actor(ABC):
             return
         self.alive = False
         self.world.loop.kill(self.process)
-        for server in self.world.servers.values():
+        for server in self.world.everyone():
             server.cut(self.process.name)
             server.heal(self.process.name)
 
@@ -126,6 +130,12 @@ class RouterActor(Actor):
     """A router, which clients call."""
 
     listening: Listening | None = None
+    router: Router | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Of the topology that it knows; 0 if of none."""
+        return 0 if self.router is None else self.router.topology.epoch
 
     def start(self) -> None:
         """Begin a new life, with no client."""
@@ -142,10 +152,12 @@ class RouterActor(Actor):
             session_ttl_s=world.scenario.session_ttl_s,
             member_timeout_s=_ENGINE_TIMEOUT_S,
             hold_timeout_s=world.scenario.hold_timeout_s,
+            linearizable=world.scenario.settings.replication.reads is Reads.LINEARIZABLE,
+            ack_timeout_s=world.scenario.settings.replication.ack_timeout,
             turn_s=0.0,  # by the real clock, which would make a life differ from run to run
         )
         admin = Admin(self.store, self.connector, self.clock)
-        router = Router(self.store, self.connector, admin, self.clock, options)
+        self.router = router = Router(self.store, self.connector, admin, self.clock, options)
         await router.start()
         await router.serve("router", 0)
         self.listening = world.network.listening

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
 from tests.simulation.actors import Actor
+from tests.simulation.etcd import SimEtcd
 from tests.simulation.scenario import Danger, Edge
 from tests.simulation.servers import SimServer
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _LITTLE_ROOM = 1000
 _REPLACED_WITHIN_S = 15.0
 _SOON_S = (0.0, 0.002, 0.02, 0.2)
+_LOSES_COPIES = 0.3  # how often, and in a life at most
+_LOSSES_MAX = 6
 
 
 class _Trouble:
@@ -38,6 +41,8 @@ class Faults:
         self._random = Random(f"{world.seed}/faults")
         self._ends_s = 0.0
         self._active = 0
+        self._copies = Random(f"{world.seed}/copies")
+        self._losses = 0  # of copies
         self._zombie: _Trouble | None = None  # a coordinator that sleeps until it has been replaced
         self.mended = asyncio.Event()  # set where nothing is broken
         self.mended.set()
@@ -81,6 +86,9 @@ class Faults:
         world, random = self._world, self._random
         if self._zombie is not None:
             return  # it waits for others to get on
+        if world.etcd is not None and world.etcd.led and random.random() < 0.12:
+            self._lose_leader(world.etcd)
+            return
         choice = random.random()
         if world.scenario.danger is Danger.ZOMBIES and choice < 0.6:
             self._make_zombie()
@@ -93,6 +101,14 @@ class Faults:
             self._hurt_process(self._reigning() or random.choice(world.coordinators))
         else:
             self._hurt_process(random.choice([*world.coordinators, *world.routers]))
+
+    def _lose_leader(self, etcd: SimEtcd) -> None:
+        """The store's members elect another leader, or are too few for one for a while."""
+        random = self._random
+        etcd.lose_leader()
+        if random.random() < 0.3:
+            etcd.compact(etcd.revision)
+        self._until(etcd.elect, random.choice((0.3, 1.0, 4.0)) * random.uniform(0.5, 1.5), "etcd has no leader")
 
     def noted(self) -> None:
         """A coordinator has noted how far an import is: a good moment for trouble with it."""
@@ -130,16 +146,16 @@ class Faults:
         power = self._world.scenario.danger is Danger.POWER
         if choice < (0.6 if power else 0.3):
             if power and random.random() < 0.7:
-                self._world.power_cut(server)
+                self._world.losses.power_cut(server)
             else:
                 server.crash()
             self._until(lambda: self._world.restart(server), random.uniform(0.01, 3), f"{server.name} crashes")
         elif choice < 0.75:
             self._stop(server, random.uniform(0.01, 3))
         elif choice < 0.9:
-            self._world.late[server.shard] = 0.5
+            self._world.late[server.name] = 0.5
             self._until(
-                lambda: self._world.late.pop(server.shard, None), random.uniform(0.1, 2), f"{server.name} is slow"
+                lambda: self._world.late.pop(server.name, None), random.uniform(0.1, 2), f"{server.name} is slow"
             )
         else:
             actor = random.choice([*self._world.coordinators, *self._world.routers])
@@ -213,19 +229,46 @@ class Faults:
             return
         keys = [key for key in sorted(server.keys()) if self._random.random() < 0.3]
         self._world.note(f"fault: {server.name} evicts {b', '.join(keys).decode()}")
-        self._world.lose(server, keys)
+        self._world.losses.lose(server, keys)
+
+    def copied(self, target: SimServer, keys: Sequence[bytes]) -> None:
+        """A coordinator has written copies: a good moment for the target to lose them, before it owns them.
+
+        Also when the trouble is over: nobody but the coordinator can notice, and then everybody must find the keys.
+        """
+        world = self._world
+        if Edge.LOSING not in world.scenario.edges or self._losses >= _LOSSES_MAX:
+            return
+        if self._copies.random() < _LOSES_COPIES:
+            soon_s = self._copies.uniform(0, self._copies.choice(_SOON_S))
+            world.loop.send_later(soon_s, self._lose_copies, target, list(keys))
+
+    def _lose_copies(self, target: SimServer, keys: Sequence[bytes]) -> None:
+        """The target evicts copies, or is emptied, where none of these keys is its own yet."""
+        if not target.up or target.frozen or any(self._world.invariants.owns(target.shard, key) for key in keys):
+            return
+        self.count += 1
+        self._losses += 1
+        if not self.over and self._copies.random() < 0.2:
+            self._world.note(f"fault: {target.name} is emptied")
+            target.empty()
+        else:
+            self._world.note(f"fault: {target.name} evicts the copies {b', '.join(keys).decode()}")
+            self._world.losses.lose(target, keys)
 
     def _make_zombie(self) -> None:
-        """Whoever reigns wakes after another has taken over."""
+        """Whoever leads wakes after another has taken over."""
         actor = self._reigning()
         if actor is None or actor.process.frozen:
             return
-        self._freeze(actor, self._world.scenario.settings.coordinator.lease_ttl * self._random.uniform(1.1, 2.5))
+        ttl_s = self._world.scenario.settings.coordinator.lease_ttl
+        ends_s = ttl_s if self._world.etcd is None else self._world.etcd.longest_lease_s(ttl_s)
+        self._freeze(actor, ends_s * self._random.uniform(1.1, 2.5))
 
     def copying(self, source: SimServer) -> None:
         """A coordinator has read what it will write elsewhere: a good moment to sleep, where nobody can end it there.
 
-        It wakes when its successor has moved the keys; by its own clock, which was suspended too, it still reigns then.
+        It wakes when its successor has moved the keys; by its own clock, which was suspended too, it still leads then.
         """
         actor = self._reigning()
         if self._zombie is not None or actor is None or actor.process.frozen or self.over:

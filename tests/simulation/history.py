@@ -7,7 +7,7 @@ may never be, or may still be at any later time.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.simulation.data import ABSENT, READING, Value, perform
 
@@ -72,6 +72,7 @@ class KeyHistory:
     # Flushes and what was possible before each: commands that were under way may have found that.
     _flushes: list[tuple[float, frozenset[Possible]]] = field(default_factory=list)
     _snapshots: list[tuple[float, frozenset[Possible]]] = field(default_factory=list)
+    _asked_at_ms: dict[int, float] = field(default_factory=dict)
 
     @property
     def questions(self) -> int:
@@ -113,21 +114,26 @@ class KeyHistory:
         """From now on the command may be carried out, once; its number."""
         self.commands.append(command)
         number = len(self.commands) - 1
+        self._asked_at_ms[number] = now_ms
         self._become(frozenset(Possible(p.value, (*p.open, number)) for p in self.possible), now_ms)
         return number
 
     def done(self, number: int, now_ms: float) -> None:
-        """The command of this number has been carried out by now."""
+        """The command of this number has been carried out by now, if only before a power cut that undid it."""
+        before = self._closure(now_ms)
         if self.commands[number].name == "FLUSH":
-            self._flushes.append((now_ms, self._closure(now_ms)))
-        self._become(frozenset(p for p in self._closure(now_ms) if number not in p.open), now_ms)
+            self._flushes.append((now_ms, before))
+        after = {p for p in before if number not in p.open}
+        if self._asked_at_ms[number] <= self.lost_at_ms <= now_ms:
+            after |= {_without(number, p) for p in before}
+        self._become(frozenset(after), now_ms)
 
     def not_done(self, number: int, now_ms: float) -> None:
         """The command of this number has not been carried out, and will not be."""
         left = [p for p in self.possible if number in p.open]
         if not left:
             raise Impossible(f"{self.key!r}: {self.commands[number]} was refused, and carried out all the same")
-        self._become(frozenset(Possible(p.value, tuple(n for n in p.open if n != number)) for p in left), now_ms)
+        self._become(frozenset(_without(number, p) for p in left), now_ms)
 
     def may_come(self, command: Command, now_ms: float) -> None:
         """The command may be carried out once from now on, also where it has been already."""
@@ -136,7 +142,8 @@ class KeyHistory:
         waiting = {number for number, other in enumerate(self.commands) if other == command}
         self._become(
             frozenset(
-                p if waiting.intersection(p.open) else Possible(p.value, (*p.open, number)) for p in self.possible
+                p if waiting.intersection(p.open) else Possible(p.value, (*p.open, number))
+                for p in self._closure(now_ms)
             ),
             now_ms,
         )
@@ -199,7 +206,7 @@ class KeyHistory:
                 following.append(Possible(ABSENT, possible.open))
             for number in possible.open:
                 changed, _ = self.commands[number].apply(value)
-                following.append(Possible(changed, tuple(other for other in possible.open if other != number)))
+                following.append(replace(_without(number, possible), value=changed))
             for one in following:
                 if one not in found:
                     found.add(one)
@@ -241,6 +248,11 @@ class CounterHistory:
             raise Impossible(
                 f"{self.key!r} stands at {number}: {least} were answered and {self.unanswered} may have been counted"
             )
+
+
+def _without(number: int, possible: Possible) -> Possible:
+    """The same, but that the command of this number is no longer open."""
+    return replace(possible, open=tuple(other for other in possible.open if other != number))
 
 
 def _shown(possible: frozenset[Possible]) -> str:

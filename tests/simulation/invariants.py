@@ -30,10 +30,12 @@ class Invariants:
         self.fences = 0
         self.longest_fence_s = 0.0
         self.switches = 0
+        self.leads: Callable[[SimServer], bool] = lambda _: True
         self._keys = keys
         self._now_s = now_s
         self._fail = fail
         self._fenced_at_s: dict[tuple[str, str], float] = {}
+        self._strays: set[tuple[str, bytes, bytes | None]] = set()
 
     def published(self, topology: Topology) -> None:
         """The store has a new topology."""
@@ -69,8 +71,14 @@ class Invariants:
         """Whether the shard owns the key now."""
         return not self.routes.empty and self.routes.owner(key) == shard
 
+    def about_to_own(self, shard: str, key: bytes) -> bool:
+        """Whether the key is behind a fence on its way to the shard: what it loses now may be noticed or not."""
+        return self.routes.fenced(key) and self.routes.pair(key) == (self.routes.owner(key), shard)
+
     def client(self, server: SimServer, user: str, command: str, key: bytes) -> None:
         """A router's command for a key is being carried out."""
+        if not self.leads(server):
+            return  # which is told to nobody: judges look at that
         owner = None if self.routes.empty else self.routes.owner(key)
         # Where nobody can be forced off, what was sent may run late. It is not acknowledged, and seen by nobody.
         if owner != server.shard and server.acl:
@@ -78,6 +86,10 @@ class Invariants:
                 f"{command} {key!r} of {user} is carried out on {server.shard} "
                 f"while {owner} owns it (epoch {self.topology.epoch})"
             )
+
+    def undeclared(self, server: SimServer, key: bytes, value: bytes) -> None:
+        """A script gives a value to a key that it does not declare: that may lie where nobody looks for it."""
+        self._strays.add((server.shard, key, value))
 
     def mover(self, server: SimServer, deed: str, keys: Sequence[bytes]) -> None:
         """A coordinator writes or deletes keys."""
@@ -97,7 +109,7 @@ class Invariants:
             if self.topology.shard(server.shard) is None:
                 continue
             held = server.keys()
-            foreign = sorted(key for key in held if self.routes.owner(key) != server.shard or key == REGISTER)
+            foreign = sorted(key for key in held if self._foreign(server, key))
             if foreign and server.shard not in self.topology.unclean and server.acl:
                 owner = "nobody" if foreign[0] == REGISTER else self.routes.owner(foreign[0])
                 yield f"{server.shard} holds {foreign[0]!r}, which {owner} owns"
@@ -106,3 +118,9 @@ class Invariants:
                     yield f"{server.shard} still has the user {user}"
                 if (session := session_of(user)) is not None and session not in sessions:
                     yield f"{server.shard} still has the user {user}, whose session is over"
+
+    def _foreign(self, server: SimServer, key: bytes) -> bool:
+        """Whether the server holds a key that has no business there."""
+        if key == REGISTER:
+            return True
+        return self.routes.owner(key) != server.shard and (server.shard, key, server.get(key)) not in self._strays

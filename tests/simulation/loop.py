@@ -13,6 +13,7 @@ T = TypeVar("T")
 _PRUNE_AT = 4096
 _TICK_S = 1e-6
 _STEPS_MAX = 500_000
+_BIRTH_S = 1_700_000_000.0
 
 
 class Process:
@@ -153,6 +154,14 @@ class SimLoop(asyncio.BaseEventLoop):
         """Have something happen in the world outside, whatever becomes of the process that caused it."""
         self.call_later(delay_s, callback, *args, context=self.outside)
 
+    def run_in_executor(  # type: ignore[override]
+        self, executor: object, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        # At once: threads know no virtual time.
+        done: asyncio.Future[T] = self.create_future()
+        done.set_result(func(*args))
+        return done
+
     async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **_: Any) -> Any:  # type: ignore[override]
         assert self.network is not None
         return await self.network.connect(factory, host, port)
@@ -229,3 +238,18 @@ class SimLoop(asyncio.BaseEventLoop):
                 handle.context.run(handle.callback, *handle.args)
             except Exception as error:  # noqa: BLE001 - as asyncio does it; whatever it is, the world hears of it
                 self.call_exception_handler({"message": "a callback failed", "exception": error})
+
+
+class SimClock:
+    """The virtual time, for people and for measuring."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+
+    def wall(self) -> float:
+        return _BIRTH_S + self._loop.time()
+
+    def monotonic(self) -> float:
+        return self._loop.time()
+
+    boottime = monotonic

@@ -53,6 +53,8 @@ class Operator(Actor):
         super().__init__(world, name)
         self._source = ""  # whose keys are to move next
         self._wished = asyncio.Event()
+        self.idle = asyncio.Event()  # no request is without its answer
+        self.idle.set()
 
     def wish(self, source: str) -> None:
         """Let this shard's keys move soon."""
@@ -65,16 +67,18 @@ class Operator(Actor):
         admin = Admin(self.store, self.connector, self.clock)
         # A life without a move shows nothing: one begins as soon as there is something to move.
         edges = world.scenario.edges
-        first: str | None = "add" if Edge.IMPORTS in edges else "rebalance" if Edge.ADOPTED in edges else "migrate"
+        if Edge.SCRIPTS in edges:
+            first = ["add", "rebalance"]  # keys come to a server that has none of the functions yet
+        else:
+            first = ["add" if Edge.IMPORTS in edges else "rebalance" if Edge.ADOPTED in edges else "migrate"]
         await asyncio.sleep(_FIRST_AFTER_S)
         while self._goes_on():
-            await self._verb(admin, random, first)
-            first = None
+            await self._verb(admin, random, first.pop(0) if first else None)
             with suppress(TimeoutError):
                 async with asyncio.timeout(random.expovariate(1 / world.scenario.verb_every_s)):
                     await self._wished.wait()
                     self._wished.clear()
-                    first = "migrate"
+                    first = ["migrate"]
         await asyncio.Event().wait()
 
     def _goes_on(self) -> bool:
@@ -84,12 +88,15 @@ class Operator(Actor):
     async def _verb(self, admin: Admin, random: Random, deed: str | None) -> None:
         world = self.world
         what, ask = await self._choose(admin, random, deed or random.choices(list(_DEEDS), list(_DEEDS.values()))[0])
+        self.idle.clear()
         try:
             await ask
         except HeliosError as error:
             world.note(f"operator: {what}: {error.code}")
         else:
             world.note(f"operator: {what}: done")
+        finally:
+            self.idle.set()
 
     async def _choose(self, admin: Admin, random: Random, deed: str) -> tuple[str, Awaitable[object]]:
         world = self.world

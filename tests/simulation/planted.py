@@ -10,6 +10,7 @@ from tests.simulation.invariants import Invariants
 
 from helios.coordinator.access import Access, Identity
 from helios.coordinator.changes import Follower
+from helios.coordinator.copy_target import CopyTarget
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.shard_copier import ShardCopier
@@ -18,8 +19,10 @@ from helios.coordinator.transition_work import TransitionWork
 from helios.engines.memory import MemoryEngine
 from helios.errors import EngineDenied
 from helios.model.topology import Member, NodeKind
+from helios.placement.routing import Routes
 from helios.ports.engine import ChangeStream, Engine, UserRole
 from helios.ports.store import Compare, Delete, Put
+from helios.router.commands.counting import OwnKeys
 from helios.router.session.users import MemberUsers
 from helios.router.upstream.connection import Credentials
 
@@ -28,7 +31,11 @@ async def _settle_at_once(self: Fencing, epoch: int, member: Member) -> int:
     return 0
 
 
-async def _wait_for_no_disk(self: ShardCopier) -> None:
+def _synced(self: CopyTarget) -> bool:
+    return True
+
+
+async def _wait_for_no_disk(self: CopyTarget) -> None:
     pass
 
 
@@ -39,7 +46,8 @@ async def _wait_for_no_target(self: TransitionWork, shard: str) -> None:
 @contextmanager
 def _not_durable() -> Iterator[None]:
     with (
-        patch.object(ShardCopier, "_make_durable", _wait_for_no_disk),
+        patch.object(CopyTarget, "synced", _synced),
+        patch.object(CopyTarget, "finish", _wait_for_no_disk),
         patch.object(TransitionWork, "_make_durable", _wait_for_no_target),
     ):
         yield
@@ -69,8 +77,8 @@ async def _write_out_of_order(
 _drain = ShardCopier._drain
 
 
-async def _drain_and_go_on(self: ShardCopier, source: Engine, follower: Follower, target: str) -> None:
-    await _drain(self, source, follower, target)
+async def _drain_and_go_on(self: ShardCopier, follower: Follower, target: str) -> None:
+    await _drain(self, follower, target)
     self._targets[target].drained = False
 
 
@@ -131,6 +139,14 @@ def _first_error(replies: Mapping[str, bytes | None]) -> bytes:
     return next(reply for reply in replies.values() if reply is not None and reply[:1] == b"-")
 
 
+async def _bring_nothing(here: Engine, there: Engine) -> None:
+    pass
+
+
+async def _no_strays(self: OwnKeys, routes: Routes, shard: str, calls: int, asked_s: float, wait_s: float) -> int:
+    return 0
+
+
 _made = MemberUsers._made
 _open = Access.open
 _changes = MemoryEngine.changes
@@ -160,4 +176,8 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "imports-unregistered": lambda: patch.object(MemoryEngine, "registered", _registered_nowhere),
     # Where a part of a command fails, its error speaks for all, though others were carried out, or may have been.
     "first-error-for-all": lambda: patch("helios.router.commands.scatter.in_part", _first_error),
+    # A shard that owns keys for the first time has none of the cluster's functions.
+    "functions-left-behind": lambda: patch("helios.coordinator.transition_work.bring_functions", _bring_nothing),
+    # A server's own number of keys is believed, whatever scripts have left there.
+    "strays-counted": lambda: patch.object(OwnKeys, "_strays", _no_strays),
 }

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 
-from tests.simulation.world import Outcome
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a life went. Equal digests mean equal lives."""
+
+    seed: int
+    failure: str | None
+    digest: str
+    virtual_s: float
+    steps: int
+    acknowledged: int
+    faults: int
+    switches: int
+    fences: int
+    longest_fence_s: float
+    trace: Sequence[str] = field(repr=False, default=())
 
 
 def to_line(outcome: Outcome) -> str:
@@ -22,9 +38,9 @@ def read_line(line: str) -> Outcome:
 class Tally:
     """Adds outcomes up, and tells of each failure as it comes."""
 
-    def __init__(self, plant: str = "") -> None:
+    def __init__(self, plant: str = "", *, replicated: bool = False) -> None:
         self.failed: list[Outcome] = []
-        self._plant = f" PLANT={plant}" if plant else ""
+        self._plant = f"{' REPLICATED=1' if replicated else ''}{f' PLANT={plant}' if plant else ''}"
         self._lives = 0
         self._virtual_s = 0.0
         self._counts = {"acknowledged": 0, "faults": 0, "fences": 0, "switches": 0}

@@ -30,6 +30,13 @@ class ServerKind(StrEnum):
     PLAIN = "plain"  # external, and without users
 
 
+class StoreKind(StrEnum):
+    """Whose ways the store has."""
+
+    SQLITE = "sqlite"  # answers or does not, and nothing of it is on its way for long
+    ETCD = "etcd"
+
+
 class Edge(StrEnum):
     """What not every life has."""
 
@@ -44,6 +51,7 @@ class Edge(StrEnum):
     STORE = "store"  # commits arrive after they were given up, and watches are lost
     ELSEWHERE = "elsewhere"  # servers come back at other addresses
     ADOPTED = "adopted"  # a server that runs already, with keys, becomes a cluster
+    SCRIPTS = "scripts"  # clients call scripts and functions, some of which write keys that they do not declare
 
 
 # Those that show faults which are not mended yet. They occur only where the command line asks for them.
@@ -60,7 +68,9 @@ _OFTEN = {
     Edge.STORE: 0.3,
     Edge.ELSEWHERE: 0.3,
     Edge.ADOPTED: 0.1,
+    Edge.SCRIPTS: 0.3,
 }
+_LATER = (Edge.SCRIPTS,)
 _SERVERS_MAX = 5
 ADOPTED = 1  # which of the servers a cluster is made of, where it is made of one
 _PLAIN_PEACE_S = 2.0  # in which moves begin that only a coordinator asleep can hurt
@@ -94,6 +104,7 @@ class Scenario:
     session_ttl_s: float
     hold_timeout_s: float
     danger: Danger
+    store: StoreKind
     brief: bool
     room_bytes: int  # on the way from a router to a server
     registers: int
@@ -103,6 +114,7 @@ class Scenario:
     edges: frozenset[Edge]
     kinds: tuple[ServerKind, ...]  # of all servers
     skews_s: tuple[float, ...]  # of the servers' clocks
+    lists: bool = True  # whether a listing shows what there is, and not what a failover may take back
 
     @property
     def skew_ms(self) -> float:
@@ -145,7 +157,9 @@ def choose(seed: int) -> Scenario:
     power, zombies, slow = danger is Danger.POWER, danger is Danger.ZOMBIES, danger is Danger.SLOW
     # What has come later has a source of its own, so that the rest of a seed's life stays what it was.
     edges = Random(f"{seed}/edges")
-    drawn = frozenset(edge for edge, often in _OFTEN.items() if edges.random() < often)
+    drawn = frozenset(edge for edge, often in _OFTEN.items() if edge not in _LATER and edges.random() < often)
+    later = Random(f"{seed}/later edges")
+    drawn |= frozenset(edge for edge in _LATER if later.random() < _OFTEN[edge])
     if danger is Danger.STALLS:
         drawn |= {Edge.EXTERNAL}
     if zombies and edges.random() < 0.4:
@@ -196,6 +210,7 @@ def choose(seed: int) -> Scenario:
         session_ttl_s=random.choice((1.5, 3.0)),
         hold_timeout_s=random.choice((2.0, 5.0)),
         danger=danger,
+        store=Random(f"{seed}/store").choice(list(StoreKind)),
         brief=brief,
         room_bytes=edges.choice(
             (20, 60) if danger is Danger.STALLS else (1 << 20, 1 << 20, 20, 60)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from typing import Protocol
 
-from tests.simulation import data
+from tests.simulation import data, scripts
 from tests.simulation.data import Answer, Value, raw
-from tests.simulation.serving import SPLIT, Serving, plain, script, split
+from tests.simulation.serving import SPLIT, Serving, plain, split
 
 from helios.coordinator.sweep import REGISTER
 from helios.engines.memory import MemoryServer
@@ -29,12 +29,15 @@ class Audit(Protocol):
     def client(self, server: SimServer, user: str, command: str, key: bytes) -> None:
         """A router's command for a key."""
 
+    def undeclared(self, server: SimServer, key: bytes, value: bytes) -> None:
+        """A script gives a value to a key that it does not declare."""
+
     def mover(self, server: SimServer, deed: str, keys: Sequence[bytes]) -> None:
         """A coordinator writes or deletes keys."""
 
 
 class SimServer(MemoryServer):
-    """A server whose accesses are audited. `shard` is the id of the node behind which it runs."""
+    """A server whose accesses are audited. `shard` is the id of the shard whose keys it has."""
 
     def __init__(
         self,
@@ -45,21 +48,25 @@ class SimServer(MemoryServer):
         aof_fsync: str,
         admin: tuple[str, str] | None = ADMIN,
         acl: bool = True,
+        name: str = "",
     ) -> None:
-        super().__init__(f"server of {shard}", wall=wall, admin=admin, aof_fsync=aof_fsync, version=9, acl=acl)
+        super().__init__(name or f"server of {shard}", wall=wall, admin=admin, aof_fsync=aof_fsync, version=9, acl=acl)
         self.shard = shard
         self.kind = NodeKind.EXTERNAL if admin is None else NodeKind.SUPERVISED
         self.on_flush: Callable[[SimServer], None] = lambda _: None
         self.on_dump: Callable[[SimServer], None] = lambda _: None
+        self.on_copy: Callable[[SimServer, Sequence[bytes]], None] = lambda *_: None
         self.audit = audit
         self.synced_at = 0.0
         self.frozen = False
         self._seconds = wall
+        self.scripts: dict[bytes, bytes] = {}  # by name, since its start
         self.watchers: dict[bytes, dict[Serving, None]] = {}
         self.waiting: list[Serving] = []
         self._pushed = False  # whether a list has been written since those that wait were served
         self._numbered: dict[int, Serving] = {}
         self._last_number = 0
+        self._ended: list[asyncio.Future[None]] = []  # of those who wait for its end
 
     # Routers' connections
 
@@ -101,8 +108,8 @@ class SimServer(MemoryServer):
         name = argv[0].upper()
         if name in SPLIT:
             return split(self, user, argv)
-        if name == b"EVAL":
-            return script(self, user, argv)
+        if name in scripts.COMMANDS:
+            return scripts.carry_out(self, user, argv)
         if name == b"SCAN":
             cursor, found = self.scan(int(argv[1]), 3)
             return array([bulk(b"%d" % cursor), array([bulk(key) for key in found])])
@@ -128,6 +135,11 @@ class SimServer(MemoryServer):
             named = name not in data.UNNAMED and (name != "XGROUP" or before.data is None)
             self.write(key, after.data, after.expire_at_ms, named=named)
         return answer
+
+    def write_undeclared(self, key: bytes, value: bytes) -> None:
+        """A script writes a key that it does not declare, whoever owns that."""
+        self.audit.undeclared(self, key, value)
+        self.write(key, value, None)
 
     def may_flush(self, user: str) -> bool:
         """Whether this user may empty the server: not as whom routers pass on what clients send, scripts too."""
@@ -169,6 +181,23 @@ class SimServer(MemoryServer):
                 self.waiting.remove(serving)
                 serving.resume(found)
 
+    def stood_down(self) -> None:
+        """It leads no more: those that wait for elements, or for followers, wait in vain."""
+        for serving in list(self._numbered.values()):
+            if serving.connection.lost is None:
+                serving.stand_down()
+        self.waiting.clear()
+
+    def contents(self) -> dict[bytes, bytes]:
+        """All that it has."""
+        return {key: value for key in self.keys() if (value := self.get(key)) is not None}
+
+    async def ended(self) -> None:
+        """Return when it has ended."""
+        if self.up:
+            self._ended.append(asyncio.get_running_loop().create_future())
+            await self._ended[-1]
+
     def in_time(self, delay_s: float, act: Callable[[int], None], argument: int) -> None:
         """Have the server do something later, when it is not stopped."""
         starts = self.starts
@@ -198,9 +227,13 @@ class SimServer(MemoryServer):
 
     def restore(self, items: Sequence[tuple[bytes, Dumped]], replace: bool) -> list[bool]:
         """A coordinator's copies. One that replaces nothing brings new keys to their owner: it is an import's."""
+        keys = [key for key, _ in items]
         if replace:
-            self.audit.mover(self, "writes", [key for key, _ in items])
-        return super().restore(items, replace)
+            self.audit.mover(self, "writes", keys)
+        written = super().restore(items, replace)
+        if replace:
+            self.on_copy(self, keys)
+        return written
 
     def begin_pieces(self, key: bytes, patch: bool) -> int:
         """A coordinator begins a copy in pieces."""
@@ -216,6 +249,7 @@ class SimServer(MemoryServer):
         """A coordinator ends a copy in pieces."""
         self.audit.mover(self, "ends writing", [key])
         super().end_pieces(key, length, expire_at_ms)
+        self.on_copy(self, [key])
 
     def sync(self) -> bool:
         """Bring everything to disk."""
@@ -229,8 +263,13 @@ class SimServer(MemoryServer):
         super().crash(lose_unsynced=lose_unsynced)
         self.frozen = False
         self._numbered.clear()
+        self.scripts.clear()
         self.watchers.clear()
         self.waiting.clear()
+        for waiting in self._ended:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._ended.clear()
 
     def freeze(self) -> None:
         """Let nothing be carried out until `thaw`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.simulation import data
-from tests.simulation.data import Fault, Status, raw
+from tests.simulation import data, standing
+from tests.simulation.data import raw
 
 from helios.engines.memory.connection import MemoryConnection
 from helios.errors import EngineDenied
@@ -17,10 +19,9 @@ from helios.resp.wire import RequestParser
 if TYPE_CHECKING:
     from tests.simulation.servers import SimServer
 
-FLUSH_SCRIPT = b"return redis.call('FLUSHALL')"
-BOTH_SCRIPT = b"return {redis.call('GET',KEYS[1]),redis.call('GET',KEYS[2])}"
 _SPLIT = frozenset((b"MGET", b"MSET", b"DEL", b"UNLINK", b"EXISTS"))
 _FOR_EVER = float("inf")
+_LINGER_S = 0.01
 
 
 class Serving:
@@ -38,6 +39,8 @@ class Serving:
         self._queued: list[list[bytes]] | None = None
         self._watched: set[bytes] = set()
         self._waits = 0
+        self._aborted = False  # whether a command was refused that was to be part of the transaction
+        self._written = 0  # how far the server was when it last wrote for this connection
 
     def take(self, received: bytes) -> bytes:
         """Carry out what has been received as a whole; the replies that there are at once."""
@@ -57,7 +60,11 @@ class Serving:
         if name == b"HELLO":
             return self._hello(argv)
         if not self.connection.joined:
-            raise EngineDenied("the connection has not said who it is")
+            return error_reply("NOAUTH Authentication required.")
+        refused = standing.refusal(self._server, name)
+        if refused:
+            self._aborted = self._aborted or self._queued is not None
+            return error_reply(refused)
         if self._queued is not None and name not in (b"EXEC", b"DISCARD"):
             self._queued.append(argv)
             return b"+QUEUED\r\n"
@@ -75,8 +82,8 @@ class Serving:
             self.connection.user = user
         try:
             self._server.join(self.connection, password)
-        except EngineDenied as denied:
-            return error_reply(f"WRONGPASS {denied}")
+        except EngineDenied as error:
+            return error_reply(f"WRONGPASS {error}")
         return array([bulk(b"server"), bulk(b"memory"), bulk(b"id"), integer(self._server.number(self.connection))])
 
     def _client(self, argv: list[bytes]) -> bytes:
@@ -91,13 +98,17 @@ class Serving:
     # Transactions
 
     def _multi(self, _: list[bytes]) -> bytes:
-        self._queued = []
+        self._queued, self._aborted = [], False
         return OK
 
     def _exec(self, _: list[bytes]) -> bytes:
         queued, self._queued = self._queued or [], None
+        aborted, self._aborted = self._aborted, False
         dirty = self.dirty
         self._unwatch([])
+        refused = next(filter(None, (standing.refusal(self._server, argv[0].upper()) for argv in queued)), "")
+        if aborted or refused:
+            return error_reply(f"EXECABORT Transaction discarded because of: {refused or 'previous errors.'}")
         if dirty:
             return NULL_ARRAY[2]
         return array([self._one(argv) for argv in queued])
@@ -130,6 +141,38 @@ class Serving:
         self._server.in_time(seconds or _FOR_EVER, self._over, self._waits)
         return b""
 
+    def stand_down(self) -> None:
+        """The server leads no more: what waits is told so, and the connection ends."""
+        if self.waits_for is not None:
+            self.resume(standing.STOOD_DOWN)
+            self._server.after_delay(lambda: self._server.end(self.connection), also_s=_LINGER_S)
+
+    # Followers
+
+    def _spublish(self, _: list[bytes]) -> bytes:
+        if self._server.replication.leads:
+            self._written = self._server.replication.say()
+        return integer(0)
+
+    def _wait(self, argv: list[bytes]) -> bytes:
+        if not self._server.replication.leads:
+            return error_reply("ERR WAIT cannot be used with replica instances.")
+        count, timeout_s = int(argv[1]), int(argv[2]) / 1000
+        done = self._server.replication.wait(self._written, count, timeout_s)
+        if done.done():
+            return integer(done.result())
+        self.waits_for = []
+        self._waits += 1
+        done.add_done_callback(partial(self._counted, self._waits))
+        return b""
+
+    def _counted(self, wait: int, done: asyncio.Future[int]) -> None:
+        if self.waits_for is not None and self._waits == wait and self.connection.lost is None:
+            if done.exception() is None:
+                self.resume(integer(done.result()))
+            else:
+                self.stand_down()
+
     def resume(self, reply: bytes) -> None:
         """What the command waited for has come; those behind it go on."""
         self.waits_for = None
@@ -154,16 +197,6 @@ def split(server: SimServer, user: str, argv: list[bytes]) -> bytes:
     return integer(sum(answer for answer in answers if isinstance(answer, int)))
 
 
-def script(server: SimServer, user: str, argv: list[bytes]) -> bytes:
-    """The scripts that clients know."""
-    if argv[1] == FLUSH_SCRIPT:
-        if not server.may_flush(user):
-            return raw(Fault(b"NOPERM this user may not flush"))
-        server.empty()
-        return raw(Status(b"OK"))
-    return raw([server.act(user, "GET", key, ()) for key in argv[3:5]])
-
-
 def plain(server: SimServer, user: str, argv: list[bytes]) -> bytes:
     """A command for one key."""
     name, key, arguments = data.from_argv(argv)
@@ -173,7 +206,9 @@ def plain(server: SimServer, user: str, argv: list[bytes]) -> bytes:
 
 
 def _info(serving: Serving, _: list[bytes]) -> bytes:
-    return bulk(b"run_id:%s\r\nredis_version:9.0.0\r\n" % serving._server.info().run_id.encode())
+    server = serving._server
+    said = f"run_id:{server.info().run_id}\r\nredis_version:9.0.0\r\ncmdstat_eval:calls={server.script_calls}\r\n"
+    return bulk(said.encode() + standing.info(server.replication.state()))
 
 
 _HANDLERS: dict[bytes, Callable[[Serving, list[bytes]], bytes]] = {
@@ -184,6 +219,9 @@ _HANDLERS: dict[bytes, Callable[[Serving, list[bytes]], bytes]] = {
     b"WATCH": Serving._watch,
     b"UNWATCH": Serving._unwatch,
     b"BLPOP": Serving._blpop,
+    b"SPUBLISH": Serving._spublish,
+    b"WAIT": Serving._wait,
+    b"ROLE": lambda serving, argv: standing.role(serving._server.replication.state()),
     b"PING": lambda serving, argv: b"+PONG\r\n",
 }
 SPLIT = _SPLIT

@@ -1,4 +1,4 @@
-"""A process's handle of the store: it takes time, fails, and answers are lost."""
+"""A process's handle of the store: it takes time, fails, and answers are lost. See `etcd` for its other kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helios.ports.store import Compare, Delete, Entry, Event, Put, Snapshot
 from helios.stores.memory import MemoryStore
 
 T = TypeVar("T")
-_TIMEOUT_S = 1.0
+_SILENT_S = 1.0
 _LOOK_AGAIN_S = 0.05
 
 OnCommit = Callable[[Sequence[Put | Delete], int], None]
@@ -26,6 +26,8 @@ class SimStore:
 
     What was asked is carried out by the world outside: also for a process that is frozen or killed meanwhile.
     """
+
+    timeout_s = 1.0
 
     def __init__(self, inner: MemoryStore, loop: SimLoop, random: Random, late: float, on_commit: OnCommit) -> None:
         self.cut = False
@@ -56,6 +58,9 @@ class SimStore:
     async def revoke(self, lease: str) -> None:
         await self._ask(lambda: self._inner.revoke(lease))
 
+    async def compact(self, revision: int) -> None:
+        await self._ask(lambda: self._inner.compact(revision))
+
     def watch(self, prefix: str, after: int) -> AsyncGenerator[tuple[Event, ...], None]:
         return self._watch(prefix, after)
 
@@ -70,7 +75,7 @@ class SimStore:
                 while self.cut:
                     await asyncio.sleep(_LOOK_AGAIN_S)
                     silent_s += _LOOK_AGAIN_S
-                    if silent_s > _TIMEOUT_S and self._random.random() < 0.05:
+                    if silent_s > _SILENT_S and self._random.random() < 0.05:
                         raise StoreError("a watch was lost: the store does not answer")
                 if self.forgets:
                     raise WatchLost(f"the changes since {after} are no longer known")
@@ -92,7 +97,7 @@ class SimStore:
         answer: asyncio.Future[T] = self._loop.create_future()
         self._loop.send_later(self._delay_s(), self._arrive, act, answer)
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(self.timeout_s):
                 return await answer
         except TimeoutError:
             raise StoreError("the store does not answer; the outcome is unknown") from None

@@ -78,6 +78,41 @@ def test_a_power_cut_takes_only_what_is_young() -> None:
         history.check(None, 2000)
 
 
+@pytest.mark.parametrize("told_ms", [400, 1100], ids=["told-before", "told-after"])
+def test_a_power_cut_may_undo_what_is_acknowledged_only_after_it(told_ms: int) -> None:
+    history = KeyHistory(b"k")
+    _appended(history, b"a", 1, 0)
+    if told_ms < 1000:
+        number = history.asked(Command("FLUSH"), 400)
+    history.power_lost(since_ms=500, now_ms=1000)
+    if told_ms > 1000:
+        number = history.asked(Command("DEL"), 400)
+    history.done(number, 1100)
+    history.check(b"a", 2000)
+    history.check(None, 2000)
+
+
+def test_what_is_asked_for_after_a_power_cut_stays_done() -> None:
+    history = KeyHistory(b"k")
+    _appended(history, b"a", 1, 0)
+    history.power_lost(since_ms=500, now_ms=600)
+    history.done(history.asked(Command("DEL"), 1000), 1001)
+    with pytest.raises(Impossible):
+        history.check(b"a", 2000)
+
+
+def test_what_may_come_once_more_does_so_although_nobody_has_seen_that_it_had_come() -> None:
+    history = KeyHistory(b"k")
+    arriving = Command("IMPORT", b"a")
+    for at_ms in (0, 10):
+        history.may_come(arriving, at_ms)
+    history.answered(Command("DEL"), 1, 20, 21)
+    history.check(b"a", 30)
+    history.answered(Command("DEL"), 1, 40, 41)
+    with pytest.raises(Impossible):
+        history.check(b"a", 50)
+
+
 def test_a_counter_gives_each_number_once_and_never_goes_back() -> None:
     counter = CounterHistory(b"n", asked=3)
     counter.answered(2, 0, 1)

@@ -26,19 +26,21 @@ class Search:
 SEARCHES = (
     Search("switch-unacknowledged", 300),
     Search("sweep-before-durable", 600, first=1, step=5),
-    Search("late-restore-of-zombie", 200, first=2, step=5),
+    Search("late-restore-of-zombie", 1500, first=2, step=5),
     # A router that wakes late writes to the owner of before, on an external server, and is answered OK.
     Search("external-as-default", 400, first=4, step=5),
     # A target is flushed or loses copies during a move.
-    Search("target-unwatched", 6000, edge="losing"),
+    Search("target-unwatched", 400, edge="losing"),
     # Where a server refuses ACL, a coordinator that wakes overwrites and resurrects.
     Search("movers-as-default", 400, first=2, step=5, edge="plain"),
     # An import brings back after a crash what clients have deleted.
-    Search("imports-unregistered", 2000, edge="imports"),
+    Search("imports-unregistered", 4000, edge="imports"),
     # "Nothing was executed" is said of a command that was carried out in part.
     Search("first-error-for-all", 400, edge="several"),
     # A stream changes in what no key event names.
     Search("streams-half-known", 600, edge="xsetid"),
+    Search("functions-left-behind", 1500, edge="scripts"),
+    Search("strays-counted", 300, edge="scripts"),
 )
 
 

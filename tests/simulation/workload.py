@@ -11,7 +11,8 @@ from tests.simulation.data import Fault, to_argv
 from tests.simulation.history import QUESTIONS_MAX, Command, Impossible, KeyHistory
 from tests.simulation.rivalry import Rivalry
 from tests.simulation.scenario import Edge
-from tests.simulation.serving import FLUSH_SCRIPT
+from tests.simulation.scripting import Scripting
+from tests.simulation.scripts import FLUSH_SCRIPT
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -28,6 +29,7 @@ class Client:
         self._asker = Asker(world, number)
         self._random = self._asker.random
         self._rivalry = Rivalry(self._asker)
+        self._scripting = Scripting(self._asker)
         scenario = world.scenario
         self.keys = [
             KeyHistory(f"{self._random.choice(_KINDS)}:{number}:{index}".encode(), skew_ms=scenario.skew_ms)
@@ -38,6 +40,7 @@ class Client:
         self._strings = self.keys[: len(self.keys) - scenario.streams_per_client]
         self._brought: list[KeyHistory] = []
         self.arriving: dict[KeyHistory, Command] = {}
+        self._loads = Edge.SCRIPTS in scenario.edges and number == 0
         self._deeds = self._choices()
 
     def _choices(self) -> dict[str, int]:
@@ -51,6 +54,11 @@ class Client:
             "pair": 8 if scenario.pairs else 0,
             "queue": 12 if scenario.queues else 0,
             "several": 12 if Edge.SEVERAL in scenario.edges else 0,
+            "script": 12 if Edge.SCRIPTS in scenario.edges else 0,
+            "undeclared": 5 if Edge.SCRIPTS in scenario.edges else 0,
+            "read made up": 2 if Edge.SCRIPTS in scenario.edges else 0,
+            "remember": 1 if Edge.SCRIPTS in scenario.edges else 0,
+            "load": 2 if self._loads else 0,
             "scan": 2,
             "flush": 1 if Edge.FLUSHES in scenario.edges else 0,
             "flush one": 1 if Edge.LOSING in scenario.edges else 0,
@@ -80,9 +88,9 @@ class Client:
             await asyncio.sleep(random.expovariate(1 / world.scenario.think_s))
             try:
                 [deed] = random.choices(deeds, often)
-                await self._do(deed)
-            except Impossible as impossible:
-                world.fail(str(impossible), impossible)
+                await self._do("load" if self._loads and not world.judges.library.loaded else deed)
+            except Impossible as error:
+                world.fail(str(error), error)
                 return
 
     async def _do(self, deed: str) -> None:
@@ -91,17 +99,26 @@ class Client:
             case "single":
                 await self._single(random.choice(self._moving_streams() or self.keys + 2 * self._brought))
             case "count":
-                await self._rivalry.count(random.choice(world.counters))
+                await self._rivalry.count(random.choice(world.judges.counters))
             case "count watching":
-                await self._rivalry.count_watching(random.choice(world.counters))
+                await self._rivalry.count_watching(random.choice(world.judges.counters))
             case "register":
-                await self._rivalry.register(random.choice(world.registers))
+                await self._rivalry.register(random.choice(world.judges.registers))
             case "pair":
-                await self._rivalry.pair(random.choice(world.pairs))
+                await self._rivalry.pair(random.choice(world.judges.pairs))
             case "queue":
-                await self._rivalry.queue(random.choice(world.queues))
+                await self._rivalry.queue(random.choice(world.judges.queues))
             case "several":
                 await self._several()
+            case "script" | "undeclared":
+                await self._script(deed)
+            case "read made up":
+                if world.judges.made_up:
+                    await self._scripting.read(random.choice(list(world.judges.made_up)))
+            case "remember":
+                await self._scripting.remember()
+            case "load":
+                await self._scripting.load()
             case "scan":
                 await self._scan()
             case "flush":
@@ -188,10 +205,24 @@ class Client:
                 return Command(name, number)
         return Command(name)
 
+    def _free(self) -> list[KeyHistory]:
+        """Keys of one's own that may be changed, and of which not too much is unknown."""
+        return [history for history in self._strings if history.questions < QUESTIONS_MAX and history not in self._cold]
+
+    async def _script(self, deed: str) -> None:
+        free = self._free()
+        if not free:
+            return
+        declared, other = self._random.choice(free), self._random.choice(free)
+        if deed == "script":
+            await self._scripting.append(declared)
+        else:
+            await self._scripting.undeclared(declared, other)
+
     async def _several(self) -> None:
         """MSET, MGET, DEL or EXISTS of keys of one's own, wherever they live."""
         random = self._random
-        free = [history for history in self._strings if history.questions < QUESTIONS_MAX and history not in self._cold]
+        free = self._free()
         chosen = random.sample(free, min(len(free), random.randint(2, 4)))
         if not chosen:
             return
@@ -251,6 +282,8 @@ class Client:
             found.update(keys)
             if cursor == b"0":
                 break
+        if not self._world.scenario.lists:
+            return
         end_ms = self._world.clock.wall() * 1000
         for history in self.keys:
             history.listed(there=history.key in found, begin_ms=begin_ms, end_ms=end_ms)
@@ -258,16 +291,16 @@ class Client:
     async def _flush(self) -> None:
         """Everything goes, also what others have."""
         world = self._world
-        if any(history.questions >= QUESTIONS_MAX for history in world.histories):
+        if any(history.questions >= QUESTIONS_MAX for history in world.judges.histories):
             return
         now_ms = world.clock.wall() * 1000
-        numbers = {history: history.asked(Command("FLUSH"), now_ms) for history in world.histories}
-        world.doubt_order()
+        numbers = {history: history.asked(Command("FLUSH"), now_ms) for history in world.judges.histories}
+        world.judges.doubt_order()
         invoked = world.loop.time()
         asked = await self._asker.ask([b"FLUSHALL"])
         responded = math.inf if asked.unknown else world.loop.time()
         if not asked.refused:
-            for register in world.registers:
+            for register in world.judges.registers:
                 register.add(self._number, "FLUSHALL", b"", b"OK", invoked, responded)
         for history, number in numbers.items():
             if asked.refused:

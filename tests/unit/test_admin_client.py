@@ -25,6 +25,7 @@ from tests.fake_gateway import (
     RULE,
     SETTING,
     SETTING_CHANGE,
+    SHARD,
     SILENT_ROUTER,
     SLOW,
 )
@@ -49,6 +50,7 @@ REPLIES: dict[bytes, Any] = {
     b"REMOVENODE": asdict(CHANGE),
     b"REBALANCE": asdict(CHANGE),
     b"LISTNODES": [asdict(NODE)],
+    b"LISTSHARDS": [asdict(SHARD)],
     b"NODEFORKEY": asdict(KEY),
     b"CLUSTERSTATS": asdict(STATS),
     b"MIGRATE": asdict(MIGRATION),
@@ -74,6 +76,7 @@ REPLIES: dict[bytes, Any] = {
     b"HISTORY": [asdict(HISTORY)],
     b"REWEIGHT": asdict(CHANGE),
     b"DRAIN": asdict(CHANGE),
+    b"PROMOTE": asdict(CHANGE),
     b"UNDRAIN": asdict(CHANGE),
 }
 
@@ -101,9 +104,12 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, object]] = [
     ("rebalance", (), {"strategy": "uniform", "by": "bytes"}, "REBALANCE STRATEGY uniform BY bytes", CHANGE),
     ("reweight", ("n", 0.5), {}, "REWEIGHT n 0.5", CHANGE),
     ("drain", ("n",), {}, "DRAIN n", CHANGE),
+    ("promote", ("s", "n"), {}, "PROMOTE s n", CHANGE),
+    ("promote", ("s", "n"), {"accept_loss": True}, "PROMOTE s n ACCEPT-LOSS", CHANGE),
     ("undrain", ("n",), {}, "UNDRAIN n", CHANGE),
     ("balance", (), {"by": "ops"}, "BALANCE BY ops", BALANCE),
     ("history", (5,), {}, "HISTORY 5", [HISTORY]),
+    ("list_shards", (), {}, "LISTSHARDS", [SHARD]),
     ("node_for_key", ("straße",), {}, "NODEFORKEY straße", KEY),
     ("node_for_key", (b"k",), {}, "NODEFORKEY k", KEY),
     ("rules", (), {}, "LISTRULES", [RULE]),
@@ -118,6 +124,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, object]] = [
     ("resume_migration", ("m",), {}, "RESUMEMIGRATION m", MIGRATION),
     ("cleanup_migrations", (), {}, "CLEANUPMIGRATIONS", 7),
     ("change", ("c",), {}, "CHANGESTATUS c", DONE),
+    ("change", ("c",), {"wait_s": 2.5}, "CHANGESTATUS c WAIT 2.500", DONE),
     ("stats", (), {}, "CLUSTERSTATS", STATS),
     ("routers", (), {}, "ROUTERS", [ROUTER, SILENT_ROUTER]),
     ("slow_commands", (), {}, "SLOWCOMMANDS 20", SLOW),
@@ -201,7 +208,8 @@ def test_every_verb_is_sent_and_read(kind: str, node: FakeServer) -> None:
 
 
 def test_there_is_every_verb_and_both_clients_are_alike() -> None:
-    verbs = {name for name in vars(AdminService) if not name.startswith("_")}
+    of_the_command_line = {"backup", "read_backup", "end_backup", "restore_users"}
+    verbs = {name for name in vars(AdminService) if not name.startswith("_")} - of_the_command_line
     assert verbs <= {method for method, *_ in CALLS}
     for name, method in vars(helios.AdminClient).items():
         if not name.startswith("_"):
@@ -334,6 +342,19 @@ def test_a_change_is_followed_to_its_end(kind: str, monkeypatch: pytest.MonkeyPa
     assert all(one.migrations == (MIGRATION,) for one in shown)
     assert [one.part for one in shown] == [0.5, 0.5, 1.0]
     assert (shown[0].keys_moved, shown[0].total_keys, shown[0].pause_ms) == (5, 10, 0)
+
+
+def test_nodes_of_the_release_before_are_waited_for_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "POLL_S", 0.001)
+    now = life("queued", "running", "done")
+
+    def answer(argv: list[bytes]) -> bytes:
+        return error_reply("ERR wrong number of arguments for 'changestatus' command") if len(argv) > 2 else now(argv)
+
+    with serving(answer) as server, ended(Either(kind, f"127.0.0.1:{server.port}")) as client:
+        assert client("wait", "c-1").done
+        with pytest.raises(CommandRefused, match="wrong number"):
+            client("change", "c-1", wait_s=0.001)
 
 
 def test_waiting_tells_what_became_of_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

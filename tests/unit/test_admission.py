@@ -17,6 +17,8 @@ from helios.control.admission import (
     desired_weights,
     placement_after,
     refusal,
+    refuse_joining,
+    with_state,
 )
 from helios.control.mutations import Reverse, Switch, begin
 from helios.errors import HeliosError, InvalidInput, NotFound, Refused
@@ -300,3 +302,25 @@ def test_a_change_that_is_taken_back_leaves_the_node_as_it_was(change: Change) -
     assert back.nodes == before.nodes
     assert back.transition is not None
     assert back.transition.next == before.placement
+
+
+def test_a_change_that_is_taken_back_keeps_what_was_asked_of_the_node_since() -> None:
+    before = cluster("a", "b", "c")
+    change = about("b", ChangeKind.DRAIN)
+    begun = begin(
+        before, "c", placement_after(before, change), (Pair("b", "a", "m-1"),), altered=altered_node(before, change)
+    )
+    leaving = with_state(begun, "b", NodeState.DRAINING)
+    back = Reverse({("b", "a"): "back-1"}).apply(Switch("b", "a").apply(leaving))
+    assert [node.state for node in back.nodes] == [NodeState.ACTIVE, NodeState.DRAINING, NodeState.ACTIVE]
+
+
+def test_one_request_at_a_time_imports_from_a_server() -> None:
+    one = node("one")
+    importing = Change("c1", ChangeKind.ADD_NODE, nodes=(one,), import_keys=True)
+    elsewhere = replace(node("two"), address=replace(one.address, port=one.address.port + 1))
+    refuse_joining(elsewhere, [importing])
+    refuse_joining(one, [replace(importing, import_keys=False), Change("c2", ChangeKind.REBALANCE)])
+    for same in (replace(one, address=elsewhere.address), replace(one, id="other")):
+        with pytest.raises(Refused, match=f"one at {one.address} joins by an earlier request"):
+            refuse_joining(same, [importing])

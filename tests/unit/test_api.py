@@ -250,6 +250,8 @@ async def test_a_dry_run_that_is_not_understood_changes_nothing(gateway: Gateway
         ("POST", "rebalance", {"strategy": "uniform", "by": "ops"}, ("rebalance", "uniform", "ops")),
         ("PUT", "nodes/n/weight", {"weight": 0.5}, ("reweight", "n", 0.5)),
         ("POST", "nodes/n/drain", None, ("drain", "n")),
+        ("POST", "promote", {"shard": "s", "node_id": "n"}, ("promote", "s", "n", False)),
+        ("POST", "promote", {"shard": "s", "node_id": "n", "accept_loss": True}, ("promote", "s", "n", True)),
         ("POST", "nodes/n/undrain", None, ("undrain", "n")),
     ],
 )
@@ -536,7 +538,7 @@ async def test_health(gateway: Gateway) -> None:
 
 
 async def test_unknown_paths_and_methods(gateway: Gateway) -> None:
-    for path in ("/api/v1/shards", "/api/v1/shards/nodes/", "/nothing", "/redoc"):
+    for path in ("/api/v1/shards/", "/api/v1/shards/nodes/", "/nothing", "/redoc"):
         unknown = await gateway.http.get(path)
         assert unknown.status_code == 404
         assert path in error_of(unknown)["message"]

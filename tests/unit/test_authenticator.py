@@ -187,6 +187,49 @@ async def test_those_who_fail_keep_no_right_first_login_out() -> None:
     assert all(isinstance(each, (WrongPassword, Unavailable)) for each in ended)
 
 
+async def test_one_users_guessers_at_many_places_keep_no_other_user_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, compared = threading.Event(), []
+
+    def check(password: bytes, stored: str) -> bool:
+        go_on.wait(20)
+        compared.append(stored)
+        return stored == f"hash of {password.decode()}"
+
+    here = Authenticator(logins=Logins(Passwords().sleep, check))
+    here.apply([ADMIN, READER])
+    monkeypatch.setattr(here.logins, "_row_of", {"alice": 0, "bob": 1}.__getitem__)
+    guesses = [asyncio.create_task(here.login("alice", b"x", f"from-{n % 20}", first=True)) for n in range(600)]
+    await asyncio.sleep(0)
+    bob = asyncio.create_task(here.login("bob", b"b", "home", first=True))
+    await until(lambda: len(here.logins._turns._waiting) == 2)
+    go_on.set()
+    assert (await bob).name == "bob"
+    assert compared.index("hash of b") <= 4, "others have had a turn each, not all that wait"
+    ended = await asyncio.gather(*guesses, return_exceptions=True)
+    assert {type(each) for each in ended} == {WrongPassword, Unavailable}
+    assert not any(here.logins._waiting_for.values())
+
+
+async def test_a_login_that_is_given_up_leaves_its_place_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+
+    def check(password: bytes, stored: str) -> bool:
+        return go_on.wait(20)
+
+    logins = Logins(check=check)
+    monkeypatch.setattr(logins, "_row_of", lambda name: int(name.rpartition("-")[2]))
+    tasks = [asyncio.create_task(logins.right(f"user-{n}", b"x", "hash", f"from-{n}")) for n in range(6)]
+    await until(lambda: len(logins._turns._waiting) == 4)
+    for task in tasks[:4]:
+        task.cancel()
+    await asyncio.sleep(0)
+    tasks[4].cancel()
+    go_on.set()
+    assert await tasks[5]
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert logins._turns._free == 2
+
+
 async def test_names_that_do_not_exist_wait_as_others_do() -> None:
     passwords = Passwords()
     here = authenticator(ADMIN, passwords=passwords)

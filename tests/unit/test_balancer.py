@@ -49,6 +49,8 @@ class Looks:
         self.now_s += 3600.0
         return self.now_s
 
+    boottime = monotonic
+
     async def snapshot(self, _change: str) -> Load:
         await asyncio.sleep(0)
         if self.looked == len(self.answers):
@@ -106,6 +108,8 @@ class TurnedOffMeanwhile(Looks):
     def monotonic(self) -> float:
         self.settings = ClusterSettings(sharding=ShardingSettings(auto_rebalance=True))
         return super().monotonic()
+
+    boottime = monotonic
 
     async def rested_s(self) -> dict[str, float]:
         if self.looked == 1:

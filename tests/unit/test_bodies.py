@@ -97,8 +97,15 @@ async def test_all_bodies_together_are_bounded(app: ASGIApp) -> None:
         assert await again.answered() == (200, "")
 
 
-async def test_a_length_that_is_said_in_two_ways_is_refused_and_the_connection_ends(app: ASGIApp) -> None:
-    request = Request(app, "k", content_length="5", transfer_encoding="chunked")
+@pytest.mark.parametrize("fault", ["none", "unknown host", "no login", "page of others"])
+async def test_a_length_that_is_said_in_two_ways_is_refused_and_the_connection_ends(fault: str) -> None:
+    authenticator = Authenticator()
+    if fault == "no login":
+        authenticator.apply(USERS)
+    app = create_app(FakeAdmin(), FakeKeyValue(), _health, allowed_hosts=["localhost"], authenticator=authenticator)
+    host = "elsewhere" if fault == "unknown host" else "localhost"
+    origin = {"origin": "http://elsewhere"} if fault == "page of others" else {}
+    request = Request(app, "k", host=host, content_length="5", transfer_encoding="chunked", **origin)
     assert await request.answered() == (400, "INVALID")
     assert (b"connection", b"close") in request.sent[0]["headers"]
     assert request.reads == 0

@@ -28,6 +28,7 @@ from tests.fake_gateway import (
     RULE,
     SETTING,
     SETTING_CHANGE,
+    SHARD,
     SLOW,
     Gateway,
 )
@@ -40,9 +41,10 @@ from helios.errors import NotFound
 STATS = StatsView(2, 1, 3, True, 1, 150, 1, 0, 9, None, True, 1000, 0, (NODE,))
 KEY = KeyView("user:alice", "shard-1", "localhost:6379", "rule", "user:*")
 VERBS = [
-    "set get del expire ttl addnode removenode listnodes nodeforkey migrate migrationstatus clusterstats rebalance",
+    "set get del expire ttl addnode removenode listnodes listshards nodeforkey migrate migrationstatus",
+    "clusterstats rebalance",
     "activemigrations allmigrations cancelmigration pausemigration resumemigration cleanupmigrations load dump",
-    "listrules check config balance reweight drain undrain history top slowcommands",
+    "listrules check config balance reweight drain undrain promote history top slowcommands backup restore",
 ]
 
 
@@ -60,6 +62,7 @@ class Cluster:
             b"REMOVENODE": asdict(CHANGE),
             b"REBALANCE": asdict(CHANGE),
             b"LISTNODES": [asdict(NODE)],
+            b"LISTSHARDS": [asdict(SHARD)],
             b"NODEFORKEY": asdict(KEY),
             b"CLUSTERSTATS": asdict(STATS),
             b"MIGRATE": asdict(MIGRATION),
@@ -82,6 +85,7 @@ class Cluster:
             b"SLOWCOMMANDS": asdict(SLOW),
             b"REWEIGHT": asdict(CHANGE),
             b"DRAIN": asdict(CHANGE),
+            b"PROMOTE": asdict(CHANGE),
             b"UNDRAIN": asdict(CHANGE),
         }
         self.error: bytes | None = None
@@ -155,6 +159,8 @@ def cluster() -> Iterator[Cluster]:
         (["reweight", "n", "2"], [b"REWEIGHT", b"n", b"2.0"]),
         (["reweight", "n", "2", "--dry-run"], [b"PREVIEW", b"REWEIGHT", b"n", b"2.0"]),
         (["drain", "n"], [b"DRAIN", b"n"]),
+        (["promote", "s", "n"], [b"PROMOTE", b"s", b"n"]),
+        (["promote", "s", "n", "--accept-loss"], [b"PROMOTE", b"s", b"n", b"ACCEPT-LOSS"]),
         (["drain", "n", "--dry-run"], [b"PREVIEW", b"DRAIN", b"n"]),
         (["undrain", "n"], [b"UNDRAIN", b"n"]),
         (["removenode", "n", "--dry-run"], [b"PREVIEW", b"REMOVENODE", b"n"]),
@@ -187,6 +193,7 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
 
 SHAPES = [
     ("listnodes", "GET", "nodes", None),
+    ("listshards", "GET", "", None),
     ("nodeforkey user:alice", "GET", "node?key=user:alice", None),
     ("clusterstats", "GET", "stats", None),
     ("addnode n h:1", "POST", "nodes", {"node_id": "n", "address": "h:1"}),
@@ -207,6 +214,7 @@ SHAPES = [
     ("reweight n 2", "PUT", "nodes/n/weight", {"weight": 2}),
     ("reweight n 2 --dry-run", "PUT", "nodes/n/weight?dry_run=true", {"weight": 2}),
     ("drain n", "POST", "nodes/n/drain", None),
+    ("promote s n", "POST", "promote", {"shard": "s", "node_id": "n"}),
     ("drain n --dry-run", "POST", "nodes/n/drain?dry_run=true", None),
     ("undrain n", "POST", "nodes/n/undrain", None),
     ("balance", "GET", "balance", None),
@@ -235,7 +243,7 @@ async def test_json_has_the_shapes_of_rest(
 ) -> None:
     gateway = Gateway()
     async with gateway.http:
-        response = await gateway.http.request(method, f"/api/v1/shards/{path}", json=body)
+        response = await gateway.http.request(method, f"/api/v1/shards/{path}".rstrip("/"), json=body)
     assert response.is_success, response.text
     cluster.replies[b"CHECK"] = asdict(FOUND)
     printed = cluster.run("--json", *words.split())
@@ -243,7 +251,8 @@ async def test_json_has_the_shapes_of_rest(
 
 
 def test_every_verb_that_rest_has_is_compared() -> None:
-    alone = {"set", "get", "del", "expire", "ttl", "load", "dump", "top"}  # values, files and the screen
+    # Values, files and the screen.
+    alone = {"set", "get", "del", "expire", "ttl", "load", "dump", "backup", "restore", "top"}
     compared = {words.split()[0] for words, *_ in SHAPES}
     assert compared == set(" ".join(VERBS).split()) - alone
 
@@ -342,6 +351,24 @@ def test_a_missing_key_is_exit_status_1(cluster: Cluster, verb: str, command: by
     assert result.exit_code == 1
     assert result.stdout == ("0\n" if verb == "del" else "")
     assert "there is no key 'gone'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "reply"),
+    [
+        (["get", "k"], [1, None]),
+        (["get", "k"], 7),
+        (["del", "k"], b"1"),
+        (["expire", "k", "9"], []),
+        (["ttl", "k"], None),
+    ],
+)
+def test_an_odd_reply_of_a_data_server_is_named(cluster: Cluster, words: list[str], reply: Any) -> None:
+    command = {"get": b"GET", "del": b"DEL", "expire": b"PEXPIRE", "ttl": b"PTTL"}[words[0]]
+    cluster.replies[command] = reply
+    result = cluster.run(*words)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "which is no answer to it" in result.stderr
 
 
 @pytest.mark.parametrize(("left_ms", "text"), [(1500, "2\n"), (1000, "1\n"), (1, "1\n"), (-1, "-1\n")])

@@ -76,7 +76,18 @@ def test_a_move_is_followed_to_its_end(node: Node) -> None:
         "shard-1 → shard-2 user:*: completed, pause 2.5 ms, 10 copies verified, 10 keys",
     ]
     assert "status      completed" in result.stdout
+    looks = [[b"CHANGESTATUS", b"c-1"], [b"CHANGESTATUS", b"c-1", b"WAIT", b"0.01"]]
     assert [command[0] for command in node.server.commands[:3]] == [b"MIGRATE", b"CHANGESTATUS", b"ALLMIGRATIONS"]
+    assert [node.server.commands[place] for place in (1, 3)] == looks, "the node tells of the end at once"
+
+
+def test_a_node_of_the_release_before_is_followed_too(node: Node) -> None:
+    refused = b"-ERR wrong number of arguments for 'changestatus' command\r\n"
+    node.story = [(RUNNING, [MIGRATION]), refused, (RUNNING, [MIGRATION]), refused, (DONE, [MOVED])]
+    result = node.run("migrate", "shard-1", "shard-2", "--wait")
+    assert result.exit_code == 0, result.output
+    assert "asking again" not in result.stderr
+    assert "status      completed" in result.stdout
 
 
 def test_programs_get_the_last_state_as_json(node: Node) -> None:

@@ -38,7 +38,7 @@ def test_the_version_is_said_alike_everywhere() -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["up", "--shards", "0"], "--shards is 0 but must be from 1 to 64"),
+        (["up", "--shards", "0"], "--shards is 0 but must be from 1 to 128"),
         (["up", "--port", "65536"], "--port is 65536 but must be from 1 to 65535"),
         (["up", "--api-port", "0"], "--api-port is 0 but must be from 1 to 65535"),
         (["up", "--workers", "0"], "command line: router.workers is 0 but must be"),

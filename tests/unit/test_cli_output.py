@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 from tests.fake_gateway import BALANCE, CHANGE, HISTORY, LOAD, MIGRATION, NODE, PREVIEW, RULE, SETTING
 
-from helios.admin.views import KeyFigureView
+from helios.admin.views import KeyFigureView, StatsView
 from helios.cli import balance_output, cluster_output, output
 from helios.terminal import clean
 
@@ -77,6 +77,15 @@ def test_loads_show_where_the_cluster_is_looked_at_and_silence_has_a_reason() ->
     text = cluster_output.nodes([asdict(away)], NOW)
     assert text.splitlines()[-1].startswith("shard-1 is offline since ")
     assert text.endswith(": its agent sends no heartbeat")
+
+
+def test_the_cluster_says_how_old_the_oldest_of_its_figures_are() -> None:
+    fresh, old = replace(NODE, measured_at=NOW - 4), replace(NODE, id="shard-2", measured_at=NOW - 70)
+    stats = StatsView(2, 2, 3, True, 1, 150, 1, 0, 9, None, True, 1000, 0, (fresh, old))
+    text = cluster_output.stats(asdict(stats), NOW)
+    assert "loads               bytes, operations and OFF as collected 1 min 10 s ago" in text
+    unknown = replace(stats, nodes=(replace(NODE, measured_at=None),))
+    assert "collected" not in cluster_output.stats(asdict(unknown), NOW)
 
 
 def test_balance_has_bars_and_says_what_would_be_done() -> None:

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from tests.fake_gateway import MIGRATION, NODE, ROUTER, SILENT_ROUTER
 from tests.fake_resp import FakeServer, resp3, serving
 
-from helios.admin.views import LatencyView
+from helios.admin.router_views import LatencyView
 from helios.cli import client as entry
 from helios.cli.top import Look, picture
 

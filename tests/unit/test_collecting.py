@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from tests.topologies import cluster
 
 from helios.admin.measuring import measure
@@ -87,6 +88,18 @@ async def test_values_that_a_sample_misses_show_in_the_servers_account() -> None
     assert (await measure(engine, ROUTES, "a", 500)).bytes > 1_000_000_000
     server.dataset_bytes = 200_000  # what an empty server says
     assert (await measure(engine, ROUTES, "a", 500)).bytes == estimated
+
+
+async def test_one_big_value_does_not_stand_for_all_that_a_sample_has_missed() -> None:
+    server = Accounting("a", wall=SystemClock().wall)
+    engine = await opened(server, MINE)
+    small = 10 * len(MINE)
+    big = (await measure(engine, ROUTES, "a", 500)).sample[0].key
+    server.set(big, b"x" * 30_000_000)
+    assert (await measure(engine, ROUTES, "a", 500)).bytes > 2 * 30_000_000, "nothing tells that it is the only one"
+    for noted in ((big,), ()):  # known from the look before; met for the first time
+        server.dataset_bytes = 30_000_000 + small if not noted else 0
+        assert (await measure(engine, ROUTES, "a", 500, 0, noted)).bytes == pytest.approx(30_000_000 + small, rel=0.05)
 
 
 async def test_history_keeps_the_last_changes_and_knows_who_rests() -> None:

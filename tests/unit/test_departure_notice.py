@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from tests.topologies import cluster
 from tests.waiting import until
 
+from helios.model.topology import NodeKind
 from helios.ports.records import TOPOLOGY, put_record
 from helios.runtime.departure_notice import tell_of_departure
 from helios.stores.memory import MemoryStore
@@ -14,7 +16,12 @@ from helios.stores.memory import MemoryStore
 
 async def test_a_node_that_leaves_is_told_of_once_and_one_that_was_never_there_is_not() -> None:
     store, told, back = MemoryStore(), list[str](), list[str]()
-    telling = asyncio.create_task(tell_of_departure(store, told.append, back.append))
+
+    def tell(node: str, alone: bool) -> None:
+        assert not alone, "there are supervised nodes"
+        told.append(node)
+
+    telling = asyncio.create_task(tell_of_departure(store, tell, back.append))
     for nodes, expected in ((("a", "b"), 0), (("a", "b", "c"), 0), (("b",), 2), (("b", "c"), 2), (("c",), 3)):
         await store.commit([put_record(TOPOLOGY, cluster(*nodes))])
         await until(lambda expected=expected: len(told) == expected)  # type: ignore[misc]
@@ -23,4 +30,25 @@ async def test_a_node_that_leaves_is_told_of_once_and_one_that_was_never_there_i
     assert back == ["c"]
     await store.commit([put_record(TOPOLOGY, cluster("a", "b", "c"))])
     await until(lambda: back == ["c", "a", "b"])
+    telling.cancel()
+
+
+async def test_a_node_that_left_before_it_was_looked_is_told_of_too() -> None:
+    store, told = MemoryStore(), list[str]()
+    await store.commit([put_record(TOPOLOGY, cluster("b"))])
+    telling = asyncio.create_task(tell_of_departure(store, lambda node, _alone: told.append(node), before=("a", "b")))
+    await until(lambda: told == ["a"])
+    telling.cancel()
+
+
+async def test_the_last_supervised_node_hears_that_only_external_ones_are_left() -> None:
+    store, told = MemoryStore(), list[tuple[str, bool]]()
+    telling = asyncio.create_task(tell_of_departure(store, lambda node, alone: told.append((node, alone))))
+    both = cluster("a", "b")
+    external = tuple(replace(node, kind=NodeKind.EXTERNAL) for node in cluster("b").nodes)
+    for topology, expected in ((both, 0), (replace(cluster("b"), nodes=external), 1)):
+        await store.commit([put_record(TOPOLOGY, topology)])
+        await until(lambda expected=expected: len(told) == expected)  # type: ignore[misc]
+        await asyncio.sleep(0)
+    assert told == [("a", True)]
     telling.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -25,7 +26,8 @@ from helios.node.locks import RunLock
 from helios.node.process import ProcessId
 from helios.ports.records import HEALTH, HealthRecord, put_record
 from helios.runtime.backends import locate, opened_store
-from helios.runtime.doctor import Finding, Machine, Verdict, examine
+from helios.runtime.doctor import Machine, examine
+from helios.runtime.findings import Finding, Verdict
 from helios.runtime.preflight import UpOptions
 
 
@@ -63,6 +65,31 @@ def test_a_machine_in_order(tmp_path: Path, port: int) -> None:
     assert findings["python"].found == ".".join(map(str, sys.version_info[:3]))
     assert list(tmp_path.glob(".helios-doctor*")) == []
     assert not (tmp_path / "data").exists()
+
+
+def test_of_a_host_among_many_only_the_ports_of_its_own_nodes_count(tmp_path: Path, port: int) -> None:
+    settings = Settings.model_validate(
+        {"store": {"url": f"etcd://127.0.0.1:{port + 2}/prod"}, "gateway": {"listen": f"127.0.0.1:{port}"}}
+    )
+    data = DataFolder(tmp_path / "data")
+
+    def ports() -> Finding:
+        findings = examine(data, settings, UpOptions(), machine(tmp_path))
+        return next(finding for finding in findings if finding.check == "ports")
+
+    with socket.create_server(("127.0.0.1", port)):
+        assert (ports().verdict, ports().found) == (Verdict.OK, "no node was started here so far")
+        data.node("shard-1").root.mkdir(parents=True)
+        write_json(data.node("shard-1").agent, {"listen": f"127.0.0.1:{port + 1}"})
+        assert (ports().verdict, ports().found) == (Verdict.OK, f"shard-1 127.0.0.1:{port + 1} (free)")
+        write_json(data.node("shard-1").agent, {"listen": f"127.0.0.1:{port}"})
+        assert ports().verdict is Verdict.FAIL
+        assert f"shard-1: port {port}" in ports().found
+        lock = RunLock.try_acquire(data.node("shard-1").lock)
+        assert lock is not None
+        lock.name(ProcessId.this())
+        assert (ports().verdict, ports().found) == (Verdict.OK, f"shard-1 127.0.0.1:{port} (runs)")
+        lock.release()
 
 
 @pytest.mark.parametrize(
@@ -108,6 +135,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, port: int) -> None:
     finding = examined(tmp_path, port)["data folder"]
     assert finding.verdict is Verdict.FAIL
     assert "--data-dir" in finding.todo
+
+
+def test_a_disk_that_is_full(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    finding = examined(tmp_path, port)["data folder"]
+    assert (finding.verdict, finding.todo.partition(";")[0]) == (Verdict.FAIL, "make room on its disk")
 
 
 def test_the_server_is_named_with_its_build_and_where_it_comes_from(tmp_path: Path, port: int) -> None:

@@ -27,6 +27,7 @@ CALLS: dict[str, Callable[[ValkeyEngine], Awaitable[Any]]] = {
     "restore": lambda engine: engine.restore([(b"a", Dumped(b"x", None, False))]),
     "sizes": lambda engine: engine.sizes([b"a"]),
     "stream_marks": lambda engine: engine.stream_marks([b"a"]),
+    "stream_writes": lambda engine: engine.stream_writes(),
     "stream_states": lambda engine: engine.stream_states([b"a"]),
     "frequencies": lambda engine: engine.frequencies([b"a"]),
     "copy_in_steps": lambda engine: engine.copy_in_steps(b"a", engine, patch=False),

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from helios.admin.balance import hottest
-from helios.admin.views import HotKeyView, RouterView
+from helios.admin.router_views import HotKeyView, RouterView
 from helios.resp.wire import encode_command
 from helios.router.stats.hot_keys import CAPACITY, HotKeys
 
@@ -39,6 +39,12 @@ def test_keys_that_stand_out_are_found_with_their_rates(per_s: int) -> None:
 def test_where_none_stands_out_none_is_named() -> None:
     assert watched(Random(3), 4000, {}).hottest() == ()
     assert HotKeys(0.0).hottest() == ()
+
+
+def test_a_key_that_nobody_asks_for_any_more_is_not_shown_as_hot() -> None:
+    hot_keys = watched(Random(5), 1000, {b"once": 0.5})
+    hot_keys.fade(SECONDS + 20.0)
+    assert hot_keys.hottest() == ()
 
 
 def test_what_was_hot_is_forgotten_and_follows_its_shard() -> None:

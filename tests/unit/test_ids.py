@@ -26,3 +26,13 @@ def test_bad_ids_are_refused(value: str) -> None:
 def test_good_ids_pass() -> None:
     for value in ("shard-1", "A", "9.x_y", "x" * 64):
         assert check_id("node", value) == value
+
+
+def test_addresses_of_data_servers_say_whether_they_speak_tls() -> None:
+    for text in ("localhost:6379", "rediss://db.example.net:6379", "rediss://[::1]:6379"):
+        assert str(Address.of_server(text)) == text
+    assert Address.of_server("redis://h:1") == Address("h", 1)
+    assert Address.of_server("rediss://h:1/").tls
+    for text in ("http://h:1", "rediss://h"):
+        with pytest.raises(InvalidInput, match=r"is not (the|an) address"):
+            Address.of_server(text)

@@ -132,3 +132,12 @@ def histories(draw: st.DrawFn) -> list[Operation]:
 @given(histories())
 def test_it_agrees_with_trying_every_order(history: list[Operation]) -> None:
     assert (error(history) is None) == slow(history)
+
+
+def test_many_that_were_never_answered_are_no_labour() -> None:
+    unanswered = [op(2 + number / 100, math.inf, command) for number in range(40) for command in ("INCR", "GET")]
+    history = [op(0, 1, "INCR", reply=1), *unanswered, op(4, 5, "GET", reply=b"9")]
+    assert error(history) is None
+    assert error([*history, op(6, 7, "GET", reply=b"42")]) is not None
+    registers = [op(2 + number / 100, math.inf, "SET", f"{number}.") for number in range(40)]
+    assert error([*registers, op(4, 5, "GET", reply=b"9."), op(6, 7, "GETSET", "x", b"30.")]) is None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from tests.simulation.loop import SimLoop
-from tests.simulation.world import SimClock
+from tests.simulation.loop import SimClock, SimLoop
 
 from helios.coordinator.long_scripts import LongScripts
 from helios.model.migration import Change, ChangeStatus

@@ -55,6 +55,14 @@ async def test_the_cluster_in_gauges(scraper: Scraper) -> None:
     node = frozenset({("node", "shard-1")})
     assert samples["helios_node_keys", node] == 3
     assert samples["helios_node_online", node] == 1
+    assert samples["helios_shard_missing_copies", frozenset({("shard", "shard-1")})] == 1
+    assert samples["helios_shard_leaderless", frozenset({("shard", "shard-1")})] == 0
+    replica, learner = (frozenset({("shard", "shard-1"), ("node", name)}) for name in ("shard-1", "shard-3"))
+    assert samples["helios_replica_in_sync", replica] == 1
+    assert samples["helios_replica_lag_bytes", replica] == 120
+    assert samples["helios_replica_lag_seconds", replica] == 0.5
+    assert samples["helios_replica_in_sync", learner] == 0
+    assert ("helios_replica_lag_bytes", learner) not in samples
     pair = frozenset(PAIR.items())
     assert samples["helios_migration_keys_copied", pair] == 5
     assert samples["helios_migration_keys_expected", pair] == 10
@@ -177,7 +185,7 @@ async def test_the_documents_and_the_rules_name_the_figures_that_there_are(scrap
     expressions = [rule["expr"] for group in yaml.safe_load(rules)["groups"] for rule in group["rules"]]
     assert len(expressions) > 5
     # What one is to be woken by has a rule each.
-    woken_by = explained[explained.index("## What to be woken by") :]
+    woken_by = explained[explained.index("## Alerts") :]
     watched = set(re.findall(r"helios_[a-z_]*[a-z]", woken_by))
     assert {name for name in watched if not any(name in each for each in expressions)} == set()
     assert "127.0.0.1:8443" in (ROOT / "examples" / "monitoring" / "prometheus.yml").read_text(encoding="utf-8")

@@ -23,10 +23,10 @@ def data(tmp_path: Path) -> DataFolder:
     made = DataFolder(tmp_path / "data")
     made.prepare()
     node = made.node("shard-1")
-    node.member.mkdir(parents=True)
+    node.founder.root.mkdir(parents=True)
     write_json(node.agent, {"listen": "127.0.0.1:1"})
-    write_json(node.member_state, {"server": "/tmp/evil"})
-    (node.member / "appendonlydir").mkdir()
+    write_json(node.founder.state, {"server": "/tmp/evil"})
+    (node.founder.root / "appendonlydir").mkdir()
     made.log("shard-1").write_text("")
     made.prepare()
     return made
@@ -68,7 +68,7 @@ def test_what_others_can_write_is_refused(data: DataFolder, part: str, mode: int
 
 
 def test_behind_a_closed_door_modes_do_not_matter(data: DataFolder) -> None:
-    data.node("shard-1").member_state.chmod(0o666)
+    data.node("shard-1").founder.state.chmod(0o666)
     data.prepare()
     for folder in (data.root, data.nodes, data.node("shard-1").root):
         folder.chmod(0o755)
@@ -79,8 +79,8 @@ def test_behind_a_closed_door_modes_do_not_matter(data: DataFolder) -> None:
 def test_a_link_is_as_good_as_who_made_it_and_what_it_leads_to(data: DataFolder, tmp_path: Path) -> None:
     elsewhere = tmp_path / "disk"
     elsewhere.mkdir(0o700)
-    data.node("shard-1").member.rename(elsewhere / "member")
-    data.node("shard-1").member.symlink_to(elsewhere / "member")
+    data.node("shard-1").founder.root.rename(elsewhere / "member")
+    data.node("shard-1").founder.root.symlink_to(elsewhere / "member")
     data.prepare()
     (elsewhere / "member").chmod(0o777)
     with pytest.raises(StartError, match="can be written by other users"):

@@ -34,7 +34,7 @@ def test_hosts_that_are_not_here() -> None:
 def test_a_reserved_port_serves_only_those_who_share_it() -> None:
     with listening() as server:
         port = server.getsockname()[1]
-        with pytest.raises(StartError, match="cannot listen"):
+        with pytest.raises(StartError, match="is taken by another process"):
             Reservation(Address(HOST, port))
     reservation = Reservation(Address(HOST, port))
     assert taken(HOST, port) is not None
@@ -66,8 +66,8 @@ def test_a_servers_port_lies_above_its_nodes_where_it_can() -> None:
     with listening() as server:
         port = server.getsockname()[1]
         if port > 10000:
-            assert choose_member_port(Address(HOST, port - 10000), HOST) != port
-    assert 0 < choose_member_port(Address(HOST, 65000), HOST) <= 65535
+            assert choose_member_port(HOST, port) != port
+    assert 0 < choose_member_port(HOST, 75000) <= 65535
 
 
 def test_others_reach_what_is_bound_to_every_address_by_one() -> None:

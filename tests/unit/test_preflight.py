@@ -85,6 +85,21 @@ def test_nodes_of_their_own_and_external_ones() -> None:
     assert plan.absent == ()
 
 
+def test_somebody_takes_clients_where_all_nodes_are_external() -> None:
+    legacy = topology(external=(("legacy", 6390), ("shard-1", 6391)))
+    for folder, options, expected in (
+        (known(), UpOptions(), ("shard-2", 6379)),
+        (known(), UpOptions(port=9000), ("shard-2", 9000)),
+        (known(("shard-3", 7002), ("shard-10", 7009)), UpOptions(), ("shard-3", 7002)),
+        (known(("shard-3", 7002)), UpOptions(port=9000), ("shard-3", 9000)),
+    ):
+        plan = plan_nodes(legacy, folder, options, "127.0.0.1")
+        assert listens(plan) == [expected]
+        assert (plan.outside, plan.wanted, plan.joining) == (expected[0], (), ())
+    plan = plan_nodes(legacy, known(("shard-2", 7001)), UpOptions(shards=2), "127.0.0.1")
+    assert (plan.outside, plan.wanted, plan.joining) == ("", ("shard-2",), ("shard-2",))
+
+
 def test_a_node_without_its_folder_stays_away() -> None:
     plan = plan_nodes(topology(*THREE), known(*THREE[1:]), UpOptions(shards=3), "127.0.0.1")
     assert listens(plan) == list(THREE[1:])

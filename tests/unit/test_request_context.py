@@ -14,7 +14,7 @@ from helios.model.ids import Address
 from helios.model.topology import Member, NodeKind
 from helios.model.users import Role, User
 from helios.ports.engine import Engine
-from helios.ports.records import AGENTS, TOPOLOGY, AgentRecord, put_record
+from helios.ports.records import AGENTS, RUNNING, TOPOLOGY, AgentRecord, RunningRecord, put_record
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
 
@@ -38,8 +38,15 @@ class Nowhere:
 async def admin_of(connector: Nowhere) -> Admin:
     clock = SystemClock()
     agent = AgentRecord("shard-9", Address("localhost", 6390), NodeKind.SUPERVISED, clock.wall(), True, 1, "1")
+    runs = RunningRecord("shard-9", agent.address, "here", "", 0, "", "")
     store = MemoryStore()
-    await store.commit([put_record(TOPOLOGY, cluster("shard-1")), put_record(AGENTS + "shard-9", agent)])
+    await store.commit(
+        [
+            put_record(TOPOLOGY, cluster("shard-1")),
+            put_record(AGENTS + "shard-9", agent),
+            put_record(RUNNING + "shard-9", runs),
+        ]
+    )
     return Admin(store, connector, clock)
 
 
@@ -57,7 +64,7 @@ async def test_a_server_of_ones_own_is_for_administrators(role: Role) -> None:
             await admin.add_node("shard-9", "localhost:6390", import_keys=True)
         with pytest.raises(NotPermitted, match="may not delete the keys of shard-9"):
             await admin.add_node("shard-9", "localhost:6390", flush=True)
-    # A refusal must not become a way of requester what listens where.
+    # A refusal must not become a means of asking what listens where.
     assert nowhere.asked == []
     for who in (identity(Role.ADMIN), OWNER):
         with asked_by(who), pytest.raises(Unavailable, match="nobody is at far:7000"):

@@ -11,7 +11,7 @@ import pytest
 import tests.fake_gateway
 from tests.routers import RawClient, RouterLab
 
-from helios.admin.views import ChangeView, KeyView, MigrationView, NodeView, StatsView
+from helios.admin.views import ChangeView, KeyView, MigrationView, NodeView, ShardView, StatsView
 from helios.errors import Refused, Unavailable
 from helios.model.topology import Topology
 
@@ -64,6 +64,9 @@ class FakeAdmin(tests.fake_gateway.FakeAdmin):
 
     async def list_nodes(self) -> list[NodeView]:
         return [NODE]
+
+    async def list_shards(self) -> list[ShardView]:
+        return [tests.fake_gateway.SHARD]
 
     async def node_for_key(self, key: bytes) -> KeyView:
         return KeyView(key.decode("utf-8", "replace"), "shard-1", "h:1", "rule", "user:*")
@@ -159,6 +162,7 @@ async def test_every_verb_answers(lab: RouterLab, admin: FakeAdmin) -> None:
         ("PAUSEMIGRATION m", ("pause_migration", "m")),
         ("RESUMEMIGRATION m", ("resume_migration", "m")),
         ("CHANGESTATUS c", ("change", "c")),
+        ("CHANGESTATUS c WAIT 2.5", ("change", "c", 2.5)),
         ("SETTINGS", ("settings",)),
         ("SETTING sharding.migration_rate", ("setting", "sharding.migration_rate")),
         ("SETTING sharding.migration_rate 5", ("change_setting", "sharding.migration_rate", "5")),

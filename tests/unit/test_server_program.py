@@ -9,7 +9,16 @@ import pytest
 
 from helios.errors import StartError
 from helios.model.sections import AofFsync
-from helios.node.server import ServerConfig, find_server, inspect, on_path, packaged_server, render
+from helios.node.server import (
+    ServerConfig,
+    ServerTls,
+    find_server,
+    inspect,
+    on_path,
+    packaged_server,
+    render,
+    speaks_tls,
+)
 
 
 def program(folder: Path, name: str, says: str) -> Path:
@@ -105,3 +114,27 @@ def test_the_configuration(fsync: AofFsync, word: str) -> None:
     assert next(line for line in lines if line.startswith("user default")).startswith("user default off ")
     assert f"user helios-admin on #{sha256(b'secret').hexdigest()} ~* &* +@all" in lines
     assert "secret" not in text
+    assert "unixsocket" not in text
+
+
+def test_the_configuration_of_one_with_a_socket() -> None:
+    folder = Path('/da ta/"x"')
+    config = ServerConfig(folder, folder / "log", "127.0.0.1", 16379, "secret", AofFsync.NO, socket=folder / "s.sock")
+    lines = render(config).splitlines()
+    assert r'unixsocket "/da ta/\"x\"/s.sock"' in lines
+    assert "unixsocketperm 600" in lines
+
+
+def test_the_configuration_of_one_with_tls() -> None:
+    files = ServerTls(Path("/t/ca.pem"), Path("/t/cert.pem"), Path("/t/key.pem"))
+    config = ServerConfig(Path("/d"), Path("/l"), "127.0.0.1", 7000, "secret", AofFsync.INTERVAL, tls=files)
+    lines = render(config).splitlines()
+    assert {"port 0", "tls-port 7000", 'tls-cert-file "/t/cert.pem"', "tls-replication yes"} <= set(lines)
+
+
+def test_the_packaged_server_has_no_tls() -> None:
+    path = packaged_server()
+    assert path is not None
+    program = inspect(path)
+    assert not isinstance(program, str)
+    assert not speaks_tls(program)

@@ -6,16 +6,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from tests.routers import FailingStore
-from tests.simulation.loop import SimLoop
-from tests.simulation.world import SimClock
+from tests.simulation.loop import SimClock, SimLoop
 
 from helios.engines.memory import MemoryConnector
 from helios.model.topology import Topology
-from helios.ports.records import SESSIONS, TOPOLOGY, SessionRecord, put_record
+from helios.ports.engine import BIG_VALUE_BYTES
+from helios.ports.records import BIG_KEYS, SESSIONS, TOPOLOGY, BigKeysRecord, SessionRecord, list_records, put_record
 from helios.ports.store import Delete
+from helios.resp.wire import encode_command
 from helios.router.options import RouterOptions
 from helios.router.session.keeper import SessionKeeper
 from helios.router.session.session import Pending, Session
+from helios.router.stats.big_keys import BigKeys
 from helios.stores.memory import MemoryStore
 
 OPTIONS = RouterOptions(node="shard-1")
@@ -41,6 +43,7 @@ class Host:
         self.served: list[float] = []
         self.over: list[float] = []
         self.epochs: list[int] = []
+        self.big_keys = BigKeys(clock.monotonic)
 
     def record(self, session_id: str) -> SessionRecord:
         return SessionRecord(session_id, "shard-1")
@@ -171,3 +174,34 @@ def test_a_lease_whose_renewal_is_never_confirmed_ends_in_time() -> None:
     host = live(through).host
     assert host.over == [host.served[0] + OPTIONS.session_ttl_s - OPTIONS.session_margin_s]
     assert host.served[1] - host.over[0] <= SOON_S
+
+
+def test_big_keys_are_named_in_the_store_for_a_minute_and_no_longer_than_their_session() -> None:
+    async def through(life: Life) -> None:
+        async def named() -> list[list[bytes]]:
+            return [record.value.names() for record in await list_records(life.inner, BigKeysRecord, BIG_KEYS)]
+
+        def big(key: bytes) -> None:
+            life.host.big_keys.sent(encode_command([b"SET", key, b"x" * BIG_VALUE_BYTES]))
+
+        await asyncio.sleep(1)
+        assert await named() == []
+        big(b"\xff")
+        await asyncio.sleep(1)
+        assert await named() == [[b"\xff"]]
+        life.store.away = True
+        big(b"b")
+        await asyncio.sleep(OPTIONS.session_ttl_s / 2)
+        life.store.away = False
+        await asyncio.sleep(10)
+        assert await named() == [[b"b", b"\xff"]]
+        life.store.away = True
+        await asyncio.sleep(OPTIONS.session_ttl_s * 2)
+        assert await named() == []
+        life.store.away = False
+        await asyncio.sleep(1)
+        assert await named() == [[b"b", b"\xff"]], "the next session knows them"
+        await asyncio.sleep(90)
+        assert await named() == []
+
+    live(through)

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from helios.errors import SettingsError
 from helios.model.ids import Address
 from helios.model.notation import is_loopback
-from helios.model.sections import AofFsync, RouterSettings, ShardingSettings
+from helios.model.router_settings import RouterSettings
+from helios.model.sections import AofFsync, ShardingSettings
 from helios.model.setting_info import all_settings, format_value, sections
 from helios.model.settings import Settings
 from helios.runtime.settings import data_folder, load_settings, variable
@@ -101,13 +102,13 @@ def test_a_wrong_value_is_named_with_its_line_and_what_is_allowed(
         (
             "a: 1\n",
             1,
-            "a is not a section of the settings; the sections are sharding, atlas, store, network, security, ",
+            "a is not a section of the settings; the sections are sharding, replication, atlas, store, network, ",
         ),
         ("# two\n# lines\nshardings:\n  virtual_nodes: 1", 3, "did you mean sharding?"),
         ("virtual_nodes: 20", 1, "did you mean sharding.virtual_nodes?"),
         ("sharding: 5", 1, "sharding is a section: its settings (enabled, "),
         ("gateway:\n- listen", 2, "gateway is a section: its settings (listen)"),
-        ("- sharding", 1, "must consist of sections: sharding, atlas"),
+        ("- sharding", 1, "must consist of sections: sharding, replication, atlas"),
         ("hello", 1, "must consist of sections"),
         ("? [sharding]\n: 1", 1, "a name is expected here"),
         ("sharding:\n  ? {a: b}\n  : 1", 2, "a name is expected here"),
@@ -190,6 +191,8 @@ def test_no_text_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, tex
     ("text", "line", "words"),
     [
         ("security:\n  tls_cert_file: a.pem", 2, "security.tls_cert_file and security.tls_key_file belong together"),
+        ("atlas:\n  tls_key_file: a.pem", 2, "atlas.tls_cert_file and atlas.tls_key_file belong together"),
+        ("atlas: {tls_key_file: k, tls_cert_file: c}", 1, "atlas.tls_cert_file needs atlas.tls_ca_file"),
         ("security:\n  tls_client_ca_file: a.pem", 2, "security.tls_client_ca_file means something with TLS only"),
         (
             "router:\n  hold_timeout: 800ms",

@@ -12,8 +12,18 @@ from pydantic import ValidationError
 
 from helios.errors import SettingsError
 from helios.model.codec import decode, encode
-from helios.model.notation import format_duration, format_size, parse_duration, parse_size, parse_store_url
-from helios.model.sections import AofFsync, RouterSettings, ShardingSettings
+from helios.model.ids import Address
+from helios.model.notation import (
+    EtcdUrl,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+    parse_store_url,
+    split_etcd_url,
+)
+from helios.model.router_settings import RouterSettings
+from helios.model.sections import AofFsync, ReplicationSettings, ShardingSettings
 from helios.model.setting_info import all_settings, nearest
 from helios.model.settings import ClusterSettings, Settings
 from helios.runtime.settings import load_settings
@@ -156,6 +166,7 @@ def test_the_nearest_setting_is_asked_after(name: str, question: str) -> None:
         ("/var/lib/h.db", "/var/lib/h.db"),
         ("sqlite:///var/lib/h.db", "/var/lib/h.db"),
         ("etcd://10.0.0.1:2379,10.0.0.2:2379/prod/eu", "etcd://10.0.0.1:2379,10.0.0.2:2379/prod/eu"),
+        ("etcds://me:p%40ss@h:2379/prod", "etcds://me:p%40ss@h:2379/prod"),
     ],
 )
 def test_a_store_is_named_by_a_path_or_a_url(written: str, path: str) -> None:
@@ -177,6 +188,20 @@ def test_a_store_is_named_by_a_path_or_a_url(written: str, path: str) -> None:
 )
 def test_a_place_that_no_store_can_be_in_is_refused_with_what_can(written: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"store\.url is .* but must be .*, etcd://HOST:PORT,\.\.\./PREFIX, or empty"
+        SettingsError, match=r"store\.url is .* but must be .*, etcd://HOST:PORT,\.\.\./PREFIX, etcds://, or empty"
     ):
         load_settings(None, {}, {"store.url": written})
+
+
+def test_a_password_in_a_url_that_cannot_be_used_is_not_repeated() -> None:
+    with pytest.raises(SettingsError, match=r"store\.url is etcd://me:\*\*\*@host but must be") as refused:
+        load_settings(None, {}, {"store.url": "etcd://me:secret@host"})
+    assert "secret" not in str(refused.value)
+    url = split_etcd_url("etcds://me:p%40:s/s@[::1]:2379,h:1/prod")
+    assert url == EtcdUrl((Address("::1", 2379), Address("h", 1)), "prod", "me", "p@:s/s", tls=True)
+
+
+@pytest.mark.parametrize(("factor", "least"), [(1, 1), (2, 1), (3, 2), (4, 3), (5, 3)])
+def test_a_shard_shrinks_to_a_majority_of_its_factor_at_least(factor: int, least: int) -> None:
+    assert ReplicationSettings().least_members(factor) == least
+    assert ReplicationSettings(min_members=2).least_members(factor) == min(2, factor)

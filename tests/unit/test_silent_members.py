@@ -14,7 +14,8 @@ from helios.resp.wire import encode_command
 from helios.router._fast_path import Lease
 from helios.router.frontend.caller import FutureReply
 from helios.router.options import RouterOptions
-from helios.router.upstream.link import ConnectionState, ServerConnection
+from helios.router.upstream.link import ServerConnection
+from helios.router.upstream.state import ConnectionState
 
 TIMEOUT_S = 10.0
 LASTING = Lease(lambda: -1.0)
@@ -25,14 +26,18 @@ class Watched:
     """A link with a connection that only keeps what is done to it."""
 
     def __init__(self) -> None:
-        host: Any = SimpleNamespace(lease=LASTING, hot_keys=SimpleNamespace(passed=lambda shard, frames: None))
+        host: Any = SimpleNamespace(
+            lease=LASTING, hot_keys=SimpleNamespace(passed=lambda shard, frames: None), big_keys=None
+        )
         member = Member("shard-1.0", "shard-1", Address("127.0.0.1", 1))
         self.link = ServerConnection("shard-1", member, 2, host, RouterOptions(member_timeout_s=TIMEOUT_S))
         self.timers = Timers()
         self.ended: list[str] = []
         link: Any = self.link
         link._loop = self.timers
-        link._wire = SimpleNamespace(transport=SimpleNamespace(write=lambda data: None), abort=self.ended.append)
+        link._wire = SimpleNamespace(
+            transport=SimpleNamespace(write=lambda data: None), abort=self.ended.append, kept_bytes=0
+        )
         self.link.state = ConnectionState.READY
 
     def send(self, *words: bytes) -> None:

@@ -13,7 +13,8 @@ from tests.topologies import SHARDS, cluster, random_topology
 from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence, begin
 from helios.coordinator.publisher import Publisher
 from helios.errors import StoreError
-from helios.model.topology import Pair, PairPhase, Placement, Topology
+from helios.model.codec import decode
+from helios.model.topology import Pair, PairPhase, Placement, Shard, Term, Topology
 from helios.placement.change import moved
 from helios.ports.records import OBJECTS, PAIRS, TERM, TOPOLOGY, put_record
 from helios.ports.store import Delete, Entry, Put, Snapshot
@@ -208,3 +209,28 @@ async def test_a_commit_that_publishes_nothing_is_no_topology() -> None:
     await publisher.publish(cluster("a", "b", epoch=8))
     assert await anext(following) == cluster("a", "b", epoch=8)
     await following.aclose()
+
+
+async def test_a_shard_is_stored_with_its_learners_its_outgoing_members_and_its_terms() -> None:
+    store, topology = MemoryStore(), cluster("a", "b", "c")
+    first, second, third = (shard.leading for shard in topology.shards)
+    shard = replace(
+        topology.shards[0],
+        members=(first, second),
+        learners=(third,),
+        outgoing=(first,),
+        lineage=(Term("newer", 70), Term("older", 0)),
+    )
+    await HandPublisher(store).publish(replace(topology, shards=(shard, *topology.shards[1:])))
+    read = await read_topology(store)
+    assert read.shard("a") == shard
+    assert shard.memberships == (frozenset({"a.0", "b.0"}), frozenset({"a.0"}))
+    assert shard.servers == (first, second, third)
+
+
+def test_a_shard_of_before_there_were_replicas_has_one_membership_and_no_terms() -> None:
+    older = b'{"id":"a","leader":"a.0","members":[{"id":"a.0","node":"a","address":{"host":"a","port":7379}}]}'
+    shard = decode(Shard, older)
+    assert (shard.learners, shard.outgoing, shard.lineage) == ((), (), ())
+    assert shard.memberships == (frozenset({"a.0"}),)
+    assert shard.servers == shard.members

@@ -56,7 +56,7 @@ async def test_what_cannot_be_cancelled_any_more_says_where_its_keys_are(status:
 def test_a_migration_that_a_new_plan_has_no_need_of_is_cancelled_and_says_why() -> None:
     waiting = {name: Migration(name, "c", "a", target) for name, target in (("kept", "b"), ("dropped", "d"))}
     records = MigrationRecords(Change("c", ChangeKind.REBALANCE), waiting, SystemClock())
-    records.started((Pair("a", "b", "kept"),), "*")
+    records.started((Pair("a", "b", "kept"),))
     kept, dropped = records.migration("kept"), records.migration("dropped")
     assert kept is not None
     assert dropped is not None

@@ -29,11 +29,11 @@ class Identity:
 
 
 OWNER: Final = Identity(DEFAULT_USER, None, None)
-"""Whoever connects where there are no users; Helios itself."""
+"""Whoever connects if there are no users; Helios itself."""
 
 
 class Authenticator:
-    """The users of the moment. Owned by one event loop.
+    """The current users. Owned by one event loop.
 
     Without users everybody may do everything, except where other machines can connect (`exposed`): there nobody may
     do anything, and a `default` user without a password lets nobody in.
@@ -75,7 +75,7 @@ class Authenticator:
         return Identity(DEFAULT_USER, None, Nobody() if self.users else Nobody(NO_USERS))
 
     def still(self, identity: Identity) -> Identity | None:
-        """Who somebody is by the users of now; None where the connection must end, because it could do more before."""
+        """Who somebody is by the current users; None where the connection must end, because it could do more before."""
         if identity.user is None:
             now = self.newcomer()
             return None if identity.rights is None and now.rights is not None else now

@@ -109,14 +109,14 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted: store it without a passphrase, readable by Helios alone")
 
 
-def _explained(files: TlsFiles, error: Exception) -> str:
+def _explained(files: TlsFiles, failure: Exception) -> str:
     for path in filter(None, (files.cert, files.key, files.client_ca)):
         try:
             with path.open("rb"):
                 pass
-        except OSError as unreadable:
-            return f"{path} cannot be read: {unreadable.strerror}"
-    if isinstance(error, ssl.SSLError):
-        reason = (error.reason or str(error)).replace("_", " ").lower()
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
+    if isinstance(failure, ssl.SSLError):
+        reason = (failure.reason or str(failure)).replace("_", " ").lower()
         return f"{files.cert} and {files.key} are not a certificate and its key in PEM form ({reason})"
-    return str(error)
+    return str(failure)

@@ -46,7 +46,7 @@ def _names(text: str) -> frozenset[str]:
 _BY_NAME: dict[Need, frozenset[str]] = {
     Need.LOGIN: _names("auth hello quit reset"),
     Need.ANY: _names("""acl|cat acl|genpass acl|whoami client|caching client|capa client|getname client|getredir
-        client|id client|info
+        client|id client|info client|maint_notifications
         client|no-evict client|no-touch client|reply client|setinfo client|setname client|trackinginfo
         discard echo exec info lolwut
         module|list multi ping punsubscribe role select sunsubscribe time unsubscribe unwatch wait waitaof
@@ -66,7 +66,7 @@ _BY_NAME: dict[Need, frozenset[str]] = {
 _NEED_OF_NAME = {name: need for need, names in _BY_NAME.items() for name in names}
 
 # Those whose effect or answer no pattern can narrow: a script, for one, can touch keys that it does not declare.
-_WHOLE = _names("""client|tracking flushall flushdb pubsub|channels pubsub|shardchannels randomkey
+_WHOLE = _names("""flushall flushdb pubsub|channels pubsub|shardchannels randomkey
     eval eval_ro evalsha evalsha_ro fcall fcall_ro
     function|delete function|dump function|flush function|kill function|list function|load function|restore
     function|stats script|debug script|flush script|kill script|load script|show""")

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 from helios.access.request_context import visible
 from helios.admin.measuring import known_loads, snapshot
+from helios.admin.router_views import HotKeyView, RouterView
 from helios.admin.routers import router_views
-from helios.admin.views import BalanceView, HotKeyView, KeyFigureView, NodeLoadView, PreviewView, RouterView
+from helios.admin.views import BalanceView, KeyFigureView, NodeLoadView, PreviewView
 from helios.control.admission import desired_weights
-from helios.control.health import seen_by_reader
+from helios.control.health import seen_by_reader, suspect_after_s
 from helios.control.rebalance import NOTHING_TO_MOVE, RebalancePolicy, Rebalancing, outcome, propose
 from helios.errors import InvalidInput, Unavailable
 from helios.model.balancing import Measure, Strategy
@@ -27,6 +28,7 @@ from helios.ports.records import (
     AGENTS,
     HEALTH,
     LOAD,
+    RUNNING,
     AgentRecord,
     HealthRecord,
     KeyFigure,
@@ -59,15 +61,15 @@ class Standing:
     """What the coordinator has written down of every node: its load and its health."""
 
     collected_at: float | None
-    figures: Mapping[str, ShardStats]
+    stats: Mapping[str, ShardStats]
     health: Mapping[str, NodeHealth]
 
     def load(self, shard: str, by: Measure) -> float:
         """What a shard carries; 0 where nothing is known."""
-        figures = self.figures.get(shard)
-        if figures is None:
+        stats = self.stats.get(shard)
+        if stats is None:
             return 0.0
-        return {Measure.KEYS: figures.keys, Measure.BYTES: figures.bytes, Measure.OPS: figures.ops}[by]
+        return {Measure.KEYS: stats.keys, Measure.BYTES: stats.bytes, Measure.OPS: stats.ops}[by]
 
     def deviations(self, topology: Topology, by: Measure) -> dict[str, float]:
         """For each node that should have a share how far it is from it: 0.3 is 30 % more."""
@@ -79,23 +81,34 @@ class Standing:
 
 
 async def read_standing(topology: Topology, store: Store, clock: Clock, settings: ClusterSettings) -> Standing:
-    """Read what there is; costs three reads of the store."""
+    """Read what there is; costs four reads of the store."""
     load = await read_record(store, LoadRecord, LOAD)
     judged = await read_record(store, HealthRecord, HEALTH)
-    agents = {record.value.node: record.value.seen_at for record in await list_records(store, AgentRecord, AGENTS)}
+    agents = await _heard_at(store, now := clock.wall(), timeout_s := settings.coordinator.health_timeout)
     known = {} if judged is None else {health.node: health for health in judged.value.nodes}
-    now, timeout_s = clock.wall(), settings.coordinator.health_timeout
     for node in topology.nodes:
         if node.kind is NodeKind.EXTERNAL and node.id not in known:
             agents.setdefault(node.id, now)  # it has no agent, and the coordinator has not looked at it yet
     return Standing(
         None if load is None else load.value.collected_at,
-        {} if load is None else {figures.shard: figures for figures in load.value.shards},
+        {} if load is None else {stats.shard: stats for stats in load.value.shards},
         {
             node.id: seen_by_reader(node.id, known.get(node.id), agents.get(node.id), now, timeout_s)
             for node in topology.nodes
         },
     )
+
+
+async def _heard_at(store: Store, now: float, timeout_s: float) -> dict[str, float]:
+    """When each node was last heard from. The clocks of other hosts may be off: an agent's lease is what counts."""
+    running = {entry.key.removeprefix(RUNNING) for entry in (await store.list(RUNNING)).entries}
+    heard = {}
+    for agent in [record.value for record in await list_records(store, AgentRecord, AGENTS)]:
+        if agent.kind is NodeKind.EXTERNAL:
+            heard[agent.node] = agent.seen_at
+        else:
+            heard[agent.node] = now if agent.node in running else min(agent.seen_at, now - suspect_after_s(timeout_s))
+    return heard
 
 
 async def proposed(
@@ -108,8 +121,8 @@ async def proposed(
     """What a rebalance would do now, by a sample taken for it; nothing is changed. Raises Unavailable."""
     if topology.transition is not None:
         raise Unavailable("keys are moving: what would be left to even out is known when they have arrived")
-    ops = {shard: figures.ops for shard, figures in standing.figures.items()}
-    load = await snapshot(topology, connector.open, known_loads(standing.figures), ops, clock.monotonic())
+    ops = {shard: stats.ops for shard, stats in standing.stats.items()}
+    load = await snapshot(topology, connector.open, known_loads(standing.stats), ops, clock.monotonic())
     return propose(topology, load, policy), load
 
 
@@ -139,10 +152,10 @@ async def balance_view(
     connector: Connector,
     clock: Clock,
     settings: ClusterSettings,
-    way: tuple[str, str],
+    choice: tuple[str, str],
 ) -> BalanceView:
     """The load of every node as last collected, and what a rebalance would do about it."""
-    policy = policy_of(*way, settings)
+    policy = policy_of(*choice, settings)
     standing = await read_standing(topology, store, clock, settings)
     deviations = standing.deviations(topology, policy.by)
     worst = max(deviations, key=lambda node: (abs(deviations[node]), node), default="")
@@ -190,25 +203,25 @@ def hottest(routers: Sequence[RouterView]) -> tuple[HotKeyView, ...]:
 
 
 def _node_load(topology: Topology, standing: Standing, node_id: str, deviation: float | None) -> NodeLoadView:
-    figures = standing.figures.get(node_id, ShardStats(node_id))
+    stats = standing.stats.get(node_id, ShardStats(node_id))
     weights = desired_weights(topology)
-    known = figures.measured_at is not None
+    known = stats.measured_at is not None
     return NodeLoadView(
         id=node_id,
         status=str(standing.health[node_id].status),
         weight=weights.get(node_id, 0.0),
         fair_share=weights.get(node_id, 0.0) / sum(weights.values()) if weights else 0.0,
-        keys=figures.keys if known else None,
-        bytes=figures.bytes if known else None,
-        ops=figures.ops if known else None,
+        keys=stats.keys if known else None,
+        bytes=stats.bytes if known else None,
+        ops=stats.ops if known else None,
         deviation=deviation if known else None,
-        measured_at=figures.measured_at,
-        sampled=figures.sampled,
-        big_keys=_key_views(figures.big_keys),
-        hot_keys=_key_views(figures.hot_keys),
-        hits_known=figures.hits_known,
-        error=figures.error,
-        covered=figures.covered,
+        measured_at=stats.measured_at,
+        sampled=stats.sampled,
+        big_keys=_key_views(stats.big_keys),
+        hot_keys=_key_views(stats.hot_keys),
+        hits_known=stats.hits_known,
+        error=stats.error,
+        covered=stats.covered,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from helios.access.request_context import may
 from helios.access.rights import HIDDEN, Need
+from helios.admin.shards import missing_copies
 from helios.admin.views import Finding
 from helios.errors import EngineDenied, EngineError
 from helios.model.migration import Change, Migration, MigrationStatus
@@ -19,6 +20,7 @@ from helios.ports.records import (
     CHANGES,
     COORDINATOR,
     MIGRATIONS,
+    RUNNING,
     SESSIONS,
     STRAY_SCRIPTS,
     AgentRecord,
@@ -106,8 +108,8 @@ def _names(keys: Sequence[bytes]) -> str:
 
 
 def _replicas(shard: Shard, settings: ClusterSettings) -> list[Finding]:
-    missing = settings.sharding.replication_factor - len(shard.members)
-    if missing <= 0:
+    missing = missing_copies(shard, settings)
+    if not missing:
         return []
     return [
         Finding(
@@ -158,14 +160,18 @@ async def _direct(shard_id: str, engine: Engine) -> list[Finding]:
 
 async def _silent(topology: Topology, store: Store, clock: Clock, settings: ClusterSettings) -> list[Finding]:
     agents = {record.value.node: record.value for record in await list_records(store, AgentRecord, AGENTS)}
+    running = {entry.key.removeprefix(RUNNING) for entry in (await store.list(RUNNING)).entries}
     found = []
     for node in topology.nodes:
         if node.kind is NodeKind.EXTERNAL:
             continue  # No agent speaks for it; that its server answers has just been seen.
+        if node.id in running:
+            continue
         agent = agents.get(node.id)
+        # Its clock may be off: a heartbeat of the future says nothing.
         silent_s = None if agent is None else clock.wall() - agent.seen_at
-        if silent_s is None or silent_s >= settings.coordinator.health_timeout:
-            since = "never" if silent_s is None else f"{silent_s:.0f} s ago"
+        if silent_s is None or not 0 <= silent_s < settings.coordinator.health_timeout:
+            since = "never" if silent_s is None else f"{max(silent_s, 0):.0f} s ago"
             found.append(Finding("silent_node", node.id, 1, f"last heard from: {since}"))
     return found
 

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import replace
 
+from helios.access.publishing import publish_users
 from helios.access.request_context import demand, requester
 from helios.access.rights import Need
 from helios.admin import reports
+from helios.admin.backups import Backups
 from helios.admin.balance import balance_view, moves_of, policy_of, proposed, read_standing
 from helios.admin.check import findings
 from helios.admin.history import history
 from helios.admin.joining import identify
+from helios.admin.migrations import Migrations
 from helios.admin.preview import own_keys, preview
 from helios.admin.requests import Requests
+from helios.admin.router_views import RouterView, SlowCommandsView
 from helios.admin.routers import as_seen, router_views, slow_commands
 from helios.admin.settings import SharedSettings
+from helios.admin.shards import shard_views, under_replicated
 from helios.admin.views import (
     AlteredView,
+    BackupView,
     BalanceView,
     ChangeView,
     CheckView,
+    CopyPartView,
     HistoryView,
     KeyView,
     MigrationView,
@@ -30,43 +37,37 @@ from helios.admin.views import (
     PlacementView,
     PointView,
     PreviewView,
-    RouterView,
     RuleView,
     SettingChangeView,
     SettingView,
-    SlowCommandsView,
+    ShardView,
     StatsView,
     WeightView,
 )
 from helios.control.admission import Policy, admit, check_migrate
 from helios.errors import (
     InvalidInput,
-    NotFound,
     Refused,
     StoreError,
     Unavailable,
 )
-from helios.model.codec import decode
 from helios.model.ids import Address, check_id
-from helios.model.migration import Change, ChangeKind, Migration, MigrationStatus
+from helios.model.migration import Change, ChangeKind, ChangeStatus
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, Placement, Topology
+from helios.model.users import parse_users
 from helios.placement.routing import Routes
 from helios.placement.table import table_of
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
 from helios.ports.ids import new_id
 from helios.ports.records import (
-    CANCELS,
-    CHANGES,
     COORDINATOR,
-    MIGRATIONS,
-    PAUSES,
     CoordinatorRecord,
-    list_records,
     read_record,
 )
-from helios.ports.store import Delete, Put, Store
+from helios.ports.snapshots import Snapshots
+from helios.ports.store import Store
 from helios.ports.topologies import TopologyReader
 
 _ANSWER_TIMEOUT_S = 8.0
@@ -78,13 +79,16 @@ _SLOW_COMMANDS_MAX = 1000
 class Admin:
     """The verbs of `admin.service.AdminService`, over a store and the data servers."""
 
-    def __init__(self, store: Store, connector: Connector, clock: Clock) -> None:
+    def __init__(self, store: Store, connector: Connector, clock: Clock, snapshots: Snapshots | None = None) -> None:
+        """Backups are taken where it is said how servers are copied."""
         self._store = store
         self._topologies = TopologyReader(store)
         self._connector = connector
         self._clock = clock
         self._shared = SharedSettings(store, clock)
         self._requests = Requests(store, clock)
+        self._migrations = Migrations(store, clock)
+        self._backups = Backups(store, snapshots, clock, self._requests, self._shared)
 
     async def found(self, nodes: Sequence[Node]) -> ChangeView:
         """Make a new cluster of these nodes, each with its share at once. Refused where there is one."""
@@ -92,7 +96,7 @@ class Admin:
 
     async def adopt(self, node_id: str, address: Address, beside: Sequence[Node]) -> ChangeView:
         """Make a new cluster in which a running server owns every key that it has, and the nodes `beside` none yet."""
-        node = await identify(self._store, self._connector, self._clock, node_id, address)
+        node = await identify(self._store, self._connector, node_id, address)
         return await self._submit(Change(self._id(), ChangeKind.FOUND, nodes=(*beside, node), adopt=True))
 
     async def add_node(
@@ -112,7 +116,7 @@ class Admin:
         if import_keys or flush or adopt:
             wish = "adopt" if adopt else "import" if import_keys else "delete"
             demand(Need.ALL, f"{wish} the keys of {node_id}: ask an admin")
-        node = await identify(self._store, self._connector, self._clock, node_id, Address.parse(address))
+        node = await identify(self._store, self._connector, node_id, Address.of_server(address))
         node = replace(node, weight=weight, zone=zone)
         return await self._submit(
             Change(self._id(), ChangeKind.ADD_NODE, nodes=(node,), import_keys=import_keys, flush=flush, adopt=adopt)
@@ -140,6 +144,18 @@ class Admin:
         """Give a drained node its share again."""
         return await self._submit(Change(self._id(), ChangeKind.UNDRAIN, node=node_id))
 
+    async def promote(self, shard: str, node_id: str, *, accept_loss: bool = False) -> ChangeView:
+        """Let the shard's copy on that node lead; returns when it does, or as it stands after a few seconds."""
+        if accept_loss:
+            demand(Need.ALL, f"accept that keys of {shard} are lost: ask an admin")
+        asked = Change(self._id(), ChangeKind.PROMOTE, shard=shard, node=node_id, accept_loss=accept_loss)
+        view = await self._submit(asked)
+        if not ChangeStatus(view.status).ended:
+            view = await self.change(view.change, wait_s=_ANSWER_TIMEOUT_S)
+        if view.status == ChangeStatus.FAILED:
+            raise Refused(view.message)
+        return view
+
     async def balance(self, *, strategy: str = "", by: str = "") -> BalanceView:
         """What every node carries, how far it is from its share, and what a rebalance would do about it."""
         topology, settings = await self._topology(), await self._settings()
@@ -163,10 +179,10 @@ class Admin:
         topology = await self._topology()
         if topology.node(node_id) is not None:
             raise Refused(f"{node_id} is a node already")
-        node = Node(node_id, Address.parse(address))
+        node = Node(node_id, Address.of_server(address))
         # What is not started yet can be foreseen, too: it comes without keys.
         with suppress(Unavailable):
-            node = await identify(self._store, self._connector, self._clock, node_id, node.address)
+            node = await identify(self._store, self._connector, node_id, node.address)
         node = replace(node, weight=weight)
         brought = await own_keys(topology, node, self._connector, told=import_keys or flush)
         grown = replace(topology, nodes=(*topology.nodes, node))
@@ -273,7 +289,7 @@ class Admin:
             verify=verify,
         )
         await self._submit(change)
-        return await self.migration(change.migration)
+        return await self._migrations.one(change.migration)
 
     async def warnings(self) -> list[str]:
         """What does not work at the nodes as the coordinator has seen them, a sentence each. Asks no server."""
@@ -282,12 +298,17 @@ class Admin:
             standing = await read_standing(topology, self._store, self._clock, settings)
         except (StoreError, Unavailable) as error:
             return [f"how the nodes are is not known: {error}"]
-        return [f"{one.node} is {one.status}: {one.reason}" for one in standing.health.values() if one.reason]
+        unwell = [f"{one.node} is {one.status}: {one.reason}" for one in standing.health.values() if one.reason]
+        return [*unwell, *under_replicated(topology, settings)]
 
     async def list_nodes(self) -> list[NodeView]:
         """All nodes, by id."""
         topology = await self._topology()
         return await reports.node_views(topology, self._store, self._connector, self._clock, await self._settings())
+
+    async def list_shards(self) -> list[ShardView]:
+        """All shards, by id, with their copies; asks the leaders that have any."""
+        return await shard_views(await self._topology(), self._connector, await self._settings())
 
     async def node_for_key(self, key: bytes) -> KeyView:
         """Where a key lives now. Raises Unavailable in a cluster without nodes."""
@@ -306,81 +327,67 @@ class Admin:
             address="" if node is None else str(node.address),
             decided_by="ring" if rule is None else "rule",
             rule=None if rule is None else " and ".join(rule.patterns),
+            copies=reports.places(topology, owner),
         )
 
-    async def change(self, change_id: str) -> ChangeView:
-        """What has become of a request; raises NotFound."""
-        record = await read_record(self._store, Change, CHANGES + change_id)
-        if record is None:
-            raise NotFound(f"there is no request {change_id!r}, or it has ended and was cleaned up")
-        ids = [migration.id for migration in await self._migrations() if migration.change == change_id]
-        return reports.change_view(record.value, ids)
+    async def change(self, change_id: str, *, wait_s: float = 0.0) -> ChangeView:
+        """What has become of a request, as soon as it has ended or after `wait_s`; raises NotFound."""
+        change = await self._requests.seen(change_id, wait_s)
+        ids = [migration.id for migration in await self._migrations.records() if migration.change == change_id]
+        return reports.change_view(change, ids)
 
     async def migration(self, migration_id: str) -> MigrationView:
         """One migration; raises NotFound."""
-        return self._view(await self._migration(migration_id))
+        return await self._migrations.one(migration_id)
 
     async def migrations(self) -> list[MigrationView]:
         """All migrations, the oldest first."""
-        return [self._view(migration) for migration in await self._migrations()]
+        return await self._migrations.all()
 
     async def active_migrations(self) -> list[MigrationView]:
         """Those that are pending or in progress."""
-        return [self._view(m) for m in await self._migrations() if not m.status.ended]
+        return await self._migrations.active()
 
     async def cancel_migration(self, migration_id: str) -> MigrationView:
         """Cancel the transition that the migration belongs to; raises NotFound, or Refused where it has ended.
 
         Returns when the migration has ended, or as it stands after a few seconds.
         """
-        migration = await self._migration(migration_id)
-        if migration.status.ended:
-            raise Refused(_ended_already(migration))
-        topology = await self._topology()
-        running = topology.transition
-        if running is not None and running.change == migration.change and running.reversing:
-            raise Refused(f"migration {migration_id} brings keys back after a cancellation: it cannot be cancelled")
-        if running is not None and running.change == migration.change and running.no_way_back:
-            raise Refused(
-                f"keys that moved together with migration {migration_id} cannot come back, so it goes on: "
-                f"{running.no_way_back}"
-            )
-        revision = await self._store.commit([Put(CANCELS + migration.change, b"1")])
-        try:
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                migration = await self._ended(migration_id, revision)
-        except TimeoutError:
-            migration = await self._migration(migration_id)
-        return self._view(migration)
+        return await self._migrations.cancel(migration_id)
 
     async def pause_migration(self, migration_id: str) -> MigrationView:
         """Let the copies of the migration's transition wait; what has changed is still followed, nothing is fenced."""
-        return await self._wish_pause(migration_id, paused=True)
+        return await self._migrations.pause(migration_id)
 
     async def resume_migration(self, migration_id: str) -> MigrationView:
         """Let a paused migration go on."""
-        return await self._wish_pause(migration_id, paused=False)
-
-    async def _wish_pause(self, migration_id: str, *, paused: bool) -> MigrationView:
-        migration = await self._migration(migration_id)
-        if migration.status.ended:
-            raise Refused(f"migration {migration_id} is {migration.status} already")
-        key = PAUSES + migration.change
-        await self._store.commit([Put(key, b"1") if paused else Delete(key)])
-        return replace(self._view(migration), paused=paused)
+        return await self._migrations.resume(migration_id)
 
     async def cleanup_migrations(self) -> int:
         """Forget migrations that have ended; how many there were."""
-        ended = [
-            record for record in await list_records(self._store, Migration, MIGRATIONS) if record.value.status.ended
-        ]
-        changes = [record for record in await list_records(self._store, Change, CHANGES) if record.value.status.ended]
-        for record in ended:
-            await self._store.commit([Delete(record.key)])
-        for change in changes:
-            wishes = [Delete(CANCELS + change.value.id), Delete(PAUSES + change.value.id)]
-            await self._store.commit([Delete(change.key), *wishes])
-        return len(ended)
+        return await self._migrations.cleanup()
+
+    async def backup(self) -> BackupView:
+        """Begin a copy of all shards at one moment; it is read in parts. Raises Unavailable, Refused."""
+        demand(Need.ALL, "copy every key: ask an admin")
+        return await self._backups.take()
+
+    async def read_backup(self, backup_id: str, shard: str, offset: int) -> CopyPartView:
+        """What a copy has from `offset` on, as far as it has come. Raises NotFound where it is kept no longer."""
+        demand(Need.ALL, "copy every key: ask an admin")
+        return await self._backups.read(backup_id, shard, offset)
+
+    async def end_backup(self, backup_id: str) -> bool:
+        """Let go of the copies; whether there were any."""
+        demand(Need.ALL, "end a backup: ask an admin")
+        return await self._backups.end(backup_id)
+
+    async def restore_users(self, users: str) -> int:
+        """Let in these users and nobody else; how many they are. Raises InvalidInput, which repeats no password."""
+        demand(Need.ALL, "replace the users: ask an admin")
+        parsed = parse_users(users)
+        await publish_users(self._store, parsed)
+        return len(parsed)
 
     async def settings(self) -> list[SettingView]:
         """The settings that all processes share."""
@@ -409,29 +416,20 @@ class Admin:
         topology = await self._topology()
         settings = await self._settings()
         coordinator = await read_record(self._store, CoordinatorRecord, COORDINATOR)
-        nodes = await reports.node_views(topology, self._store, self._connector, self._clock, settings, exact=exact)
-        return reports.stats_view(
-            topology, settings, nodes, await self._migrations(), None if coordinator is None else coordinator.value
+        nodes, shards = await asyncio.gather(
+            reports.node_views(topology, self._store, self._connector, self._clock, settings, exact=exact),
+            shard_views(topology, self._connector, settings),
         )
+        running = None if coordinator is None else coordinator.value
+        return reports.stats_view(topology, settings, nodes, shards, await self._migrations.records(), running)
 
     # Requests
 
     async def _submit(self, change: Change) -> ChangeView:
         """Hand a request to the coordinator; what has become of it when it has been admitted."""
         answered = await self._requests.submit(replace(change, id=change.id or self._id(), user=requester()))
-        ids = [m.id for m in await self._migrations() if m.change == answered.id]
+        ids = [m.id for m in await self._migrations.records() if m.change == answered.id]
         return reports.change_view(answered, ids)
-
-    async def _ended(self, migration_id: str, revision: int) -> Migration:
-        migration = await self._migration(migration_id)
-        if migration.status.ended:
-            return migration
-        async with aclosing(self._store.watch(MIGRATIONS + migration_id, revision)) as watch:
-            async for events in watch:
-                for event in events:
-                    if event.value is not None and decode(Migration, event.value).status.ended:
-                        return decode(Migration, event.value)
-        raise StoreError("the store was closed while a cancellation was waiting for its end")
 
     # Reading
 
@@ -441,18 +439,6 @@ class Admin:
 
     async def _settings(self) -> ClusterSettings:
         return await self._shared.read()
-
-    async def _migrations(self) -> list[Migration]:
-        return [record.value for record in await list_records(self._store, Migration, MIGRATIONS)]
-
-    async def _migration(self, migration_id: str) -> Migration:
-        record = await read_record(self._store, Migration, MIGRATIONS + migration_id)
-        if record is None:
-            raise NotFound(f"there is no migration {migration_id!r}: allmigrations lists those that there are")
-        return record.value
-
-    def _view(self, migration: Migration) -> MigrationView:
-        return reports.migration_view(migration, self._clock.wall())
 
     def _id(self) -> str:
         return new_id(self._clock)
@@ -474,13 +460,3 @@ def _check_node(node_id: str, weight: float) -> None:
     check_id("node", node_id)
     if not 0 < weight <= _WEIGHT_MAX:
         raise InvalidInput(f"weight {weight} of {node_id} is out of bounds: use a number above 0, up to 1000")
-
-
-def _ended_already(migration: Migration) -> str:
-    """Why a migration cannot be cancelled any more, and where its keys are."""
-    after = {
-        MigrationStatus.COMPLETED: "to bring its keys back, migrate them the other way",
-        MigrationStatus.CANCELLED: "its keys are where they were before it",
-        MigrationStatus.FAILED: "its keys are where they were before it",
-    }
-    return f"migration {migration.id} is {migration.status} already; {after[migration.status]}"

@@ -63,8 +63,12 @@ def _what(change: Change) -> str:
             return f"reweight {change.node} {change.weight:g}"
         case ChangeKind.DRAIN | ChangeKind.UNDRAIN:
             return f"{change.kind} {change.node}"
+        case ChangeKind.PROMOTE:
+            return f"promote {change.shard} {change.node}{' --accept-loss' * change.accept_loss}"
         case ChangeKind.REPAIR:
             return "check --repair"
+        case ChangeKind.BACKUP:
+            return "backup"
         case ChangeKind.END_SCRIPT:
             done = "ended" if change.status is ChangeStatus.DONE else "could not end"
             return f"{done} a script on {change.node}"

@@ -1,22 +1,22 @@
-"""Who answers at an address: a node of this cluster's folder, a plain server, or somebody else."""
+"""Who answers at an address: a node of this cluster, a plain server, or somebody else."""
 
 from __future__ import annotations
 
 from helios.access.request_context import demand
 from helios.access.rights import Need
+from helios.admin.measuring import Open, measure_all
 from helios.errors import EngineDenied, EngineError, Refused, Unavailable
-from helios.model.ids import Address, leader_id
-from helios.model.topology import Member, Node, NodeKind
-from helios.ports.clock import Clock
-from helios.ports.engine import Connector
-from helios.ports.records import AGENTS, AgentRecord, read_record
+from helios.model.ids import Address, founder_id
+from helios.model.topology import Member, Node, NodeKind, Shard, Topology
+from helios.ports.engine import Connector, Engine, EngineInfo
+from helios.ports.records import AGENTS, RUNNING, AgentRecord, read_record
 from helios.ports.store import Store
+from helios.ports.topologies import read_topology
 
-HEARD_RECENTLY_S = 10.0
 _OLDEST_MAJOR = 7
 
 
-async def identify(store: Store, connector: Connector, clock: Clock, node_id: str, address: Address) -> Node:
+async def identify(store: Store, connector: Connector, node_id: str, address: Address) -> Node:
     """The node that is to be added under this id. Raises Refused or Unavailable with what stands in the way.
 
     A server that is no node of this cluster's own is for administrators: who adds it can read all that moves there.
@@ -25,23 +25,42 @@ async def identify(store: Store, connector: Connector, clock: Clock, node_id: st
     record = await read_record(store, AgentRecord, AGENTS + node_id)
     if record is not None and record.value.kind is NodeKind.SUPERVISED:
         agent = record.value
+        runs = await store.get(RUNNING + node_id) is not None
         if _same(agent.address, address):
-            if clock.wall() - agent.seen_at > HEARD_RECENTLY_S:
+            if not runs:
                 raise Unavailable(
-                    f"{node_id} was last heard from {clock.wall() - agent.seen_at:.0f} s ago: start it with "
+                    f"{node_id} ran once, and does not now: start it with "
                     f"`helios node --id {node_id} --listen {address}`, then add it"
                 )
             return Node(node_id, agent.address, NodeKind.SUPERVISED)
-        if clock.wall() - agent.seen_at <= HEARD_RECENTLY_S:
+        if runs:
             raise Refused(f"the node {node_id} listens at {agent.address}, not at {address}")
     demand(Need.ALL, f"add the server at {address}, on which no node of this cluster runs: ask an admin")
-    await _check_server(connector, node_id, address)
+    info = await _check_server(connector, node_id, address)
+    await refuse_known(await read_topology(store), connector.open, node_id, address, info)
     return Node(node_id, address, NodeKind.EXTERNAL)
 
 
-async def _check_server(connector: Connector, node_id: str, address: Address) -> None:
+async def refuse_known(topology: Topology, open_engine: Open, node_id: str, address: Address, info: EngineInfo) -> None:
+    """Raise Refused where the server that says this of itself is one of the cluster's, by whatever address.
+
+    As a node of its own it would be emptied, or its keys would be moved to themselves. A server of the cluster that
+    does not answer is not looked at.
+    """
+
+    async def run_id(engine: Engine, _: Shard) -> str:
+        return (await engine.info()).run_id
+
+    for shard, found in (await measure_all(topology, open_engine, run_id)).items():
+        if found == info.run_id:
+            known = topology.shard(shard)
+            where = "" if known is None else f" at {known.leading.address}"
+            raise Refused(f"the server at {address} is that of {shard}{where}: it cannot be the node {node_id}, too")
+
+
+async def _check_server(connector: Connector, node_id: str, address: Address) -> EngineInfo:
     try:
-        engine = await connector.open(Member(leader_id(node_id), node_id, address))
+        engine = await connector.open(Member(founder_id(node_id), node_id, address))
         try:
             info = await engine.info()
         finally:
@@ -58,10 +77,11 @@ async def _check_server(connector: Connector, node_id: str, address: Address) ->
     if info.helios_node is not None:
         raise Refused(
             f"{address} is answered by the Helios node {info.helios_node!r}, not by {node_id!r}: "
-            "use its own id, and the data folder of this cluster"
+            "use its own id, and start it with the data folder or --store of this cluster"
         )
     if int(info.version.partition(".")[0]) < _OLDEST_MAJOR:
         raise Refused(f"{address} runs {info.product} {info.version}: Helios needs version {_OLDEST_MAJOR} or newer")
+    return info
 
 
 def _same(one: Address, other: Address) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ PLAN_SAMPLE_KEYS = 5000
 _SCAN_COUNT = 500
 _EMPTY_SCANS_MAX = 16  # of a server whose table has shrunk
 _AT_ONCE = 16
-_ACCOUNT_ROUGH_BYTES = 1 << 20
+_ACCOUNT_ROUGH_BYTES = 1 << 20  # what it may be wrong by
 _TIMEOUT_S = 5.0
 
 
@@ -51,17 +51,17 @@ class Measured:
 
 
 async def measure(
-    engine: Engine, routes: Routes, shard: str, sample_keys: int, cursor: int = 0, also: tuple[bytes, ...] = ()
+    engine: Engine, routes: Routes, shard: str, sample_keys: int, cursor: int = 0, also: Collection[bytes] = ()
 ) -> Measured:
     """Count a shard's keys and look at some: about `sample_keys` of them from `cursor` on, and those in `also`.
 
     Costs the server some two milliseconds for a thousand keys. A sample from the beginning that holds every key
-    makes the figures exact.
+    makes the stats exact.
     """
     info = await engine.info()
     held = await engine.count()
     beginning = cursor == 0
-    seen: dict[bytes, None] = dict.fromkeys(also)
+    seen = dict.fromkeys(also)
     scans = 0
     while len(seen) < sample_keys and scans < sample_keys // _SCAN_COUNT + _EMPTY_SCANS_MAX:
         cursor, keys = await engine.scan(cursor, _SCAN_COUNT)
@@ -73,13 +73,19 @@ async def measure(
     own = [one for one in found if routes.owner(one.key) == shard]
     if beginning and cursor == 0:
         return Measured(info, len(own), sum(one.bytes for one in own), tuple(own), 0, held)
+    # Those in `also` were not drawn, and stand for no others.
+    drawn = [one for one in found if one.key not in also]
+    known = [one for one in own if one.key in also]
+    mine = [one for one in own if one.key not in also]
+    drawn_keys = (held - len(found) + len(drawn)) * (len(mine) / len(drawn) if drawn else 0.0)
+    drawn_bytes = drawn_keys * (sum(one.bytes for one in mine) / len(mine) if mine else 0.0)
+    estimated = sum(one.bytes for one in known) + drawn_bytes
     all_bytes, own_bytes = sum(one.bytes for one in found), sum(one.bytes for one in own)
-    keys_owned = held * (len(own) / len(found) if found else 0.0)
-    bytes_owned = keys_owned * (own_bytes / len(own) if own else 0.0)
-    # Big values that the sample has missed show in the server's own account, which is rough below a megabyte or so.
+    # Big values that the sample has missed, or taken to be common, show in the server's own account of all.
     accounted = info.dataset_bytes * (own_bytes / all_bytes if all_bytes else 0.0)
-    unseen = max(0.0, accounted - bytes_owned - _ACCOUNT_ROUGH_BYTES)
-    return Measured(info, keys_owned, bytes_owned + unseen, tuple(own), cursor, held)
+    if info.dataset_bytes:
+        estimated = min(max(estimated, accounted - _ACCOUNT_ROUGH_BYTES), accounted + _ACCOUNT_ROUGH_BYTES)
+    return Measured(info, len(known) + drawn_keys, estimated, tuple(own), cursor, held)
 
 
 async def _looked_at(engine: Engine, keys: list[bytes], info: EngineInfo) -> list[FoundKey]:
@@ -139,9 +145,9 @@ async def snapshot(
     return replace(load, shards={**load.shards, **last}, silent=silent)
 
 
-def known_loads(figures: Mapping[str, ShardStats]) -> dict[str, ShardLoad]:
+def known_loads(stats: Mapping[str, ShardStats]) -> dict[str, ShardLoad]:
     """What was last collected of each shard, for those that do not answer when a plan is to be made."""
-    return {shard: ShardLoad(one.keys, one.bytes, one.ops) for shard, one in figures.items()}
+    return {shard: ShardLoad(one.keys, one.bytes, one.ops) for shard, one in stats.items()}
 
 
 def load_of(results: Mapping[str, Measured], ops: Mapping[str, float], now_s: float) -> Load:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from helios.admin.views import PreviewView
 from helios.control.admission import holds_keys, placement_after
 from helios.errors import Refused
+from helios.model.ids import founder_id
 from helios.model.migration import Change
 from helios.model.topology import Member, Node, NodeKind, Placement, Topology
 from helios.placement.change import with_weights
@@ -49,7 +50,7 @@ async def own_keys(topology: Topology, node: Node, connector: Connector, *, told
     """Which keys of its own a server would bring to which node. Raises Refused where it was not `told` what to do."""
     if node.kind is not NodeKind.EXTERNAL:
         return []
-    engine = await connector.open(Member(f"{node.id}.0", node.id, node.address))
+    engine = await connector.open(Member(founder_id(node.id), node.id, node.address))
     try:
         keys = await engine.count()
         if keys and not told:

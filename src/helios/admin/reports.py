@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from helios.admin.balance import read_standing
 from helios.admin.counting import count_beside_strays, count_owned, may_hold_others
-from helios.admin.views import ChangeView, MigrationView, NodeView, StatsView
+from helios.admin.views import ChangeView, MigrationView, NodeView, PlaceView, ShardView, StatsView
 from helios.control.health import as_answered
 from helios.errors import EngineError
 from helios.model.health import NodeHealth, NodeStatus
@@ -40,7 +40,7 @@ async def node_views(
     standing = await read_standing(topology, store, clock, settings)
     deviations = standing.deviations(topology, settings.sharding.rebalance_by)
     routes = Routes(topology)
-    strays = {shard: figures.strays for shard, figures in standing.figures.items()}
+    strays = {shard: stats.strays for shard, stats in standing.stats.items()}
     looks = await asyncio.gather(
         *(_look(connector, routes, shard, exact, strays.get(shard.id, 0)) for shard in topology.shards)
     )
@@ -52,7 +52,7 @@ async def node_views(
             node,
             topology,
             routes,
-            standing.figures.get(node.id),
+            standing.stats.get(node.id),
             as_answered(standing.health[node.id], seen.get(node.id, nobody).refuses, now),
             seen.get(node.id, nobody).keys,
             deviations.get(node.id),
@@ -89,13 +89,13 @@ def _node_view(
     node: Node,
     topology: Topology,
     routes: Routes,
-    figures: ShardStats | None,
+    stats: ShardStats | None,
     health: NodeHealth,
     keys: int | None,
     deviation: float | None,
 ) -> NodeView:
     shard = topology.shard(node.id)
-    known = figures is not None and figures.measured_at is not None
+    known = stats is not None and stats.measured_at is not None
     return NodeView(
         id=node.id,
         address=str(node.address),
@@ -111,9 +111,10 @@ def _node_view(
         last_seen=health.last_seen,
         status_since=health.since,
         status_reason=health.reason,
-        bytes=figures.bytes if figures is not None and known else None,
-        ops=figures.ops if figures is not None and known else None,
+        bytes=stats.bytes if stats is not None and known else None,
+        ops=stats.ops if stats is not None and known else None,
         deviation=deviation if known else None,
+        measured_at=stats.measured_at if stats is not None else None,
     )
 
 
@@ -170,8 +171,10 @@ _DONE = {
     ChangeKind.REWEIGHT: "its weight is changed, and its share with it",
     ChangeKind.DRAIN: "drained: it owns nothing until `undrain` or `reweight` brings it back",
     ChangeKind.UNDRAIN: "it has its share again",
+    ChangeKind.PROMOTE: "it leads already",
     ChangeKind.REPAIR: "done",
     ChangeKind.END_SCRIPT: "done",
+    ChangeKind.BACKUP: "all shards were held, and their copies have begun",
 }
 _UNDER_WAY = {
     ChangeKind.FOUND: "being founded",
@@ -182,8 +185,10 @@ _UNDER_WAY = {
     ChangeKind.REWEIGHT: "accepted",
     ChangeKind.DRAIN: "draining; it stays in the cluster",
     ChangeKind.UNDRAIN: "accepted",
+    ChangeKind.PROMOTE: "accepted; it leads as soon as it has everything",
     ChangeKind.REPAIR: "accepted",
     ChangeKind.END_SCRIPT: "accepted",
+    ChangeKind.BACKUP: "it waits for the changes before it",
 }
 
 
@@ -195,7 +200,7 @@ def change_view(change: Change, migrations: Sequence[str]) -> ChangeView:
         message = "added; it has its share of the keys"
     else:
         message = (_DONE if change.status is ChangeStatus.DONE else _UNDER_WAY)[change.kind]
-        if change.kind in (ChangeKind.REBALANCE, ChangeKind.ADD_NODE):
+        if change.kind in (ChangeKind.REBALANCE, ChangeKind.ADD_NODE, ChangeKind.PROMOTE):
             message = change.outcome or (f"{message}: {change.reason}" if change.reason else message)
     return ChangeView(change.id, str(change.kind), str(change.status), change.error or message, tuple(migrations))
 
@@ -204,10 +209,12 @@ def stats_view(
     topology: Topology,
     settings: ClusterSettings,
     nodes: Sequence[NodeView],
+    shards: Sequence[ShardView],
     migrations: Sequence[Migration],
     coordinator: CoordinatorRecord | None,
 ) -> StatsView:
     """The cluster in numbers."""
+    copies = [copy for shard in shards for copy in shard.copies]
     return StatsView(
         total_nodes=len(nodes),
         online_nodes=sum(NodeStatus(node.status).heard for node in nodes),
@@ -223,4 +230,20 @@ def stats_view(
         migration_rate=settings.sharding.migration_rate,
         rules=len(topology.placement.rules),
         nodes=tuple(nodes),
+        under_replicated=sum(shard.missing > 0 for shard in shards),
+        lag_bytes=max((one.lag_bytes for one in copies if one.lag_bytes is not None), default=None),
+        lag_s=max((one.lag_s for one in copies if one.lag_s is not None), default=None),
+    )
+
+
+def places(topology: Topology, shard_id: str) -> tuple[PlaceView, ...]:
+    """The nodes that have the shard's keys, whose server leads first; those that still catch up are none of them."""
+    shard = topology.shard(shard_id)
+    if shard is None:
+        return ()
+    others = sorted((member for member in shard.members if member.id != shard.leader), key=lambda member: member.id)
+    nodes = {node.id: str(node.address) for node in topology.nodes}
+    return tuple(
+        PlaceView(member.node, nodes.get(member.node, ""), "leader" if member is shard.leading else "replica")
+        for member in (shard.leading, *others)
     )

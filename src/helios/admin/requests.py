@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from helios.errors import (
@@ -55,14 +56,11 @@ class Requests:
         return answered
 
     async def _answered(self, key: str, revision: int) -> Change:
-        async with aclosing(self._store.watch(key, revision)) as watch:
-            async for events in watch:
-                for event in events:
-                    if event.key == key and event.value is not None:
-                        change = decode(Change, event.value)
-                        if change.status is not ChangeStatus.SUBMITTED:
-                            return change
-        raise StoreError("the store was closed while a request was waiting for its answer")
+        async with aclosing(self._states(key, revision)) as states:
+            async for change in states:
+                if change.status is not ChangeStatus.SUBMITTED:
+                    return change
+        raise AssertionError("states end by an error")
 
     async def _withdraw(self, key: str, version: int) -> Change:
         """Take an unanswered request back, unless it is being answered just now."""
@@ -83,24 +81,34 @@ class Requests:
             "see whether the nodes' agents run, then try again"
         )
 
+    async def seen(self, change_id: str, wait_s: float) -> Change:
+        """The request as soon as it has ended, or as it stands after `wait_s`. Raises NotFound."""
+        key = CHANGES + change_id
+        snapshot = await self._store.list(key)
+        values = [entry.value for entry in snapshot.entries if entry.key == key]
+        if not values:
+            raise NotFound(f"there is no request {change_id!r}, or it has ended and was cleaned up")
+        change = decode(Change, values[0])
+        if wait_s and not change.status.ended:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s), aclosing(self._states(key, snapshot.revision)) as states:
+                    async for change in states:
+                        if change.status.ended:
+                            break
+        return change
+
     async def outcome(self, change_id: str) -> str:
         """What a change has done, when it has ended."""
-        snapshot = await self._store.list(CHANGES + change_id)
-        try:
-            async with asyncio.timeout(_REPAIR_TIMEOUT_S):
-                for entry in snapshot.entries:
-                    change = decode(Change, entry.value)
-                    if change.id == change_id and not change.status.ended:
-                        change = await self._change_ended(change_id, snapshot.revision)
-                    return change.error or change.outcome
-        except TimeoutError:
-            raise Unavailable(f"the repair waits for {_REPAIR_TIMEOUT_S:g} s already; it will still be done") from None
-        raise NotFound(f"the request {change_id} is gone")
+        change = await self.seen(change_id, _REPAIR_TIMEOUT_S)
+        if not change.status.ended:
+            raise Unavailable(f"the repair waits for {_REPAIR_TIMEOUT_S:g} s already; it will still be done")
+        return change.error or change.outcome
 
-    async def _change_ended(self, change_id: str, revision: int) -> Change:
-        async with aclosing(self._store.watch(CHANGES + change_id, revision)) as watch:
+    async def _states(self, key: str, revision: int) -> AsyncGenerator[Change, None]:
+        """What a request becomes after that revision, state by state. Raises StoreError."""
+        async with aclosing(self._store.watch(key, revision)) as watch:
             async for events in watch:
                 for event in events:
-                    if event.value is not None and decode(Change, event.value).status.ended:
-                        return decode(Change, event.value)
-        raise StoreError("the store was closed while a request was waiting for its end")
+                    if event.key == key and event.value is not None:
+                        yield decode(Change, event.value)
+        raise StoreError("the store was closed while a request was waited for")

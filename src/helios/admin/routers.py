@@ -11,7 +11,7 @@ import hiredis
 
 from helios.access.request_context import may, visible
 from helios.access.rights import Need, without_arguments
-from helios.admin.views import RouterView, SlowCommandsView, SlowCommandView
+from helios.admin.router_views import RouterView, SlowCommandsView, SlowCommandView
 from helios.errors import StoreError
 from helios.model.codec import decode
 from helios.model.ids import Address
@@ -77,7 +77,7 @@ async def _answer(session: SessionRecord, kind: type[T], *words: bytes) -> T | s
         return "its session does not say where to ask it"
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-            answer = await _ask(Address.parse(session.address), session.secret, words)
+            answer = await _ask(Address.of_server(session.address), session.secret, words)
     except (OSError, TimeoutError) as error:
         return f"it does not answer at {session.address}: {str(error) or 'time-out'}"
     except hiredis.ProtocolError as error:

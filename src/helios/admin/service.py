@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from helios.admin.router_views import RouterView, SlowCommandsView
 from helios.admin.views import (
     AlteredView,
+    BackupView,
     BalanceView,
     ChangeView,
     CheckView,
+    CopyPartView,
     HistoryView,
     KeyView,
     MigrationView,
     NodeView,
     PlacementView,
     PreviewView,
-    RouterView,
     RuleView,
     SettingChangeView,
     SettingView,
-    SlowCommandsView,
+    ShardView,
     StatsView,
 )
 
@@ -50,6 +52,9 @@ class AdminService(Protocol):
     async def list_nodes(self) -> list[NodeView]:
         """All nodes, by id."""
 
+    async def list_shards(self) -> list[ShardView]:
+        """All shards, by id, with their copies: who leads, and how closely the others follow."""
+
     async def node_for_key(self, key: bytes) -> KeyView:
         """Where a key lives now. Raises Unavailable in a cluster without nodes."""
 
@@ -59,8 +64,8 @@ class AdminService(Protocol):
     async def placement(self) -> PlacementView:
         """All that decides where keys live, for those who compute it themselves."""
 
-    async def change(self, change_id: str) -> ChangeView:
-        """What has become of a request; raises NotFound."""
+    async def change(self, change_id: str, *, wait_s: float = 0.0) -> ChangeView:
+        """What has become of a request, as soon as it has ended or after `wait_s`; raises NotFound."""
 
     async def preview_add_node(
         self, node_id: str, address: str, *, weight: float = 1.0, import_keys: bool = False, flush: bool = False
@@ -128,6 +133,13 @@ class AdminService(Protocol):
     async def undrain(self, node_id: str) -> ChangeView:
         """Give a drained node its share again."""
 
+    async def promote(self, shard: str, node_id: str, *, accept_loss: bool = False) -> ChangeView:
+        """Let the shard's copy on that node lead, without an error at any client; returns when it does.
+
+        With `accept_loss` it leads although members are missing that may have more, and what it lacks is lost: for
+        when these are gone for good. Raises NotFound or Refused.
+        """
+
     async def balance(self, *, strategy: str = "", by: str = "") -> BalanceView:
         """What every node carries, how far it is from its share, and what a rebalance would do about it.
 
@@ -156,6 +168,24 @@ class AdminService(Protocol):
         Reads every key's name; takes a second for about a million keys, with a repair also as long as the
         transitions before it.
         """
+
+    async def backup(self) -> BackupView:
+        """Begin a copy of all shards at one moment, when the changes before it have ended; it is read in parts.
+
+        It is let go when nobody has read for some minutes. Raises Unavailable where there was no such moment.
+        """
+
+    async def read_backup(self, backup_id: str, shard: str, offset: int) -> CopyPartView:
+        """What a copy has from `offset` on, as far as it has come; what stands before is not needed any more.
+
+        Waits a second at most. Raises NotFound where the copy is kept no longer.
+        """
+
+    async def end_backup(self, backup_id: str) -> bool:
+        """Let go of the copies; whether there were any."""
+
+    async def restore_users(self, users: str) -> int:
+        """Let in these users and nobody else, written as security.users is, in JSON; how many they are."""
 
     async def settings(self) -> list[SettingView]:
         """The settings that all processes share."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from helios.admin.router_views import HotKeyView
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class NodeView:
     `leader` is the id of the member that takes the shard's commands, `leader_address` where it listens.
     `status_since` (Unix seconds) is when the status began, `status_reason` what is missing unless it is online.
     `bytes`, `ops` (operations a second) and `deviation` (from its share by what is balanced: 0.3 is 30 % more) are
-    as last collected, None where nothing is known yet.
+    as last collected, at `measured_at` (Unix seconds); None where nothing is known yet.
     """
 
     id: str
@@ -35,6 +36,39 @@ class NodeView:
     bytes: int | None
     ops: float | None
     deviation: float | None
+    measured_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCopyView:
+    """The copy of a shard in a backup, and what wrote it: `server` is product and version."""
+
+    shard: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackupView:
+    """A backup that has begun: its moment (Unix seconds), and for how long commands were held for it.
+
+    `cluster` is, as JSON, what the cluster agreed on at that moment: topology, settings, users.
+    """
+
+    id: str
+    taken_at: float
+    pause_ms: float
+    version: str
+    cluster: str
+    shards: tuple[ShardCopyView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPartView:
+    """Some bytes of a shard's copy. At its end `size` and `sha256` are those of the whole; before, -1 and empty."""
+
+    data: bytes
+    size: int = -1
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +78,6 @@ class KeyFigureView:
     key: str
     bytes: int
     hits: int
-
-
-@dataclass(frozen=True, slots=True)
-class HotKeyView:
-    """A key that clients ask for much, by a router's sample of its commands: at least about `ops` a second."""
-
-    key: str
-    shard: str
-    ops: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +168,63 @@ class HistoryView:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyView:
+    """One copy of a shard: the member, and where it is.
+
+    `role` is leader, replica, learner (it still catches up, and counts for nothing) or leaving. `in_sync` is None where
+    the leader does not say. `lag_bytes` is how much of what the leader has written it has not acknowledged, `lag_s` how
+    long ago it last acknowledged anything; both None for the leader, and where it is not in sync.
+    """
+
+    member: str
+    node: str
+    address: str
+    role: str
+    in_sync: bool | None
+    lag_bytes: int | None = None
+    lag_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardView:
+    """A shard and its copies, the leader first.
+
+    `status` is ok, under-replicated (`missing` of the `wanted` copies do not count yet, or are gone) or no leader (one
+    is being chosen, or waited for). `durability` says when a write is acknowledged: quorum or async.
+    """
+
+    id: str
+    status: str
+    leader_node: str
+    leader_address: str
+    durability: str
+    wanted: int
+    missing: int
+    copies: tuple[CopyView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceView:
+    """A node that has a copy of a key; `role` as in CopyView."""
+
+    node: str
+    address: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
 class KeyView:
-    """Where a key lives. `decided_by` is "ring" or "rule"; `rule` names the pattern then."""
+    """Where a key lives. `decided_by` is "ring" or "rule"; `rule` names the pattern then.
+
+    `copies` are the nodes that have it, the one whose server leads first.
+    """
 
     key: str
     node_id: str
     address: str
     decided_by: str
     rule: str | None
+    copies: tuple[PlaceView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +374,11 @@ class CheckView:
 
 @dataclass(frozen=True, slots=True)
 class StatsView:
-    """The cluster in numbers. `total_keys` counts owned keys only; unreachable nodes are left out of it."""
+    """The cluster in numbers. `total_keys` counts owned keys only; unreachable nodes are left out of it.
+
+    `under_replicated` counts the shards that lack copies. `lag_bytes` and `lag_s` are those of the replica that is
+    farthest behind; None where there is none.
+    """
 
     total_nodes: int
     online_nodes: int
@@ -316,108 +394,6 @@ class StatsView:
     migration_rate: int
     rules: int
     nodes: tuple[NodeView, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyView:
-    """How long commands took, from their arrival at a router to the reply.
-
-    `buckets` has for each span of time in which there were any the longest time and how many commands.
-    """
-
-    count: int
-    total_s: float
-    buckets: tuple[tuple[float, int], ...]
-
-    def at(self, part: float) -> float | None:
-        """The time in seconds within which this part of the commands (0.99, say) was answered; None without any."""
-        wanted, seen = part * self.count, 0
-        for longest_s, count in self.buckets:
-            seen += count
-            if seen >= wanted:
-                return longest_s
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class RouterShardView:
-    """One shard as a router sees it. `state` is of its connection: ready, connecting, down, closed or idle.
-
-    `unanswered` commands have been sent to it, `held` ones wait for its keys to be handed over.
-    """
-
-    shard: str
-    state: str
-    unanswered: int
-    queued_bytes: int
-    held: int
-    reads: int
-    writes: int
-    others: int
-    latency: LatencyView
-
-
-@dataclass(frozen=True, slots=True)
-class RouterView:
-    """One router process: what it does and has done since its start.
-
-    One that has a session and does not answer has `answers` false, an `error` that says so, and only zeros. `error` of
-    one that answers says why it serves no keys at the moment.
-    """
-
-    session: str
-    node: str
-    worker: int
-    answers: bool
-    error: str | None
-    pid: int = 0
-    version: str = ""
-    epoch: int = 0
-    lease_left_s: float = 0.0
-    uptime_s: float = 0.0
-    sessions: int = 0
-    clients: int = 0
-    clients_max: int = 0
-    clients_total: int = 0
-    clients_bytes: int = 0
-    refused: Mapping[str, int] = field(default_factory=dict)
-    disconnected: Mapping[str, int] = field(default_factory=dict)
-    commands: int = 0
-    commands_per_s: float = 0.0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    held: int = 0
-    held_total: int = 0
-    slowed_total: int = 0
-    errors: Mapping[str, int] = field(default_factory=dict)
-    unanswered: int = 0
-    slow_commands: int = 0
-    stray_scripts: int = 0
-    latency: LatencyView = LatencyView(0, 0.0, ())
-    shards: tuple[RouterShardView, ...] = ()
-    hot_keys: tuple[HotKeyView, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SlowCommandView:
-    """A command that took long, and at which router process. `at` is in Unix seconds.
-
-    `arguments` are the first 32 at most, of 128 bytes at most; `client` is the address it came from, `name` what that
-    client calls itself.
-    """
-
-    at: float
-    took_s: float
-    node: str
-    worker: int
-    client: str
-    name: str
-    arguments: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SlowCommandsView:
-    """The last slow commands of all routers, the newest first; `missing` names the routers that did not tell."""
-
-    commands: tuple[SlowCommandView, ...]
-    missing: tuple[str, ...]
+    under_replicated: int = 0
+    lag_bytes: int | None = None
+    lag_s: float | None = None

@@ -14,13 +14,14 @@ from helios.access.authenticator import Authenticator
 from helios.admin.service import AdminService
 from helios.api import docs_page, problems
 from helios.api.balance import balance_router
-from helios.api.bodies import BodyLimit
+from helios.api.bodies import BodyLimit, OneLength
 from helios.api.guard import BrowserGuard
 from helios.api.kv import kv_router
 from helios.api.kv_replies import KeyValue
 from helios.api.login import GuardedKeyValue, Login
 from helios.api.maintenance import maintenance_router
 from helios.api.metrics import Metrics, RequestMeter
+from helios.api.replicas import replicas_router
 from helios.api.routers import routers_router
 from helios.api.shards import shards_router
 
@@ -68,9 +69,11 @@ def create_app(
     app.add_middleware(Login, authenticator=authenticator or Authenticator(), open_metrics=open_metrics)
     app.add_middleware(BrowserGuard, allowed_hosts=allowed_hosts)
     metrics = Metrics(admin)
+    app.add_middleware(OneLength)
     app.add_middleware(RequestMeter, metrics=metrics)
     app.include_router(shards_router(admin))
     app.include_router(balance_router(admin))
+    app.include_router(replicas_router(admin))
     app.include_router(maintenance_router(admin))
     app.include_router(routers_router(admin))
     app.include_router(kv_router(GuardedKeyValue(kv), max_value_bytes))
@@ -97,10 +100,10 @@ def _add_pages(app: FastAPI, health: Health, warnings: Health | None, metrics: M
         "/metrics",
         tags=["gateway"],
         response_class=PlainTextResponse,
-        responses={200: {"description": "figures in the text format of Prometheus"}},
-        summary="Figures for Prometheus",
+        responses={200: {"description": "metrics in the text format of Prometheus"}},
+        summary="Metrics for Prometheus",
     )
-    async def figures() -> Response:
+    async def scrape() -> Response:
         return Response(await metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/docs", include_in_schema=False)

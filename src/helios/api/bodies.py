@@ -14,24 +14,18 @@ from helios.errors import Unavailable
 _GIVE_BACK_BYTES = 16 << 20
 
 
-class BodyLimit:
-    """ASGI middleware: all requests together hold at most `max_bytes` of bodies; one more is refused with 503.
+class OneLength:
+    """ASGI middleware: a request whose length is said in two ways is refused, and its connection ends.
 
-    A request whose length is said in two ways is refused, and its connection ends: a proxy in front may have
-    read it the other way, and what follows would be taken for another request.
+    A proxy in front may have read it the other way, and what follows would be taken for another request. So it
+    stands before everything that answers.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.held_bytes = 0
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._max_bytes = max_bytes
-        self._most_held_bytes = 0  # since memory was given back last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if _ambiguous(Headers(scope=scope)):
+        if scope["type"] == "http" and _ambiguous(Headers(scope=scope)):
             refused = problem(
                 400,
                 "INVALID",
@@ -39,6 +33,22 @@ class BodyLimit:
                 {"Connection": "close"},
             )
             await refused(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """ASGI middleware: all requests together hold at most `max_bytes` of bodies; one more is refused with 503."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.held_bytes = 0
+        self._app = app
+        self._max_bytes = max_bytes
+        self._max_held_bytes = 0  # since memory was given back last
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
             return
         taken_bytes = 0
 
@@ -57,7 +67,7 @@ class BodyLimit:
 
     def _take(self, size: int) -> None:
         self.held_bytes += size
-        self._most_held_bytes = max(self._most_held_bytes, self.held_bytes)
+        self._max_held_bytes = max(self._max_held_bytes, self.held_bytes)
         if self.held_bytes > self._max_bytes:
             raise Unavailable(
                 f"all requests together hold more than {self._max_bytes} bytes of bodies, which is the most that is "
@@ -66,8 +76,8 @@ class BodyLimit:
 
     def _give_back(self, size: int) -> None:
         self.held_bytes -= size
-        if self._most_held_bytes - self.held_bytes > _GIVE_BACK_BYTES:
-            self._most_held_bytes = self.held_bytes
+        if self._max_held_bytes - self.held_bytes > _GIVE_BACK_BYTES:
+            self._max_held_bytes = self.held_bytes
             _trim(0)
 
 

@@ -47,8 +47,8 @@ class Login:
         try:
             identity = await self._identity(scope)
             _check(identity, scope["path"])
-        except HeliosError as refusal:
-            await _refused(refusal)(scope, receive, send)
+        except HeliosError as error:
+            await _refused(error)(scope, receive, send)
             return
         token = _rights.set(identity.rights)
         try:

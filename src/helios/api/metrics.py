@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from helios.admin.service import AdminService
-from helios.admin.views import HistoryView, MigrationView, StatsView
+from helios.admin.views import HistoryView, MigrationView, ShardView, StatsView
 from helios.api.router_metrics import RouterStats
 from helios.errors import HeliosError
 from helios.model.health import NodeStatus
@@ -28,10 +28,10 @@ _NO_ROUTE = "none"
 
 
 class Metrics:
-    """The figures of one gateway, in a registry of their own.
+    """The metrics of one gateway, in a registry of their own.
 
     What has happened to migrations is counted from scrape to scrape: one that comes and is cleaned up in
-    between is missed. Counters begin anew with the gateway.
+    between is missed. Counters start over with the gateway.
     """
 
     def __init__(self, admin: AdminService) -> None:
@@ -78,19 +78,20 @@ class Metrics:
         self._known: dict[str, MigrationView] = {}
 
     async def render(self) -> bytes:
-        """Everything in the text format; without the cluster's figures where it does not answer."""
+        """Everything in the text format; without the cluster's metrics where it does not answer."""
         try:
             stats: StatsView | None = await self._admin.stats(exact=False)
             migrations = await self._admin.migrations()
             routers = await self._admin.routers()
             history = await self._admin.history()
+            shards = await self._admin.list_shards()
         except HeliosError:
-            stats, migrations, routers = None, [], []
+            stats, migrations, routers, shards = None, [], [], []
         else:
             self._follow(migrations)
             self._follow_scripts(history)
         now = CollectorRegistry()
-        now.register(_Now(stats, migrations))
+        now.register(_Now(stats, migrations, shards))
         now.register(RouterStats(routers))
         return generate_latest(now) + generate_latest(self._registry)
 
@@ -125,8 +126,11 @@ class Metrics:
 class _Now(Collector):
     """Gauges for one scrape."""
 
-    def __init__(self, stats: StatsView | None, migrations: Sequence[MigrationView]) -> None:
+    def __init__(
+        self, stats: StatsView | None, migrations: Sequence[MigrationView], shards: Sequence[ShardView]
+    ) -> None:
         self._stats = stats
+        self._shards = shards
         self._migrations = migrations
 
     def collect(self) -> Iterable[Metric]:
@@ -170,6 +174,30 @@ class _Now(Collector):
             share.add_metric([node.id], node.ring_share)
         yield from (keys, online, writable, share, *carried.values())
         yield from self._under_way()
+        yield from self._copies()
+
+    def _copies(self) -> Iterable[Metric]:
+        missing = GaugeMetricFamily("helios_shard_missing_copies", "Copies that a shard lacks", labels=["shard"])
+        fenced = GaugeMetricFamily("helios_shard_leaderless", "Whether a shard has no leader now", labels=["shard"])
+        figures = {
+            "in_sync": GaugeMetricFamily(
+                "helios_replica_in_sync", "Whether a copy receives what its leader writes", labels=["shard", "node"]
+            ),
+            "lag_bytes": GaugeMetricFamily(
+                "helios_replica_lag_bytes", "What its leader has written and a copy lacks", labels=["shard", "node"]
+            ),
+            "lag_s": GaugeMetricFamily(
+                "helios_replica_lag_seconds", "Time since a copy last told how far it is", labels=["shard", "node"]
+            ),
+        }
+        for shard in self._shards:
+            missing.add_metric([shard.id], shard.missing)
+            fenced.add_metric([shard.id], float(shard.status == "no leader"))
+            for copy in shard.copies[1:]:
+                for field, family in figures.items():
+                    if (value := getattr(copy, field)) is not None:
+                        family.add_metric([shard.id, copy.node], float(value))
+        yield from (missing, fenced, *figures.values())
 
     def _under_way(self) -> Iterable[Metric]:
         running = [migration for migration in self._migrations if migration.status == "in_progress"]

@@ -16,7 +16,7 @@ _TOO_LATE = (
 
 
 class PatientProtocol(H11Protocol):
-    """One client of the REST interface, let go when it is too slow; without that it could keep a connection for ever.
+    """One client of the REST interface, let go when it is too slow; without that it could keep a connection forever.
 
     The head of a request has to be there `patience_s` seconds after its first byte or the connection's beginning, and
     of a body something has to come every `patience_s`. What the server itself takes does not count.

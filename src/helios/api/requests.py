@@ -47,6 +47,19 @@ class RemoveNode(BaseModel):
     node_id: str = Field(examples=["shard-4"])
 
 
+class Promote(BaseModel):
+    """The copy of `shard` on the node leads. With `accept_loss` it does so although members are missing.
+
+    What has not reached it is lost then: for when these are gone for good.
+    """
+
+    model_config = _STRICT
+
+    shard: str = Field(examples=["shard-1"])
+    node_id: str = Field(examples=["shard-2"])
+    accept_loss: bool = False
+
+
 class Migrate(BaseModel):
     """The keys of `source_node` (`*`: of every node) that match the glob `key_pattern` move to `target_node`.
 

@@ -1,4 +1,4 @@
-"""The routers in figures for Prometheus, as they are at one scrape."""
+"""The routers as Prometheus metrics, as they are at one scrape."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from helios.admin.views import LatencyView, RouterView
+from helios.admin.router_views import LatencyView, RouterView
 
 _ROUTER = ("node", "worker")
 # Bounds of the buckets, in seconds: those that routers count by are many, and each costs a series for each shard.
@@ -53,7 +53,7 @@ class RouterStats(Collector):
         self._routers = [router for router in routers if router.answers]
 
     def collect(self) -> Iterable[Metric]:
-        """The figures of all routers, labelled by node and worker."""
+        """The metrics of all routers, labelled by node and worker."""
         up = GaugeMetricFamily("helios_router_up", "Whether a router with a session answers", labels=_ROUTER)
         for router in self._all:
             up.add_metric(_labels(router), float(router.answers))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from helios.admin.router_views import RouterView, SlowCommandsView
 from helios.admin.service import AdminService
-from helios.admin.views import RouterView, SlowCommandsView
 from helios.api.requests import how_many, query
 from helios.api.shards import COUNT, errors
 

@@ -14,7 +14,17 @@ from typing import Any, NoReturn
 
 import click
 
-from helios.cli import balance_verbs, cluster_verbs, key_verbs, maintenance_verbs, output, top, transfer_verbs
+from helios.cli import (
+    backup_verbs,
+    balance_verbs,
+    cluster_verbs,
+    key_verbs,
+    maintenance_verbs,
+    output,
+    replica_verbs,
+    top,
+    transfer_verbs,
+)
 from helios.cli.session import Session
 from helios.client.connection import CommandRefused
 from helios.client.entry import Entry
@@ -121,9 +131,11 @@ for verb in (
     *key_verbs.VERBS,
     *cluster_verbs.VERBS,
     *balance_verbs.VERBS,
+    *replica_verbs.VERBS,
     *maintenance_verbs.VERBS,
     top.top,
     *transfer_verbs.VERBS,
+    *backup_verbs.VERBS,
 ):
     cli.add_command(verb)
 

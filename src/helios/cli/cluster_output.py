@@ -44,9 +44,39 @@ def nodes(views: Sequence[Fields], now: float, *, loads: bool = False) -> str:
     return "\n".join([table(headings, rows), *silent])
 
 
-def key(view: Fields) -> str:
-    """Where a key lives."""
+def shards(views: Sequence[Fields]) -> str:
+    """One line a copy, the leader of each shard first."""
+    if not views:
+        return "no shards yet; `helios-cli addnode ID ADDRESS` adds a node, and a shard with it"
+    rows = []
+    for view in views:
+        for number, one in enumerate(view["copies"]):
+            first = number == 0
+            rows.append(
+                [
+                    _text(view, "id") if first else "",
+                    _text(one, "node"),
+                    _text(one, "role"),
+                    _text(one, "address"),
+                    {True: "yes", False: "no"}.get(one.get("in_sync"), "?"),
+                    "-" if one.get("lag_bytes") is None else size(one["lag_bytes"]),
+                    "-" if one.get("lag_s") is None else duration(one["lag_s"]),
+                    f"{_text(view, 'durability')}, {_copies(view)}" if first else "",
+                ]
+            )
+    headings = ["SHARD", "NODE", "ROLE", "SERVER", "IN SYNC", ">LAG", ">SEEN", "ACKNOWLEDGED BY"]
+    return table(headings, rows)
+
+
+def _copies(view: Fields) -> str:
+    there = view["wanted"] - view["missing"]
+    return f"{_text(view, 'status')}: {there} of {view['wanted']} copies"
+
+
+def key(view: Fields, *, everywhere: bool = False) -> str:
+    """Where a key lives, and with `everywhere` every node that has a copy, in order."""
     rule = view.get("rule")
+    copies = view.get("copies") or [] if everywhere else []
     why = f"the rule {rule}" if view.get("decided_by") == "rule" else "the ring"
     return facts(
         [
@@ -54,6 +84,7 @@ def key(view: Fields) -> str:
             ("node", _text(view, "node_id")),
             ("address", _text(view, "address")),
             ("decided by", why),
+            *((one["role"], f"{_text(one, 'node')} at {_text(one, 'address')}") for one in copies),
         ]
     )
 
@@ -212,6 +243,7 @@ def stats(view: Fields, now: float) -> str:
         ("keys", count(view.get("total_keys"))),
         ("sharding", "enabled" if view.get("sharding_enabled") else "disabled"),
         ("replication factor", _text(view, "replication_factor")),
+        ("copies", _missing(view)),
         ("virtual nodes", _text(view, "virtual_nodes")),
         ("migrations", f"{_text(view, 'active_migrations')} active, {_text(view, 'pending_migrations')} pending"),
         ("migration rate", f"{count(view.get('migration_rate'))} keys/s"),
@@ -220,8 +252,19 @@ def stats(view: Fields, now: float) -> str:
         ("epoch", _text(view, "epoch")),
         ("coordinator", str(view.get("coordinator") or "none")),
     ]
+    collected = [node["measured_at"] for node in view.get("nodes", []) if node.get("measured_at") is not None]
+    if collected:
+        rows.append(("loads", f"bytes, operations and OFF as collected {ago(min(collected), now)}"))
     text = facts(rows)
     return f"{text}\n\n{nodes(view['nodes'], now, loads=True)}" if view.get("nodes") else text
+
+
+def _missing(view: Fields) -> str:
+    lacking = view.get("under_replicated")
+    said = f"{count(lacking)} shards lack some" if lacking else "all there"
+    if view.get("lag_bytes") is None:
+        return said
+    return f"{said}; at most {size(view['lag_bytes'])} and {duration(view.get('lag_s') or 0.0)} behind"
 
 
 def _text(view: Fields, name: str) -> str:

@@ -92,13 +92,14 @@ def list_nodes(session: Session) -> None:
 
 @click.command("nodeforkey", **described("helios-cli nodeforkey user:alice", takes_anything=True))
 @click.argument("key")
+@click.option("--all", "everywhere", is_flag=True, help="Name every node that has a copy, the one that leads first.")
 @pass_session
-def node_for_key(session: Session, key: str) -> None:
+def node_for_key(session: Session, key: str, everywhere: bool) -> None:
     """Which node a key lives on, and why."""
     from helios.cli import cluster_output
 
     view = ask(session, "NODEFORKEY", key)
-    show(session, view, lambda: cluster_output.key(view))
+    show(session, view, lambda: cluster_output.key(view, everywhere=everywhere))
 
 
 @click.command("clusterstats", **described("helios-cli clusterstats"))

@@ -37,7 +37,8 @@ def doctor(
 
         from helios.cli import output
         from helios.node.files import DataFolder
-        from helios.runtime.doctor import Machine, Verdict, examine
+        from helios.runtime.doctor import Machine, examine
+        from helios.runtime.findings import Verdict
         from helios.runtime.preflight import UpOptions
         from helios.runtime.settings import SettingsSource, data_folder
 

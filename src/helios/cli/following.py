@@ -12,12 +12,12 @@ from typing import Any
 from helios.cli import output
 from helios.cli.session import Session
 from helios.client.connection import CommandRefused, RespClient
+from helios.client.replies import knows_no_wait
 from helios.errors import HeliosError, NotFound, OutcomeUnknown, Unavailable
 from helios.model.migration import CHANGE_ENDED, MIGRATION_ENDED
 from helios.terminal import clean, shown
 
-FIRST_POLL_S = 0.05  # twice as long each time, so that a short move ends at once
-POLL_S = 0.5
+POLL_S = 0.5  # how often to show how far it is; its end is told at once
 LINE_EVERY_S = 2.0
 GIVE_UP_S = 60.0
 
@@ -61,17 +61,16 @@ def _until_ended(session: Session, change_id: str, tell: Callable[[str], None], 
     while True:
         try:
             with session.connect() as client:
-                poll_s = FIRST_POLL_S
+                wait_s = 0.0
                 while True:
-                    seen = _look(client, change_id)
+                    seen = _look(client, change_id, wait_s)
                     show(seen.migrations)
                     if silent_since is not None:
                         tell(f"{client.address} answers again")
                         silent_since = None
                     if seen.change["status"] in CHANGE_ENDED:
                         return seen
-                    time.sleep(poll_s)
-                    poll_s = min(POLL_S, 2 * poll_s)
+                    wait_s = POLL_S
         except (Unavailable, OutcomeUnknown, CommandRefused) as error:
             if isinstance(error, CommandRefused) and error.code == NotFound.code:
                 raise NotFound(f"{error}: how it ended is not known") from error
@@ -86,8 +85,17 @@ def _until_ended(session: Session, change_id: str, tell: Callable[[str], None], 
             time.sleep(POLL_S)
 
 
-def _look(client: RespClient, change_id: str) -> Seen:
-    change = output.plain(client.call(b"CHANGESTATUS", change_id.encode()))
+def _look(client: RespClient, change_id: str, wait_s: float) -> Seen:
+    """The request when it has ended, or as it stands after that time."""
+    words = [b"CHANGESTATUS", change_id.encode()]
+    try:
+        said = client.call(*words, *([b"WAIT", b"%g" % wait_s] if wait_s else []))
+    except CommandRefused as error:
+        if not wait_s or not knows_no_wait(error):
+            raise
+        time.sleep(wait_s)  # a node of the release before, which answers at once
+        said = client.call(*words)
+    change = output.plain(said)
     every = output.plain(client.call(b"ALLMIGRATIONS"))
     return Seen(change, [migration for migration in every if migration["change"] == change_id])
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import click
 
 from helios.cli import output
 from helios.cli.session import Session, described, pass_session
-from helios.errors import NotFound
+from helios.errors import NotFound, ProtocolError
 
 _TTL_MIN_S = 0.001
 _TTL_MAX_S = 100 * 366 * 86_400
@@ -56,8 +57,7 @@ def get_value(session: Session, key: str) -> None:
     Its bytes alone; on a terminal with a newline behind them, and control characters shown as escapes.
     A missing key is exit status 1.
     """
-    with session.connect() as client:
-        value = client.call(b"GET", os.fsencode(key))
+    value = _ask(session, bytes | None, b"GET", os.fsencode(key))
     if value is None:
         raise _missing(key)
     if session.as_json:
@@ -74,8 +74,7 @@ def delete_keys(session: Session, keys: tuple[str, ...]) -> None:
 
     Prints how many there were; none at all is exit status 1.
     """
-    with session.connect() as client:
-        deleted = client.call(b"DEL", *map(os.fsencode, keys))
+    deleted = _ask(session, int, b"DEL", *map(os.fsencode, keys))
     if session.as_json and deleted:
         output.write_json({"deleted": deleted})
     elif not session.as_json:
@@ -93,9 +92,8 @@ def expire(session: Session, key: str, ttl_ms: int) -> None:
 
     Decimals are allowed. A missing key is exit status 1.
     """
-    with session.connect() as client:
-        if not client.call(b"PEXPIRE", os.fsencode(key), b"%d" % ttl_ms):
-            raise _missing(key)
+    if not _ask(session, int, b"PEXPIRE", os.fsencode(key), b"%d" % ttl_ms):
+        raise _missing(key)
     _done(session, "set")
 
 
@@ -107,8 +105,7 @@ def ttl(session: Session, key: str) -> None:
 
     Rounded up; -1 if it never ends. A missing key is exit status 1.
     """
-    with session.connect() as client:
-        left_ms = client.call(b"PTTL", os.fsencode(key))
+    left_ms = _ask(session, int, b"PTTL", os.fsencode(key))
     if left_ms == -2:
         raise _missing(key)
     if session.as_json:
@@ -118,6 +115,18 @@ def ttl(session: Session, key: str) -> None:
 
 
 VERBS = (set_value, get_value, delete_keys, expire, ttl)
+
+
+def _ask(session: Session, kind: Any, *command: bytes) -> Any:
+    """The reply to a command; raises ProtocolError where it is of a kind that the command never has."""
+    with session.connect() as client:
+        reply = client.call(*command)
+    if not isinstance(reply, kind):
+        raise ProtocolError(
+            f"{command[0].decode()} was answered by {reply!r:.100}, which is no answer to it: is what holds "
+            f"{command[1]!r:.100} a Valkey or Redis server? `helios-cli nodeforkey` names it"
+        )
+    return reply
 
 
 def _done(session: Session, status: str) -> None:

@@ -67,7 +67,9 @@ class Loader:
         *,
         strict: bool = False,
         longest_bytes: int = LINE_MAX_BYTES,
+        unit: str = "line",
     ) -> None:
+        self._unit = unit
         self._longest_bytes = longest_bytes
         self.report = LoadReport()
         self._client = client
@@ -94,13 +96,12 @@ class Loader:
                 self._take(number, line, parse)
             self._send()
         except Stopped:
-            self._settle()
+            self.settle()
             raise
         except (OSError, EOFError, zlib.error):  # from the file: the connection has its own errors
-            self._send()
-            self._settle()
+            self.settle()
             raise
-        self._settle()
+        self.settle()
         if self.report.carriage_returns:
             self._tell(
                 f"note: {count(self.report.carriage_returns)} lines end in a carriage return, which is now part of "
@@ -120,6 +121,10 @@ class Loader:
             return
         if line.endswith(b"\r") and record.value.endswith(b"\r"):
             self.report.carriage_returns += 1
+        self.write(number, record)
+
+    def write(self, number: int, record: Record) -> None:
+        """Write one record, the one of that number, sooner or later: `settle` returns when all are written."""
         packed = pack(*record.command())
         self._batch.append((number, record.key))
         self._packed.append(packed)
@@ -146,8 +151,9 @@ class Loader:
             if self._strict and self.report.failed:
                 raise Stopped
 
-    def _settle(self) -> None:
-        """Wait for every reply that is due."""
+    def settle(self) -> None:
+        """Send what is at hand, and wait for every reply that is due."""
+        self._send()
         while self._due:
             self._collect()
         for reason, number in self._refusals.items():
@@ -172,7 +178,7 @@ class Loader:
             if self._refusals[reason] > _ALIKE_MAX:
                 return
         shown = clean(key.decode("utf-8", "backslashreplace"))
-        self._problem(f"line {number}: {shown} was not written: {reason}")
+        self._problem(f"{self._unit} {number}: {shown} was not written: {reason}")
 
     def _problem(self, text: str) -> None:
         self._told += 1

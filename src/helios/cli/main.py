@@ -15,6 +15,7 @@ from helios.cli.config_verbs import config
 from helios.cli.doctor import doctor
 from helios.cli.outcome import NOT_IN_ORDER, carry_out
 from helios.cli.simulate import simulate
+from helios.cli.store_verbs import export_store, import_store
 
 if TYPE_CHECKING:
     from helios.runtime.settings import SettingsRead, SettingsSource
@@ -32,7 +33,12 @@ DataDir = Annotated[
     str | None, typer.Option("--data-dir", metavar="DIR", help="Folder of all data [default: ./helios-data].")
 ]
 StoreUrl = Annotated[
-    str | None, typer.Option("--store", metavar="URL", help="Path of the store [default: helios.db in the folder].")
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="The store: a path, or etcd://HOST:PORT,.../PREFIX [default: helios.db in the folder].",
+    ),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Router processes of a node [default: 1].")]
 # A parent hands its resolved settings over in a file, and ends its children by closing their input.
@@ -76,6 +82,10 @@ def up(
     ] = None,
     config: Config = None,
     workers: Workers = None,
+    replication_factor: Annotated[
+        int | None,
+        typer.Option("--replication-factor", metavar="N", help="Copies of each key, on so many nodes [default: 1]."),
+    ] = None,
     adopt: Annotated[
         str | None,
         typer.Option(
@@ -104,13 +114,14 @@ def up(
             "store.url": store,
             "network.bind": bind,
             "router.workers": workers,
+            "sharding.replication_factor": replication_factor,
         }
         options = UpOptions(
-            shards=_bounded("--shards", shards, 64),
+            shards=_bounded("--shards", shards, 128),
             port=_bounded("--port", port, 65535),
             move_ports=move_ports,
             rebuild=adopt == NODES,
-            adopt=None if adopt in (None, NODES) else Address.parse(adopt),
+            adopt=None if adopt in (None, NODES) else Address.of_server(adopt),
             parent_pipe=parent_pipe,
             temporary=temporary,
         )
@@ -122,9 +133,37 @@ def up(
 
 
 @app.command()
+def init(
+    store: StoreUrl = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Found a cluster in a store, with its settings and users, for nodes on many hosts. Once.
+
+    Example: helios init --store etcd://10.0.0.1:2379,10.0.0.2:2379/prod --config sharded-cluster.yaml
+    """
+
+    def start() -> None:
+        import asyncio
+
+        from helios.runtime.init import run_init
+        from helios.runtime.settings import SettingsSource
+
+        asyncio.run(
+            run_init(SettingsSource(config, os.environ, {"atlas.data_dir": data_dir, "store.url": store}).read())
+        )
+
+    carry_out(start)
+
+
+@app.command()
 def node(
     node_id: Annotated[str, typer.Option("--id", metavar="ID", help="Name of the node, such as shard-4.")],
     listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Where clients connect.")],
+    advertise: Annotated[
+        str | None,
+        typer.Option("--advertise", metavar="HOST:PORT", help="Where others reach that [default: as --listen]."),
+    ] = None,
     data_dir: DataDir = None,
     store: StoreUrl = None,
     zone: Annotated[str, typer.Option("--zone", metavar="ZONE", help="Where the node stands.")] = "",
@@ -152,7 +191,8 @@ def node(
             "router.workers": workers,
         }
         read, source = _settings(settings, config, flags)
-        run_node(NodeOptions(node_id, Address.parse(listen), zone, parent_pipe, leave_running), read, source)
+        reached = None if advertise is None else Address.parse(advertise)
+        run_node(NodeOptions(node_id, Address.parse(listen), reached, zone, parent_pipe, leave_running), read, source)
 
     carry_out(start)
 
@@ -190,6 +230,8 @@ def gateway(
 app.command("simulate")(simulate)
 app.add_typer(config, name="config")
 app.command("doctor")(doctor)
+app.command("export-store")(export_store)
+app.command("import-store")(import_store)
 app.command("completion")(completion)
 
 
@@ -225,6 +267,7 @@ def router(
     worker: Annotated[int, typer.Option("--worker")],
     fingerprint: Annotated[str, typer.Option("--fingerprint")],
     settings: Annotated[Path, typer.Option("--settings")],
+    advertise: Annotated[str | None, typer.Option("--advertise")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Run one router worker of a node; agents start these."""
@@ -233,7 +276,8 @@ def router(
         from helios.model.ids import Address
         from helios.runtime.router import WorkerOptions, run_router
 
-        options = WorkerOptions(node_id, Address.parse(listen), worker, fingerprint)
+        reached = None if advertise is None else Address.parse(advertise)
+        options = WorkerOptions(node_id, Address.parse(listen), worker, fingerprint, reached)
         run_router(options, _settings(settings, None, {"atlas.data_dir": data_dir})[0].settings)
 
     carry_out(start)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from helios.cli.simulation import Report, Simulation, Step
 
 _BAR = 10
-_NODES_MOST = 10_000
-_POINTS_MOST = 5_000_000
+_MAX_NODES = 10_000
+_MAX_POINTS = 5_000_000
 
 
 def simulate(
@@ -64,10 +64,10 @@ def simulate(
 
     try:
         for name, value, most in (
-            ("--nodes", nodes, _NODES_MOST),
+            ("--nodes", nodes, _MAX_NODES),
             ("--keys", keys, 1_000_000_000),
             ("--virtual-nodes", virtual_nodes, 10_000),
-            ("--top", top, _NODES_MOST),
+            ("--top", top, _MAX_NODES),
         ):
             if not 1 <= value <= most:
                 raise InvalidInput(f"{name} is {value} but must be from 1 to {most:,}")
@@ -119,8 +119,8 @@ def _prepared(
         raise InvalidInput(f"--by {by!r} is unknown: use {', '.join(Measure)}")
     chosen = strategy_named(strategy)
     steps = [Step.parse(text) for text in step_texts]
-    if sum(weights.values()) * virtual_nodes > _POINTS_MOST:
-        raise InvalidInput(f"these nodes have more than {_POINTS_MOST:,} points: use fewer, or fewer --virtual-nodes")
+    if sum(weights.values()) * virtual_nodes > _MAX_POINTS:
+        raise InvalidInput(f"these nodes have more than {_MAX_POINTS:,} points: use fewer, or fewer --virtual-nodes")
     edges = edges_of_all(weights, virtual_nodes, steps)
     keyspace = read(file, edges) if file else drawn(Distribution(kind), count, seed, exponent, edges)
     return steps, Simulation(weights, virtual_nodes, edges, keyspace, Measure(by), chosen, threshold), keyspace

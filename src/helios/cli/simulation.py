@@ -144,7 +144,7 @@ class Report:
             "cv": self.standing.cv,
             "moved_keys": round(self.moved_keys),
             "moved_share": self.moved / total,
-            "least_share": self.least / total,
+            "min_share": self.least / total,
             "pairs": self.pairs,
             "out_of_reach": sorted(self.plan.out_of_reach) if self.plan is not None else [],
             "planning_s": round(self.planning_s, 3),

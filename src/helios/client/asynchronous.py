@@ -8,6 +8,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Self, TypeVar
 
+from helios.admin.router_views import RouterView, SlowCommandsView
 from helios.admin.views import (
     AlteredView,
     BalanceView,
@@ -18,11 +19,10 @@ from helios.admin.views import (
     MigrationView,
     NodeView,
     PreviewView,
-    RouterView,
     RuleView,
     SettingChangeView,
     SettingView,
-    SlowCommandsView,
+    ShardView,
     StatsView,
 )
 from helios.client import verbs
@@ -31,7 +31,7 @@ from helios.client.blocking import addresses_of
 from helios.client.connection import REPLY_TIMEOUT_S, CommandRefused
 from helios.client.entry import Entry
 from helios.client.progress import Followed, Progress, RequestTimeout, change_id, outcome, seen
-from helios.client.replies import error_of
+from helios.client.replies import error_of, knows_no_wait
 from helios.client.verbs import Request
 from helios.errors import HeliosError, InvalidInput, OutcomeUnknown, Unavailable
 from helios.values import Placement
@@ -75,6 +75,10 @@ class AsyncAdminClient:
         """All nodes, by id, with their keys counted now."""
         return await self._ask(verbs.list_nodes())
 
+    async def list_shards(self) -> list[ShardView]:
+        """All shards, by id, with their copies: who leads, and how closely the others follow."""
+        return await self._ask(verbs.list_shards())
+
     async def add_node(
         self,
         node_id: str,
@@ -108,6 +112,10 @@ class AsyncAdminClient:
     async def undrain(self, node_id: str) -> ChangeView:
         """Give a drained node its share again."""
         return await self._ask(verbs.undrain(node_id))
+
+    async def promote(self, shard: str, node_id: str, *, accept_loss: bool = False) -> ChangeView:
+        """Let the shard's copy on that node lead; see AdminClient.promote."""
+        return await self._ask(verbs.promote(shard, node_id, accept_loss))
 
     async def balance(self, *, strategy: str = "", by: str = "") -> BalanceView:
         """What every node carries, and what a rebalance would do about it."""
@@ -193,9 +201,9 @@ class AsyncAdminClient:
         """Forget migrations that have ended; how many there were."""
         return await self._ask(verbs.cleanup_migrations())
 
-    async def change(self, change_id: str) -> ChangeView:
-        """What has become of a request; raises NotFound."""
-        return await self._ask(verbs.change(change_id))
+    async def change(self, change_id: str, *, wait_s: float = 0.0) -> ChangeView:
+        """What has become of a request; see AdminClient.change."""
+        return await self._ask(verbs.change(change_id, wait_s))
 
     # The whole cluster
 
@@ -246,11 +254,13 @@ class AsyncAdminClient:
         loop = asyncio.get_running_loop()
         waiting = RequestTimeout(change, loop.time(), timeout_s)
         last: Progress | None = None
+        wait_s = 0.0
         while True:
             try:
-                progress = seen(await self.change(change), await self.migrations())
+                progress = seen(await self._changed(change, wait_s), await self.migrations())
             except (Unavailable, OutcomeUnknown) as error:
                 waiting.unheard(error, loop.time())
+                await asyncio.sleep(waiting.rest_s(loop.time()))
             else:
                 if progress != last:
                     last = progress
@@ -258,7 +268,7 @@ class AsyncAdminClient:
                 if progress.ended:
                     return
                 waiting.heard(loop.time())
-            await asyncio.sleep(waiting.rest_s(loop.time()))
+                wait_s = waiting.rest_s(loop.time())
 
     async def wait(
         self,
@@ -275,6 +285,15 @@ class AsyncAdminClient:
                 if one.ended:
                     return outcome(one)
         raise AssertionError("what is followed ends with its end")
+
+    async def _changed(self, change: str, wait_s: float) -> ChangeView:
+        try:
+            return await self.change(change, wait_s=wait_s)
+        except CommandRefused as error:
+            if not knows_no_wait(error):
+                raise
+        await asyncio.sleep(wait_s)
+        return await self.change(change)
 
     # Asking
 
@@ -297,8 +316,8 @@ class AsyncAdminClient:
             connection = await self._open(tried)
             try:
                 return await connection.call(*request.words, timeout_s=request.timeout_s or self._timeout_s)
-            except CommandRefused as refused:
-                raise error_of(str(refused)) from refused
+            except CommandRefused as error:
+                raise error_of(str(error)) from error
             except HeliosError:
                 self._drop()
                 tried.append(connection.address)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
 
+from helios.admin.router_views import RouterView, SlowCommandsView
 from helios.admin.views import (
     AlteredView,
     BalanceView,
@@ -18,18 +19,17 @@ from helios.admin.views import (
     MigrationView,
     NodeView,
     PreviewView,
-    RouterView,
     RuleView,
     SettingChangeView,
     SettingView,
-    SlowCommandsView,
+    ShardView,
     StatsView,
 )
 from helios.client import verbs
 from helios.client.connection import REPLY_TIMEOUT_S, CommandRefused, RespClient
 from helios.client.entry import Entry
 from helios.client.progress import Followed, Progress, RequestTimeout, change_id, outcome, seen
-from helios.client.replies import error_of
+from helios.client.replies import error_of, knows_no_wait
 from helios.client.verbs import Request
 from helios.errors import HeliosError, InvalidInput, OutcomeUnknown, Unavailable
 from helios.model.ids import Address
@@ -45,7 +45,7 @@ class AdminClient:
     """The verbs of helios-cli for a program, over a connection to any node.
 
     `addresses` are nodes of one cluster, as host:port; the first that answers is used, and another one when it is
-    gone. `entry` says how to be let in where there are users or TLS. Every verb raises a HeliosError: InvalidInput,
+    gone. `entry` says how to be let in if there are users or TLS. Every verb raises a HeliosError: InvalidInput,
     NotFound or Refused where nothing was changed, Unavailable where no node or no coordinator answers,
     NotAuthenticated, WrongPassword or NotPermitted where the cluster has users, OutcomeUnknown where the connection
     broke, or nothing came for `timeout_s`, after something had been sent.
@@ -80,6 +80,10 @@ class AdminClient:
     def list_nodes(self) -> list[NodeView]:
         """All nodes, by id, with their keys counted now."""
         return self._ask(verbs.list_nodes())
+
+    def list_shards(self) -> list[ShardView]:
+        """All shards, by id, with their copies: who leads, and how closely the others follow."""
+        return self._ask(verbs.list_shards())
 
     def add_node(
         self,
@@ -118,6 +122,14 @@ class AdminClient:
     def undrain(self, node_id: str) -> ChangeView:
         """Give a drained node its share again."""
         return self._ask(verbs.undrain(node_id))
+
+    def promote(self, shard: str, node_id: str, *, accept_loss: bool = False) -> ChangeView:
+        """Let the shard's copy on that node lead, without an error at any client; returns when it does.
+
+        With `accept_loss` it leads although members are missing that may have more, and what it lacks is lost: for
+        when these are gone for good. Raises NotFound or Refused.
+        """
+        return self._ask(verbs.promote(shard, node_id, accept_loss))
 
     def balance(self, *, strategy: str = "", by: str = "") -> BalanceView:
         """What every node carries, and what a rebalance would do about it."""
@@ -210,9 +222,9 @@ class AdminClient:
         """Forget migrations that have ended; how many there were."""
         return self._ask(verbs.cleanup_migrations())
 
-    def change(self, change_id: str) -> ChangeView:
-        """What has become of a request; raises NotFound."""
-        return self._ask(verbs.change(change_id))
+    def change(self, change_id: str, *, wait_s: float = 0.0) -> ChangeView:
+        """What has become of a request, as soon as it has ended or after `wait_s` (at most 30); raises NotFound."""
+        return self._ask(verbs.change(change_id, wait_s))
 
     # The whole cluster
 
@@ -269,11 +281,13 @@ class AdminClient:
         change = change_id(what)
         waiting = RequestTimeout(change, time.monotonic(), timeout_s)
         last: Progress | None = None
+        wait_s = 0.0
         while True:
             try:
-                progress = seen(self.change(change), self.migrations())
+                progress = seen(self._changed(change, wait_s), self.migrations())
             except (Unavailable, OutcomeUnknown) as error:
                 waiting.unheard(error, time.monotonic())
+                time.sleep(waiting.rest_s(time.monotonic()))
             else:
                 if progress != last:
                     last = progress
@@ -281,7 +295,7 @@ class AdminClient:
                 if progress.ended:
                     return
                 waiting.heard(time.monotonic())
-            time.sleep(waiting.rest_s(time.monotonic()))
+                wait_s = waiting.rest_s(time.monotonic())
 
     def wait(
         self,
@@ -301,6 +315,16 @@ class AdminClient:
                 return outcome(one)
         raise AssertionError("what is followed ends with its end")
 
+    def _changed(self, change: str, wait_s: float) -> ChangeView:
+        """The change as soon as it has ended or after that time, also where nodes do not wait themselves."""
+        try:
+            return self.change(change, wait_s=wait_s)
+        except CommandRefused as error:
+            if not knows_no_wait(error):
+                raise
+        time.sleep(wait_s)
+        return self.change(change)
+
     # Asking
 
     def _ask(self, request: Request[T]) -> T:
@@ -314,8 +338,8 @@ class AdminClient:
             connection = self._open(tried)
             try:
                 return connection.call(*request.words, timeout_s=request.timeout_s)
-            except CommandRefused as refused:
-                raise error_of(str(refused)) from refused
+            except CommandRefused as error:
+                raise error_of(str(error)) from error
             except HeliosError:
                 self._drop()
                 tried.append(connection.address)

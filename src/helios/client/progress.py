@@ -102,7 +102,7 @@ class RequestTimeout:
         self._check(now_s)
 
     def rest_s(self, now_s: float) -> float:
-        """How long to sleep before the next look."""
+        """How long to wait for the end before the next look."""
         return POLL_S if self._until_s is None else max(0.0, min(POLL_S, self._until_s - now_s))
 
     def _check(self, now_s: float) -> None:

@@ -20,3 +20,8 @@ def error_of(reply: str) -> HeliosError:
     code, _, sentence = reply.partition(" ")
     kind = _CLASSES.get(code)
     return CommandRefused(reply) if kind is None else kind(sentence)
+
+
+def knows_no_wait(refused: CommandRefused) -> bool:
+    """Whether a node of the release before was asked to wait, which it cannot: it tells how a change stands."""
+    return "wrong number of arguments" in str(refused)

@@ -11,6 +11,7 @@ from functools import cache
 from types import GenericAlias
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
+from helios.admin.router_views import RouterView, SlowCommandsView
 from helios.admin.views import (
     AlteredView,
     BalanceView,
@@ -22,11 +23,10 @@ from helios.admin.views import (
     NodeView,
     PlacementView,
     PreviewView,
-    RouterView,
     RuleView,
     SettingChangeView,
     SettingView,
-    SlowCommandsView,
+    ShardView,
     StatsView,
 )
 from helios.errors import InvalidInput, Unavailable
@@ -107,6 +107,11 @@ def undrain(node_id: str) -> Request[ChangeView]:
     return _request(_view(ChangeView), "UNDRAIN", node_id)
 
 
+def promote(shard: str, node_id: str, accept_loss: bool) -> Request[ChangeView]:
+    """PROMOTE."""
+    return _request(_view(ChangeView), "PROMOTE", shard, node_id, *["ACCEPT-LOSS"] * accept_loss)
+
+
 def balance(strategy: str, by: str) -> Request[BalanceView]:
     """BALANCE."""
     return _request(_view(BalanceView), "BALANCE", *_way(strategy, by))
@@ -165,6 +170,11 @@ def list_nodes() -> Request[list[NodeView]]:
     return _request(_views(NodeView), "LISTNODES")
 
 
+def list_shards() -> Request[list[ShardView]]:
+    """LISTSHARDS."""
+    return _request(_views(ShardView), "LISTSHARDS")
+
+
 def node_for_key(key: str | bytes) -> Request[KeyView]:
     """NODEFORKEY."""
     return _request(_view(KeyView), "NODEFORKEY", key)
@@ -185,9 +195,10 @@ def stats() -> Request[StatsView]:
     return _request(_view(StatsView), "CLUSTERSTATS")
 
 
-def change(change_id: str) -> Request[ChangeView]:
+def change(change_id: str, wait_s: float) -> Request[ChangeView]:
     """CHANGESTATUS."""
-    return _request(_view(ChangeView), "CHANGESTATUS", change_id)
+    wait = ["WAIT", f"{wait_s:.3f}"] if wait_s else []
+    return _request(_view(ChangeView), "CHANGESTATUS", change_id, *wait)
 
 
 def migration(migration_id: str) -> Request[MigrationView]:
@@ -293,10 +304,10 @@ def _read(kind: type[T], reply: Any) -> T:
     dataclass_kind: Any = kind
     try:
         return kind(**{name: read(named[name]) for name, read in _readers(dataclass_kind).items()})
-    except KeyError as missing:
+    except KeyError as error:
         raise Unavailable(
-            f"the node's answer lacks {missing.args[0]!r}: it runs an older version of Helios than this program"
-        ) from missing
+            f"the node's answer lacks {error.args[0]!r}: it runs an older version of Helios than this program"
+        ) from error
 
 
 @cache

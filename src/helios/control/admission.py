@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 
@@ -61,16 +61,49 @@ def admit(topology: Topology, change: Change, members: Mapping[str, Member], pol
         case ChangeKind.REWEIGHT | ChangeKind.DRAIN | ChangeKind.UNDRAIN:
             altered_node(topology, change)
             return Admission(None, queued=True)
-        case ChangeKind.REPAIR:
+        case ChangeKind.BACKUP if not topology.shards:
+            raise Refused("there is nothing to copy: the cluster has no nodes")
+        case ChangeKind.REPAIR | ChangeKind.BACKUP:
             return Admission(None, queued=True)
+        case ChangeKind.PROMOTE:
+            return _promote(topology, change)
         case ChangeKind.END_SCRIPT:
             raise Refused("nobody asks for this: SCRIPT KILL and FUNCTION KILL end what runs")
+
+
+def promoted(topology: Topology, change: Change) -> tuple[Shard, Member]:
+    """The shard of a promotion, and the member that it makes the leader. Raises NotFound or Refused."""
+    shard = topology.shard(change.shard)
+    if shard is None:
+        known = ", ".join(other.id for other in topology.shards) or "none yet"
+        raise NotFound(f"there is no shard {change.shard!r}; the shards are {known}")
+    if topology.node(change.node) is None:
+        raise NotFound(f"there is no node {change.node!r}; the nodes are {_names(topology)}")
+    counted = {member.id: member for member in (*shard.outgoing, *shard.members)}
+    for member in counted.values():
+        if member.node == change.node:
+            return shard, member
+    if any(member.node == change.node for member in shard.learners):
+        raise Refused(f"{change.node} has not got all of {shard.id} yet: try again when `listshards` shows it in sync")
+    nodes = ", ".join(sorted(member.node for member in counted.values()))
+    raise Refused(f"{change.node} has no copy of {shard.id}: its copies are on {nodes}")
+
+
+def refuse_joining(node: Node, earlier: Iterable[Change]) -> None:
+    """Raise Refused where one of these requests is to import from the same server: one at a time is about a server.
+
+    Two imports would take the same keys for each other's, and to empty a server that brings its keys would lose them.
+    """
+    for change in earlier:
+        for other in change.nodes if change.kind is ChangeKind.ADD_NODE and change.import_keys else ():
+            if other.id == node.id or other.address == node.address:
+                raise Refused(f"{other.id} at {other.address} joins by an earlier request: wait for its end")
 
 
 def placement_after(topology: Topology, change: Change) -> Placement:
     """The placement that a queued change asks for, by the topology at the time that its turn has come.
 
-    For a rebalance these are shares of the ring by weight alone; `control.rebalance` goes by loads. Raises NotFound,
+    For a rebalance these are shares of the ring by weight alone; `control.rebalance` uses loads. Raises NotFound,
     InvalidInput or Refused where what came before leaves no sense in it.
     """
     match change.kind:
@@ -83,8 +116,22 @@ def placement_after(topology: Topology, change: Change) -> Placement:
         case ChangeKind.MIGRATE:
             check_migrate(topology, change.source, change.target, change.pattern)
             return _migrated(topology.placement, change)
-        case ChangeKind.FOUND | ChangeKind.REPAIR | ChangeKind.END_SCRIPT:
+        case ChangeKind.FOUND | ChangeKind.PROMOTE | ChangeKind.REPAIR | ChangeKind.BACKUP | ChangeKind.END_SCRIPT:
             return topology.placement
+
+
+def _promote(topology: Topology, change: Change) -> Admission:
+    shard, member = promoted(topology, change)
+    if change.accept_loss:
+        return Admission(None, queued=True)
+    if shard.id in topology.fenced_shards:
+        raise Refused(
+            f"{shard.id} has no leader just now, and gets one by itself as soon as enough of its members answer: "
+            f"{', '.join(sorted(member.node for member in shard.members))}. If these are gone for good, "
+            f"`promote {shard.id} {change.node} --accept-loss` has it go on with what {change.node} has; what was "
+            "acknowledged and has not reached that node is lost then"
+        )
+    return Admission(None, queued=member.id != shard.leader)
 
 
 def _without(topology: Topology, node_id: str) -> Placement:
@@ -274,12 +321,14 @@ def _names(topology: Topology) -> str:
 
 def holds_keys(node: Node, keys: int, *, first: bool) -> str:
     """Why a server that holds keys does not join without a word about them."""
-    way = (
+    options = (
         "--adopt to found the cluster with its keys where they are"
         if first
         else "--import to move each of them to its owner in this cluster"
     )
-    return f"{node.id} at {node.address} holds {keys} keys already: add it with {way}, or with --flush to delete them"
+    return (
+        f"{node.id} at {node.address} holds {keys} keys already: add it with {options}, or with --flush to delete them"
+    )
 
 
 def refusal(error: HeliosError) -> str:

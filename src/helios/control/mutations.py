@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from helios.control.admission import with_node, with_state
-from helios.errors import Refused
+from helios.errors import Conflict, Refused, StoreError
 from helios.model.topology import Node, NodeState, Pair, PairPhase, Placement, Topology, Transition, with_numbers
 
 
@@ -42,7 +42,9 @@ class Switch:
     target: str
 
     def apply(self, topology: Topology) -> Topology:
-        """The topology in which the pair is switched."""
+        """The topology in which the pair is switched; raises StoreError while either has no leader."""
+        if topology.fenced_shards.intersection((self.source, self.target)):
+            raise StoreError(f"no key moves from {self.source} to {self.target} while one of them has no leader")
         generation = topology.generation + 1
         shards = tuple(
             replace(shard, received=generation) if shard.id == self.target else shard for shard in topology.shards
@@ -85,8 +87,17 @@ class Reverse:
         back = Transition(transition.change, topology.placement, pairs, reversing=True, unclean=unclean)
         reversed_ = replace(topology, placement=transition.next, transition=back)
         if transition.was is not None:
-            reversed_ = with_node(reversed_, transition.was)
+            reversed_ = _as_it_was(reversed_, transition.was)
         return with_state(reversed_, transition.leaving, NodeState.ACTIVE) if transition.leaving else reversed_
+
+
+def _as_it_was(topology: Topology, was: Node) -> Topology:
+    """The topology with the weight and state that a node had, unless somebody has asked since for its removal."""
+    node = topology.node(was.id)
+    if node is None:
+        return topology
+    state = node.state if node.state is NodeState.DRAINING else was.state
+    return with_node(topology, replace(node, weight=was.weight, state=state))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +118,7 @@ class Finish:
             unclean=((topology.unclean - involved) | self.unswept) - {leaving},
             nodes=tuple(node for node in topology.nodes if node.id != leaving),
             shards=tuple(shard for shard in topology.shards if shard.id != leaving),
+            fenced_shards=topology.fenced_shards - {leaving},
         )
 
 
@@ -127,6 +139,8 @@ def begin(
     """
     if topology.transition is not None:
         raise Refused("another transition is running")
+    if topology.fenced_shards:
+        raise Conflict(f"nothing moves while {', '.join(sorted(topology.fenced_shards))} has no leader")
     was = None if altered is None else topology.node(altered.id)
     if altered is not None:
         topology = with_node(topology, altered)

@@ -102,8 +102,10 @@ def _record(state: TransitionState, event: Event) -> tuple[TransitionState, tupl
         case Released(source):
             if not any((source, target) in state.waiting for target in state.copying.get(source, ())):
                 return replace(state, copying=_without(state.copying, source)), ()
-        case Swept(shard):
+        case Swept(shard, durable=True):
             return replace(state, sweeping=state.sweeping - {shard}, swept=state.swept | {shard}), ()
+        case Swept(shard):  # It stays unclean for that long.
+            return replace(state, sweeping=state.sweeping - {shard}, unswept=state.unswept | {shard}), ()
         case SweepFailed(shard, _):
             return _sweep_failed(state, shard), ()
         case CancelRequested():
@@ -245,7 +247,7 @@ def _due_copies(state: TransitionState) -> tuple[TransitionState, tuple[Effect, 
     for source in sorted({source for source, _ in state.waiting} - copying.keys()):
         targets = tuple(target for other, target in state.waiting if other == source)[: max(0, room)]
         if targets:
-            effects.append(Copy(source, targets, _backoff_s(state.copy_attempts.get(source, 0))))
+            effects.append(Copy(source, targets, backoff_s(state.copy_attempts.get(source, 0))))
             copying[source] = targets
             room -= len(targets)
     return replace(state, copying=copying), tuple(effects)
@@ -260,7 +262,7 @@ def _due_sweeps(state: TransitionState) -> tuple[TransitionState, tuple[Effect, 
     # waits where the shard is still a target, whose copies in the making are not to be counted as leftovers.
     busy = {shard for key in state.waiting for shard in key}
     due = sorted(_to_sweep(state) - busy - state.sweeping - state.swept - state.unswept)
-    effects = tuple(Sweep(shard, _backoff_s(state.sweep_attempts.get(shard, 0))) for shard in due)
+    effects = tuple(Sweep(shard, backoff_s(state.sweep_attempts.get(shard, 0))) for shard in due)
     return replace(state, sweeping=state.sweeping | set(due)), effects
 
 
@@ -273,5 +275,6 @@ def _to_sweep(state: TransitionState) -> frozenset[str]:
     return sources | {pair.target for pair in pairs} if state.transition.reversing else sources
 
 
-def _backoff_s(attempts: int) -> float:
+def backoff_s(attempts: int) -> float:
+    """How long to wait when so many attempts have failed in a row."""
     return 0.0 if attempts == 0 else min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (attempts - 1))

@@ -150,9 +150,10 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """The shard holds no key any more that it does not own."""
+    """The shard holds no key any more that it does not own; unless `durable`, its power could bring some back."""
 
     shard: str
+    durable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from helios.control.rounds import Quorum, Standing
 from helios.coordinator.publisher import Publisher
-from helios.errors import EngineDenied, NotFound
-from helios.model.topology import Member
+from helios.errors import EngineDenied, EngineUnreachable, NotFound
+from helios.model.topology import Member, Shard
 from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIXES, Connector, Engine, UserRole
 from helios.ports.records import DEPARTED, put_record
 
+_MAJORITY_S = 3.0
+_ROUND_S = 0.2
 OUR_PREFIXES = (MOVER_PREFIX, *SESSION_PREFIXES.values())
 
 
@@ -65,8 +69,8 @@ class Access:
         """An engine with the member's own administrator."""
         return await self._connector.open(member)
 
-    async def open(self, member: Member, identity: Identity) -> Engine:
-        """An engine to move keys with, whose rights end with this coordinator's term at the latest.
+    async def open(self, member: Member, identity: Identity, role: UserRole = UserRole.MOVER) -> Engine:
+        """An engine to move keys with, or for another role, whose rights end with this coordinator's term at most.
 
         Raises EngineUnreachable or Replaced; EngineDenied where a server lets nobody make users: what this coordinator
         had sent there could not be stopped by its successor, and would overwrite what clients have written since.
@@ -77,7 +81,7 @@ class Access:
             await self._publisher.write([put_record(DEPARTED + member.id, member)])
         try:
             await self.end_users(administrator)
-            await administrator.allow(identity.user, identity.password, UserRole.MOVER)
+            await administrator.allow(identity.user, identity.password, role)
         except EngineDenied as error:
             raise EngineDenied(_advice(member, error)) from error
         finally:
@@ -96,6 +100,24 @@ class Access:
         except EngineDenied:
             await self._publisher.confirm()
             return await self.administer(member)
+
+    async def on_majority(self, shard_id: str, engine: Engine) -> None:
+        """Return when a majority of the shard's members has what its leader, `engine`, has executed.
+
+        At once where it is its only one. Raises EngineError where the server does not lead the shard any more.
+        """
+        shard = self._publisher.topology.shard(shard_id)
+        if shard is None or Quorum.of(shard).alone:
+            return
+        reached = (await engine.replication()).offset
+        try:
+            async with asyncio.timeout(_MAJORITY_S):
+                while not await _has_majority(engine, shard, reached):
+                    pass
+        except TimeoutError:
+            raise EngineUnreachable(
+                f"no majority of the members of {shard_id} has followed its leader within {_MAJORITY_S:g} s"
+            ) from None
 
     async def unfenceable(self, member: Member) -> str:
         """Why nobody could be forced off a member, and what would help; empty where that is possible.
@@ -122,6 +144,17 @@ class Access:
         for user in over:
             await administrator.force_off(user)
         return len(over)
+
+
+async def _has_majority(engine: Engine, shard: Shard, reached: int) -> bool:
+    """Whether a majority of each membership has come so far; waits a moment for those that have not."""
+    quorum = Quorum.of(shard)
+    await engine.round(quorum.wait_for(frozenset()), _ROUND_S)
+    said = await engine.replication()
+    if not said.leads or said.history != shard.lineage[0].history:
+        raise EngineUnreachable(f"{shard.leader} does not lead {shard.id} any more")
+    acknowledged = {follower.address: follower.offset for follower in said.followers if follower.online}
+    return quorum.met_by(Standing(said.history, reached, acknowledged).followers)
 
 
 def _advice(member: Member, error: EngineDenied) -> str:

@@ -52,7 +52,7 @@ class Balancer:
         return made, outcome(made, load, self._publisher.topology, policy)
 
     async def run(self, submit: Callable[[Change], Awaitable[None]]) -> None:
-        """Look each `rebalance_interval`, for ever, and submit a rebalance where one is due. Raises StoreError."""
+        """Look each `rebalance_interval`, forever, and submit a rebalance where one is due. Raises StoreError."""
         impeded = False  # and that has been said
         while True:
             await nap(lambda: self._settings().sharding.rebalance_interval, self._clock)

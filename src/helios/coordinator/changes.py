@@ -9,8 +9,10 @@ from helios.errors import ChangesLost
 from helios.ports.engine import ChangeStream
 
 LOOK_EVERY_S = 1.0
-# What waits to be copied again, of one pair. Beyond this, copying everything anew takes no more time.
+# What waits to be copied again, of one pair. Beyond this, copying everything again takes no more time.
 MAX_CHANGED_BYTES = 256 << 20
+# From here on it costs more to remember which keys left a server than to look for them there.
+MANY_KEYS = 20_000
 _ENTRY_BYTES = 100  # a bytes object and its place in a set, roughly
 
 
@@ -40,6 +42,32 @@ class ChangedKeys:
         """All of them; none waits any more."""
         taken, self.keys, self._bytes = self.keys, set(), 0
         return taken
+
+
+class MetKeys:
+    """The keys that leave a source, as all of its copies together met them, as long as these are few.
+
+    They are all that its server had while they were copied: the first pass sees what is there, and the change stream
+    names what comes. That holds for the run in which they were met: a server that loses its power may wake with
+    keys that were deleted just before.
+    """
+
+    def __init__(self) -> None:
+        self.run_id = ""
+        self.any = False
+        self._keys: set[bytes] | None = set()
+
+    def add(self, keys: Collection[bytes]) -> None:
+        """They were met."""
+        self.any |= bool(keys)
+        if self._keys is not None:
+            self._keys.update(keys)
+            if len(self._keys) > MANY_KEYS:
+                self._keys = None
+
+    def keys(self, run_id: str) -> list[bytes] | None:
+        """All that the server of this run can have; None where only a walk through all of its keys would tell."""
+        return None if self._keys is None or run_id != self.run_id else sorted(self._keys)
 
 
 class Follower:

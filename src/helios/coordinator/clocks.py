@@ -27,13 +27,13 @@ class Reading:
     """What a server's clock said, and by how much it is ahead of the coordinator's own clock, between two bounds."""
 
     said_s: float
-    least_s: float
-    most_s: float
+    min_s: float
+    max_s: float
 
 
 def skew_s(one: Reading, other: Reading) -> float:
     """By how much one clock is ahead of the other for certain, negative where it is behind."""
-    return max(0.0, one.least_s - other.most_s) + min(0.0, one.most_s - other.least_s)
+    return max(0.0, one.min_s - other.max_s) + min(0.0, one.max_s - other.min_s)
 
 
 async def refuse_skewed(access: Access, clock: Clock, moves: Collection[Move]) -> None:
@@ -60,9 +60,9 @@ async def _read(access: Access, clock: Clock, member: Member) -> Reading | None:
                     asked_s = clock.monotonic()
                     said_s = await engine.now_s()
                     readings.append(Reading(said_s, said_s - clock.monotonic(), said_s - asked_s))
-                    if readings[-1].most_s - readings[-1].least_s < _SHARP_S:
+                    if readings[-1].max_s - readings[-1].min_s < _SHARP_S:
                         break
-                return min(readings, key=lambda reading: reading.most_s - reading.least_s)
+                return min(readings, key=lambda reading: reading.max_s - reading.min_s)
             finally:
                 await engine.close()
     except (EngineError, TimeoutError) as error:
@@ -71,7 +71,7 @@ async def _read(access: Access, clock: Clock, member: Member) -> Reading | None:
 
 
 def _complaint(source: Member, here: Reading, target: Member, there: Reading) -> str:
-    ahead_s = (there.least_s + there.most_s - here.least_s - here.most_s) / 2
+    ahead_s = (there.min_s + there.max_s - here.min_s - here.max_s) / 2
     sooner = "too early" if ahead_s > 0 else "too late"
     # Both clocks as they are at the same moment.
     times = {source.node: here.said_s, target.node: here.said_s + ahead_s}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import exp
 
 from helios.admin.measuring import FoundKey, Measured, known_loads, measure, measure_all, snapshot
 from helios.coordinator.access import Access
-from helios.coordinator.copying import BIG_VALUE_BYTES
+from helios.coordinator.growth import Growth, Held
 from helios.coordinator.publisher import Publisher
 from helios.errors import EngineError
 from helios.model.settings import ClusterSettings
@@ -19,8 +19,18 @@ from helios.model.topology import Placement, Shard
 from helios.placement.load import Load
 from helios.placement.routing import Routes
 from helios.ports.clock import Clock
-from helios.ports.engine import Engine
-from helios.ports.records import LOAD, KeyFigure, LoadRecord, ShardStats, put_record, read_record
+from helios.ports.engine import BIG_VALUE_BYTES, Engine
+from helios.ports.records import (
+    BIG_KEYS,
+    LOAD,
+    BigKeysRecord,
+    KeyFigure,
+    LoadRecord,
+    ShardStats,
+    list_records,
+    put_record,
+    read_record,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +39,7 @@ logger = logging.getLogger(__name__)
 _MIN_SAMPLE_KEYS = 1000
 _MAX_SAMPLE_KEYS = 20_000
 _COVERED_S = 60.0
-# So many keys more or less than at the last look, and it is looked again: figures are of no use beside fresh keys.
+# So many keys more or less than at the last look, and it is looked again: stats are of no use beside fresh keys.
 _COUNT_EVERY_S = 2.0
 _CHANGED_KEYS = 100
 _CHANGED_PART = 0.1
@@ -55,10 +65,13 @@ class _Counter:
 class Collector:
     """Samples every shard each `coordinator.collect_interval`, and the whole cluster when a plan is to be made.
 
-    Where keys have just moved, or many have come or gone, it does not wait for that: the figures would be wrong.
+    Where keys have just moved, or many have come or gone, it does not wait for that: the stats would be wrong.
 
     Each sample goes on where the one before ended, so that every key is looked at in time; the biggest and hottest
-    found so far are looked at again each time. A shard that does not answer keeps its last figures, with the error.
+    found so far are looked at again each time, and so are those that routers name: a big value that passes one is
+    known at the next look, and the samples need to meet only what has grown bit by bit. Where a server has grown by
+    more than that explains, looks follow each other until every key has been looked at. A shard that does not answer
+    keeps its last stats, with the error.
     """
 
     def __init__(
@@ -68,20 +81,26 @@ class Collector:
         self._access = access
         self._clock = clock
         self._settings = settings
-        self._figures: dict[str, ShardStats] = {}
+        self._stats: dict[str, ShardStats] = {}
         self._cursors: dict[str, int] = {}
         self._noted: dict[str, tuple[bytes, ...]] = {}
         self._counters: dict[str, _Counter] = {}
         self._averages: dict[str, float] = {}
         self._held: dict[str, int] = {}
         self._looks: dict[str, deque[tuple[float, int]]] = {}  # when samples were taken, and of how many keys
+        self._growth = defaultdict[str, Growth](Growth)
         self._planned: tuple[str, Placement, float, Load] | None = None
 
     async def run(self) -> None:
-        """Collect for ever. Raises StoreError."""
+        """Collect forever. Raises StoreError."""
         record = await read_record(self._publisher.store, LoadRecord, LOAD)
         if record is not None:
-            self._figures = {figures.shard: figures for figures in record.value.shards}
+            self._stats = {stats.shard: stats for stats in record.value.shards}
+            # A name that was cut or escaped is no key's, and falls out at the first look.
+            self._noted = {
+                stats.shard: tuple(one.key.encode() for one in (*stats.big_keys, *stats.hot_keys))
+                for stats in record.value.shards
+            }
         looked_under = self._publisher.topology.placement
 
         def moved() -> bool:
@@ -93,11 +112,15 @@ class Collector:
             looked_s = self._clock.monotonic()
             while self._clock.monotonic() < looked_s + self._interval_s() and not moved():
                 await nap(lambda: min(self._interval_s(), _COUNT_EVERY_S), self._clock, moved)
-                if await self._many_came_or_went():
+                if self._seeks() or await self._many_came_or_went():
                     break
 
     def _interval_s(self) -> float:
         return self._settings().coordinator.collect_interval
+
+    def _seeks(self) -> bool:
+        """Whether a server holds a big value that has not been met."""
+        return any(self._growth[shard.id].sought for shard in self._publisher.topology.shards)
 
     async def _many_came_or_went(self) -> bool:
         """Whether a server holds many keys more or less than when it was last looked at."""
@@ -120,19 +143,29 @@ class Collector:
         if not topology.shards:
             return
         routes = Routes(topology)
+        named = await self._named(routes)
 
         async def look(engine: Engine, shard: Shard) -> Measured:
-            cursor, noted = self._cursors.get(shard.id, 0), self._noted.get(shard.id, ())
-            return await measure(engine, routes, shard.id, self._sample_keys(shard.id), cursor, noted)
+            cursor = self._cursors.get(shard.id, 0)
+            return await measure(engine, routes, shard.id, self._sample_keys(shard.id), cursor, named[shard.id])
 
         results = await measure_all(topology, self._access.administer, look)
         now = self._clock.wall()
-        self._figures = {
+        self._stats = {
             shard: self._failed(shard, result) if isinstance(result, EngineError) else self._taken(shard, result, now)
             for shard, result in results.items()
         }
-        record = LoadRecord(now, tuple(self._figures[shard] for shard in sorted(self._figures)))
+        record = LoadRecord(now, tuple(self._stats[shard] for shard in sorted(self._stats)))
         await self._publisher.write([put_record(LOAD, record)])
+
+    async def _named(self, routes: Routes) -> Mapping[str, list[bytes]]:
+        """By owner, the keys that stood out at the last look, which may have moved, and those that routers name."""
+        named = defaultdict[str, list[bytes]](list)
+        seen = await list_records(self._publisher.store, BigKeysRecord, BIG_KEYS)
+        by_routers = (record.value.names() for record in seen)
+        for key in sorted({key for keys in (*self._noted.values(), *by_routers) for key in keys}):
+            named[routes.owner(key)].append(key)
+        return named
 
     async def snapshot(self, change: str = "") -> Load:
         """The load by a larger sample, to plan that change by. Raises Unavailable where no shard answers."""
@@ -142,7 +175,7 @@ class Collector:
             of, placement, at_s, load = self._planned
             if (of, placement) == (change, topology.placement) and now_s - at_s < _FRESH_S:
                 return load
-        load = await snapshot(topology, self._access.administer, known_loads(self._figures), self._averages, now_s)
+        load = await snapshot(topology, self._access.administer, known_loads(self._stats), self._averages, now_s)
         # A node that is silent now may answer at the next look.
         self._planned = None if load.silent else (change, topology.placement, now_s, load)
         return load
@@ -161,7 +194,7 @@ class Collector:
         return min(1.0, round(sum(keys for _, keys in looks) / found.keys, 3)) if found.keys else 1.0
 
     def _failed(self, shard: str, error: EngineError) -> ShardStats:
-        known = self._figures.get(shard, ShardStats(shard))
+        known = self._stats.get(shard, ShardStats(shard))
         if not known.error:
             logger.warning("load not collected: shard=%s error=%s", shard, error)
         self._counters.pop(shard, None)
@@ -172,6 +205,9 @@ class Collector:
         self._held[shard] = found.held
         biggest = _top((one for one in found.sample if one.bytes >= BIG_VALUE_BYTES), lambda one: one.bytes)
         hottest = _top((one for one in found.sample if one.hits >= _HOT_HITS), lambda one: one.hits)
+        if found.info.dataset_bytes:
+            small_bytes = found.info.dataset_bytes - sum(one.bytes for one in biggest)
+            self._growth[shard].looked(Held(found.held, small_bytes), len(found.sample))
         self._noted[shard] = tuple(one.key for one in (*biggest, *hottest))
         return ShardStats(
             shard,

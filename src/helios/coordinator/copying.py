@@ -7,10 +7,8 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass
 
 from helios.errors import TooHot
-from helios.ports.engine import Engine, Notes, Pace, StepCopy, at_once
+from helios.ports.engine import BIG_VALUE_BYTES, Engine, Notes, Pace, StepCopy, at_once
 
-# From here on a value is copied in steps: to dump and restore a megabyte keeps each server busy for up to 10 ms.
-BIG_VALUE_BYTES = 256 << 10
 STEP_BYTES = 256 << 10
 # A server carries out a whole pipeline before it serves others.
 BATCH_BYTES = 512 << 10
@@ -159,6 +157,7 @@ class BigValues:
         begin: Callable[[Collection[bytes]], Awaitable[None]],
     ) -> None:
         self.changed: set[bytes] = set()
+        self.unsynced = False  # whether a power cut at the target might leave a value half copied
         self._source = source
         self._target = target
         self._limits = limits
@@ -210,7 +209,7 @@ class BigValues:
         await self._copy_changed(self._pace)
 
     async def finish(self) -> None:
-        """The same behind the fence, without a limit of speed. A copy in the background ends, and is begun anew."""
+        """The same behind the fence, without a limit of speed. A copy in the background ends, and is started over."""
         await self.stop()
         await self._copy_changed(at_once)
 
@@ -233,6 +232,7 @@ class BigValues:
             waiting = Stopwatch(pace)
             began_s = asyncio.get_running_loop().time()
             outcome = StepCopy.CHANGED
+            self.unsynced = True
             try:
                 await self._begin([key])
                 outcome = await self._source.copy_in_steps(
@@ -245,6 +245,7 @@ class BigValues:
                 )
             finally:
                 self._copying = set()
+                self.unsynced = True  # also if a sync began on the way
                 if outcome is StepCopy.CHANGED:
                     self.changed.add(key)
             self._took_s[key] = asyncio.get_running_loop().time() - began_s - waiting.seconds

@@ -6,11 +6,12 @@ import asyncio
 from dataclasses import dataclass
 
 from helios.errors import Conflict, LeaseLost, StoreError
+from helios.ports.clock import Clock
 from helios.ports.following import next_change
 from helios.ports.records import COORDINATOR, TERM, CoordinatorRecord, put_record
 from helios.ports.store import Compare, Put, Store
 
-_LOOK_AGAIN_S = 1.0
+_LOOK_AGAIN_S = 5.0  # beside the watch, which tells of an end at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,22 +21,24 @@ class Leadership:
     term: int
     term_version: int
     lease: str
+    until_s: float  # by the clock that goes on while the machine is suspended, from before the lease was asked for
 
 
-async def campaign(store: Store, node: str, lease_ttl_s: float) -> Leadership:
+async def campaign(store: Store, clock: Clock, node: str, lease_ttl_s: float) -> Leadership:
     """Wait for the place to be free and take it. Raises StoreError."""
     while True:
-        leadership = await _try(store, node, lease_ttl_s)
+        leadership = await _try(store, clock, node, lease_ttl_s)
         if leadership is not None:
             return leadership
         await _await_vacancy(store)
 
 
-async def _try(store: Store, node: str, lease_ttl_s: float) -> Leadership | None:
+async def _try(store: Store, clock: Clock, node: str, lease_ttl_s: float) -> Leadership | None:
     if await store.get(COORDINATOR) is not None:
         return None
     before = await store.get(TERM)
     term = 1 if before is None else int(before.value) + 1
+    until_s = clock.boottime() + lease_ttl_s
     lease = await store.grant(lease_ttl_s)
     operations = [
         put_record(COORDINATOR, CoordinatorRecord(node, term), lease),
@@ -47,7 +50,7 @@ async def _try(store: Store, node: str, lease_ttl_s: float) -> Leadership | None
     except (Conflict, LeaseLost):
         await store.revoke(lease)
         return None
-    return Leadership(term, version, lease)
+    return Leadership(term, version, lease, until_s)
 
 
 async def _await_vacancy(store: Store) -> None:
@@ -57,19 +60,19 @@ async def _await_vacancy(store: Store) -> None:
     await next_change(store, COORDINATOR, snapshot.revision, _LOOK_AGAIN_S)
 
 
-async def keep(store: Store, leadership: Leadership, lease_ttl_s: float) -> None:
+async def keep(store: Store, clock: Clock, leadership: Leadership, lease_ttl_s: float) -> None:
     """Renew the lease for ever. Raises LeaseLost, or StoreError when it could not be renewed for its whole time."""
-    loop = asyncio.get_running_loop()
-    lives_until = loop.time() + lease_ttl_s
+    until_s = leadership.until_s
     while True:
         await asyncio.sleep(lease_ttl_s / 4)
-        asked_at = loop.time()
+        asked_at_s = clock.boottime()
         try:
-            await store.keep_alive(leadership.lease)
+            async with asyncio.timeout(max(until_s - asked_at_s, 0.001)):
+                await store.keep_alive(leadership.lease)
         except LeaseLost:
             raise
-        except StoreError:
-            if loop.time() >= lives_until:
-                raise
+        except (StoreError, TimeoutError) as error:
+            if clock.boottime() >= until_s:
+                raise LeaseLost(f"the coordinator's lease could not be renewed in time: {error}") from error
         else:
-            lives_until = asked_at + lease_ttl_s
+            until_s = asked_at_s + lease_ttl_s

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeAlias
+from collections.abc import Awaitable
 
-from helios.coordinator.access import Access
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.sessions import Sessions
 from helios.errors import Conflict, EngineDenied
-from helios.model.codec import decode
 from helios.model.topology import Member, NodeKind
 from helios.ports.engine import Engine, session_of, users_of
-from helios.ports.following import next_change
-from helios.ports.records import SESSIONS, SessionRecord
+from helios.ports.records import SESSIONS, Record, SessionRecord
 from helios.ports.store import Compare, Delete
 
 _LOOK_AGAIN_S = 0.1
-
-# The sessions by id, each with the version of its record, and the revision at which they were listed.
-_Listing: TypeAlias = tuple[dict[str, tuple[SessionRecord, int]], int]
 
 
 class Fencing:
@@ -30,47 +24,69 @@ class Fencing:
     there has said so in its session before, and is waited out until its lease has ended.
     """
 
-    def __init__(self, publisher: Publisher, access: Access, sessions: Sessions, *, ack_timeout_s: float) -> None:
+    def __init__(self, publisher: Publisher, sessions: Sessions, *, ack_timeout_s: float) -> None:
         self._publisher = publisher
-        self._access = access
         self._sessions = sessions
         self.ack_timeout_s = ack_timeout_s
 
-    async def settle(self, epoch: int, member: Member) -> int:
-        """Return when every session has acknowledged `epoch` or can do nothing on `member` any more.
+    async def settle(self, member: Member, administrator: Awaitable[Engine]) -> int:
+        """Return when every session has acknowledged the topology or can do nothing on `member` any more.
 
         The number of sessions forced off. A router whose subscriptions at a target of the fence are not confirmed is
-        waited for, and not forced off. Raises EngineUnreachable where the member does not answer.
+        waited for, and not forced off. Raises what the administrator does, or EngineUnreachable where the member does
+        not answer.
         """
-        # The way to the server is opened while the routers acknowledge: both are part of the pause.
-        opening = asyncio.ensure_future(self._access.administer(member))
-        try:
-            return await self._forced_off(await self._acknowledged(epoch), await opening, epoch, member)
-        finally:
-            opening.cancel()
-            for administrator in await asyncio.gather(opening, return_exceptions=True):
-                if not isinstance(administrator, BaseException):
-                    await administrator.close()
+        epoch = self._publisher.topology.epoch
+        await self._acknowledged(epoch, self._publisher.revision)
+        return await self._forced_off(await administrator, epoch, member)
 
-    async def _acknowledged(self, epoch: int) -> _Listing:
-        """The sessions when every one is done with the epoch, or when it has had its time for that."""
+    async def known(self) -> None:
+        """Return when every session has acknowledged the topology or is over.
+
+        Nobody is forced off: a router that cannot hear of it is waited for until its lease has ended.
+        """
+        epoch = self._publisher.topology.epoch
+        await self._sessions.look()
+        while any(record.value.acked_epoch < epoch for record in self._sessions.present.values()):
+            await self._sessions.changed(_LOOK_AGAIN_S)
+            await self._sessions.look()
+
+    async def acknowledged(self) -> bool:
+        """Whether every session is done with the topology as it is, within its time for that; none is forced off."""
+        epoch = self._publisher.topology.epoch
+        await self._acknowledged(epoch, self._publisher.revision)
+        return all(_is_done(record.value, epoch) for record in self._sessions.present.values())
+
+    async def _acknowledged(self, epoch: int, published: int) -> None:
+        """Return when every session is done with the epoch, or has had its time for that.
+
+        None is missed that was there when the epoch was published, at that revision of the store: an acknowledgement
+        comes behind it and so behind all of them. Where none comes the store is asked.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.ack_timeout_s
+        if not self._sessions.present:
+            await self._sessions.look()
         while True:
-            listed, revision = await self._list()
+            are_known = self._sessions.revision >= published
+            if are_known and all(_is_done(record.value, epoch) for record in self._sessions.present.values()):
+                return
             left_s = deadline - loop.time()
-            if left_s <= 0 or all(_is_done(record, epoch) for record, _ in listed.values()):
-                return listed, revision
-            await next_change(self._publisher.store, SESSIONS, revision, min(_LOOK_AGAIN_S, left_s))
+            if left_s <= 0:
+                break
+            if not await self._sessions.changed(min(_LOOK_AGAIN_S, left_s)):
+                await self._sessions.look()
+        if not are_known:
+            await self._sessions.look()
 
-    async def _forced_off(self, listing: _Listing, administrator: Engine, epoch: int, member: Member) -> int:
+    async def _forced_off(self, administrator: Engine, epoch: int, member: Member) -> int:
         """End the users of all sessions that are silent or over; wait for those that cannot be ended."""
         forced = 0
         while True:
-            listed, revision = listing
+            listed = self._sessions.present
             present = await self._session_users(administrator, member)
-            silent = {session for session, (record, _) in listed.items() if record.acked_epoch < epoch}
-            as_default = {session for session in silent if member.id in listed[session][0].as_default}
+            silent = {session for session, record in listed.items() if record.value.acked_epoch < epoch}
+            as_default = {session for session in silent if member.id in listed[session].value.as_default}
             # An expired session has no record any more, but what it sent may still be on its way.
             for session in [] if present is None else sorted((present - listed.keys()) | (silent - as_default)):
                 if await self._revoke(session, listed.get(session)):
@@ -78,18 +94,12 @@ class Fencing:
                         await administrator.force_off(user)
                     silent.discard(session)
                     forced += 1
-            deaf = any(record.deaf for record, _ in listed.values() if record.acked_epoch >= epoch)
+            deaf = any(record.value.deaf for record in listed.values() if record.value.acked_epoch >= epoch)
             left_s = 0.0 if silent or deaf else self._sessions.left_s(member.id, unknown=present is None)
             if not (silent or deaf or left_s):
                 return forced
-            await next_change(self._publisher.store, SESSIONS, revision, min(_LOOK_AGAIN_S, left_s or _LOOK_AGAIN_S))
-            listing = await self._list()
-
-    async def _list(self) -> _Listing:
-        snapshot = await self._publisher.store.list(SESSIONS)
-        records = [(decode(SessionRecord, entry.value), entry.version) for entry in snapshot.entries]
-        self._sessions.listed(record for record, _ in records)
-        return {record.id: (record, version) for record, version in records}, snapshot.revision
+            await self._sessions.changed(min(_LOOK_AGAIN_S, left_s or _LOOK_AGAIN_S))
+            await self._sessions.look()
 
     async def _session_users(self, administrator: Engine, member: Member) -> set[str] | None:
         """The sessions that have a user there; None for an external server that does not let us look."""
@@ -102,10 +112,10 @@ class Fencing:
             return None
         return {session for user in users if (session := session_of(user)) is not None}
 
-    async def _revoke(self, session: str, known: tuple[SessionRecord, int] | None) -> bool:
+    async def _revoke(self, session: str, known: Record[SessionRecord] | None) -> bool:
         """Whether the session is over now; not so where it has just acknowledged, or was just made."""
         key = SESSIONS + session
-        version = 0 if known is None else known[1]
+        version = 0 if known is None else known.version
         if known:
             self._sessions.revoking(session)
         try:

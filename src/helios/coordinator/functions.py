@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from helios.coordinator.access import Access
 from helios.errors import EngineError
 from helios.model.topology import PairPhase, Topology
+from helios.ports.engine import Engine
 
 _MAX_ROUNDS = 10
 
@@ -20,23 +21,27 @@ def is_new(topology: Topology, shard: str) -> bool:
     return shard not in owners
 
 
-async def bring_functions(access: Access, source: str, target: str) -> None:
-    """Make the target's libraries of functions those of the source. Raises EngineError, NotFound.
+async def open_both(access: Access, source: str, target: str, opened: AsyncExitStack) -> tuple[Engine, Engine]:
+    """Engines on source and target, for as long as `opened` is. Raises EngineError, NotFound."""
+    identity = opened.enter_context(access.identity())
+    here = await access.open_source(access.leader(source), identity)
+    opened.push_async_callback(here.close)
+    there = await access.open(access.leader(target), identity)
+    opened.push_async_callback(there.close)
+    return here, there
+
+
+async def bring_functions(here: Engine, there: Engine) -> None:
+    """Make the libraries of functions at a target those of its source. Raises EngineError.
 
     Routers change functions at shards that own keys first, and at new ones then. So the target is read before the
     source: when both say the same, no change is on its way that the target would miss, provided that every router
     knows of the target.
     """
-    with access.identity() as identity:
-        async with AsyncExitStack() as opened:
-            here = await access.open_source(access.leader(source), identity)
-            opened.push_async_callback(here.close)
-            there = await access.open(access.leader(target), identity)
-            opened.push_async_callback(there.close)
-            for _ in range(_MAX_ROUNDS):
-                present = await there.libraries()
-                wanted = await here.libraries()
-                if present == wanted:
-                    return
-                await there.replace_libraries(wanted)
-    raise EngineError(f"the functions of {source} change again and again while they are brought to {target}")
+    for _ in range(_MAX_ROUNDS):
+        present = await there.libraries()
+        wanted = await here.libraries()
+        if present == wanted:
+            return
+        await there.replace_libraries(wanted)
+    raise EngineError("the functions of a source change again and again while they are brought to its target")

@@ -14,7 +14,7 @@ from helios.errors import EngineBusy, EngineDenied, EngineError
 from helios.model.health import NodeHealth
 from helios.model.migration import Change
 from helios.model.settings import ClusterSettings
-from helios.model.topology import Node, NodeKind, Shard
+from helios.model.topology import Member, Node, NodeKind, Topology
 from helios.ports.clock import Clock
 from helios.ports.engine import Engine, session_of
 from helios.ports.records import (
@@ -23,6 +23,7 @@ from helios.ports.records import (
     SESSIONS,
     AgentRecord,
     HealthRecord,
+    Record,
     list_records,
     put_record,
     read_record,
@@ -55,28 +56,30 @@ class Watch:
         self._settings = settings
         self._scripts = LongScripts(clock, settings, note)
         self._known: dict[str, NodeHealth] = {}
-        self._answered: dict[str, float] = {}
-        self._trouble: dict[str, str] = {}
+        self._answered: dict[str, float] = {}  # by member id
+        self._before: dict[str, float] = {}  # by node id: when its servers answered the coordinator before
+        self._heard: dict[str, tuple[int, float]] = {}  # each agent's record: its version, and when that came
+        self._trouble: dict[str, str] = {}  # by member id
         self._refuses: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Watch for ever. Raises StoreError."""
+        """Watch forever. Raises StoreError."""
         record = await read_record(self._publisher.store, HealthRecord, HEALTH)
         if record is not None:
             self._known = {health.node: health for health in record.value.nodes}
         began = self._clock.wall()
         for health in self._known.values():
             # Nobody looked between two coordinators: a silence of that time proves nothing.
-            self._answered[health.node] = began if health.status.heard else (health.answered_at or began)
+            self._before[health.node] = began if health.status.heard else (health.answered_at or began)
         looks: dict[str, asyncio.Task[None]] = {}
         first = True
         async with asyncio.TaskGroup() as tasks:
             while True:
                 topology = self._publisher.topology
-                for shard in topology.shards:
-                    node = topology.node(shard.leading.node)
-                    if node is not None and (shard.id not in looks or looks[shard.id].done()):
-                        looks[shard.id] = tasks.create_task(self._look(node, shard))
+                for member, leads in _servers(topology):
+                    node = topology.node(member.node)
+                    if node is not None and (member.id not in looks or looks[member.id].done()):
+                        looks[member.id] = tasks.create_task(self._look(node, member, leads))
                 if first and looks:
                     # Else servers that were silent under the coordinator before would be so until the second look.
                     await asyncio.wait(looks.values(), timeout=_FIRST_LOOK_S)
@@ -84,21 +87,16 @@ class Watch:
                 await self._judge(began)
                 await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def _look(self, node: Node, shard: Shard) -> None:
+    async def _look(self, node: Node, member: Member, leads: bool) -> None:
         try:
-            engine = await self._access.administer(shard.leading)
+            engine = await self._access.administer(member)
             try:
-                try:
-                    await engine.count()
-                    self._refuses[node.id] = await engine.refuses_writes()
-                except EngineBusy:
-                    trouble = await self._scripts.end(node.id, engine)
-                    if trouble:
-                        self._trouble[node.id] = trouble
-                        return
-                self._scripts.over(node.id)
-                self._answered[node.id] = self._clock.wall()
-                self._trouble.pop(node.id, None)
+                if leads and not await self._serves(node, member, engine):
+                    return
+                if not leads:
+                    await engine.replication()
+                self._answered[member.id] = self._clock.wall()
+                self._trouble.pop(member.id, None)
                 if node.kind is NodeKind.EXTERNAL:
                     seen = AgentRecord(node.id, node.address, node.kind, self._clock.wall())
                     await self._publisher.write([put_record(AGENTS + node.id, seen)])
@@ -106,8 +104,21 @@ class Watch:
             finally:
                 await engine.close()
         except EngineError as error:
-            self._trouble[node.id] = str(error)
+            self._trouble[member.id] = str(error)
             logger.debug("no answer: node=%s error=%s", node.id, error)
+
+    async def _serves(self, node: Node, member: Member, engine: Engine) -> bool:
+        """Whether a leader answers clients; what keeps it from that is ended, if that can be. Raises EngineError."""
+        try:
+            await engine.count()
+            self._refuses[node.id] = await engine.refuses_writes()
+        except EngineBusy:
+            trouble = await self._scripts.end(node.id, engine)
+            if trouble:
+                self._trouble[member.id] = trouble
+                return False
+        self._scripts.over(node.id)
+        return True
 
     async def _end_users(self, node: Node, engine: Engine) -> None:
         try:
@@ -119,24 +130,53 @@ class Watch:
 
     async def _judge(self, began: float) -> None:
         records = await list_records(self._publisher.store, AgentRecord, AGENTS)
-        heartbeats = {record.value.node: record.value.seen_at for record in records}
         now, timeout_s = self._clock.wall(), self._settings().coordinator.health_timeout
+        heartbeats = {record.value.node: self._heard_at(record, now) for record in records}
         judged: dict[str, NodeHealth] = {}
+        servers: dict[str, list[str]] = {}
+        for member, _ in _servers(self._publisher.topology):
+            servers.setdefault(member.node, []).append(member.id)
         for node in self._publisher.topology.nodes:
-            answered_at = self._answered.setdefault(node.id, max(began, now - _LOOK_EVERY_S))
+            new = self._before.get(node.id, max(began, now - _LOOK_EVERY_S))
+            mine = servers.get(node.id, [node.id])
+            answered_at = min(self._answered.setdefault(member_id, new) for member_id in mine)
             heartbeat_at = answered_at if node.kind is NodeKind.EXTERNAL else heartbeats.get(node.id)
-            signs = Signs(heartbeat_at, answered_at, self._trouble.get(node.id, ""), self._refuses.get(node.id, ""))
+            signs = Signs(heartbeat_at, answered_at, self._trouble_of(mine), self._refuses.get(node.id, ""))
             health = judged[node.id] = judge(node.id, signs, self._known.get(node.id), now, timeout_s)
             before = self._known.get(node.id)
             if before is not None and before.status is not health.status:
                 logger.warning(
                     "node %s: node=%s before=%s reason=%s", health.status, node.id, before.status, health.reason
                 )
+        self._before.clear()  # a server that comes later is new
         changed = {n: h.status for n, h in judged.items()} != {n: h.status for n, h in self._known.items()}
         self._known = judged
         if changed:
             record = HealthRecord(tuple(judged[node] for node in sorted(judged)))
             await self._publisher.write([put_record(HEALTH, record)])
+
+    def _trouble_of(self, member_ids: list[str]) -> str:
+        return next((self._trouble[member_id] for member_id in member_ids if member_id in self._trouble), "")
+
+    def _heard_at(self, record: Record[AgentRecord], now: float) -> float:
+        """When the agent was last heard from, by this process's clock: others' clocks may be far off.
+
+        Of an agent that was silent before this process began to look, its own word is all there is until the next.
+        """
+        node = record.value.node
+        known = self._known.get(node)
+        version, at = self._heard.get(node, (record.version, now))
+        if node not in self._heard and known is not None and not known.status.heard:
+            at = min(record.value.seen_at, now)
+        if version != record.version:
+            at = now
+        self._heard[node] = record.version, at
+        return at
+
+
+def _servers(topology: Topology) -> list[tuple[Member, bool]]:
+    """Every server of every shard, and whether it leads."""
+    return [(member, member.id == shard.leader) for shard in topology.shards for member in shard.servers]
 
 
 async def _end_sessions(publisher: Publisher, engine: Engine) -> None:

@@ -45,7 +45,7 @@ class History:
         for old in sorted(records)[:-KEPT]:
             del records[old]
             operations.append(Delete(HISTORY + old))
-        await self._publisher.write(operations)
+        await self._publisher.write_apart(operations)
         logger.info(
             "change ended: change=%s kind=%s by=%s status=%s keys=%d reason=%s",
             change.id,

@@ -5,15 +5,16 @@ from __future__ import annotations
 from contextlib import aclosing
 from dataclasses import replace
 
+from helios.control.replicas import located
 from helios.coordinator.history import History
 from helios.coordinator.performer import Performer
 from helios.coordinator.queue import Queue
+from helios.coordinator.replicas import Replicas
 from helios.coordinator.term_context import TermContext
 from helios.model.codec import decode
-from helios.model.ids import Address
 from helios.model.migration import Change, ChangeKind, ChangeStatus
 from helios.model.settings import ClusterSettings
-from helios.model.topology import Shard, Topology
+from helios.model.topology import Topology
 from helios.ports.following import updates
 from helios.ports.records import (
     CANCELS,
@@ -31,12 +32,15 @@ from helios.ports.records import (
 class Inbox:
     """Takes what comes in to those who deal with it; each method that follows runs until the store ends the term."""
 
-    def __init__(self, context: TermContext, queue: Queue, history: History, performer: Performer) -> None:
+    def __init__(
+        self, context: TermContext, queue: Queue, history: History, performer: Performer, replicas: Replicas
+    ) -> None:
         self._context = context
         self._publisher = context.publisher
         self._queue = queue
         self._history = history
         self._performer = performer
+        self._replicas = replicas
 
     async def follow_changes(self) -> None:
         """Admit what is asked for, in the order in which it came."""
@@ -51,6 +55,10 @@ class Inbox:
         taken = await self._queue.take(request)
         if request.value.status is ChangeStatus.SUBMITTED and request.value.nodes:
             await self._apply_members()  # a server may have been restarted elsewhere while it was asked
+        if request.value.kind is ChangeKind.REBALANCE and request.value.status is ChangeStatus.SUBMITTED:
+            self._replicas.all_home()
+        for change in self._queue.urgent():
+            self._replicas.accept_loss(change)
         if taken:
             self._performer.wake()
 
@@ -77,6 +85,7 @@ class Inbox:
         if record is None:
             return
         self._context.settings = record.value
+        self._replicas.wake()
         enabled = self._context.settings.sharding.enabled
         topology = self._publisher.topology
         if topology.nodes and topology.sharding_enabled != enabled:
@@ -88,17 +97,20 @@ class Inbox:
         return Change("", ChangeKind.REBALANCE, strategy=sharding.rebalance_strategy, by=sharding.rebalance_by)
 
     async def follow_members(self) -> None:
-        """A server that was restarted elsewhere (its port was taken) is routed to where it is now."""
+        """A server that was restarted elsewhere (another port or host) is routed to where it is now, as is its node."""
         async with aclosing(updates(self._publisher.store, MEMBERS)) as following:
             async for _ in following:
                 await self._apply_members()
 
     async def _apply_members(self) -> None:
         records = await list_records(self._publisher.store, MemberRecord, MEMBERS)
+        self._replicas.take([record.value for record in records])
         addresses = {record.value.id: record.value.address for record in records}
+        clients = {record.value.node: record.value.clients for record in records if record.value.clients is not None}
 
         def current(topology: Topology) -> Topology:
-            return replace(topology, shards=tuple(_at(shard, addresses) for shard in topology.shards))
+            nodes = tuple(replace(node, address=clients.get(node.id, node.address)) for node in topology.nodes)
+            return replace(topology, nodes=nodes, shards=tuple(located(shard, addresses) for shard in topology.shards))
 
         if current(self._publisher.topology) != self._publisher.topology:
             await self._publisher.publish(current)
@@ -107,9 +119,3 @@ class Inbox:
         """Ask for something that no user has asked for."""
         change = replace(change, id=self._context.new_id(), requested_at=self._context.clock.wall())
         await self._publisher.write([put_record(CHANGES + change.id, change)])
-
-
-def _at(shard: Shard, addresses: dict[str, Address]) -> Shard:
-    """The shard with its members where they listen now."""
-    members = tuple(replace(member, address=addresses.get(member.id, member.address)) for member in shard.members)
-    return replace(shard, members=members)

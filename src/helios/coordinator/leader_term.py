@@ -9,9 +9,11 @@ from helios.coordinator.balancer import Balancer
 from helios.coordinator.collector import Collector
 from helios.coordinator.history import History
 from helios.coordinator.inbox import Inbox
+from helios.coordinator.migration_records import settle
 from helios.coordinator.performer import Performer
 from helios.coordinator.planner import Planner
 from helios.coordinator.queue import Queue
+from helios.coordinator.replicas import Replicas
 from helios.coordinator.term_context import TermContext
 from helios.model.migration import Change
 
@@ -29,8 +31,9 @@ class LeaderTerm:
         self._collector = Collector(publisher, access, clock, lambda: context.settings)
         self._balancer = Balancer(publisher, self._collector, self._history, clock, lambda: context.settings)
         queue = Queue(publisher, access, clock, self._policy, context.new_id, self._balancer.plan)
-        self._performer = Performer(context, queue, Planner(context, queue, self._balancer))
-        self._inbox = Inbox(context, queue, self._history, self._performer)
+        self._replicas = Replicas(context)
+        self._performer = Performer(context, queue, Planner(context, queue, self._balancer), self._replicas)
+        self._inbox = Inbox(context, queue, self._history, self._performer, self._replicas)
 
     async def note(self, change: Change) -> None:
         """Take down in the history what was done without a request. Raises StoreError."""
@@ -42,12 +45,14 @@ class LeaderTerm:
 
     async def run(self) -> None:
         """Lead until the store says that it is over."""
+        await settle(self._context.publisher, self._context.clock)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._context.sessions.follow())
             tasks.create_task(self._inbox.follow_changes())
             tasks.create_task(self._inbox.follow_cancels())
             tasks.create_task(self._inbox.follow_settings())
             tasks.create_task(self._inbox.follow_members())
+            tasks.create_task(self._replicas.run())
             tasks.create_task(self._performer.run())
             tasks.create_task(self._collector.run())
             tasks.create_task(self._balancer.run(self._inbox.submit))

@@ -7,37 +7,45 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from helios.control.admission import promoted
+from helios.control.transition import backoff_s
+from helios.coordinator.changes import MetKeys
 from helios.coordinator.clocks import refuse_skewed
-from helios.coordinator.imports import Import, delete_registers
+from helios.coordinator.import_end import abandon
+from helios.coordinator.imports import Import
 from helios.coordinator.migration_records import MigrationRecords
-from helios.coordinator.planner import Planner, unfenceable
+from helios.coordinator.moment import Moment, release
+from helios.coordinator.planner import Planner
 from helios.coordinator.queue import Queue, founding_member
 from helios.coordinator.repair import repair
+from helios.coordinator.replicas import Replicas
 from helios.coordinator.sweep import clear
 from helios.coordinator.term_context import TermContext
 from helios.coordinator.transition_runner import TransitionRunner
-from helios.errors import EngineError, NotFound, Refused, Unavailable
-from helios.model.ids import leader_id
+from helios.errors import EngineError, EngineUnreachable, NotFound, Refused, Unavailable
+from helios.model.ids import founder_id
 from helios.model.migration import Change, ChangeKind, ChangeStatus
-from helios.model.topology import Topology
+from helios.model.topology import Member, NodeKind, Topology
 from helios.placement.routing import Routes
-from helios.ports.records import CANCELS, CHANGES, MEMBERS, STRAY_SCRIPTS, MemberRecord, put_record, read_record
+from helios.ports.records import CANCELS, CHANGES, MEMBERS, STRAY_SCRIPTS, MemberRecord, read_record
 from helios.ports.store import Delete
 
 logger = logging.getLogger(__name__)
 
+IMPORT_ATTEMPTS_MAX = 8  # in a row, without a batch between them
 _CLEAN_AGAIN_S = 5.0
 
 
 class Performer:
     """Takes requests from the queue and carries each to its end, the transition that is under way first."""
 
-    def __init__(self, context: TermContext, queue: Queue, planner: Planner) -> None:
+    def __init__(self, context: TermContext, queue: Queue, planner: Planner, replicas: Replicas) -> None:
         self._context = context
         self._publisher = context.publisher
         self._access = context.access
         self._queue = queue
         self._planner = planner
+        self._replicas = replicas
         self._moving: TransitionRunner | None = None
         self._importing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -58,8 +66,10 @@ class Performer:
 
     async def run(self) -> None:
         """Perform until the store says that the term is over."""
+        await release(self._publisher)
         while True:
             self._wake.clear()
+            await self._publisher.unfenced()
             if self._publisher.topology.transition is not None:
                 await self._move(self._publisher.topology.transition.change)
                 continue
@@ -80,15 +90,18 @@ class Performer:
             raise NotFound(f"the request {change_id} behind the running transition is not in the store")
         migrations = {m.id: m for m in await self._queue.migrations_of(change_id)}
         migration_records = MigrationRecords(record.value, migrations, self._context.clock)
-        self._moving = TransitionRunner(self._context, migration_records)
+        self._moving = moving = TransitionRunner(self._context, migration_records)
         if await self._publisher.store.get(CANCELS + change_id) is not None:
             self._moving.cancel()
         logger.info("transition performed: change=%s", change_id)
         try:
-            await self._moving.run()
+            await moving.run()
         finally:
             self._moving = None
         logger.info("transition ended: change=%s", change_id)
+        for shard, met in moving.owed.items():
+            if shard in self._publisher.topology.unclean:
+                await self._sweep(shard, met)
 
     async def _begin(self, change: Change) -> None:
         try:
@@ -98,40 +111,25 @@ class Performer:
             if change.kind is ChangeKind.REPAIR:
                 await self._repair(change)
                 return
+            if change.kind is ChangeKind.PROMOTE:
+                await self._promote(change)
+                return
+            if change.kind is ChangeKind.BACKUP:
+                await Moment(self._context, change).run()
+                return
             await self._planner.begin(change)
         except (EngineError, NotFound, Refused, Unavailable) as error:
             logger.warning("request failed: change=%s error=%s", change.id, error)
-            if change.import_keys:
-                await delete_registers(self._access, self._publisher)
-            await self._queue.end(change, ChangeStatus.FAILED, str(error))
+            await self._end(change, ChangeStatus.FAILED, str(error))
 
     async def _import(self, change: Change) -> None:
-        node = change.nodes[0]
-        owners = {shard for shard, _ in self._publisher.topology.placement.weights}
-        for reason in (await unfenceable(self._access, self._publisher.topology, owners)).values():
-            raise Refused(reason)
-        record = await read_record(self._publisher.store, MemberRecord, MEMBERS + leader_id(node.id))
-        member = founding_member(node, None if record is None else record.value)
-        if member is None:
-            raise Refused(f"{node.id} has no running server")
-        moves = [(member, self._access.leader(owner)) for owner in sorted(owners)]
-        await refuse_skewed(self._access, self._context.clock, moves)
-        moving = Import(
-            change.id,
-            member,
-            publisher=self._publisher,
-            access=self._access,
-            rate=self._context.rate,
-            clock=self._context.clock,
-            new_id=self._context.new_id,
-            failpoints=self._context.failpoints,
-        )
-        self._importing = asyncio.create_task(moving.run(), name=change.id)
+        self._importing = asyncio.create_task(self._take_over(change), name=change.id)
         try:
+            if await self._publisher.store.get(CANCELS + change.id) is not None:
+                self._importing.cancel()
             await asyncio.wait({self._importing})
             if self._importing.cancelled():
-                await delete_registers(self._access, self._publisher)
-                await self._queue.end(change, ChangeStatus.CANCELLED, "cancelled; what had moved stays in the cluster")
+                await self._end(change, ChangeStatus.CANCELLED, "cancelled; what had moved stays in the cluster")
                 return
             self._importing.result()
         finally:
@@ -141,26 +139,87 @@ class Performer:
         if admission.queued:
             await self._planner.begin(change)
         else:
-            await self._publisher.write([put_record(CHANGES + change.id, replace(change, status=ChangeStatus.DONE))])
+            await self._queue.done(change)
+
+    async def _promote(self, change: Change) -> None:
+        shard, member = promoted(self._publisher.topology, change)
+        await self._replicas.promote(shard, member)
+        await self._queue.done(change, f"{member.node} leads {shard.id}")
+
+    async def _take_over(self, change: Change) -> None:
+        """Empty the joining server; again, as a successor would, after a server has not answered for a moment."""
+        failures = 0
+        while True:
+            moving: Import | None = None
+            try:
+                await self._publisher.unfenced()
+                moving = await self._import_of(change)
+                await moving.run()
+            except EngineUnreachable as error:
+                failures = 1 if moving is not None and moving.batches else failures + 1
+                if failures >= IMPORT_ATTEMPTS_MAX:
+                    raise
+                logger.info("import goes on soon: change=%s error=%s", change.id, error)
+                await asyncio.sleep(backoff_s(failures))
+            else:
+                return
+
+    async def _import_of(self, change: Change) -> Import:
+        """What takes over the keys of a change's node; raises Refused where they cannot move."""
+        topology = self._publisher.topology
+        owners = sorted(shard for shard, _ in topology.placement.weights)
+        external = {node.id for node in topology.nodes if node.kind is NodeKind.EXTERNAL}
+        for owner in sorted(external.intersection(owners)):
+            if reason := await self._access.unfenceable(self._access.leader(owner)):
+                raise Refused(reason)
+        member = await self._joining(change)
+        if member is None:
+            raise Refused(f"{change.nodes[0].id} has no running server")
+        moves = [(member, self._access.leader(owner)) for owner in owners]
+        await refuse_skewed(self._access, self._context.clock, moves)
+        return Import(
+            change.id,
+            member,
+            publisher=self._publisher,
+            access=self._access,
+            rate=self._context.rate,
+            clock=self._context.clock,
+            new_id=self._context.new_id,
+            failpoints=self._context.failpoints,
+        )
+
+    async def _joining(self, change: Change) -> Member | None:
+        """The server that joins by a change, where it has one."""
+        node = change.nodes[0]
+        record = await read_record(self._publisher.store, MemberRecord, MEMBERS + founder_id(node.id))
+        return founding_member(node, None if record is None else record.value)
+
+    async def _end(self, change: Change, status: ChangeStatus, error: str) -> None:
+        """The request ends here; an import leaves no key on both sides, or says which."""
+        if change.import_keys and change.nodes:
+            error += await abandon(self._access, self._publisher, change.id, await self._joining(change))
+        await self._queue.end(change, status, error)
 
     async def _repair(self, change: Change) -> None:
         named = await self._publisher.store.list(STRAY_SCRIPTS)
         outcome = await repair(self._access, self._publisher.topology)
-        done = replace(change, status=ChangeStatus.DONE, outcome=outcome)
         # A script that goes on writing such keys will be named again.
-        forgotten = [Delete(entry.key) for entry in named.entries]
-        await self._publisher.write([put_record(CHANGES + change.id, done), *forgotten])
+        await self._publisher.write_apart([Delete(entry.key) for entry in named.entries])
+        await self._queue.done(change, outcome)
 
     async def _clean(self) -> bool:
         """Sweep servers that could not be swept in their transition; whether none is left."""
         for shard in sorted(self._publisher.topology.unclean):
-            try:
-                await clear(self._access, Routes(self._publisher.topology), shard)
-            except (EngineError, NotFound) as error:
-                logger.info("not swept yet: shard=%s error=%s", shard, error)
-            else:
-                await self._publisher.publish(_cleaned(shard))
+            await self._sweep(shard)
         return not self._publisher.topology.unclean
+
+    async def _sweep(self, shard: str, met: MetKeys | None = None) -> None:
+        try:
+            await clear(self._access, Routes(self._publisher.topology), shard, met=met)
+        except (EngineError, NotFound) as error:
+            logger.info("not swept yet: shard=%s error=%s", shard, error)
+        else:
+            await self._publisher.publish(_cleaned(shard))
 
 
 def _cleaned(shard: str) -> Callable[[Topology], Topology]:

@@ -12,14 +12,13 @@ from helios.coordinator.access import Access
 from helios.coordinator.balancer import Balancer
 from helios.coordinator.clocks import refuse_skewed
 from helios.coordinator.compatibility import refuse_unreadable, unreadable
-from helios.coordinator.migration_records import MigrationRecords
+from helios.coordinator.migration_records import MigrationRecords, Step
 from helios.coordinator.queue import Queue, foreseen
 from helios.coordinator.term_context import TermContext
 from helios.errors import Conflict, EngineUnreachable, Refused
 from helios.model.migration import Change, ChangeKind, Migration
 from helios.model.topology import NodeKind, Pair, Topology
 from helios.placement.plan import pairs_between
-from helios.ports.store import Delete, Put
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +38,11 @@ class Planner:
     async def begin(self, change: Change) -> None:
         """Plan what the request asks for and begin it, by the cluster as it is in that very moment."""
         while True:
+            await self._publisher.unfenced()
             try:
                 return await self._begin_by(self._publisher.topology, change)
-            except Conflict as conflict:
-                logger.info("request looked at anew: change=%s reason=%s", change.id, conflict)
+            except Conflict as error:
+                logger.info("request looked at anew: change=%s reason=%s", change.id, error)
 
     async def _begin_by(self, topology: Topology, change: Change) -> None:
         """The same by a topology that was read before servers were asked; raises Conflict where it is another by now.
@@ -75,12 +75,15 @@ class Planner:
             for source, target in keys
         )
         migration_records = MigrationRecords(change, {m.id: m for m in migrations}, self._context.clock)
-        records: list[Put | Delete] = [*migration_records.started(pairs, change.pattern)]
+        started = migration_records.started(pairs)  # also of none, which ends as replaced what was foreseen
         if not pairs:
-            records = migration_records.finished(reversing=False)
+            ended = migration_records.finished(reversing=False)
+            started = Step(ended.change, [*started.migrations, *ended.migrations])
         leaving = change.node if change.kind is ChangeKind.REMOVE_NODE else ""
         await self._publisher.publish(
-            lambda now: begin(_same(topology, now), change.id, following, pairs, leaving, altered), records
+            lambda now: begin(_same(topology, now), change.id, following, pairs, leaving, altered),
+            started.change,
+            behind=started.migrations,
         )
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from helios.coordinator.topology_objects import TopologyObjects
-from helios.errors import Conflict, StoreError
+from helios.errors import Conflict, LeaseLost, StoreError, TooBig
 from helios.model.topology import NodeKind, Topology
 from helios.ports.clock import Clock
 from helios.ports.records import DEPARTED, TERM, TOPOLOGY, put_record
-from helios.ports.store import Compare, Delete, Put, Store
+from helios.ports.store import Compare, Operation, Put, Store, batches, fits
 from helios.ports.topologies import TopologyReader
 from helios.ports.topology_records import StoredTopology, stored
 
@@ -49,6 +49,13 @@ class Publisher:
         self._stored = stored_as
         self._objects = TopologyObjects(store, clock)
         self._lock = asyncio.Lock()
+        self._published = asyncio.Event()
+        self._doubtful = False  # whether a commit may still be carried out that nobody waits for
+
+    @property
+    def revision(self) -> int:
+        """The revision of the store at which the topology was published."""
+        return self._topology_version
 
     @classmethod
     async def open(cls, store: Store, clock: Clock, term: int, term_version: int) -> Publisher:
@@ -67,13 +74,16 @@ class Publisher:
     async def publish(
         self,
         change: Callable[[Topology], Topology],
-        operations: Sequence[Put | Delete] = (),
+        operations: Sequence[Operation] = (),
         compares: Sequence[Compare] = (),
+        *,
+        ahead: Sequence[Operation] = (),
+        behind: Sequence[Operation] = (),
     ) -> Topology:
         """Commit `change` of the topology as the next epoch, together with `operations`.
 
-        Raises Replaced, or Conflict where one of `compares` fails, having written nothing that anybody reads; and
-        whatever `change` raises. What the topology names by digest is written before it.
+        Raises Replaced, or Conflict where one of `compares` fails, having written nothing that counts; and whatever
+        `change` raises. What the topology names by digest is written before it; `ahead` and `behind` as by `write`.
         """
         async with self._lock:
             following = replace(change(self.topology), epoch=self.topology.epoch + 1)
@@ -83,34 +93,73 @@ class Publisher:
             self._objects.written(objects)
             mine = Compare(TOPOLOGY, self._topology_version)
             topology = made.records(self._stored)
-            self._topology_version = await self._commit(
-                [*topology, *_departed(self.topology, following), *operations], [mine, *compares]
-            )
+            together = [*topology, *_departed(self.topology, following), *operations]
+            self._topology_version = await self._commit_around(together, [mine, *compares], ahead, behind)
             self._stored = made
             self.topology = following
+            self._published.set()
+            self._published = asyncio.Event()
             return following
 
-    async def write(self, operations: Sequence[Put | Delete], compares: Sequence[Compare] = ()) -> int:
+    async def unfenced(self) -> None:
+        """Return when no shard is being failed over: until then nothing moves."""
+        while self.topology.fenced_shards:
+            await self._published.wait()
+
+    async def fenced(self, shard_id: str) -> None:
+        """Return when routers are told to hold every command of the shard."""
+        while shard_id not in self.topology.fenced_shards:
+            await self._published.wait()
+
+    async def led_by(self, shard_id: str, member_id: str) -> None:
+        """Return when that member leads the shard."""
+        while not any(shard.id == shard_id and shard.leader == member_id for shard in self.topology.shards):
+            await self._published.wait()
+
+    async def vacated(self, node_id: str) -> None:
+        """Return when a node carries members of no shard but its own."""
+        while any(
+            member.node == node_id for shard in self.topology.shards if shard.id != node_id for member in shard.servers
+        ):
+            await self._published.wait()
+
+    async def write(
+        self,
+        operations: Sequence[Operation],
+        compares: Sequence[Compare] = (),
+        *,
+        ahead: Sequence[Operation] = (),
+        behind: Sequence[Operation] = (),
+    ) -> int:
         """Commit operations that do not touch the topology. Raises Conflict where one of `compares` fails.
 
         Commits are made one at a time in the order of the calls, so that no record is overwritten by an older state.
+        What is to be written `ahead` and `behind` is in the same commit if that has room; if not, a coordinator that
+        dies in between leaves it to its successor (see `MigrationRecords.in_step` and `settle`).
         """
         async with self._lock:
-            return await self._commit(operations, compares)
+            return await self._commit_around(operations, compares, ahead, behind)
+
+    async def write_apart(self, operations: Sequence[Operation]) -> None:
+        """Commit operations that need not stand together, in as many commits as the store wants for them."""
+        async with self._lock:
+            for batch in batches(operations, compares=1):
+                await self._commit(batch, [])
 
     async def keep_tidy(self) -> None:
-        """For ever: remove what topologies of before were stored as. Raises StoreError."""
+        """For ever: remove what earlier topologies were stored as. Raises StoreError."""
         while True:
             await asyncio.sleep(_TIDY_S)
-            await self.tidy()
+            if not self.topology.fences:  # clients wait for the next publication
+                await self.tidy()
 
     async def tidy(self) -> None:
         """Remove what no topology has named for long enough that every reader has seen a later one."""
         async with self._lock:
             if self._stored is not None:
-                for operations in await self._objects.outdated(self._stored.record):
-                    await self._commit(operations, [])
-                    self._objects.removed(operations)
+                for batch in batches(await self._objects.outdated(self._stored.record), compares=1):
+                    await self._commit(batch, [])
+                    self._objects.removed(batch)
 
     async def confirm(self) -> None:
         """Raise Replaced if another coordinator has been elected."""
@@ -118,15 +167,49 @@ class Publisher:
         if entry is None or entry.version != self._term_version:
             raise Replaced(f"coordinator of term {self.term} has been replaced")
 
-    async def _commit(self, operations: Sequence[Put | Delete], compares: Sequence[Compare]) -> int:
+    async def _commit_around(
+        self,
+        operations: Sequence[Operation],
+        compares: Sequence[Compare],
+        ahead: Sequence[Operation],
+        behind: Sequence[Operation],
+    ) -> int:
+        if fits([*ahead, *operations, *behind], len(compares) + 1):
+            return await self._commit([*ahead, *operations, *behind], compares)
+        for batch in batches(ahead, compares=1):
+            await self._commit(batch, [])
+        version = await self._commit(operations, compares)
+        for batch in batches(behind, compares=1):
+            await self._commit(batch, [])
+        return version
+
+    async def _commit(self, operations: Sequence[Operation], compares: Sequence[Compare]) -> int:
+        if self._doubtful:
+            await self._shut_out_late_commits()
+        self._doubtful = True
         try:
-            return await self.store.commit(operations, compares=[*compares, Compare(TERM, self._term_version)])
+            version = await self.store.commit(operations, compares=[*compares, Compare(TERM, self._term_version)])
+            self._doubtful = False
+        except (LeaseLost, TooBig):
+            self._doubtful = False
+            raise
         except Conflict:
+            self._doubtful = False
             await self.confirm()
             for compare in compares:
                 if compare.key == TOPOLOGY and await self._version(TOPOLOGY) != compare.version:
                     raise Replaced("the topology was published by somebody else") from None
             raise
+        return version
+
+    async def _shut_out_late_commits(self) -> None:
+        """After a commit that was cancelled, or whose answer was lost: it must not come behind what is written next."""
+        term = [Put(TERM, str(self.term).encode())]
+        try:
+            self._term_version = await self.store.commit(term, compares=[Compare(TERM, self._term_version)])
+        except Conflict:
+            raise Replaced(f"coordinator of term {self.term} has been replaced") from None
+        self._doubtful = False
 
     async def _version(self, key: str) -> int:
         entry = await self.store.get(key)

@@ -6,18 +6,33 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from helios.control.admission import Admission, Policy, admit, holds_keys, placement_after, refusal, with_state
+from helios.admin.joining import refuse_known
+from helios.control.admission import (
+    Admission,
+    Policy,
+    admit,
+    holds_keys,
+    placement_after,
+    refusal,
+    refuse_joining,
+    with_state,
+)
 from helios.control.rebalance import Rebalancing
 from helios.coordinator.access import Access
 from helios.coordinator.clocks import refuse_skewed
 from helios.coordinator.compatibility import check_readable
+from helios.coordinator.import_note import delete_note
+from helios.coordinator.migration_records import ended_with
 from helios.coordinator.publisher import Publisher
+from helios.coordinator.sweep import make_durable
 from helios.errors import Conflict, EngineError, InvalidInput, NotFound, Refused, Unavailable
-from helios.model.ids import leader_id
-from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationPhase, MigrationStatus
-from helios.model.topology import ANY, Member, Node, NodeKind, NodeState, Topology
+from helios.model.ids import founder_id
+from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationStatus
+from helios.model.notation import is_loopback
+from helios.model.topology import ANY, Member, Node, NodeKind, NodeState, Shard, Topology
 from helios.placement.plan import pairs_between
 from helios.ports.clock import Clock
+from helios.ports.engine import EngineInfo
 from helios.ports.records import (
     CHANGES,
     IMPORTS,
@@ -29,14 +44,14 @@ from helios.ports.records import (
     put_record,
     read_record,
 )
-from helios.ports.store import Compare, Delete, Put
+from helios.ports.store import Compare, Delete, Operation, Put
 
 logger = logging.getLogger(__name__)
 
 
 def founding_member(node: Node, address_record: MemberRecord | None) -> Member | None:
     """The server that a node brings: an external node is its own, a supervised one has made it known."""
-    member_id = leader_id(node.id)
+    member_id = founder_id(node.id)
     if node.kind is NodeKind.EXTERNAL:
         return Member(member_id, node.id, node.address)
     return None if address_record is None else Member(member_id, node.id, address_record.address)
@@ -65,12 +80,18 @@ class Queue:
         self._plan = plan
         self._known: set[str] = set()
         self._waiting: list[Change] = []
+        self._urgent: list[Change] = []
         self._running: Change | None = None
 
     def next(self) -> Change | None:
         """The request whose turn it is, when the one before has ended."""
         self._running = self._waiting.pop(0) if self._waiting else None
         return self._running
+
+    def urgent(self) -> list[Change]:
+        """The requests that wait for nothing: what stands before the others may wait for them."""
+        urgent, self._urgent = self._urgent, []
+        return urgent
 
     async def take(self, request: Record[Change]) -> bool:
         """Look at a request as the store has it; whether something is to be done now."""
@@ -83,15 +104,21 @@ class Queue:
                 return await self._admit(request)
             except Conflict:
                 logger.info("request withdrawn: change=%s", change.id)
+                foreseen_ = await self.migrations_of(change.id)
+                await self._publisher.write_apart([Delete(MIGRATIONS + migration.id) for migration in foreseen_])
                 return False
         if change.status is ChangeStatus.QUEUED:
-            self._waiting.append(change)
+            self._wait(change)
         return change.status is ChangeStatus.QUEUED
 
     async def cancel(self, change_id: str) -> bool:
-        """End a request whose turn has not come; False where it does not wait."""
+        """End a request whose turn has not come; False where it does not wait.
+
+        An import that another coordinator has begun is ended in its turn: it may have left keys on both sides.
+        """
+        begun = await self._publisher.store.get(IMPORTS + change_id) is not None
         change = next((waiting for waiting in self._waiting if waiting.id == change_id), None)
-        if change is None:
+        if change is None or begun:
             return False
         self._waiting.remove(change)
         await self.end(change, ChangeStatus.CANCELLED, "cancelled before it began")
@@ -99,23 +126,25 @@ class Queue:
 
     async def end(self, change: Change, status: ChangeStatus, error: str) -> None:
         """The request ends without having moved a key; its pending migrations end with it."""
-        migration_status = MigrationStatus.CANCELLED if status is ChangeStatus.CANCELLED else MigrationStatus.FAILED
-        now = self._clock.wall()
-        operations: list[Put | Delete] = [put_record(CHANGES + change.id, replace(change, status=status, error=error))]
-        if change.import_keys:
-            operations.append(Delete(IMPORTS + change.id))
-        for migration in await self.migrations_of(change.id):
-            if not migration.status.ended:
-                ended = replace(
-                    migration, status=migration_status, phase=MigrationPhase.NONE, error=error, end_time=now
-                )
-                operations.append(put_record(MIGRATIONS + migration.id, ended))
+        ended = replace(change, status=status, error=error)
+        operations = [put_record(CHANGES + change.id, ended)]
+        behind: list[Operation] = [*await delete_note(self._publisher.store, change.id)] if change.import_keys else []
+        behind += [
+            put_record(MIGRATIONS + migration.id, ended_with(ended, migration, self._clock))
+            for migration in await self.migrations_of(change.id)
+            if not migration.status.ended
+        ]
         if change.kind is ChangeKind.REMOVE_NODE:
             await self._publisher.publish(
-                lambda topology: with_state(topology, change.node, NodeState.ACTIVE), operations
+                lambda topology: with_state(topology, change.node, NodeState.ACTIVE), operations, behind=behind
             )
         else:
-            await self._publisher.write(operations)
+            await self._publisher.write(operations, behind=behind)
+
+    async def done(self, change: Change, outcome: str = "") -> None:
+        """The request has ended as it was meant."""
+        done = replace(change, status=ChangeStatus.DONE, outcome=outcome or change.outcome)
+        await self._publisher.write([put_record(CHANGES + change.id, done)])
 
     async def migrations_of(self, change_id: str) -> list[Migration]:
         """The migrations that a request has led to so far."""
@@ -161,16 +190,21 @@ class Queue:
             answered = replace(change, outcome=_OWNS_ALL)
         answered = replace(answered, status=ChangeStatus.QUEUED if queued else ChangeStatus.DONE)
         operations = [put_record(CHANGES + change.id, answered)]
+        expected: list[Put] = []
         if queued and not importing:
-            operations += self._expected(admission.topology or self._publisher.topology, answered, planned)
+            known = await self.migrations_of(change.id)  # by a coordinator that died before it answered
+            expected = self._expected(admission.topology or self._publisher.topology, answered, planned, known)
         if admission.topology is not None:
             await self._publisher.publish(
-                lambda topology: admitted_by(topology).topology or topology, operations, [asked]
+                lambda topology: admitted_by(topology).topology or topology, operations, [asked], ahead=expected
             )
         else:
-            await self._publisher.write(operations, [asked])
+            await self._publisher.write(operations, [asked], ahead=expected)
         if queued:
-            self._waiting.append(answered)
+            self._wait(answered)
+
+    def _wait(self, change: Change) -> None:
+        (self._urgent if change.accept_loss else self._waiting).append(change)
 
     def _plans_now(self, change: Change) -> bool:
         """Whether a rebalance can be planned as it comes: nothing is on its way that it would have to wait for."""
@@ -178,7 +212,9 @@ class Queue:
         idle = topology.transition is None and not self._waiting
         return change.kind is ChangeKind.REBALANCE and topology.sharding_enabled and idle
 
-    def _expected(self, topology: Topology, change: Change, planned: Rebalancing | None) -> list[Put]:
+    def _expected(
+        self, topology: Topology, change: Change, planned: Rebalancing | None, known: list[Migration]
+    ) -> list[Put]:
         """Pending migrations, as far as they can be foreseen: what runs before may still change them."""
         ahead = topology if topology.transition is None else replace(topology, placement=topology.transition.next)
         now = self._clock.wall()
@@ -199,7 +235,8 @@ class Queue:
                 Migration(migration_id, change.id, source, target, change.pattern, requested_at=now),
             )
             for number, (source, target) in enumerate(pairs)
-            for migration_id in [(not number and change.migration) or self._new_id()]
+            for first in [change.migration if number == 0 else ""]
+            for migration_id in [first or foreseen(known, source, target) or self._new_id()]
         ]
 
     async def admit_imported(self, change: Change) -> Admission:
@@ -214,7 +251,7 @@ class Queue:
     async def _members(self, change: Change) -> dict[str, Member]:
         members: dict[str, Member] = {}
         for node in change.nodes:
-            record = await read_record(self._publisher.store, MemberRecord, MEMBERS + leader_id(node.id))
+            record = await read_record(self._publisher.store, MemberRecord, MEMBERS + founder_id(node.id))
             member = founding_member(node, None if record is None else record.value)
             if member is not None:
                 members[node.id] = member
@@ -233,13 +270,16 @@ class Queue:
         node = change.nodes[0]
         if self._publisher.topology.node(node.id) is not None or node.id not in members:
             return False
-        self._refuse_joining(node)
+        refuse_joining(node, [*self._waiting, *([] if self._running is None else [self._running])])
+        self._refuse_unreachable(node, members[node.id])
         engine = await self._access.administer(members[node.id])
         try:
             keys = await engine.count()
+            info = await engine.info()
         finally:
             await engine.close()
         if node.kind is NodeKind.EXTERNAL:
+            await self._refuse_known(node, info)
             # The first node of a cluster is no target: it owns all keys, and may lose them to others.
             if self._publisher.topology.shards and (reason := await self._access.unfenceable(members[node.id])):
                 raise Refused(reason)
@@ -248,7 +288,17 @@ class Queue:
         await refuse_skewed(self._access, self._clock, [(other, members[node.id]) for other in others])
         if keys and not change.flush and not change.import_keys and not change.adopt:
             raise Refused(holds_keys(node, keys, first=not self._publisher.topology.nodes))
+        if not keys and (change.flush or node.kind is NodeKind.EXTERNAL):
+            await self._keep_empty(members[node.id])
         return bool(keys and change.flush)
+
+    async def _keep_empty(self, member: Member) -> None:
+        """Let a power cut bring nothing back: its owner, or an earlier attempt, may have emptied it a moment ago."""
+        engine = await self._access.administer(member)
+        try:
+            await make_durable(engine)
+        finally:
+            await engine.close()
 
     async def _check_empty(self, members: dict[str, Member]) -> None:
         """Refuse to found a cluster over keys of an earlier one: they would lie where nobody looks for them."""
@@ -267,14 +317,28 @@ class Queue:
                     "Put the store (helios.db) back from a backup, or choose another --data-dir for a new cluster"
                 )
 
-    def _refuse_joining(self, node: Node) -> None:
-        """Raise Refused while an import under way is to make a node of the same server: to empty it would lose keys."""
-        earlier = [*self._waiting, *([] if self._running is None else [self._running])]
-        for change in earlier:
-            if change.kind is ChangeKind.ADD_NODE and change.import_keys:
-                for other in change.nodes:
-                    if other.id == node.id or other.address == node.address:
-                        raise Refused(f"{other.id} at {other.address} joins by an earlier request: wait for its end")
+    def _refuse_unreachable(self, node: Node, member: Member) -> None:
+        """Raise Refused where some server is at a loopback address, which each host would look for on itself."""
+        topology = self._publisher.topology
+        supervised = {other.id for other in topology.nodes if other.kind is NodeKind.SUPERVISED}
+        local = is_loopback(member.address.host)
+        for other in (shard.leading for shard in topology.shards if shard.leading.node in supervised):
+            there = is_loopback(other.address.host)
+            if local != there and (local or node.kind is NodeKind.SUPERVISED):
+                raise Refused(
+                    f"the server of {node.id} is at {member.address} and that of {other.node} at {other.address}, and "
+                    "a loopback address means another server on each host: start every node with an address that all "
+                    "hosts reach, by --listen or --advertise"
+                )
+
+    async def _refuse_known(self, node: Node, info: EngineInfo) -> None:
+        """Raise Refused where the server is one of the cluster already, or is being imported, by whatever address."""
+        servers = self._publisher.topology
+        for change in [*self._waiting, *([] if self._running is None else [self._running])]:
+            for other in change.nodes if change.import_keys else ():
+                member = Member(founder_id(other.id), other.id, other.address)
+                servers = replace(servers, shards=(*servers.shards, Shard(other.id, member.id, (member,))))
+        await refuse_known(servers, self._access.administer, node.id, node.address, info)
 
     async def _check_versions(self, member: Member, *, importing: bool) -> None:
         """A server that Helios did not choose joins only if keys can move to it, and if it brings keys, from it."""
@@ -290,6 +354,7 @@ class Queue:
                 if any(shard.leading.address == member.address for shard in self._publisher.topology.shards):
                     raise Refused(f"{member.node} at {member.address} has joined meanwhile: its keys are the cluster's")
                 await engine.flush()
+                await make_durable(engine)
             finally:
                 await engine.close()
 

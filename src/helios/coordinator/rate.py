@@ -13,7 +13,7 @@ _LOOK_AGAIN_S = 0.25
 class RateLimit:
     """At most so many units a second for everything that shares this limit; 0 lets all pass at once.
 
-    The rate is asked for anew several times a second, so a changed setting acts at once. While paused,
+    The rate is asked for again several times a second, so a changed setting acts at once. While paused,
     nothing passes.
     """
 

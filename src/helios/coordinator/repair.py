@@ -7,12 +7,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from helios.coordinator.access import Access
-from helios.coordinator.copying import BIG_VALUE_BYTES
 from helios.coordinator.sweep import SCAN_COUNT, make_durable, not_owned
 from helios.errors import EngineError
 from helios.model.topology import Topology
 from helios.placement.routing import Routes
-from helios.ports.engine import Engine
+from helios.ports.engine import BIG_VALUE_BYTES, Engine
 
 _DELETED = "stale copies deleted"
 _MOVED = "stray keys moved to their owners"
@@ -36,7 +35,7 @@ async def repair(access: Access, topology: Topology) -> str:
                 opened.push_async_callback(engines[shard.id].close)
             except EngineError:
                 away.append(shard.id)
-        mending = _Mending(Routes(topology), topology.unclean, engines)
+        mending = _Mending(access, Routes(topology), topology.unclean, engines)
         for shard_id in engines:
             await mending.mend(shard_id)
     done, reasons = mending.done, mending.reasons
@@ -50,6 +49,7 @@ async def repair(access: Access, topology: Topology) -> str:
 
 @dataclass
 class _Mending:
+    access: Access
     routes: Routes
     unclean: frozenset[str]
     engines: dict[str, Engine]
@@ -87,16 +87,18 @@ class _Mending:
         big = [[key] for key, size in zip(lost, sizes, strict=True) if size > BIG_VALUE_BYTES]
         for keys in ([small] if small else []) + big:
             try:
-                await self._move(engine, target, keys)
+                await self._move(engine, owner, keys)
             except EngineError as error:
                 self._keep(len(keys), str(error))
 
-    async def _move(self, engine: Engine, target: Engine, keys: list[bytes]) -> None:
-        """Move keys that the target does not have; one that changes meanwhile stays for the next repair."""
+    async def _move(self, engine: Engine, owner: str, keys: list[bytes]) -> None:
+        """Move keys that their owner does not have; one that changes meanwhile stays for the next repair."""
+        target = self.engines[owner]
         before = await engine.dump(keys)
         items = [(key, value) for key, value in zip(keys, before, strict=True) if value is not None]
         written = await target.restore(items, replace=False)
         await make_durable(target)
+        await self.access.on_majority(owner, target)
         now = await engine.dump([key for key, _ in items])
         same = [value is not None and value.payload == was.payload for (_, was), value in zip(items, now, strict=True)]
         await engine.delete([key for (key, _), unchanged in zip(items, same, strict=True) if unchanged])

@@ -9,6 +9,7 @@ from helios.coordinator.departures import Departures
 from helios.coordinator.election import Leadership, campaign, keep
 from helios.coordinator.health import Watch
 from helios.coordinator.leader_term import LeaderTerm
+from helios.coordinator.maintenance import Maintenance
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.term_context import TermContext
 from helios.errors import StoreError
@@ -26,7 +27,7 @@ _AFTER_FAILURE_S = 0.5
 
 
 class Coordinator:
-    """Runs for ever; any number of processes may run one, and one of them at a time leads.
+    """Runs forever; any number of processes may run one, and one of them at a time leads.
 
     `settings` are used as long as the store has none.
     """
@@ -54,7 +55,7 @@ class Coordinator:
             try:
                 settings = await self._current_settings()
                 lease_ttl_s = settings.coordinator.lease_ttl
-                leadership = await campaign(self._store, self._node_id, lease_ttl_s)
+                leadership = await campaign(self._store, self._clock, self._node_id, lease_ttl_s)
                 logger.info("elected: node=%s term=%d", self._node_id, leadership.term)
                 await self._lead(leadership, settings)
             except* StoreError as errors:
@@ -70,9 +71,10 @@ class Coordinator:
             )
             access, term = context.access, LeaderTerm(context)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(keep(self._store, leadership, settings.coordinator.lease_ttl))
+                tasks.create_task(keep(self._store, self._clock, leadership, settings.coordinator.lease_ttl))
                 tasks.create_task(term.run())
                 tasks.create_task(publisher.keep_tidy())
+                tasks.create_task(Maintenance(publisher, self._clock).run())
                 tasks.create_task(Departures(publisher, access, self._clock).run())
                 tasks.create_task(Watch(publisher, access, self._clock, lambda: context.settings, term.note).run())
         finally:

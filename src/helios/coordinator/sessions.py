@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 
 from helios.coordinator.publisher import Publisher
 from helios.model.codec import decode
 from helios.ports.clock import Clock
-from helios.ports.following import updates
-from helios.ports.records import SESSIONS, SessionRecord
+from helios.ports.following import Update, updates
+from helios.ports.records import SESSIONS, Record, SessionRecord
+from helios.ports.store import Event
 
 # For clocks that run apart a little, and what is under way. A router stops earlier by as much again.
 MARGIN_S = 0.5
@@ -26,41 +28,67 @@ class Sessions:
         self._publisher = publisher
         self._clock = clock
         self._began_s = clock.monotonic()
-        self._ttl_s = ttl_s  # of sessions of before
-        self._known: dict[str, SessionRecord] = {}
+        self._ttl_s = ttl_s  # of earlier sessions
+        self._known: dict[str, Record[SessionRecord]] = {}  # by key
+        self._revision = 0
+        self._changed = asyncio.Event()
         self._revoked: set[str] = set()
         self._over_s: dict[str, float] = {}  # by member: nothing of an ended session acts there after that
+
+    @property
+    def present(self) -> dict[str, Record[SessionRecord]]:
+        """The records of the sessions as far as they are known, by the sessions' ids."""
+        return {record.value.id: record for record in self._known.values()}
+
+    @property
+    def revision(self) -> int:
+        """Up to which revision of the store all is known of them."""
+        return self._revision
 
     async def follow(self) -> None:
         """For ever. Raises StoreError."""
         async with aclosing(updates(self._publisher.store, SESSIONS)) as following:
             async for update in following:
-                if update.complete:
-                    self.listed(
-                        decode(SessionRecord, event.value) for event in update.events if event.value is not None
-                    )
-                    continue
-                for event in update.events:
-                    if event.value is None:
-                        self._ended(event.key)
-                    else:
-                        self._known[event.key] = decode(SessionRecord, event.value)
+                self._take(update)
 
-    def listed(self, records: Iterable[SessionRecord]) -> None:
-        """These are the sessions now: whoever acts by such a list need not wait for the follower to come by."""
-        present = {SESSIONS + record.id: record for record in records}
-        for key in self._known.keys() - present.keys():
-            self._ended(key)
-        self._known.update(present)
+    async def look(self) -> None:
+        """Know what the store has now. Raises StoreError."""
+        snapshot = await self._publisher.store.list(SESSIONS)
+        events = tuple(Event(entry.key, entry.value, entry.version) for entry in snapshot.entries)
+        self._take(Update(events, complete=True, revision=snapshot.revision))
+
+    async def changed(self, timeout_s: float) -> bool:
+        """Wait until something is different; False if nothing is in that time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._changed.wait()
+        except TimeoutError:
+            return False
+
+    def _take(self, update: Update) -> None:
+        if update.revision <= self._revision and not (update.complete and update.revision == self._revision):
+            return  # Who looked has come by before who follows.
+        self._revision = update.revision
+        if update.complete:
+            for key in self._known.keys() - {event.key for event in update.events}:
+                self._ended(key)
+        for event in update.events:
+            if event.value is None:
+                self._ended(event.key)
+            else:
+                self._known[event.key] = Record(event.key, decode(SessionRecord, event.value), event.version)
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def revoking(self, session: str) -> None:
         """A session is about to be deleted by this coordinator, and not by its lease."""
         self._revoked.add(SESSIONS + session)
 
     def _ended(self, key: str) -> None:
-        record = self._known.pop(key, None)
-        if record is None:
+        known = self._known.pop(key, None)
+        if known is None:
             return
+        record = known.value
         left_s = record.ttl_s if key in self._revoked else 0.0
         self._revoked.discard(key)
         over_s = self._clock.monotonic() + left_s + MARGIN_S

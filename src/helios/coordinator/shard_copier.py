@@ -5,23 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from helios.control.transition_state import CaughtUp, CopyBroken, CopyProgressed, Drained, Event, Lagging, Released
 from helios.coordinator.access import Access, Identity
-from helios.coordinator.changes import ChangedKeys, Follower
-from helios.coordinator.copying import (
-    BigValues,
-    CopyLimits,
-    WriteBehind,
-    copy_batch,
-    copy_batches,
-    in_steps,
-    sort_by_size,
-)
+from helios.coordinator.changes import Follower, MetKeys
+from helios.coordinator.copy_target import CopyTarget
+from helios.coordinator.copying import CopyLimits, WriteBehind, copy_batch, in_steps, sort_by_size
 from helios.coordinator.rate import RateLimit
-from helios.coordinator.streams import StreamMarks
-from helios.coordinator.sweep import REGISTER, delete_where, make_durable, not_owned, step_of
+from helios.coordinator.sweep import REGISTER, delete_where, not_owned, step_of
 from helios.coordinator.verification import Pair, verify
 from helios.errors import CopyDiffers, EngineError, NotFound, PayloadRefused, TooHot
 from helios.placement.plan import beginning_of
@@ -33,7 +25,6 @@ _ROUND_S = 0.02
 _GAINLESS_ROUNDS = 3
 _LOOKS = 3  # at what changes unnamed, if every one finds something
 _GAIN = 0.8  # a round that is not smaller than this part of the one before it has gained nothing
-_FENCED_PERSIST_TIMEOUT_S = 2.0
 
 
 @dataclass(slots=True)
@@ -54,34 +45,8 @@ class _Request:
     target: str
 
 
-@dataclass(slots=True)
-class _Target:
-    engine: Engine
-    every_write_synced: bool
-    big: BigValues
-    follower: Follower  # of what others change there
-    marks: StreamMarks
-    changed: ChangedKeys = field(default_factory=ChangedKeys)
-    dropped: int = 0  # copies that others changed there, or the server itself, and that wait to be made again
-    streams: set[bytes] = field(default_factory=set)  # among small values; they change unnamed
-    last_round: int = 0
-    gainless: int = 0
-    cleared: bool = False  # whether leftovers had to be deleted from it
-    looks: int = 0  # at what changes unnamed, since it was announced last
-    announced: bool = False
-    drained: bool = False  # it may own its keys from now on, also if nobody here learns of the switch
-
-    async def unnamed(self) -> set[bytes]:
-        """Streams that may have changed since they were copied, without having been named."""
-        return await self.marks.changed(self.streams | self.big.keys)
-
-    def left(self) -> int:
-        """How many small values are to be copied again. For big ones `BigValues` decides what may wait for a fence."""
-        return len(self.changed.keys - self.big.keys) if self.changed else 0
-
-
 class ShardCopier:
-    """One copy of one source, for all its targets; made anew for each attempt.
+    """One copy of one source, for all its targets; a new one for each attempt.
 
     A key's copies are made by one task at a time, in order, so that they never overtake each other. Changes
     that arrive while a key is being copied are named by the source and put it into the next round. So does what
@@ -99,11 +64,12 @@ class ShardCopier:
         rate: RateLimit,
         bandwidth: RateLimit,
         limits: CopyLimits,
+        met: MetKeys | None = None,
         failpoints: Failpoints = OFF,
     ) -> None:
         self.source = source
         self.progress = {target: PairProgress() for target in targets}
-        self.met_keys = False  # whether there was ever one to copy, on the source or as a change
+        self._met = MetKeys() if met is None else met
         self._access = access
         self._routes = routes
         self._report = report
@@ -112,7 +78,7 @@ class ShardCopier:
         self._limits = limits
         self._failpoints = failpoints
         self._requests: asyncio.Queue[_Request] = asyncio.Queue()
-        self._targets: dict[str, _Target] = {}
+        self._targets: dict[str, CopyTarget] = {}
 
     def drain(self, target: str) -> None:
         """Copy the pair's last changes, behind its fence, and report Drained."""
@@ -126,6 +92,11 @@ class ShardCopier:
         """The pair has switched: its keys are no longer followed. The last release ends the mover."""
         self._requests.put_nowait(_Request("release", target))
 
+    def durable(self, target: str) -> bool:
+        """Whether all that was copied to a target, which is not released yet, is on its disk as far as it promises."""
+        state = self._targets.get(target)
+        return state is not None and state.durable
+
     async def run(self) -> None:
         """Copy until every target is released, which is reported as Released; a failure is reported as CopyBroken."""
         try:
@@ -133,6 +104,7 @@ class ShardCopier:
                 identity = opened.enter_context(self._access.identity())
                 source = await self._access.open_source(self._access.leader(self.source), identity)
                 opened.push_async_callback(source.close)
+                self._met.run_id = (await source.info()).run_id
                 beginning = beginning_of(self._routes().topology, self.source)
                 stream = await source.changes(beginning=beginning)
                 follower = await opened.enter_async_context(Follower(stream, self._note))
@@ -143,9 +115,8 @@ class ShardCopier:
                 if self._limits.verify:
                     for target in self._targets:
                         await self._verify(source, follower, target)
-                await self._make_durable()
                 self._report(CopyProgressed(self.source))
-                await self._follow(source, follower)
+                await self._follow(follower)
         except (EngineError, NotFound) as error:
             fatal = isinstance(error, PayloadRefused | TooHot | CopyDiffers)
             self._report(CopyBroken(self.source, f"{self.source}: {error}", fatal))
@@ -161,20 +132,23 @@ class ShardCopier:
 
         stream = await engine.changes(own=False)
         follower = await opened.enter_async_context(Follower(stream, note))
-        marks = StreamMarks(source, engine)
-        big = BigValues(source, engine, self._limits, self._bandwidth.take, marks.note)
-        opened.push_async_callback(big.stop)
-        every_write_synced = (await engine.info()).aof_fsync == "always"
-        self._targets[target] = _Target(engine, every_write_synced, big, follower, marks)
+        fsync = (await engine.info()).aof_fsync
+        state = CopyTarget(source, engine, follower, self._limits, self._bandwidth.take, fsync=fsync)
+        opened.push_async_callback(state.stop)
+        self._targets[target] = state
 
     async def _clear_leftovers(self) -> None:
         """Remove what earlier copies left: a key deleted on the source since then must not come back."""
         routes = self._routes()
+        transition = routes.topology.transition
+        unclean = frozenset() if transition is None else transition.unclean
         for target, state in self._targets.items():
             arriving = {source for source, other in _unswitched(routes) if other == target and source != self.source}
             condemned = not_owned(routes, target, arriving=frozenset(arriving))
             beginning = beginning_of(routes.topology, target)
-            state.cleared = await delete_where(state.engine, condemned, beginning=beginning) > 0
+            cleared = await delete_where(state.engine, condemned, beginning=beginning)
+            # Once the target owns such a key, a power cut must not bring it back, nor one that it had lost before.
+            state.unsynced = cleared > 0 or target in unclean
 
     async def _first_pass(self, source: Engine, follower: Follower, beginning: bytes) -> None:
         total = await source.count()
@@ -187,7 +161,7 @@ class ShardCopier:
             while True:
                 seen += step if beginning else len(keys)
                 for target, mine in self._by_target(set(keys)).items():
-                    self.met_keys = True
+                    self._met.add(mine)
                     found[target] += len(mine)
                     waiting[target] += mine
                     # The rest of the keyspace is taken to be like the part that was seen.
@@ -206,6 +180,7 @@ class ShardCopier:
             copied = len(state.big.changed)
             await state.big.copy_all()
             self.progress[target].moved += copied
+            state.unsynced |= self.progress[target].moved > 0
         for target, progress in self.progress.items():
             progress.expected = found[target]
             progress.catching_up = True
@@ -242,7 +217,8 @@ class ShardCopier:
 
         async def copy_again(keys: Collection[bytes]) -> None:
             state.changed.add(keys)
-            await self._copy_changed(source, state)
+            state.unsynced = True
+            await state.copy_changed()
             await state.big.copy_all()
 
         async def named() -> Collection[bytes]:
@@ -254,15 +230,7 @@ class ShardCopier:
 
         await verify(Pair(source, state.engine, target, mine, take, copy_again, named, equal))
 
-    async def _make_durable(self) -> None:
-        """The bulk reaches the disks before any fence, so that no pause has to wait for that.
-
-        So do the deletions of leftovers: once the target owns such a key, a power cut must not bring it back.
-        """
-        touched = [state.engine for name, state in self._targets.items() if state.cleared or self.progress[name].moved]
-        await make_durable(*touched)
-
-    async def _follow(self, source: Engine, follower: Follower) -> None:
+    async def _follow(self, follower: Follower) -> None:
         """Rounds of copying what has changed; requests are served in between."""
         while self._targets:
             try:
@@ -271,7 +239,7 @@ class ShardCopier:
                 request = None
             if request is not None and request.kind == "release":
                 state = self._targets.pop(request.target)
-                await state.big.stop()
+                await state.stop()
                 await state.follower.stop()
                 continue
             if request is not None and request.kind == "resume":
@@ -281,33 +249,30 @@ class ShardCopier:
                 continue
             self._check(follower)
             if request is not None and request.kind == "drain":
-                await self._drain(source, follower, request.target)
+                await self._drain(follower, request.target)
             else:
                 await follower.look()
             for target, state in self._targets.items():
                 if not state.drained:
-                    await self._catch_up(source, target, state)
+                    await self._catch_up(target, state)
 
     def _gives_way(self) -> bool:
         """Whether clients wait for the last keys of another source."""
         return any(fence.shard != self.source for fence in self._routes().topology.fences)
 
-    async def _catch_up(self, source: Engine, target: str, state: _Target) -> None:
+    async def _catch_up(self, target: str, state: CopyTarget) -> None:
         count, dropped = state.left(), state.dropped
-        await self._copy_changed(source, state)
-        if dropped:  # They are old keys, which no power cut may take, unlike what clients have just written.
-            await make_durable(state.engine)
-        if state.announced:
-            return
-        if count <= self._limits.fence_budget_keys:
-            await state.follower.look()
-            unnamed = await state.unnamed()
-            state.changed.add(unnamed)
-            if unnamed and state.looks < _LOOKS:
-                state.looks += 1  # what has been found is copied before the fence rather than behind it
+        await state.copy_changed()
+        if state.announced or count <= self._limits.fence_budget_keys:
+            if await state.syncing() or state.announced:
+                await state.look_while_waiting()
                 return
-            if state.left() <= self._limits.fence_budget_keys and await state.big.ready():
-                state.announced, state.looks = True, 0
+            await state.follower.look()
+            if await state.look() and state.looks < _LOOKS:
+                state.looks += 1
+                return
+            if state.left() <= self._limits.fence_budget_keys and await state.big.ready() and state.synced():
+                state.announce()
                 await self._failpoints.reach(Point.CATCHING_UP)
                 self._report(CaughtUp(self.source, target))
             return
@@ -322,46 +287,36 @@ class ShardCopier:
                 )
             self._report(Lagging(self.source, target))
 
-    async def _drain(self, source: Engine, follower: Follower, target: str) -> None:
+    async def _drain(self, follower: Follower, target: str) -> None:
         state = self._targets[target]
-        # What becomes of copies after this look might as well come after the switch: nobody sees their keys before.
+        # What becomes of whole copies after this look might as well come after the switch, before which nobody sees
+        # their keys.
         await state.follower.look()
-        state.changed.add(await state.unnamed())
+        await state.look()
         # Keys may still expire behind the fence; a second look leaves nothing of that out.
-        dropped = False
         for _ in range(2):
             await follower.look()
-            dropped |= state.dropped > 0
-            await self._copy_changed(source, state)
+            await state.copy_changed()
             await state.big.finish()
-        if dropped:
-            await make_durable(state.engine)
         if state.big.changed:
             raise EngineError(f"{len(state.big.changed)} big values changed behind their fence")
-        # A target that lost its power since the last copy may have lost that, too, and does not answer here any more.
-        if state.every_write_synced:
-            await state.engine.persist(_FENCED_PERSIST_TIMEOUT_S)
-        else:
-            await state.engine.count()
+        if state.big.keys:
+            # One that was lost between two steps of its copy is there in part.
+            await state.follower.look()
+            if state.dropped:
+                raise EngineError(
+                    f"{target} lost {state.dropped} copies while big values were copied behind their fence"
+                )
+        await state.finish()
+        await self._access.on_majority(target, state.engine)
         state.drained = True
         self._report(Drained(self.source, target))
-
-    async def _copy_changed(self, source: Engine, state: _Target) -> None:
-        """Copy the small values that have changed, and set the big ones apart. No limit may stop the rounds."""
-        waiting, state.dropped = state.changed.take(), 0
-        changed = sorted(waiting - state.big.take_over(waiting))
-        for keys in in_steps(changed):
-            by_size = sort_by_size(keys, await source.sizes(keys), self._limits)
-            state.big.changed.update(by_size.big)
-            state.big.forget(set(keys).difference(by_size.big))
-            await state.marks.note(state.streams.intersection(keys))
-            await copy_batches(source, state.engine, by_size.batches, state.streams)
 
     async def _note(self, changed: Collection[bytes]) -> None:
         """Keep what has changed for the next round, letting others go on meanwhile: a pair may be fenced."""
         for keys in in_steps(list(changed)):
             for target, mine in self._by_target(keys).items():
-                self.met_keys = True
+                self._met.add(mine)
                 self._targets[target].changed.add(mine)
             await asyncio.sleep(0)
 

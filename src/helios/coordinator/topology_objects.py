@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from helios.ports.clock import Clock
 from helios.ports.records import OBJECTS, PAIRS
-from helios.ports.store import Delete, Put, Store
+from helios.ports.store import Delete, Operation, Put, Store
 from helios.ports.topology_records import StoredObject, TopologyRecord, pairs_of
 
 _GRACE_S = 5.0  # for readers who know of a topology and have yet to read what it names
-_AT_ONCE = 100
 
 
 class TopologyObjects:
-    """The keys under /objects/, as one coordinator knows them, and those of pairs that belong to no base of now."""
+    """The keys under /objects/, as one coordinator knows them, and those of pairs that belong to no current base."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -40,8 +39,8 @@ class TopologyObjects:
             self._keys[one.digest] = {put.key for put in one.puts}
             self._unnamed.pop(one.digest, None)
 
-    async def outdated(self, record: TopologyRecord) -> list[Sequence[Delete]]:
-        """The commits that remove what the topology of `record` does not need, and has not for a while."""
+    async def outdated(self, record: TopologyRecord) -> list[Operation]:
+        """What removes all that the topology of `record` does not need, and has not for a while."""
         now_s = self._clock.monotonic()
         self._unnamed = {
             digest: self._unnamed.get(digest, now_s) for digest in self._keys if digest not in record.objects
@@ -52,9 +51,9 @@ class TopologyObjects:
             mine = pairs_of(record.base)
             keys += [e.key for e in (await self._store.list(PAIRS)).entries if not e.key.startswith(mine)]
             self._base = record.base
-        return [[Delete(key) for key in keys[start : start + _AT_ONCE]] for start in range(0, len(keys), _AT_ONCE)]
+        return [Delete(key) for key in keys]
 
-    def removed(self, operations: Iterable[Delete]) -> None:
+    def removed(self, operations: Iterable[Operation]) -> None:
         """These are gone."""
         for operation in operations:
             digest = _digest(operation.key)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Mapping
 from contextlib import aclosing
 
 from helios.control import transition_state as control
 from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
 from helios.control.transition import step
 from helios.control.transition_state import Effect, Event, TransitionState
+from helios.coordinator.changes import MetKeys
 from helios.coordinator.migration_records import MigrationRecords
 from helios.coordinator.term_context import TermContext
 from helios.coordinator.transition_work import TaskSet, TransitionWork
@@ -20,7 +22,7 @@ from helios.placement.routing import Routes
 from helios.ports.failpoints import Point
 from helios.ports.following import updates
 from helios.ports.records import PAUSES
-from helios.ports.store import Delete, Put
+from helios.ports.store import Operation, Put
 
 _PROGRESS_S = 0.25
 _KEPT_STEPS = 200  # the last ones are logged when a transition fails
@@ -55,6 +57,11 @@ class TransitionRunner:
         """The id of the request behind the transition."""
         return self._records.change.id
 
+    @property
+    def owed(self) -> Mapping[str, MetKeys]:
+        """Shards that stay unclean until their disks have what is deleted there, with the keys that could come back."""
+        return self._work.owed
+
     def cancel(self) -> None:
         """A user wants the keys back where they were."""
         self._events.put_nowait(control.CancelRequested())
@@ -64,6 +71,7 @@ class TransitionRunner:
         transition = self._publisher.topology.transition
         if transition is None:
             raise Refused("there is no transition to perform")
+        await self._publisher.write_apart(self._records.in_step(transition))
         state = TransitionState(transition, at_once=self._at_once)
         self._report(control.Begun())
         self._standing.start(self._record_progress())
@@ -92,10 +100,10 @@ class TransitionRunner:
     async def _step(self, state: TransitionState, event: Event) -> TransitionState:
         if isinstance(event, control.CopyBroken):
             self._work.broken(event.source)
-            await self._publisher.write(self._records.troubled(event.source, event.reason))
+            await self._publisher.write_apart(self._records.troubled(event.source, event.reason))
         if isinstance(event, control.Released) and (progress := self._work.progress()):
             # Another copy of this source may begin, and nobody would remember how far this one came.
-            await self._publisher.write(progress)
+            await self._publisher.write_apart(progress)
         state, effects = step(state, event)
         self._steps.append((event, effects))
         for effect in effects:
@@ -130,33 +138,41 @@ class TransitionRunner:
 
     async def _publish(self, state: TransitionState, mutation: Mutation) -> None:
         transition = state.transition
-        records: list[Put | Delete] = []
+        records: list[Operation] = []
+        ended: list[Put] = []
         match mutation:
             case Fence(source, target) | Unfence(source, target) | Switch(source, target) | Slow(source, target, _):
-                if not isinstance(mutation, Fence | Slow):
+                if isinstance(mutation, Fence):
+                    self._work.prepare_fence(source, target)
+                if isinstance(mutation, Unfence):
                     await self._work.end_fences()
                 records += self._records.phase(_pair(mutation.apply(self._publisher.topology), source, target))
             case Finish():
+                await self._publisher.vacated(transition.leaving)
                 self._work.progress()  # short moves end before it was ever recorded
-                records += self._records.finished(reversing=transition.reversing)
+                records, ended = self._records.finished(reversing=transition.reversing)
             case Reverse():
                 raise Refused("a reversal is published by giving the transition up")
         if isinstance(mutation, Switch):
             await self._failpoints.reach(Point.BEFORE_SWITCH)
-        topology = await self._publisher.publish(mutation.apply, records)
+        # Nothing can go back any more when the last pair has switched and been swept: they have ended a moment before.
+        topology = await self._publisher.publish(mutation.apply, records, ahead=ended)
         if isinstance(mutation, Switch):
             await self._failpoints.reach(Point.AFTER_SWITCH)
         self._adopt(topology)
         self._report(control.Published(topology.transition))
         if isinstance(mutation, Switch):
+            await self._work.end_fences()
             # The copier's word that it has ended, which follows its release, means something only behind the switch.
             self._work.switched(mutation.source, mutation.target)
             await self._publisher.write(self._records.switched(_pair(topology, mutation.source, mutation.target)))
 
     async def _give_up(self, transition: Transition, ending: control.Ending) -> None:
         names = {(pair.source, pair.target): self._new_id() for pair in transition.pairs}
-        records = self._records.reversed(transition, ending, lambda pair: names[pair.source, pair.target])
-        self._adopt(await self._publisher.publish(Reverse(names).apply, records))
+        back = Reverse(names)
+        reversed_ = back.apply(self._publisher.topology).transition
+        records, migrations = self._records.reversed(() if reversed_ is None else reversed_.pairs, ending)
+        self._adopt(await self._publisher.publish(back.apply, records, behind=migrations))
         self._report(control.Published(self._publisher.topology.transition))
 
     def _adopt(self, topology: Topology) -> None:
@@ -173,7 +189,7 @@ class TransitionRunner:
         if paused != self._paused:
             self._paused = paused
             self._hold_copies(paused or self._work.routes.has_fence)
-            await self._publisher.write(self._records.paused(paused))
+            await self._publisher.write_apart(self._records.paused(paused))
             self._report(control.PauseRequested(paused))
 
     def _hold_copies(self, hold: bool) -> None:
@@ -184,9 +200,11 @@ class TransitionRunner:
     async def _record_progress(self) -> None:
         while True:
             await asyncio.sleep(_PROGRESS_S)
+            if self._work.routes.has_fence:
+                continue  # clients wait for the next publication, and commits are made one at a time
             operations = self._work.progress()
             if operations:
-                await self._publisher.write(operations)
+                await self._publisher.write_apart(operations)
 
     def _report(self, event: Event) -> None:
         self._events.put_nowait(event)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections import defaultdict
+from collections.abc import Callable, Collection, Coroutine
+from contextlib import AsyncExitStack
 
 from helios.control import transition_state as control
 from helios.control.transition_state import Event
+from helios.coordinator.changes import MetKeys
 from helios.coordinator.copying import CopyLimits
 from helios.coordinator.fencing import Fencing
-from helios.coordinator.functions import bring_functions, is_new
+from helios.coordinator.functions import bring_functions, is_new, open_both
 from helios.coordinator.migration_records import MigrationRecords
 from helios.coordinator.shard_copier import ShardCopier
 from helios.coordinator.sweep import clear, make_durable
@@ -19,6 +22,7 @@ from helios.model.migration import MigrationPhase
 from helios.model.topology import Transition
 from helios.placement.plan import beginning_of
 from helios.placement.routing import Routes
+from helios.ports.engine import Engine
 from helios.ports.failpoints import Point
 from helios.ports.store import Put
 
@@ -55,7 +59,8 @@ class TaskSet:
 class TransitionWork:
     """The copies, fences and sweeps of one transition.
 
-    `routes` are those by which copies tell whose a key is: whoever publishes a topology puts its routes here.
+    `routes` are those by which copies tell whose a key is: whoever publishes a topology puts its routes here. `owed`
+    are the shards from which no key had to go, and whose disks are to be waited for when the transition has ended.
     """
 
     def __init__(
@@ -67,15 +72,14 @@ class TransitionWork:
     ) -> None:
         coordinator = context.settings.coordinator
         self.routes = Routes(context.publisher.topology)
+        self.owed: dict[str, MetKeys] = {}
         self._context = context
         self._publisher = context.publisher
         self._access = context.access
         self._failpoints = context.failpoints
         self._records = records
         self._report = report
-        self._fencing = Fencing(
-            context.publisher, context.access, context.sessions, ack_timeout_s=coordinator.fence_ack_timeout
-        )
+        self._fencing = Fencing(context.publisher, context.sessions, ack_timeout_s=coordinator.fence_ack_timeout)
         self._limits = CopyLimits(
             coordinator.copy_batch,
             coordinator.fence_budget,
@@ -83,9 +87,11 @@ class TransitionWork:
         )
         self._copiers: dict[str, ShardCopier] = {}
         self._switched: set[tuple[str, str]] = set()  # the pairs that were copied and switched here
-        self._met_keys: set[str] = set()  # the sources of which any copy met a key
+        self._durable: set[tuple[str, str]] = set()  # and of these the ones whose targets had all on their disks
+        self._met: defaultdict[str, MetKeys] = defaultdict(MetKeys)  # by source, in all of its copies
         self._tasks = TaskSet(failed)
         self._fence_tasks = TaskSet(failed)
+        self._fence_published = asyncio.Event()
 
     # What can be asked for
 
@@ -97,9 +103,14 @@ class TransitionWork:
         """Let the pair catch up again before it is fenced once more."""
         self._tasks.start(self._resume_later(source, target))
 
+    def prepare_fence(self, source: str, target: str) -> None:
+        """A fence of the pair is about to be published: what it needs is opened before clients wait for it."""
+        self._fence_published = asyncio.Event()
+        self._fence_tasks.start(self._settle_fence(source, target, self._fence_published))
+
     def settle_fence(self, source: str, target: str) -> None:
-        """Wait until no router can send what the pair's fence holds, up to a time."""
-        self._fence_tasks.start(self._await_acknowledgements(source, target))
+        """Wait until no router can send what the pair's fence holds, up to a time. The fence was prepared."""
+        self._fence_published.set()
         self._fence_tasks.start(self._lift_after_timeout(source, target))
 
     def drain(self, source: str, target: str) -> None:
@@ -128,15 +139,13 @@ class TransitionWork:
         copier = self._copiers.get(source)
         if copier is not None:
             self._switched.add((source, target))
-            if copier.met_keys:
-                self._met_keys.add(source)
+            if copier.durable(target):
+                self._durable.add((source, target))
             copier.release(target)
 
     def broken(self, source: str) -> None:
         """The copies from the source have ended with an error."""
-        copier = self._copiers.pop(source, None)
-        if copier is not None and copier.met_keys:
-            self._met_keys.add(source)
+        self._copiers.pop(source, None)
 
     def progress(self) -> list[Put]:
         """How far the copies are, where that has changed."""
@@ -166,6 +175,7 @@ class TransitionWork:
             rate=self._context.rate,
             bandwidth=self._context.bandwidth,
             limits=self._limits,
+            met=self._met[source],
             failpoints=self._failpoints,
         )
         self._copiers[source] = copier
@@ -179,18 +189,37 @@ class TransitionWork:
         if copier is not None and self._copiers.get(source) is copier:
             copier.resume(target)
 
-    async def _await_acknowledgements(self, source: str, target: str) -> None:
-        await self._failpoints.reach(Point.FENCED)
-        try:
-            await self._fencing.settle(self._publisher.topology.epoch, self._access.leader(source))
-            if is_new(self._publisher.topology, target):
-                # Only now does every router know of the target, and bring there what it changes from now on.
-                await bring_functions(self._access, source, target)
-        except (EngineError, NotFound) as error:
-            self._report(control.FenceFailed(source, target, f"{source} cannot be fenced: {error}"))
-        else:
-            await self._failpoints.reach(Point.ACKNOWLEDGED)
-            self._report(control.Acknowledged(source, target))
+    async def _settle_fence(self, source: str, target: str, published: asyncio.Event) -> None:
+        async with AsyncExitStack() as opened:
+            administrator = asyncio.ensure_future(self._open_administrator(source, opened))
+            functions = asyncio.ensure_future(self._open_functions(source, target, opened))
+            try:
+                await published.wait()
+                await self._failpoints.reach(Point.FENCED)
+                await self._fencing.settle(self._access.leader(source), administrator)
+                if (both := await functions) is not None:
+                    # Only now does every router know of the target, and bring there what it changes from now on.
+                    await bring_functions(*both)
+            except (EngineError, NotFound) as error:
+                self._report(control.FenceFailed(source, target, f"{source} cannot be fenced: {error}"))
+            else:
+                await self._failpoints.reach(Point.ACKNOWLEDGED)
+                self._report(control.Acknowledged(source, target))
+            finally:
+                for opening in (administrator, functions):
+                    opening.cancel()
+                await asyncio.gather(administrator, functions, return_exceptions=True)
+
+    async def _open_administrator(self, source: str, opened: AsyncExitStack) -> Engine:
+        administrator = await self._access.administer(self._access.leader(source))
+        opened.push_async_callback(administrator.close)
+        return administrator
+
+    async def _open_functions(self, source: str, target: str, opened: AsyncExitStack) -> tuple[Engine, Engine] | None:
+        """Where functions come from and go to; None where the target has them already."""
+        if not is_new(self._publisher.topology, target):
+            return None
+        return await open_both(self._access, source, target, opened)
 
     async def _lift_after_timeout(self, source: str, target: str) -> None:
         timeout_s = self._fencing.ack_timeout_s + _SETTLE_TIMEOUT_S
@@ -200,39 +229,43 @@ class TransitionWork:
 
     async def _sweep(self, transition: Transition, shard: str, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
-        if self._held_nothing(transition, shard):
-            self._report(control.Swept(shard))
-            return
+        self.owed.pop(shard, None)  # of before the transition was reversed
+        pairs = {(pair.source, pair.target) for pair in transition.pairs if pair.source == shard}
+        # Otherwise an earlier attempt may have left keys, or another coordinator has copied, who knows what.
+        all_met = shard not in transition.unclean and pairs <= self._switched
+        # Who leaves is to keep nothing, not even what scripts have left there.
+        met = self._met[shard] if all_met and shard != transition.leaving else None
         try:
-            await self._publisher.write(self._records.sweeping(shard))
-            targets = [pair.target for pair in transition.pairs if pair.source == shard]
-
-            async def make_durable() -> None:
-                await asyncio.gather(*map(self._make_durable, targets))
-
-            async def step_done() -> None:
-                await self._failpoints.reach(Point.SWEEPING)
-
-            beginning = beginning_of(self._publisher.topology, shard)
-            await clear(self._access, self.routes, shard, make_durable, step_done, beginning)
+            if met is not None and not met.any:
+                # What was deleted there just before may come back with the power until the disk has heard of it. Nobody
+                # who waits for the move has to wait for that.
+                self.owed[shard] = met
+            else:
+                await self._clear(shard, pairs, met)
         except (EngineError, NotFound) as error:
             self._report(control.SweepFailed(shard, str(error)))
         else:
-            self._report(control.Swept(shard))
+            self._report(control.Swept(shard, durable=shard not in self.owed))
 
-    def _held_nothing(self, transition: Transition, shard: str) -> bool:
-        """Whether this server had no key that leaves it, nor a change of one, from the first copy to the last switch.
+    async def _clear(self, shard: str, pairs: Collection[tuple[str, str]], met: MetKeys | None) -> None:
+        await self._publisher.write_apart(self._records.sweeping(shard))
+        targets = [target for source, target in pairs if (source, target) not in self._durable]
 
-        Then there is nothing to sweep, and no deletion that a power cut could undo, so nothing is waited for.
-        """
-        pairs = {(pair.source, pair.target) for pair in transition.pairs if pair.source == shard}
-        return shard not in transition.unclean | self._met_keys and pairs <= self._switched
+        async def make_durable() -> None:
+            await asyncio.gather(*map(self._make_durable, targets))
+
+        async def step_done() -> None:
+            await self._failpoints.reach(Point.SWEEPING)
+
+        beginning = beginning_of(self._publisher.topology, shard)
+        await clear(self._access, self.routes, shard, make_durable, step_done, beginning, met)
 
     async def _make_durable(self, shard: str) -> None:
-        """What has moved is on its new server's disk before the old copy goes."""
+        """Return when what the shard's server has executed is on its disk, and at a majority of the shard's members."""
         with self._access.identity() as identity:
             engine = await self._access.open(self._access.leader(shard), identity)
             try:
                 await make_durable(engine)
+                await self._access.on_majority(shard, engine)
             finally:
                 await engine.close()

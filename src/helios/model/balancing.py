@@ -1,4 +1,4 @@
-"""What balancing goes by: what is spread evenly, how far, and when not."""
+"""How balancing decides: what is spread evenly, how far, and when not."""
 
 from __future__ import annotations
 

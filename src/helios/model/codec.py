@@ -31,5 +31,10 @@ def decode(kind: type[T], data: bytes) -> T:
     try:
         value: T = _adapter(kind).validate_json(data)
     except ValidationError as error:
-        raise StoreError(f"a stored {kind.__name__} cannot be read (written by another version?): {error}") from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise StoreError(
+            f"a stored {kind.__name__} cannot be read ({where}{first['msg']}): if another release of Helios runs on "
+            "this store, install that one here"
+        ) from error
     return value

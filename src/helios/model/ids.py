@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helios.errors import InvalidInput
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+
+_TLS = "rediss"
+_SCHEMES = ("redis", _TLS)
 
 
 def check_id(what: str, value: str) -> str:
@@ -24,17 +27,36 @@ def check_id(what: str, value: str) -> str:
     return value
 
 
-def leader_id(node_id: str) -> str:
-    """The id of the member that a node founds its shard with, and that leads it."""
+def founder_id(node_id: str) -> str:
+    """The id of the member that a node founds its shard with."""
     return f"{node_id}.0"
+
+
+def replica_id(shard_id: str, node_id: str) -> str:
+    """The id of the member that a node carries of a shard which another node has founded."""
+    return f"{shard_id}@{node_id}"
+
+
+def is_replica(member_id: str) -> bool:
+    """Whether the node of this member has not founded its shard."""
+    return "@" in member_id
+
+
+def shard_of_replica(member_id: str) -> str:
+    """The shard of such a member."""
+    return member_id.partition("@")[0]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
-    """Where a server listens. Written `host:port`; an IPv6 host is written in brackets."""
+    """Where a server listens. Written `host:port`; an IPv6 host is written in brackets.
+
+    That of a data server which speaks TLS is written `rediss://host:port`, as clients write it.
+    """
 
     host: str
     port: int
+    tls: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -50,5 +72,18 @@ class Address:
             raise InvalidInput(f"{text!r} is not an address: the port must be a number from 1 to 65535")
         return cls(host, int(port_text))
 
+    @classmethod
+    def of_server(cls, text: str) -> Address:
+        """The address of a data server: `host:port`, `redis://host:port` or, with TLS, `rediss://host:port`."""
+        scheme, separator, place = text.partition("://")
+        if not separator:
+            return cls.parse(text)
+        if scheme not in _SCHEMES:
+            raise InvalidInput(
+                f"{text!r} is not the address of a server: write host:port, or rediss://host:port for TLS"
+            )
+        return replace(cls.parse(place.removesuffix("/")), tls=scheme == _TLS)
+
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        place = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{_TLS}://{place}" if self.tls else place

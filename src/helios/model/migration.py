@@ -74,8 +74,10 @@ class ChangeKind(StrEnum):
     REWEIGHT = "reweight"
     DRAIN = "drain"
     UNDRAIN = "undrain"
+    PROMOTE = "promote"
     REPAIR = "repair"
     END_SCRIPT = "end_script"
+    BACKUP = "backup"
 
 
 class ChangeStatus(StrEnum):
@@ -114,7 +116,7 @@ class Change:
     Which of the fields behind `kind` count depends on it: `nodes` for found and add_node (with `import_keys`, `flush`
     or, for what becomes the first owner, `adopt` where a server holds keys), `node` for remove_node, drain, undrain and
     (with `weight`) reweight, `source`, `target`, `pattern` and `migration` for migrate, `strategy` and `by` for
-    rebalance. With `verify` every copy is compared with its
+    rebalance, `shard`, `node` and `accept_loss` for promote. With `verify` every copy is compared with its
     source before a switch, whatever the setting says. `user` is who has asked, empty where nobody had logged in.
     `cancelled` tells, while keys are on their way back, that a user wanted it; a wish to cancel has a record of its
     own. `reason` says in a sentence why, as far as Helios itself decided what is to be done, `outcome` what was done.
@@ -125,6 +127,7 @@ class Change:
     status: ChangeStatus = ChangeStatus.SUBMITTED
     nodes: tuple[Node, ...] = ()
     node: str = ""
+    shard: str = ""
     source: str = ""
     target: str = ""
     pattern: str = "*"
@@ -133,6 +136,7 @@ class Change:
     flush: bool = False
     adopt: bool = False
     verify: bool = False
+    accept_loss: bool = False
     weight: float = 1.0
     strategy: Strategy = Strategy.MINIMIZE_MOVEMENT
     by: Measure = Measure.KEYS

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from ipaddress import ip_address
+from urllib.parse import unquote
 
 from helios.errors import InvalidInput
 from helios.model.ids import Address
@@ -16,6 +18,8 @@ _SIZE = re.compile(r"(\d+)\s*(b|kb|mb|gb)?\Z")
 _SIZE_UNITS = {None: 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
 _NUMBER = re.compile(r"\d+(?:\.\d+)?\Z")
 _ETCD_PREFIX = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*\Z")
+_ETCD_SCHEMES = ("etcd", "etcds")
+_LOGIN = re.compile(r"(\w+)://([^:@]*):.*@")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?\Z")
 
 
@@ -73,20 +77,47 @@ def parse_store_url(value: object) -> str:
         if path.startswith("/") and len(path) > 1:
             return path
         raise ValueError(f"{text!r} names no file by its whole path: write sqlite:///var/lib/helios/helios.db")
-    if scheme == "etcd":
+    if scheme in _ETCD_SCHEMES:
         split_etcd_url(text)
         return text
     raise ValueError(
-        f"{text!r} is no place for a store: write the path of a file, sqlite:/// and the path, or etcd://HOST:PORT/PREFIX"
+        f"{without_password(text)!r} is no place for a store: write the path of a file, sqlite:/// and the path, or "
+        "etcd://HOST:PORT/PREFIX"
     )
 
 
-def split_etcd_url(url: str) -> tuple[tuple[str, ...], str]:
-    """The addresses and the prefix in `etcd://HOST:PORT[,HOST:PORT...]/PREFIX`; raises ValueError."""
-    places, _, prefix = url.removeprefix("etcd://").partition("/")
+@dataclass(frozen=True, slots=True)
+class EtcdUrl:
+    """What `etcd://[USER[:PASSWORD]@]HOST:PORT[,HOST:PORT...]/PREFIX` says; `etcds://` is TLS."""
+
+    places: tuple[Address, ...]
+    prefix: str
+    user: str = ""
+    password: str = field(default="", repr=False)
+    tls: bool = False
+
+
+def split_etcd_url(url: str) -> EtcdUrl:
+    """The parts of etcd's URL; raises ValueError."""
+    scheme, _, rest = url.partition("://")
+    before, _, prefix = rest.rpartition("@")[2].partition("/")
+    user, _, password = rest.rpartition("@")[0].partition(":")
     if not _ETCD_PREFIX.match(prefix):
-        raise ValueError(f"{url!r} names no prefix for the cluster's keys: write etcd://HOST:PORT/PREFIX")
-    return tuple(f"http://{parse_listen(place)}" for place in places.split(",")), prefix
+        raise ValueError(
+            f"{without_password(url)!r} names no prefix for the cluster's keys: write etcd://HOST:PORT/PREFIX"
+        )
+    places = tuple(parse_listen(place) for place in before.split(","))
+    return EtcdUrl(places, prefix, unquote(user), unquote(password), scheme == "etcds")
+
+
+def parse_secret(value: object) -> str:
+    """A text that is shown to nobody."""
+    return value if isinstance(value, str) else repr(value)
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown; other texts as they are."""
+    return _LOGIN.sub(r"\1://\2:***@", url)
 
 
 def format_duration(seconds: float) -> str:

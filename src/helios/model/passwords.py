@@ -48,6 +48,16 @@ def hashed(password: bytes, salt: bytes) -> str:
     return f"scrypt${n}${r}${p}${_text(salt)}${_text(parts.reckon(password))}"
 
 
+def derived(key: bytes, salt: str, of: str) -> str:
+    """The password that the cluster's key gives a data server: who has no key learns nothing from the salt."""
+    return hmac.digest(key, f"helios data server\0{salt}\0{of}".encode(), "sha256").hex()
+
+
+def key_check(key: bytes) -> str:
+    """What tells whether somebody else has the same key, and nothing else about it."""
+    return hmac.digest(key, b"helios cluster key", "sha256").hex()[:32]
+
+
 def matches(password: bytes, stored: str) -> bool:
     """Whether this is the password behind a hash. As slow as making one; a hash that is none matches nothing."""
     try:

@@ -14,17 +14,20 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from helios.model.balancing import parse_quiet_hours
+from helios.model.durability import parse_durabilities
 from helios.model.notation import (
     format_duration,
     format_size,
     parse_duration,
     parse_host,
     parse_listen,
+    parse_secret,
     parse_size,
     parse_store_url,
     parse_user_list,
+    without_password,
 )
-from helios.model.sections import Section
+from helios.model.section import Section
 from helios.model.settings import ClusterSettings, Settings
 
 EMPTY = '""'  # how a settings file writes the text that is empty
@@ -35,7 +38,7 @@ class Effect(StrEnum):
 
     NOW = "at once"  # in all processes of the cluster, through the store
     APART = "at once, apart"  # in all processes, through the store, but not where other settings are seen
-    RESTART = "restart"  # when the processes are started anew
+    RESTART = "restart"  # when the processes are restarted
     FIXED = "fixed"  # never, once the cluster has been founded
 
 
@@ -93,6 +96,13 @@ def is_structured(name: str) -> bool:
     return _parser(sections()[section].model_fields[field]) is parse_user_list
 
 
+def shown(name: str, value: str) -> str:
+    """A value as somebody wrote it, without what is nobody else's business."""
+    section, _, field = name.partition(".")
+    parser = _parser(sections()[section].model_fields[field])
+    return "not shown" if parser is parse_secret else without_password(value) if parser is parse_store_url else value
+
+
 def _info(name: str, field: FieldInfo) -> SettingInfo:
     extra = field.json_schema_extra
     facts = {key: str(value) for key, value in extra.items()} if isinstance(extra, dict) else {}
@@ -122,6 +132,10 @@ def _write(field: FieldInfo, value: object) -> str:
         return f"{len(value)} users" if isinstance(value, tuple) and value else "{}"
     if parser is parse_size and isinstance(value, int):
         return format_size(value)
+    if parser is parse_secret and value:
+        return "not shown"
+    if parser is parse_store_url:
+        return without_password(str(value)) or EMPTY
     return str(value) or EMPTY
 
 
@@ -138,9 +152,11 @@ def _allowed(field: FieldInfo, unit: str) -> str:
     if parser is parse_host:
         return "an IP address or a host name, without a port"
     if parser is parse_store_url:
-        return "the path of a file, sqlite:/// and its whole path, etcd://HOST:PORT,.../PREFIX, or empty"
+        return "the path of a file, sqlite:/// and its whole path, etcd://HOST:PORT,.../PREFIX, etcds://, or empty"
     if parser is parse_quiet_hours:
         return 'times of the day as in "22:00-06:00, 12:00-13:30", or empty'
+    if parser is parse_durabilities:
+        return 'patterns with async or quorum as in "cache:*=async, order:*=quorum", or empty'
     kind = field.annotation
     if kind is bool:
         return "true or false"

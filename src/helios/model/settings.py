@@ -10,14 +10,15 @@ from typing import Any, Self
 from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
+from helios.model.router_settings import RouterSettings
+from helios.model.section import Section
 from helios.model.sections import (
     AtlasSettings,
     CoordinatorSettings,
     GatewaySettings,
     LoggingSettings,
     NetworkSettings,
-    RouterSettings,
-    Section,
+    ReplicationSettings,
     SecuritySettings,
     ShardingSettings,
     StoreSettings,
@@ -31,6 +32,7 @@ class ClusterSettings(Section):
     """
 
     sharding: ShardingSettings = ShardingSettings()
+    replication: ReplicationSettings = ReplicationSettings()
     atlas: AtlasSettings = AtlasSettings()
     router: RouterSettings = RouterSettings()
     coordinator: CoordinatorSettings = CoordinatorSettings()
@@ -53,6 +55,7 @@ class Settings(Section):
     """All settings of one process. Raises pydantic's ValidationError for values outside their bounds."""
 
     sharding: ShardingSettings = ShardingSettings()
+    replication: ReplicationSettings = ReplicationSettings()
     atlas: AtlasSettings = AtlasSettings()
     store: StoreSettings = StoreSettings()
     network: NetworkSettings = NetworkSettings()
@@ -96,7 +99,8 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        _refuse([*_incomplete(self.security), *_shared_conflicts(self)])
+        pairs = [*_pair("security", self.security), *_pair("atlas", self.atlas)]
+        _refuse([*pairs, *_incomplete(self.security), *_without_authority(self.atlas), *_shared_conflicts(self)])
         return self
 
 
@@ -110,23 +114,24 @@ def _refuse(conflicts: list[Conflict]) -> None:
         raise PydanticCustomError("conflict", "{text}", {"text": text, "conflicts": conflicts})
 
 
+def _pair(section: str, files: SecuritySettings | AtlasSettings) -> list[Conflict]:
+    if bool(files.tls_cert_file) == bool(files.tls_key_file):
+        return []
+    names = (f"{section}.tls_cert_file", f"{section}.tls_key_file")
+    return [(names, f"{' and '.join(names)} belong together: give both or neither")]
+
+
 def _incomplete(security: SecuritySettings) -> list[Conflict]:
-    found: list[Conflict] = []
-    if bool(security.tls_cert_file) != bool(security.tls_key_file):
-        found.append(
-            (
-                ("security.tls_cert_file", "security.tls_key_file"),
-                "security.tls_cert_file and security.tls_key_file belong together: give both or neither",
-            )
-        )
-    if security.tls_client_ca_file and not security.tls_cert_file:
-        found.append(
-            (
-                ("security.tls_client_ca_file",),
-                "security.tls_client_ca_file means something with TLS only: give security.tls_cert_file as well",
-            )
-        )
-    return found
+    if security.tls_cert_file or not security.tls_client_ca_file:
+        return []
+    name = "security.tls_client_ca_file"
+    return [((name,), f"{name} means something with TLS only: give security.tls_cert_file as well")]
+
+
+def _without_authority(atlas: AtlasSettings) -> list[Conflict]:
+    if atlas.tls_ca_file or not atlas.tls_cert_file:
+        return []
+    return [(("atlas.tls_cert_file",), "atlas.tls_cert_file needs atlas.tls_ca_file, by which the others know it")]
 
 
 def _memory_conflicts(router: RouterSettings) -> list[Conflict]:

@@ -48,11 +48,24 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Term:
+    """One leader's time: the history that its writes are in, and where the leader stood when it was promoted."""
+
+    history: str
+    begins: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shard:
     """The unit of ownership on the ring; `leader` is the id of the member that takes its commands.
 
-    `number` is its own among the shards of the moment, from 1 on, for what has no room for an id; 0 in topologies of
+    `number` is its own among the current shards, from 1 on, for what has no room for an id; 0 in topologies of
     before there were numbers. `received` is the generation in which it last got keys of another shard.
+
+    `learners` follow the leader and still catch up: what they have counts for nothing. `outgoing` is the membership
+    before the present one, as long as some router may still count by it; then both have to agree. `lineage` are the
+    terms of its leaders, the latest first; it is empty until the shard has had a second member, and one member alone
+    keeps the term in which it lost the last of the others, whatever history it has begun since.
     """
 
     id: str
@@ -60,11 +73,26 @@ class Shard:
     members: tuple[Member, ...]
     number: int = 0
     received: int = 0
+    learners: tuple[Member, ...] = ()
+    outgoing: tuple[Member, ...] = ()
+    lineage: tuple[Term, ...] = ()
 
     @property
     def leading(self) -> Member:
         """The leader itself."""
         return next(member for member in self.members if member.id == self.leader)
+
+    @property
+    def memberships(self) -> tuple[frozenset[str], ...]:
+        """The sets of members of which a majority each must have what is acknowledged."""
+        sets = (self.members, self.outgoing) if self.outgoing else (self.members,)
+        return tuple(frozenset(member.id for member in members) for members in sets)
+
+    @property
+    def servers(self) -> tuple[Member, ...]:
+        """Every server that has keys of the shard, or is to have them."""
+        known = {member.id: member for member in (*self.learners, *self.outgoing, *self.members)}
+        return tuple(known[member_id] for member_id in sorted(known))
 
 
 ANY = "*"
@@ -165,7 +193,7 @@ class Topology:
     `unclean` names shards whose servers may hold keys that they do not own (copies in the making,
     moved keys not yet swept): whoever counts or lists keys must look at each key's owner there.
     `generation` counts the switches: as long as it stays, no key changes its owner. Routers hold every command for
-    `fenced_shards`.
+    `fenced_shards`, and while the cluster stands `still` for that change every command for every shard.
     """
 
     epoch: int
@@ -177,6 +205,7 @@ class Topology:
     sharding_enabled: bool = True
     generation: int = 0
     fenced_shards: frozenset[str] = frozenset()
+    still: str = ""
 
     def node(self, node_id: str) -> Node | None:
         """The node of that id, if there is one."""
@@ -188,10 +217,11 @@ class Topology:
 
     @property
     def fences(self) -> tuple[Fence, ...]:
-        """What routers hold commands for: whole shards, and the keys of pairs that are fenced."""
+        """What routers hold commands for: whole shards, all of them, and the keys of pairs that are fenced."""
         pairs = self.transition.pairs if self.transition is not None else ()
         fenced = (Fence(pair.source, pair.target) for pair in pairs if pair.phase is PairPhase.FENCED)
-        return (*map(Fence, sorted(self.fenced_shards)), *fenced)
+        all_shards = (Fence(shard.id, answered=True) for shard in self.shards) if self.still else ()
+        return (*map(Fence, sorted(self.fenced_shards)), *all_shards, *fenced)
 
 
 def with_numbers(shards: Sequence[Shard]) -> tuple[Shard, ...]:

@@ -12,6 +12,9 @@ from typing import Any
 
 from helios.errors import InvalidInput
 
+LONGEST_WAIT_S = 30.0
+"""For so long a node keeps a reply back until there is news."""
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -94,13 +97,26 @@ def _weight(text: str) -> float:
         raise InvalidInput(f"{text!r} is not a weight: use a number such as 1 or 0.5") from None
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= LONGEST_WAIT_S:
+        raise InvalidInput(f"{text!r} is no time to wait: use a number of seconds from 0 to {LONGEST_WAIT_S:g}")
+    return seconds
+
+
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise ValueError(text)
     return int(text)
 
 
-_READERS: dict[str, Callable[[str], object]] = {"WEIGHT": _weight, "COUNT": _count, "NUMBER": _count}
+_READERS: dict[str, Callable[[str], object]] = {
+    "WEIGHT": _weight,
+    "WAIT": _seconds,
+    "COUNT": _count,
+    "OFFSET": _count,
+    "NUMBER": _count,
+}
 
 _WEIGHT = (Option("WEIGHT", "weight", "w"),)
 _ZONE = (Option("ZONE", "zone", "z"),)
@@ -109,13 +125,16 @@ _HOW = (
     (Option("STRATEGY", "strategy", "minimize_movement|uniform"),),
     (Option("BY", "by", "keys|bytes|ops"),),
 )
+_WAIT = ((Option("WAIT", "wait_s", "seconds"),),)
 _REPAIR = ((Option("REPAIR", "repair"),),)
+_LOSS = ((Option("ACCEPT-LOSS", "accept_loss"),),)
 _VERIFY = ((Option("VERIFY", "verify"),),)
 
 _VERBS = (
     Verb("addnode", "add_node", "ID ADDRESS", (_WEIGHT, _ZONE, (_IMPORT, _FLUSH, _ADOPT))),
     Verb("removenode", "remove_node", "ID"),
     Verb("listnodes", "list_nodes", repeatable=True),
+    Verb("listshards", "list_shards", repeatable=True),
     Verb("nodeforkey", "node_for_key", "KEY", repeatable=True),
     Verb("migrate", "migrate", "SOURCE TARGET [PATTERN]", _VERIFY),
     Verb("migrationstatus", "migration", "ID", repeatable=True),
@@ -126,18 +145,23 @@ _VERBS = (
     Verb("reweight", "reweight", "ID WEIGHT"),
     Verb("drain", "drain", "ID"),
     Verb("undrain", "undrain", "ID"),
+    Verb("promote", "promote", "SHARD NODE", _LOSS),
     Verb("activemigrations", "active_migrations", repeatable=True),
     Verb("allmigrations", "migrations", repeatable=True),
     Verb("cancelmigration", "cancel_migration", "ID"),
     Verb("cleanupmigrations", "cleanup_migrations"),
     Verb("pausemigration", "pause_migration", "ID", repeatable=True),
     Verb("resumemigration", "resume_migration", "ID", repeatable=True),
-    Verb("changestatus", "change", "ID", repeatable=True),
+    Verb("changestatus", "change", "ID", _WAIT, repeatable=True),
     Verb("listrules", "rules", repeatable=True),
     Verb("placement", "placement", repeatable=True),
     Verb("routers", "routers", repeatable=True),
     Verb("slowcommands", "slow_commands", "[COUNT]", repeatable=True),
     Verb("check", "check", options=_REPAIR, repeatable=True),
+    Verb("backup", "backup"),
+    Verb("backupread", "read_backup", "ID SHARD OFFSET", repeatable=True),
+    Verb("backupend", "end_backup", "ID", repeatable=True),
+    Verb("restoreusers", "restore_users", "USERS", repeatable=True),
     Verb("settings", "settings", repeatable=True),
     Verb("setting", "setting", "NAME [VALUE]", repeatable=True),
     Verb("settinghistory", "setting_history", repeatable=True),

@@ -1,57 +1,49 @@
-"""The agent of a node: its data server, its routers, its heartbeat, its candidate for coordinator."""
+"""The agent of a node: its data servers, its routers, its heartbeat, its candidate for coordinator."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
-from collections import deque
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from helios.errors import StartError, StoreError
-from helios.model.ids import Address, check_id, leader_id
+from helios.model.ids import Address, check_id, founder_id
 from helios.model.sections import AofFsync
-from helios.model.topology import NodeKind
 from helios.node.backoff import Backoff
 from helios.node.files import DataFolder, read_json, write_json
+from helios.node.heartbeat import Heartbeat
+from helios.node.keeper import HANG_S, MemberKeeper
 from helios.node.locks import LockHeld, RunLock, holder_of
 from helios.node.member import MemberServer, MemberSpec
-from helios.node.ports import Reservation, taken
+from helios.node.members import Members
+from helios.node.ports import MEMBER_PORT_OFFSET, Reservation, taken
 from helios.node.process import Process, in_words
+from helios.node.server import NO_TLS, ServerTls
 from helios.node.waiting import drop, together, unless
 from helios.node.workers import STOP_S, Worker, WorkerSpec
 from helios.ports.clock import Clock
-from helios.ports.records import (
-    AGENTS,
-    MEMBERS,
-    SESSIONS,
-    AgentRecord,
-    SessionRecord,
-    list_records,
-    put_record,
-)
+from helios.ports.following import once_answered
+from helios.ports.records import SESSIONS, SessionRecord, list_records
 from helios.ports.store import Compare, Delete, Store
-from helios.ports.topologies import read_topology
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_S = 2.0
 CHILD = "child"  # in the note of the agent's lock: whether it ends with its parent
-HANG_S = 60.0  # a data server that says nothing for so long is ended, and so started again
-_LOOK_S = 2.0
 _GOODBYE_S = 2.0
-_NEWS = 8  # sentences that a record holds: nobody who follows it misses more of them at once
+_HAND_OVER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
     """What an agent is told. `listen` is where it takes clients, `address` how others reach that.
 
-    `reserved`: whoever started it keeps the port for it, and has seen that nobody else listens there. With
-    `leave_running` its end leaves the data server and the routers to the next agent.
+    Its data servers listen on `data_host` and are reached by `data_reached_by`; their passwords come of the cluster's
+    `key`, where it has one; `tls` and `known_servers` are as in a MemberSpec. `reserved`: whoever started it keeps the
+    port for it, and has seen that nobody else listens there. With `leave_running` its end leaves the data servers and
+    the routers to the next agent.
     """
 
     node_id: str
@@ -66,6 +58,11 @@ class AgentSpec:
     reserved: bool = False
     leave_running: bool = False
     hang_s: float = HANG_S
+    data_host: str = "127.0.0.1"
+    data_reached_by: str = "127.0.0.1"
+    key: bytes = field(default=b"", repr=False)
+    tls: ServerTls = NO_TLS
+    known_servers: Callable[[], ssl.SSLContext] = ssl.create_default_context
 
 
 class Agent:
@@ -87,32 +84,55 @@ class Agent:
         self._store = store
         self._clock = clock
         self._coordinate = coordinate
-        member_id = leader_id(spec.node_id)
-        self._member = MemberServer(
-            MemberSpec(member_id, spec.node_id, spec.listen, spec.fsync, spec.maxmemory_bytes, spec.server),
-            self._folder,
-            data.log(member_id),
-        )
+        self._heartbeat = Heartbeat(spec.node_id, spec.address, spec.version, store, clock, ready=self.serves)
+        self._members = Members(self._folder, store, self._member)
         self._workers = [Worker(f"{spec.node_id}/{number}", worker(number)) for number in range(spec.workers)]
-        self._ready = False
         self._acting = False
         self._came_up = False
+        self._serving = False
         self._reservation: Reservation | None = None
-        self._news: deque[str] = deque(maxlen=_NEWS)
-        self._news_count = 0
+
+    def _member(self, member_id: str) -> MemberKeeper:
+        spec = self.spec
+        # The port beside the node's own is the founder's: members that start at once would both find it free.
+        port = spec.listen.port + MEMBER_PORT_OFFSET if member_id == founder_id(spec.node_id) else 0
+        server = MemberServer(
+            MemberSpec(
+                member_id,
+                spec.node_id,
+                port,
+                spec.fsync,
+                spec.maxmemory_bytes,
+                spec.server,
+                spec.data_host,
+                spec.data_reached_by,
+                spec.address,
+                spec.key,
+                spec.tls,
+                spec.known_servers,
+            ),
+            self._folder.member(member_id),
+            self._data.log(member_id),
+        )
+        return MemberKeeper(server, self._store, self._clock, self._heartbeat.tell, hang_s=spec.hang_s)
 
     @property
-    def server(self) -> str:
-        """The data server's program and address, for people."""
-        return str(self._member)
+    def plain(self) -> str:
+        """The data server for people, if it was to speak TLS and cannot; else empty."""
+        return self._members.plain if self.spec.tls.cert is not None else ""
+
+    @property
+    def servers(self) -> str:
+        """The data servers' programs and addresses, for people."""
+        return str(self._members)
 
     def serves(self) -> bool:
-        """Whether the data server and the routers have come up and the data server runs."""
-        return self._ready
+        """Whether the data servers and the routers have come up and the data servers run."""
+        return self._serving and self._members.ready
 
     async def retune(self, fsync: AofFsync, maxmemory_bytes: int) -> None:
-        """Let the data server write its log and use memory in this way from now on."""
-        await self._member.retune(fsync, maxmemory_bytes)
+        """Let the data servers write their logs and use memory in this way from now on."""
+        await self._members.retune(fsync, maxmemory_bytes)
 
     async def run(
         self,
@@ -151,13 +171,9 @@ class Agent:
                 "zone": self.spec.zone,
             },
         )
-        await together([self._start_member(), *(worker.start() for worker in self._workers)])
-        self._ready = self._came_up = True
-        await self._beat()
-
-    async def _start_member(self) -> None:
-        await self._member.start(needed=await self._needed())
-        await self._announce_member()
+        await together([self._members.start(), *(worker.start() for worker in self._workers)])
+        self._serving = self._came_up = True
+        await once_answered(self._heartbeat.beat, logger.warning)
 
     async def _end_surplus_workers(self) -> None:
         for number, path in self._folder.router_locks():
@@ -166,34 +182,10 @@ class Agent:
                 logger.info("router surplus: router=%s/%d pid=%d", self.spec.node_id, number, holder.process.pid)
                 await Process(holder.process).stop(STOP_S)
 
-    async def _needed(self) -> bool:
-        """Whether the topology counts on this member's data."""
-        topology = await read_topology(self._store)
-        return any(member.id == self._member.spec.id for shard in topology.shards for member in shard.members)
-
-    async def _announce_member(self) -> None:
-        record = self._member.record()
-        await self._store.commit([put_record(MEMBERS + record.id, record)])
-
-    async def _beat(self) -> None:
-        record = AgentRecord(
-            node=self.spec.node_id,
-            address=self.spec.address,
-            kind=NodeKind.SUPERVISED,
-            seen_at=self._clock.wall(),
-            ready=self._ready,
-            pid=os.getpid(),
-            version=self.spec.version,
-            news=tuple(self._news),
-            news_count=self._news_count,
-        )
-        await self._store.commit([put_record(AGENTS + self.spec.node_id, record)])
-
     async def _serve(self, stop: asyncio.Event, beside: Sequence[Coroutine[Any, Any, None]]) -> None:
         jobs: list[Coroutine[Any, Any, None]] = [
-            self._heartbeats(),
-            self._watch_member(),
-            self._watch_hang(),
+            self._heartbeat.run(),
+            self._members.keep(),
             *(self._watch_worker(worker) for worker in self._workers),
             self._candidate(),
             *beside,
@@ -205,73 +197,24 @@ class Agent:
             done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            await self._hand_over()
         finally:
-            self._ready = False
+            self._serving = False
             await drop([stopped, *tasks])
 
-    async def _heartbeats(self) -> None:
-        while True:
-            try:
-                await self._beat()
-            except StoreError as error:
-                logger.warning("heartbeat failed: node=%s error=%s", self.spec.node_id, error)
-            await asyncio.sleep(HEARTBEAT_S)
+    async def _hand_over(self) -> None:
+        """Let others lead, so that clients do not notice the end of the data servers.
 
-    async def _watch_member(self) -> None:
-        backoff = Backoff()
-        started_at = self._clock.monotonic()
-        while True:
-            assert self._member.process is not None, "the server was started"
-            status = await self._member.process.wait()
-            self._ready = False
-            logger.error("member died: member=%s status=%s", self._member.spec.id, status)
-            await self._tell(f"its data server died ({in_words(status)}); starting it again")
-            told = ""
-            while not self._ready:
-                await asyncio.sleep(backoff.next(self._clock.monotonic() - started_at))
-                started_at = self._clock.monotonic()
-                try:
-                    # A server that had come up has data, whatever the topology says of it: never start it empty.
-                    await self._member.start(needed=True)
-                    await self._announce_member()
-                    self._ready = True
-                    await self._tell("its data server is back")
-                except StoreError as error:
-                    logger.warning("member not announced: member=%s error=%s", self._member.spec.id, error)
-                    await self._member.stop()
-                except StartError as error:
-                    logger.warning("member not restarted: member=%s error=%s", self._member.spec.id, error)
-                    if str(error) != told:
-                        told = str(error)
-                        await self._tell(f"its data server did not come back: {error}")
-                    await self._member.stop()
-
-    async def _watch_hang(self) -> None:
-        """End a data server that says nothing for too long: one that is stopped, or whose disk does not answer."""
-        answered_at = self._clock.monotonic()
-        while True:
-            await asyncio.sleep(min(_LOOK_S, self.spec.hang_s / 4))
-            process = self._member.process
-            if not self._ready or process is None or await self._member.answers():
-                answered_at = self._clock.monotonic()
-                continue
-            silent_s = self._clock.monotonic() - answered_at
-            if silent_s < self.spec.hang_s:
-                continue
-            logger.error("member hangs: member=%s pid=%d", self._member.spec.id, process.pid)
-            why = "it was stopped by a signal" if process.id.stopped() else "its log may say why"
-            await self._tell(f"its data server has said nothing for {silent_s:.0f} s ({why}); ending it")
-            process.id.send(signal.SIGKILL)
-            answered_at = self._clock.monotonic()
-
-    async def _tell(self, sentence: str) -> None:
-        """Let people know, in the next heartbeat, which comes at once."""
-        self._news.append(sentence)
-        self._news_count += 1
+        Who ends together with its parent ends with all the others, and has nobody to hand over to.
+        """
+        if self.spec.reserved or self.spec.leave_running:
+            return
         try:
-            await self._beat()
-        except StoreError as error:
-            logger.warning("heartbeat failed: node=%s error=%s", self.spec.node_id, error)
+            async with asyncio.timeout(_HAND_OVER_S):
+                await self._members.hand_over()
+        except (StoreError, TimeoutError) as error:
+            reason = str(error) or "it takes too long"
+            logger.warning("not handed over, ends all the same: node=%s reason=%s", self.spec.node_id, reason)
 
     async def _watch_worker(self, worker: Worker) -> None:
         backoff = Backoff()
@@ -279,7 +222,7 @@ class Agent:
         while True:
             status = await worker.process.wait() if worker.process is not None else None
             logger.error("router died: router=%s status=%s", worker.name, status)
-            await self._tell(f"its router {worker.name} died ({in_words(status)}); starting it again")
+            await self._heartbeat.tell(f"its router {worker.name} died ({in_words(status)}); starting it again")
             await self._end_sessions(self._workers.index(worker))
             await asyncio.sleep(backoff.next(self._clock.monotonic() - started_at))
             started_at = self._clock.monotonic()
@@ -289,7 +232,7 @@ class Agent:
                 logger.warning("router not restarted: router=%s error=%s", worker.name, error)
                 await worker.stop()
             else:
-                await self._tell(f"its router {worker.name} is back")
+                await self._heartbeat.tell(f"its router {worker.name} is back")
 
     async def _end_sessions(self, number: int) -> None:
         """A router that is dead sends nothing: whoever waits for its sessions need not wait for their leases to end."""
@@ -317,7 +260,7 @@ class Agent:
             await asyncio.sleep(backoff.next(self._clock.monotonic() - began))
 
     async def _stop(self) -> None:
-        """Routers first, so that nothing is served that the server could not answer; then the server."""
+        """Routers first, so that nothing is served that the server could not answer; then the servers."""
         if not self._acting:
             return
         if self.spec.leave_running and self._came_up:
@@ -329,11 +272,11 @@ class Agent:
         # Routers of an earlier agent that a start which failed has not come to adopt.
         left = [holder for _, path in self._folder.router_locks() if (holder := holder_of(path))]
         await asyncio.gather(*(Process(holder.process).stop(STOP_S) for holder in left))
-        await self._member.stop()
+        await self._members.stop()
         if self._reservation is not None:
             self._reservation.release()
         try:
-            await asyncio.wait_for(self._beat(), _GOODBYE_S)
+            await asyncio.wait_for(self._heartbeat.beat(), _GOODBYE_S)
         except (StoreError, TimeoutError) as error:
             logger.warning(
                 "goodbye failed: node=%s error=%s", self.spec.node_id, str(error) or "the store did not answer"
@@ -349,9 +292,9 @@ def lock_node(data: DataFolder, node_id: str, *, child: bool = False) -> RunLock
         return RunLock.acquire(folder.lock, {CHILD: "yes" if child else "no"})
     except OSError as error:
         raise StartError(f"cannot write in {folder.root}: {error.strerror}") from error
-    except LockHeld as held:
-        who = f"process {held.holder.process.pid}" if held.holder else "another process"
-        raise StartError(f"node {node_id} is already run by {who} on {data.root}; a node is started once") from held
+    except LockHeld as error:
+        who = f"process {error.holder.process.pid}" if error.holder else "another process"
+        raise StartError(f"node {node_id} is already run by {who} on {data.root}; a node is started once") from error
 
 
 def last_listen(data: DataFolder, node_id: str) -> tuple[Address, str] | None:

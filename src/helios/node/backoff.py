@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Backoff:
-    """Waits that double from `first_s` to `most_s`; whatever ran for `calm_s` starts from the beginning."""
+    """Waits that double from `first_s` to `max_s`; whatever ran for `calm_s` starts from the beginning."""
 
     def __init__(self, first_s: float = 0.2, max_s: float = 10.0, calm_s: float = 30.0) -> None:
         self._first_s = first_s

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helios.errors import StartError
+from helios.model.ids import founder_id
 from helios.node.ownership import check_owned
 
+_MEMBER = "member"
+_DISCARDED = ".discarded-"
 _DEPTH = 4  # down to what lies in the folder of a data server
 
 
@@ -39,6 +45,11 @@ class DataFolder:
     def settings(self) -> Path:
         """The settings that `helios up` hands to its children."""
         return self.root / "settings.json"
+
+    @property
+    def cluster(self) -> Path:
+        """Which cluster the folder is of."""
+        return self.root / "cluster.json"
 
     @property
     def logs(self) -> Path:
@@ -100,6 +111,11 @@ class NodeFolder:
         return self.root / "agent.json"
 
     @property
+    def instance(self) -> Path:
+        """A random id by which this folder differs from others of the same node on other hosts."""
+        return self.root / "instance.json"
+
+    @property
     def topology(self) -> Path:
         """The topology as the agent last knew it."""
         return self.root / "topology.json"
@@ -110,14 +126,18 @@ class NodeFolder:
         return self.root / "settings.json"
 
     @property
-    def member(self) -> Path:
-        """The folder of the data server."""
-        return self.root / "member"
+    def founder(self) -> MemberFolder:
+        """The data server that the node founds its shard with."""
+        return MemberFolder(self.root / _MEMBER)
 
-    @property
-    def member_state(self) -> Path:
-        """What the agent remembers of its data server: port, password, program."""
-        return self.root / "member.json"
+    def member(self, member_id: str) -> MemberFolder:
+        """The data server of that member."""
+        founds = member_id == founder_id(self.root.name)
+        return self.founder if founds else MemberFolder(self.root / f"{_MEMBER}-{member_id}")
+
+    def members(self) -> list[MemberFolder]:
+        """All data servers that there have ever been."""
+        return [MemberFolder(path) for path in sorted(self.root.glob(f"{_MEMBER}*")) if path.is_dir()]
 
     def router_lock(self, worker: int) -> Path:
         """Held while that router worker runs."""
@@ -127,6 +147,45 @@ class NodeFolder:
         """The locks of all router workers that there have ever been, by worker."""
         found = [(path.stem.removeprefix("router-"), path) for path in self.root.glob("router-*.lock")]
         return sorted((int(number), path) for number, path in found if number.isdigit())
+
+    def others(self) -> list[str]:
+        """The ids of the members that have files here, but for the founder."""
+        names = [folder.root.name.removeprefix(_MEMBER) for folder in self.members()]
+        return [name.removeprefix("-") for name in names if name]
+
+    def clear_discarded(self) -> None:
+        """Delete what was about to be deleted when its agent ended."""
+        for path in self.root.glob(f"{_DISCARDED}*"):
+            shutil.rmtree(path)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFolder:
+    """The folder in which a data server works, and what lies beside it."""
+
+    root: Path
+
+    @property
+    def socket(self) -> Path:
+        """Where the server listens for those who share its host and its user."""
+        return self.root / "server.sock"
+
+    @property
+    def lock(self) -> Path:
+        """Held while the data server, or a child of it, runs."""
+        return self.root / "member.lock"
+
+    @property
+    def state(self) -> Path:
+        """What the agent remembers of its data server: port, password, program."""
+        return self.root.with_name(f"{self.root.name}.json")
+
+    def discard(self) -> None:
+        """Delete everything that is in it. It is gone in one step, whatever happens meanwhile."""
+        gone = self.root.with_name(f"{_DISCARDED}{self.root.name}-{secrets.token_hex(4)}")
+        with contextlib.suppress(FileNotFoundError):
+            self.root.rename(gone)
+            shutil.rmtree(gone)
 
 
 def write_private(path: Path, text: str) -> None:

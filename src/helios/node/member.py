@@ -1,4 +1,4 @@
-"""The data server behind a node: started once, adopted after the agent's death, never started twice."""
+"""A data server of a node: started once, adopted after the agent's death, never started twice."""
 
 from __future__ import annotations
 
@@ -6,21 +6,34 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import hiredis
 
 from helios.errors import EngineUnreachable, StartError
 from helios.model.ids import Address
+from helios.model.passwords import derived
 from helios.model.sections import AofFsync
-from helios.node.files import NodeFolder, read_json, write_json, write_private
+from helios.node.files import MemberFolder, NodeFolder, read_json, write_json, write_private
 from helios.node.locks import RunLock, holder_of
-from helios.node.ports import choose_member_port, taken
-from helios.node.probe import Reply, ask
+from helios.node.ports import choose_member_port, inward_host, taken
+from helios.node.probe import Line, Reply, ask
 from helios.node.process import Process, ProcessId, size_of, start_process, tail
-from helios.node.server import ADMIN_USER, ServerConfig, ServerProgram, find_server, listen_backlog, render
+from helios.node.server import (
+    ADMIN_USER,
+    NO_TLS,
+    ServerConfig,
+    ServerProgram,
+    ServerTls,
+    find_server,
+    listen_backlog,
+    render,
+    speaks_tls,
+)
+from helios.node.sockets import fits
 from helios.ports.records import MemberRecord
 
 logger = logging.getLogger(__name__)
@@ -29,26 +42,44 @@ _POLL_S = 0.02
 _ANSWER_S = 30.0  # a server that loads answers at once that it does; this is for one that says nothing at all
 _FREE_S = 20.0
 STOP_S = 10.0
+_CROWDED = 0.5  # of a server's places, of which Helios itself takes few
+_FULL = "max number of clients"
+_NEWER = ("epoch", "tls")  # what is remembered beyond what the release before did
 
 
 @dataclass(frozen=True, slots=True)
 class MemberSpec:
-    """What an agent is told of the data server that it is to run. `listen` is the node's own address."""
+    """What an agent is told of a data server that it is to run. `port` is taken if it is free; 0 leaves it open.
+
+    The server listens on `host`, and other hosts reach it by `reached_by`, the node's clients reach that at `clients`.
+    With the cluster's `key` its password comes of that. With a certificate in `tls` it speaks TLS, if it can, and
+    `known_servers` makes what it is known by.
+    """
 
     id: str
     node: str
-    listen: Address
+    port: int
     fsync: AofFsync = AofFsync.INTERVAL
     maxmemory_bytes: int = 0
     server: str = ""
     host: str = "127.0.0.1"
+    reached_by: str = "127.0.0.1"
+    clients: Address | None = None
+    key: bytes = field(default=b"", repr=False)
+    tls: ServerTls = NO_TLS
+    known_servers: Callable[[], ssl.SSLContext] = ssl.create_default_context
+
+
+class EndedWhileStarting(StartError):
+    """A data server ended by itself before it served; it may be unable to load its files."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemberState:
-    """What is remembered of a data server in its node's folder. `started`: it has once come up with its data.
+    """What is remembered of a data server beside its folder. `started`: it has once come up with its data.
 
-    `server` is the program that ran last, for people: which one runs next, the folder does not say.
+    `server` is the program that ran last, for people: which one runs next, the folder does not say. `epoch` is that of
+    the topology at its last start, of members that can be taken away; earlier topologies do not know of it.
     """
 
     id: str
@@ -57,26 +88,38 @@ class MemberState:
     server: str = ""
     version: str = ""
     started: bool = False
+    salt: str = ""  # of a password that comes of the cluster's key
+    epoch: int = 0
+    tls: bool = False  # whether it speaks TLS at its port
 
 
 class MemberServer:
     """One data server process, its folder and what is remembered of it."""
 
-    def __init__(self, spec: MemberSpec, folder: NodeFolder, logs: Path) -> None:
+    def __init__(self, spec: MemberSpec, folder: MemberFolder, log: Path) -> None:
         self.spec = spec
         self.folder = folder
-        self.log = logs
+        self.log = log
         self.process: Process | None = None
-        self.state = _read_state(folder.member_state, spec.id)
+        self.state = _read_state(folder.state, spec.id)
+        self.crowded = False  # others than Helios take many of its places
+        self._leads = True
+        self._line: Line | None = None
 
     @property
     def address(self) -> Address:
-        """Where the server listens."""
-        return Address(self.spec.host, self._known.port)
+        """Where the server answers this process."""
+        return Address(inward_host(self.spec.host), self._known.port, self._known.tls)
 
     def record(self) -> MemberRecord:
         """How to reach and administer the server, for the store."""
-        return MemberRecord(self.spec.id, self.spec.node, self.address, ADMIN_USER, self._known.password)
+        known = self._known
+        address = Address(self.spec.reached_by, known.port, known.tls)
+        password = "" if known.salt else known.password
+        run = "" if self.process is None else f"{self.process.pid}@{self.process.id.started}"
+        return MemberRecord(
+            self.spec.id, self.spec.node, address, ADMIN_USER, password, known.salt, self.spec.clients, run
+        )
 
     def __str__(self) -> str:
         return f"{self._known.version} at {self.address}"
@@ -86,36 +129,34 @@ class MemberServer:
         assert self.state is not None, "the server has been prepared"
         return self.state
 
-    @property
-    def _lock_path(self) -> Path:
-        return self.folder.member / "member.lock"
-
     def has_data(self) -> bool:
         """Whether the folder holds what the server writes at its first start."""
-        return any((self.folder.member / "appendonlydir").glob("*.manifest"))
+        return any((self.folder.root / "appendonlydir").glob("*.manifest"))
 
     def check_data(self, needed: bool) -> None:
         """Raise StartError if starting would bring up an empty server in place of one that had data."""
         if needed and not self.has_data():
             raise StartError(
-                f"the data of {self.spec.id} is gone from {self.folder.member}, and the cluster counts on it: "
+                f"the data of {self.spec.id} is gone from {self.folder.root}, and the cluster counts on it: "
                 "put the folder back (from a backup); an empty server is not started in its place"
             )
 
-    async def start(self, *, needed: bool) -> None:
+    async def start(self, *, needed: bool, leads: bool = True) -> None:
         """Start the server, or adopt the one that already runs on this data, and wait until it serves.
 
-        Loading takes as long as it takes. Raises StartError. If this is cancelled, `process` is what runs.
+        Unless it `leads`, it takes no writes and follows nobody until it is told to. Loading takes as long as it
+        takes. Raises StartError. If this is cancelled, `process` is what runs.
         """
-        self.folder.member.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = RunLock.try_acquire(self._lock_path)
+        self._leads = leads
+        self.folder.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = RunLock.try_acquire(self.folder.lock)
         if lock is None and await self._adopt():
             return
         if lock is None:
             # The server is dead, but a child of it that rewrites its log lives on for a while.
-            lock = await RunLock.wait(self._lock_path, _FREE_S)
+            lock = await RunLock.wait(self.folder.lock, _FREE_S)
         if lock is None:
-            raise StartError(f"another process still uses the data of {self.spec.id} in {self.folder.member}")
+            raise StartError(f"another process still uses the data of {self.spec.id} in {self.folder.root}")
         try:
             self.check_data(needed)
             program = self._choose_program()
@@ -124,7 +165,7 @@ class MemberServer:
             self.process = start_process(
                 [str(program.path), str(config.path)],
                 log=self.log,
-                cwd=self.folder.member,
+                cwd=self.folder.root,
                 keep_fds=[lock.descriptor],
             )
             # From here on the server holds the lock, whatever becomes of this process.
@@ -139,12 +180,12 @@ class MemberServer:
             self._remember(replace(self._known, started=True))
 
     async def _adopt(self) -> bool:
-        holder = holder_of(self._lock_path)
+        holder = holder_of(self.folder.lock)
         if self.state is None:
             if holder is None:
                 return False
             raise StartError(
-                f"process {holder.process.pid} serves the data of {self.spec.id}, but {self.folder.member_state} "
+                f"process {holder.process.pid} serves the data of {self.spec.id}, but {self.folder.state} "
                 f"with its password is gone: put the file back, or end the process"
             )
         process = holder.process if holder else await self._who_answers()
@@ -182,19 +223,23 @@ class MemberServer:
 
     def _prepare(self, program: ServerProgram) -> ServerConfig:
         state = self.state or MemberState(self.spec.id, 0, secrets.token_hex(32))
+        if self.spec.key and not state.salt:
+            salt = secrets.token_hex(16)
+            state = replace(state, salt=salt, password=derived(self.spec.key, salt, state.id))
         if state.port == 0 or taken(self.spec.host, state.port):
-            port = choose_member_port(self.spec.listen, self.spec.host)
+            port = choose_member_port(self.spec.host, self.spec.port)
             if state.port:
                 logger.warning("member port taken: member=%s port=%d instead=%d", self.spec.id, state.port, port)
             state = replace(state, port=port)
-        self._remember(replace(state, server=str(program.path), version=str(program)))
+        tls = self.spec.tls.cert is not None and speaks_tls(program)
+        self._remember(replace(state, server=str(program.path), version=str(program), tls=tls))
         config = self._config()
         write_private(config.path, render(config))
         return config
 
     def _config(self) -> ServerConfig:
         return ServerConfig(
-            folder=self.folder.member,
+            folder=self.folder.root,
             log=self.log,
             host=self.spec.host,
             port=self._known.port,
@@ -202,15 +247,53 @@ class MemberServer:
             fsync=self.spec.fsync,
             maxmemory_bytes=self.spec.maxmemory_bytes,
             backlog=listen_backlog(),
+            socket=self.folder.socket if fits(self.folder.socket) else None,
+            reached_by=self.spec.reached_by,
+            leads=self._leads,
+            tls=self.spec.tls if self._known.tls else None,
         )
 
     def _remember(self, state: MemberState) -> None:
         if state != self.state:
-            write_json(self.folder.member_state, asdict(state))
+            # An older release would not know what to make of names that it does not have.
+            known = {name: value for name, value in asdict(state).items() if name not in _NEWER or value}
+            write_json(self.folder.state, known)
             self.state = state
 
+    def remember_epoch(self, epoch: int) -> None:
+        """Write down under which topology the server has been started."""
+        self._remember(replace(self._known, epoch=epoch))
+
+    def port_taken(self) -> bool:
+        """Whether somebody else listens where the server would."""
+        return taken(self.spec.host, self._known.port) is not None
+
+    async def discard(self) -> None:
+        """Delete the server's files, while it does not run. Raises StartError if that cannot be done."""
+        if not self.folder.root.is_dir():
+            return
+        lock = await RunLock.wait(self.folder.lock, _FREE_S)
+        if lock is None:
+            raise StartError(f"another process still uses the data of {self.spec.id} in {self.folder.root}")
+        try:
+            await asyncio.to_thread(self.folder.discard)
+        except OSError as error:
+            raise StartError(f"{self.folder.root} cannot be deleted: {error}") from error
+        finally:
+            lock.let_go()
+
+    async def remove(self) -> None:
+        """End the server, whoever has started it, and delete its files and what is remembered of it."""
+        if self.process is None:
+            self.process = member_of(self.folder)
+        await self.stop()
+        await self.discard()
+        self.folder.state.unlink(missing_ok=True)
+        self.state = None
+
     async def _ask(self, commands: Sequence[Sequence[str]]) -> list[Reply]:
-        return await ask(self.address, commands, user=ADMIN_USER, password=self._known.password)
+        password, tls = self._known.password, self.spec.known_servers
+        return await ask(self.address, commands, user=ADMIN_USER, password=password, tls=tls)
 
     async def _wait_ready(self, log_seen: int) -> None:
         """Wait until the server answers PING and has loaded its data."""
@@ -222,8 +305,10 @@ class MemberServer:
                 await asyncio.wait({ended, ready}, return_when=asyncio.FIRST_COMPLETED)
                 if ready.done():
                     await ready
+                    await self.answers()  # on a connection that stays, while there is a place for it
                     return
-                raise StartError(self._end_in_words(log_seen))
+                killed = (self.process.status or 0) < 0
+                raise (StartError if killed else EndedWhileStarting)(self._end_in_words(log_seen))
             finally:
                 ready.cancel()
         finally:
@@ -236,7 +321,8 @@ class MemberServer:
             reason = "says nothing"
             try:
                 [auth, pong] = await self._ask([["PING"]])
-                if pong == b"PONG" or pong == "PONG":
+                # One that follows nobody yet, or has lost whom it follows, says no more than that.
+                if pong == b"PONG" or pong == "PONG" or _text(pong).startswith("MASTERDOWN"):
                     return
                 reason = f"answers {_text(pong)!r}"
                 if reason.startswith("answers 'LOADING"):
@@ -261,15 +347,39 @@ class MemberServer:
         return f"the data server of {self.spec.id} ended while it was starting{how}{says}"
 
     async def answers(self) -> bool:
-        """Whether the server says anything at all, be it that it is busy or loads."""
+        """Whether the server says anything at all, be it that it is busy or loads, or full.
+
+        Those who take its places without a login are ended where they take too many: nobody but Helios can log in.
+        """
+        if self._line is None or self._line.address != self.address:
+            self._close_line()
+            self._line = Line(self.address, self.spec.known_servers)
+        again = self._line.open  # it may lead to a process that is gone
         try:
-            await self._ask([["PING"]])
-        except EngineUnreachable:
-            return False
+            try:
+                await self._look(self._line)
+            except EngineUnreachable:
+                if not again:
+                    raise
+                await self._look(self._line)
+        except EngineUnreachable as error:
+            return _FULL in str(error)
         return True
+
+    async def _look(self, line: Line) -> None:
+        login = [] if line.open else [["AUTH", ADMIN_USER, self._known.password]]
+        *_, clients = await line.ask([*login, ["INFO", "clients"]])
+        self.crowded = _part_taken(clients) > _CROWDED
+        if self.crowded:
+            await line.ask([["CLIENT", "KILL", "USER", "default", "SKIPME", "yes"]])
+
+    def _close_line(self) -> None:
+        if self._line is not None:
+            self._line.close()
 
     async def stop(self) -> None:
         """End the server; it writes out what it holds first. Returns when it is gone."""
+        self._close_line()
         if self.process is not None:
             await self.process.stop(STOP_S)
             logger.info("member stopped: member=%s pid=%d", self.spec.id, self.process.pid)
@@ -289,17 +399,30 @@ def _read_state(path: Path, member_id: str) -> MemberState | None:
     return state
 
 
+def _part_taken(clients: Reply) -> float:
+    """How many of its places a server has given away, by its INFO."""
+    fields = dict(line.partition(":")[::2] for line in _text(clients).splitlines())
+    counts = [fields.get(name, "") for name in ("connected_clients", "maxclients")]
+    return int(counts[0]) / max(1, int(counts[1])) if all(map(str.isdecimal, counts)) else 0.0
+
+
 def _text(reply: Reply) -> str:
     return reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
 
 
-def member_of(folder: NodeFolder) -> Process | None:
-    """The data server that runs on this node's data now, if its process is known."""
-    holder = holder_of(folder.member / "member.lock")
+def member_of(folder: MemberFolder) -> Process | None:
+    """The data server that runs on this folder's data now, if its process is known."""
+    holder = holder_of(folder.lock)
     return Process(holder.process) if holder else None
 
 
-def described(folder: NodeFolder) -> str:
-    """A node's data server for people: its program and port, as last started."""
-    value = read_json(folder.member_state) or {}
-    return f"{value.get('version', 'unknown')}, port {value.get('port', '?')}"
+def members_of(folder: NodeFolder) -> list[Process]:
+    """The data servers of a node that run now, as far as their processes are known."""
+    return [process for member in folder.members() if (process := member_of(member))]
+
+
+def described(folder: MemberFolder) -> str:
+    """A data server for people: its program and port, as last started."""
+    value = read_json(folder.state) or {}
+    tls = ", TLS" if value.get("tls") else ""
+    return f"{value.get('version', 'unknown')}, port {value.get('port', '?')}{tls}"

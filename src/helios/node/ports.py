@@ -22,6 +22,11 @@ def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str,
     return sorted(unique)
 
 
+def one_address(host: str) -> str:
+    """The first local address behind `host`, for what listens on one; raises StartError if it names none."""
+    return host if is_wildcard(host) else resolve(host, 0)[0][1][0]
+
+
 def is_wildcard(host: str) -> bool:
     """Whether `host` stands for every address of this machine."""
     return host in ("0.0.0.0", "::")
@@ -40,13 +45,17 @@ def taken(host: str, port: int) -> str | None:
                 probe.bind(address)
                 usable += 1
             except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    return f"port {port} on {host} is taken by another process"
-                if error.errno == errno.EACCES:
-                    return f"port {port} on {host} needs more rights than this user has"
                 if error.errno != errno.EADDRNOTAVAIL:
-                    return f"cannot listen on {host}:{port}: {error.strerror}"
+                    return _why_not(error, host, port)
     return None if usable else f"{host} is not an address of this machine"
+
+
+def _why_not(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is taken by another process"
+    if error.errno == errno.EACCES:
+        return f"port {port} on {host} needs more rights than this user has"
+    return f"cannot listen on {host}:{port}: {error.strerror}"
 
 
 def free_ports(count: int) -> int:
@@ -76,7 +85,7 @@ class Reservation:
             except OSError as error:
                 if error.errno != errno.EADDRNOTAVAIL:
                     self.release()
-                    raise StartError(f"cannot listen on {address}: {error.strerror}") from error
+                    raise StartError(_why_not(error, address.host, address.port)) from error
 
     def release(self) -> None:
         """Let go of the port."""
@@ -104,14 +113,20 @@ def _bound(family: socket.AddressFamily, where: tuple[str, int]) -> socket.socke
     raise AssertionError("the last attempt returns or raises")
 
 
-def choose_member_port(listen: Address, host: str) -> int:
-    """A free port for the server behind a node that listens at `listen`: 10000 above its own if that is free."""
-    wished = listen.port + MEMBER_PORT_OFFSET
-    if wished <= 65535 and taken(host, wished) is None:
+def choose_member_port(host: str, wished: int = 0) -> int:
+    """A free port for a data server: the wished one if it is free."""
+    if 0 < wished <= 65535 and taken(host, wished) is None:
         return wished
     with socket.socket(resolve(host, 0)[0][0], socket.SOCK_STREAM) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def inward_host(bind: str) -> str:
+    """The host by which a process of this machine reaches what is bound to `bind`."""
+    if not is_wildcard(bind):
+        return bind
+    return "::1" if ":" in bind else "127.0.0.1"
 
 
 def outward_host(bind: str) -> str:

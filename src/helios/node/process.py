@@ -178,7 +178,7 @@ class Process:
                 await self.wait()
             return
         self.id.send(signal.SIGKILL)
-        # A process in uninterruptible sleep cannot be ended by anyone; nobody is helped by waiting for ever.
+        # A process in uninterruptible sleep cannot be ended by anyone; nobody is helped by waiting forever.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_KILL_WAIT_S):
                 await self.wait()

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from helios.errors import StartError
 from helios.model.sections import AofFsync
+from helios.ports.engine import NOBODY
 
 OLDEST_MAJOR = 7
+BACKLOG_BYTES = 32 << 20  # what a member may miss and still go on without a whole copy; taken when one follows
 ADMIN_USER = "helios-admin"
 
 _VERSION = re.compile(r"^(Valkey|Redis) server v=(\d+)(\.\S+)", re.IGNORECASE)
@@ -40,6 +42,32 @@ class ServerProgram:
 
     def __str__(self) -> str:
         return f"{self.product} {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """The files of TLS between Helios and data servers, by absolute paths.
+
+    Without `ca` the system's authorities count; without a certificate and its key the servers of this host have none.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
+NO_TLS = ServerTls()
+"""No files: this host's servers do not speak TLS, and of others only those that the whole world knows."""
+
+
+def speaks_tls(program: ServerProgram) -> bool:
+    """Whether the program was built with TLS: one that was asks for the certificate that is missing here, and ends."""
+    config = b'port 0\ntls-port 1\nsave ""\n'
+    try:
+        said = subprocess.run([program.path, "-"], input=config, capture_output=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return b"No tls-cert-file configured" in said
 
 
 def find_server(configured: str = "", last: str = "") -> ServerProgram:
@@ -140,7 +168,11 @@ def packaged_server() -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """What a data server's configuration file says. `maxmemory_bytes` 0 means no limit."""
+    """What a data server's configuration file says. `maxmemory_bytes` 0 means no limit.
+
+    Other hosts reach it by `reached_by`, and its leader names it so. Unless it `leads`, it takes no writes and follows
+    nobody until it is told to.
+    """
 
     folder: Path
     log: Path
@@ -150,6 +182,10 @@ class ServerConfig:
     fsync: AofFsync
     maxmemory_bytes: int = 0
     backlog: int = 511
+    socket: Path | None = None
+    tls: ServerTls | None = None
+    reached_by: str = "127.0.0.1"
+    leads: bool = True
 
     @property
     def path(self) -> Path:
@@ -168,9 +204,10 @@ def render(config: ServerConfig) -> str:
     lines = [
         "# Written by Helios at every start; changes made here are lost.",
         f"bind {config.host}",
-        f"port {config.port}",
+        *_ports(config),
         "protected-mode no",
         f"tcp-backlog {config.backlog}",
+        *([] if config.socket is None else [f"unixsocket {_quoted(config.socket)}", "unixsocketperm 600"]),
         "daemonize no",
         "io-threads 1",
         "databases 1",
@@ -185,13 +222,37 @@ def render(config: ServerConfig) -> str:
         "appendonly yes",
         "maxmemory-policy noeviction",
         "replica-serve-stale-data no",
+        f"replica-announce-ip {config.reached_by}",
+        f"replica-announce-port {config.port}",
+        # A leader that nobody follows for so long would begin another history: it never does.
+        "repl-backlog-ttl 0",
+        f"repl-backlog-size {BACKLOG_BYTES}",
+        "repl-diskless-sync-delay 0",
         # Replicas that lag must not hold up an end that was asked for.
         "shutdown-timeout 3",
         "user default off resetpass resetkeys resetchannels -@all",
         f"user {ADMIN_USER} on #{password} ~* &* +@all",
     ]
+    if not config.leads:
+        lines.append(f"replicaof {NOBODY.host} {NOBODY.port}")
     lines += [f"{name} {value}" for name, value in config.live.items()]
     return "\n".join(lines) + "\n"
+
+
+def _ports(config: ServerConfig) -> list[str]:
+    tls = config.tls
+    if tls is None or tls.ca is None or tls.cert is None or tls.key is None:
+        return [f"port {config.port}"]
+    return [
+        "port 0",
+        f"tls-port {config.port}",
+        f"tls-ca-cert-file {_quoted(tls.ca)}",
+        f"tls-cert-file {_quoted(tls.cert)}",
+        f"tls-key-file {_quoted(tls.key)}",
+        # Who is let in is decided by the login.
+        "tls-auth-clients no",
+        "tls-replication yes",
+    ]
 
 
 def _quoted(path: Path) -> str:

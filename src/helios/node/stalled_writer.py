@@ -20,7 +20,7 @@ from helios.ports.location import StoreLocation
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.25
+_LOOK_EVERY_S = 1.0
 _REQUEST_TIMEOUT_S = 1.0  # well below a router's lease, so that clients notice nothing
 
 
@@ -37,7 +37,7 @@ class StalledWriterWatch:
         self._told: set[ProcessId] = set()
 
     async def watch(self) -> None:
-        """For ever; a look costs the reading of two small files."""
+        """For ever; a look costs two calls of the system."""
         while True:
             self.look(time.monotonic())
             await asyncio.sleep(_LOOK_EVERY_S)

@@ -20,7 +20,7 @@ FINGERPRINT = "fingerprint"  # and this: what it was started with
 _POLL_S = 0.02
 _START_S = 30.0
 _NAMELESS_S = 5.0
-STOP_S = 4.0
+STOP_S = 6.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,33 +123,33 @@ class _Setting:
     heaviness: Sequence[float]
     ruled: Mapping[str, float]
 
-    def board(self, owners: Sequence[str]) -> PointAssignment:
-        """A board with all sums made afresh."""
+    def assignment(self, owners: Sequence[str]) -> PointAssignment:
+        """An assignment with all its sums computed again."""
         return PointAssignment(self.scope, self.measured, owners, self.heaviness, self.ruled)
 
 
 def _evened(setting: _Setting, owners: Sequence[str]) -> tuple[PointAssignment, PointAssignment]:
-    """The board before and after as many passes as each improve by a margin.
+    """The assignment before and after as many passes as each improve by a margin.
 
     Every pass begins with sums made afresh from the owners. So planning again on the outcome repeats
     exactly the pass that was rejected here, and rejects it too. Every pass must lower the variance as
     well, which depends on nothing but the owners: so no sequence of passes, or of plans, returns to
     where it was.
     """
-    first = board = setting.board(owners)
-    while outside := board.outside(board.loads):
-        varied = _variance(board.loads, setting.scope.weights)
-        trial = board.copy()
+    first = assignment = setting.assignment(owners)
+    while outside := assignment.outside(assignment.loads):
+        varied = _variance(assignment.loads, setting.scope.weights)
+        trial = assignment.copy()
         trial.flow()
         trial.refine()
-        reached = setting.board(trial.owners)
+        reached = setting.assignment(trial.owners)
         if (
-            board.outside(reached.loads) > outside * (1 - MARGIN)
+            assignment.outside(reached.loads) > outside * (1 - MARGIN)
             or _variance(reached.loads, setting.scope.weights) >= varied
         ):
             break
-        board = reached
-    return first, board
+        assignment = reached
+    return first, assignment
 
 
 def _ruled_by(placement: Placement, arcs: ArcLoads) -> tuple[set[str], set[str]]:

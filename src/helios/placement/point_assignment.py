@@ -50,7 +50,7 @@ class PointAssignment:
         self.targets: Targets = targets_for(scope, self.loads, owners, heaviness, by_rule)
 
     def copy(self) -> PointAssignment:
-        """The same board again, before any point has moved on it."""
+        """The same assignment again, before any point has moved."""
         other = copy(self)
         other.owners, other.loads = list(self.owners), dict(self.loads)
         other._points, other._sorted = {}, {}
@@ -138,7 +138,7 @@ class PointAssignment:
             high = max(low, self._level(givers, lack, filling=False))
         gives = [(s, (self._relative(s) - high) * targets.centre[s]) for s in givers]
         takes = [(s, (low - self._relative(s)) * targets.centre[s]) for s in takers]
-        return _most_first(gives), _most_first(takes)
+        return _largest_first(gives), _largest_first(takes)
 
     def _level(self, shards: Iterable[str], amount: float, *, filling: bool) -> float:
         """The deviation up to which `amount` fills the emptiest shards, or down to which it drains the fullest."""
@@ -245,7 +245,7 @@ class PointAssignment:
             self.loads[target] = self.loads.get(target, 0.0) + load * part
 
 
-def _most_first(quotas: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+def _largest_first(quotas: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
     return sorted(((shard, amount) for shard, amount in quotas if amount > 0), key=lambda quota: (-quota[1], quota[0]))
 
 

@@ -7,10 +7,21 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
+from helios.model.ids import Address
 from helios.model.topology import Member
 
 CLIENT_NAME = "helios"
 """How every connection of Helios to a data server is called there, so that others can be told apart."""
+NOBODY = Address("127.0.0.1", 1)
+"""Whom a server follows that is to lead nobody: nothing listens there, and it takes no writes."""
+BIG_VALUE_BYTES = 256 << 10
+"""From here on a value is big: to dump and restore a megabyte keeps each server busy for up to 10 ms."""
+QUIET_CHANNEL = b"helios-changes"
+"""What connections subscribe to on which servers name changed keys: a server bounds what waits for a subscriber."""
+
+
+ROUND_CHANNEL = b"helios-rounds"
+"""The shard channel on which a round publishes an empty message, which the leader's followers are then to have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +94,15 @@ class UserRole(StrEnum):
     ROUTER = "router"  # everything that clients may do through Helios, scripts included
     FLUSHER = "flusher"  # empty the server, for a client's FLUSHALL
     MOVER = "mover"  # read, write, track, count, and administer users
+    REPLICATOR = "replicator"  # say who follows whom, and administer users
+    FOLLOWER = "follower"  # be given a copy of everything
 
 
 # The users that Helios makes at servers: those of a router's session, and one for each piece of a coordinator's work.
 SESSION_PREFIX = "helios-s-"
 FLUSH_PREFIX = "helios-f-"
 MOVER_PREFIX = "helios-m-"
+FOLLOWER_PREFIX = "helios-r-"  # and, at a shard's leader, one for each member that follows it
 SESSION_PREFIXES = {UserRole.ROUTER: SESSION_PREFIX, UserRole.FLUSHER: FLUSH_PREFIX}
 
 
@@ -108,6 +122,39 @@ class ScriptEnd(StrEnum):
     ENDED = "ended"
     NONE = "none"  # there was none, or it had just ended
     UNKILLABLE = "unkillable"  # it has written already, and nothing may be half done
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """A server that follows a leader, as the leader sees it: what it has acknowledged, and how long ago.
+
+    Until it is `online` it is still given a whole copy, and no round counts it.
+    """
+
+    address: Address
+    offset: int
+    lag_s: float
+    online: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """What a server is to other servers, and how much it has: `offset` bytes of the history of that id.
+
+    `history` is empty where an offset could not be compared with those of others: after a restart, until a whole copy
+    has come; while one is loaded; and for a leader that has never been followed. `former_history` is the one before a
+    promotion, until `former_end`. `leader` is whom it follows, None if nobody; `in_sync` tells that it receives what
+    the leader writes (always true of a leader).
+    """
+
+    leads: bool
+    history: str
+    offset: int
+    former_history: str = ""
+    former_end: int = 0
+    leader: Address | None = None
+    in_sync: bool = True
+    followers: tuple[Follower, ...] = ()
 
 
 class ChangeStream(Protocol):
@@ -195,6 +242,12 @@ class Engine(Protocol):
         a consumer has been seen in this very moment.
         """
 
+    async def stream_writes(self) -> bytes:
+        """A word that another one takes the place of when any stream may have been changed without being named.
+
+        Costs one small question. Empty where the server does not tell.
+        """
+
     async def stream_states(self, keys: Sequence[bytes]) -> list[StreamState | None]:
         """For each key what it knows as a stream, None where it is none."""
 
@@ -252,6 +305,37 @@ class Engine(Protocol):
         True if it is; False if the server does not promise it (no AOF, or one that it never syncs). May take
         a little more than the second between two syncs of `everysec`; with `always` about a round trip.
         Raises EngineUnreachable on time-out.
+        """
+
+    async def replication(self) -> Replication:
+        """What the server is to other servers, and how much it has."""
+
+    async def follow(self, leader: Member, user: str | None = None, password: str | None = None) -> None:
+        """Make the server a read-only copy of `leader`, to which it logs in as `user` from now on.
+
+        Returns before it is in sync. It goes on from where it stands if the leader has what it lacks and nothing
+        differs; else it is given a whole copy, and what it had is gone. To be told the same again changes nothing.
+        """
+
+    async def detach(self) -> Replication:
+        """Make the server follow nobody: it takes no writes, acknowledges nothing to anybody, and stays where it is.
+
+        What it is given back includes all that it has ever acknowledged. It refuses reads, too, where it is
+        configured so.
+        """
+
+    async def promote(self) -> Replication:
+        """Make the server lead, under a new history that begins where it stands; nothing changes if it leads already.
+
+        Others that are no further than that in its former history can follow it without a whole copy. The new one
+        stays until a restart.
+        """
+
+    async def round(self, count: int, timeout_s: float) -> int:
+        """How many followers have all that the server had executed before this call, by anybody.
+
+        Waits until these are `count`, but no longer than `timeout_s`; other calls on this engine wait meanwhile.
+        Whoever follows and is online is counted. Raises EngineError if the server does not lead, or ceases to.
         """
 
     async def end_script(self) -> ScriptEnd:

@@ -1,15 +1,15 @@
-"""Following what stands in the store: first as it is, then as it changes, and anew where changes were lost."""
+"""Following what stands in the store, as it is and as it changes, and waiting for a store that is away."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from helios.errors import StoreError, WatchLost
+from helios.errors import StoreError, StoreUnreachable, WatchLost
 from helios.model.codec import decode
 from helios.ports.store import Event, Store
 
@@ -22,10 +22,33 @@ _RETRY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What has changed under a prefix; when `complete`, all that stands there, and what is not named is gone."""
+    """What has changed under a prefix up to `revision`; when `complete`, all that stands there: the rest is gone."""
 
     events: tuple[Event, ...]
     complete: bool
+    revision: int
+
+
+async def once_answered(work: Callable[[], Awaitable[T]], tell: Callable[[str], None] | None) -> T:
+    """What the work gives, as soon as the store answers: it is begun anew until then.
+
+    That it waits, and that it goes on, is told once each. Without `tell` it does not wait.
+    """
+    told = False
+    while True:
+        try:
+            result = await work()
+        except StoreUnreachable as error:
+            if tell is None:
+                raise
+            if not told:
+                tell(f"waiting for the store: {error}")
+            told = True
+            await asyncio.sleep(_RETRY_S)
+        else:
+            if told and tell is not None:
+                tell("the store answers: going on")
+            return result
 
 
 async def updates(store: Store, prefix: str) -> AsyncGenerator[Update, None]:
@@ -35,11 +58,12 @@ async def updates(store: Store, prefix: str) -> AsyncGenerator[Update, None]:
     """
     while True:
         snapshot = await store.list(prefix)
-        yield Update(tuple(Event(entry.key, entry.value, entry.version) for entry in snapshot.entries), complete=True)
+        entries = tuple(Event(entry.key, entry.value, entry.version) for entry in snapshot.entries)
+        yield Update(entries, complete=True, revision=snapshot.revision)
         try:
             async with aclosing(store.watch(prefix, snapshot.revision)) as watch:
                 async for events in watch:
-                    yield Update(events, complete=False)
+                    yield Update(events, complete=False, revision=events[0].version)
             return
         except WatchLost:
             continue

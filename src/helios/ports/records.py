@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Generic, TypeVar
 
 from helios.model.codec import decode, encode
@@ -15,6 +17,11 @@ from helios.ports.store import Put, Store
 
 T = TypeVar("T")
 
+# The form of all that follows. A release that reads what earlier ones write, and writes what they read, keeps the
+# number, so that both run side by side; fields that a release does not know it passes over.
+FORMAT = 1
+
+CLUSTER = "/cluster"  # ClusterRecord
 TOPOLOGY = "/topology"  # TopologyRecord (ports.topology_records); written by the coordinator alone
 PAIRS = TOPOLOGY + "/pairs/"  # + digest of the base + "/" + place in the transition → PairRecord
 OBJECTS = "/objects/"  # + digest + "/" + number of the part → what the topology names by digest, written once
@@ -29,16 +36,24 @@ PAUSES = "/pauses/"  # + change id → b"1": a user wants its copies to wait
 MIGRATIONS = "/migrations/"  # + migration id → Migration
 SESSIONS = "/sessions/"  # + session id → SessionRecord, bound to the session's lease
 AGENTS = "/agents/"  # + node id → AgentRecord; a heartbeat, not bound to a lease
-IMPORTS = "/imports/"  # + change id → the batch being taken over: its keys (base64) and whether all are copied
+RUNNING = "/running/"  # + node id → RunningRecord, bound to a lease of its agent: one agent at a time runs a node
+BIG_KEYS = "/big-keys/"  # + session id → BigKeysRecord, bound to the session's lease
+IMPORTS = "/imports/"  # + change id → NoteRecord (coordinator.import_note); behind it the parts of the batch's keys
 MEMBERS = "/members/"  # + member id → MemberRecord
+BACKUPS = "/backups/"  # + change id → BackupRecord, while the copies of all shards are begun
+REPLICAS = "/replicas/"  # + shard id → ReplicasRecord; written by the coordinator alone
 DEPARTED = "/departed/"  # + member id → Member: a server outside of the cluster that may have users of ours
 SCRIPTS = "/scripts/"  # + SHA1 → the body of a script (raw bytes) that SCRIPT LOAD was given
-SCRIPTS_FLUSHED = "/scripts-flushed"  # written anew by each SCRIPT FLUSH
+SCRIPTS_FLUSHED = "/scripts-flushed"  # rewritten by each SCRIPT FLUSH
 STRAY_SCRIPTS = "/stray-scripts/"  # + SHA1 of its name → StrayScript
 USERS = "/users"  # UsersRecord: who may use the cluster; there is none before users were ever configured
 LOAD = "/load"  # LoadRecord: what the coordinator has last found on all shards
+IMPORTING = "/importing"  # b"1" while `helios import-store` writes: there is no cluster yet
 HEALTH = "/health"  # HealthRecord: how the nodes are, written when that changes
 HISTORY = "/history/"  # + change id → HistoryRecord: the last changes that have ended
+
+LEASED = (COORDINATOR, SESSIONS, BIG_KEYS, RUNNING)
+"""What is bound to leases: there is none of it where no process of the cluster runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +65,39 @@ class CoordinatorRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterRecord:
+    """Which cluster the store is of (a random id), since when (Unix seconds), and the command that founded it.
+
+    `key_check` tells whether a process has the cluster's key; empty where it has none. `format` is that of all records
+    of the store, and `version` the release of Helios that has brought them to it.
+    """
+
+    id: str
+    founded_at: float
+    founded_by: str
+    key_check: str = ""
+    format: int = 1
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRecord:
+    """Who runs a node: the process `pid` of a host, since its `boot`, on the data folder that has this `instance`."""
+
+    node: str
+    address: Address
+    host: str
+    boot: str
+    pid: int
+    folder: str
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
 class SessionRecord:
     """A router's lease: what it is and the last epoch that it has acknowledged (0: none yet).
 
-    The coordinator deletes it before it forces the session off: a router whose record is gone starts anew.
+    The coordinator deletes it before it forces the session off: a router whose record is gone starts over.
     At `address` the router says how it fares, to who knows the secret. `deaf`: it sends no fenced command, but
     messages that the targets of the fences would publish could still be missed. At the members `as_default` it has no
     user of its own, so that only the end of its lease, `ttl_s` after its last renewal, ends it there.
@@ -68,6 +112,22 @@ class SessionRecord:
     deaf: bool = False
     as_default: tuple[str, ...] = ()
     ttl_s: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class BigKeysRecord:
+    """Keys whose values were big when they last passed a router, each byte of them as one character."""
+
+    keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, keys: Iterable[bytes]) -> BigKeysRecord:
+        """The record of these keys."""
+        return cls(tuple(key.decode("latin-1") for key in keys))
+
+    def names(self) -> list[bytes]:
+        """The keys."""
+        return [key.encode("latin-1") for key in self.keys]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +150,60 @@ class AgentRecord:
 
 @dataclass(frozen=True, slots=True)
 class MemberRecord:
-    """How to reach and administer a server process: made by the agent that supervises it."""
+    """How to reach and administer a server process: made by the agent that supervises it.
+
+    Where the cluster has a key, the password comes of it and of `salt`, and stands nowhere in the store. `clients` is
+    where its node takes clients. `run` is another one with each start of the process (empty: told by none so far);
+    `dead`: that process has ended, and no other has begun. `leaving`: its node is about to stop, and waits for
+    others to lead what it leads.
+    """
 
     id: str
     node: str
     address: Address
     user: str
-    password: str
+    password: str = ""
+    salt: str = ""
+    clients: Address | None = None
+    run: str = ""
+    dead: bool = False
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicasRecord:
+    """The nodes that are to carry a member of a shard, beside the one that has founded it.
+
+    The agent of such a node runs the member and says where it is by a MemberRecord. One whose node is not named any
+    more goes, with its data, as soon as the topology does not list it.
+    """
+
+    shard: str
+    nodes: tuple[str, ...]
+
+
+class BackupStage(StrEnum):
+    """How far a router and the coordinator are with the one moment at which all shards are copied.
+
+    The router asks; the coordinator, when it is its turn, has it open connections to every leader; then it holds all
+    commands, has the copies begin, and lets the commands go.
+    """
+
+    ASKED = "asked"
+    OPENING = "opening"  # the router's turn
+    OPEN = "open"  # the coordinator's
+    STILL = "still"  # the router's: no command runs anywhere
+    BEGUN = "begun"  # the coordinator's
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class BackupRecord:
+    """How far a backup has come to its moment; `pause_ms` is for how long commands were held."""
+
+    id: str
+    stage: BackupStage
+    pause_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +276,7 @@ class ShardStats:
 
 @dataclass(frozen=True, slots=True)
 class LoadRecord:
-    """The figures of all shards as collected last (Unix seconds)."""
+    """The stats of all shards as collected last (Unix seconds)."""
 
     collected_at: float
     shards: tuple[ShardStats, ...]

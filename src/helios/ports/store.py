@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
+
+# What every home of the store takes, so that what works in one works in all: etcd, as it comes, has the narrowest
+# bounds, 1.5 MB a request and 128 operations a transaction.
+MAX_RECORD_BYTES = 1 << 20
+MAX_COMMIT_BYTES = 1_400_000  # keys and values together
+MAX_OPERATIONS = 100  # in one commit, compares included
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,32 @@ class Delete:
     key: str
 
 
+Operation: TypeAlias = Put | Delete
+
+
+def size_of(operation: Operation) -> int:
+    """The bytes that an operation counts with in a commit."""
+    return len(operation.key.encode()) + (len(operation.value) if isinstance(operation, Put) else 0)
+
+
+def fits(operations: Sequence[Operation], compares: int = 0) -> bool:
+    """Whether one commit takes all of these, beside as many compares."""
+    return len(operations) + compares <= MAX_OPERATIONS and sum(map(size_of, operations)) <= MAX_COMMIT_BYTES
+
+
+def batches(operations: Sequence[Operation], compares: int = 0) -> Iterator[Sequence[Operation]]:
+    """The operations in their order, in commits that have room for as many compares each."""
+    start = size = 0
+    for end, operation in enumerate(operations):
+        more = size_of(operation)
+        if end > start and (end - start + compares >= MAX_OPERATIONS or size + more > MAX_COMMIT_BYTES):
+            yield operations[start:end]
+            start, size = end, 0
+        size += more
+    if start < len(operations):
+        yield operations[start:]
+
+
 class Store(Protocol):
     """One interface, several homes. Every method may raise StoreError when the store does not answer.
 
@@ -74,7 +106,9 @@ class Store(Protocol):
         """Do all operations as one, durably, and give the revision they got.
 
         Raises Conflict, and does nothing, if a compare does not hold; LeaseLost if a Put names a lease that is
-        gone. After any other StoreError the outcome is unknown: read again.
+        gone; TooBig beyond the limits above. After any other StoreError, or if it is cancelled, the outcome is
+        unknown, and what was sent may even be carried out later, though never behind a commit that has changed a key
+        which it compares, nor, without compares, one that it writes. Read again.
         """
 
     def watch(self, prefix: str, after: int) -> AsyncGenerator[tuple[Event, ...], None]:
@@ -91,6 +125,9 @@ class Store(Protocol):
 
     async def revoke(self, lease: str) -> None:
         """End the lease and delete what is bound to it; nothing happens if it is gone."""
+
+    async def compact(self, revision: int) -> None:
+        """Nobody needs to watch from before `revision` any more: a store that keeps all changes may forget them."""
 
     async def close(self) -> None:
         """Let go of everything; running watches end."""

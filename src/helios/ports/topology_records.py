@@ -14,7 +14,7 @@ from helios.ports.records import OBJECTS, PAIRS, TOPOLOGY, put_record
 from helios.ports.store import Event, Put
 
 _PART_BYTES = 900_000
-_MAX_CHANGED_PAIRS = 32  # where more change at once, writing the base anew is cheaper for all
+_MAX_CHANGED_PAIRS = 32  # where more change at once, writing the base again is cheaper for all
 _NOWHERE = Placement()
 
 
@@ -240,7 +240,7 @@ class Assembly:
             self._placements[digest] = decode(Placement, data)
 
     def stored(self, record: TopologyRecord) -> StoredTopology:
-        """The topology of now; nothing of it may be missing."""
+        """The current topology; nothing of it may be missing."""
         self._bases = {record.base: self._bases[record.base]}
         self._placements = {one: self._placements[one] for one in record.objects if one in self._placements}
         prefix = pairs_of(record.base)

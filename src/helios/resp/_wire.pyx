@@ -159,8 +159,8 @@ cdef class Stream:
             raise self.fault
         try:
             there = self.find()
-        except ProtocolError as fault:
-            self.fault = fault
+        except ProtocolError as error:
+            self.fault = error
             self.start = self.end
             self.keep_rest()
             raise

@@ -14,7 +14,7 @@ from helios.resp.keys import stream_options
 
 _SECONDS = re.compile(rb"(?:[0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})\Z")
 _MILLISECONDS = re.compile(rb"[0-9]{1,15}\Z")
-# 0 means for ever: what has run out while a command could not be sent still gets one look at the key.
+# 0 means forever: what has run out while a command could not be sent still gets one look at the key.
 _MIN_S = 0.001
 
 
@@ -26,7 +26,7 @@ class Timeout:
     milliseconds: bool = False
 
     def seconds(self, argv: Sequence[bytes]) -> float | None:
-        """How long it waits; None for ever, or if the number is not plain."""
+        """How long it waits; None forever, or if the number is not plain."""
         text = argv[self.position]
         if not (_MILLISECONDS if self.milliseconds else _SECONDS).match(text):
             return None

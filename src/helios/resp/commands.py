@@ -81,6 +81,8 @@ _ROUTER = _names("""ping echo hello auth quit reset select time info dbsize scan
     function|kill function|help script|help pubsub|help
     subscribe unsubscribe psubscribe punsubscribe ssubscribe sunsubscribe publish spublish
     pubsub|channels pubsub|numsub pubsub|numpat pubsub|shardchannels pubsub|shardnumsub""")
+# What the servers do not know and clients ask for.
+_BEYOND = (("client|maint_notifications", -3, "noscript"),)
 _BLOCKING = _names("blmove blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin xread xreadgroup")
 
 NO_DATABASES = "Helios has one database, number 0"
@@ -169,6 +171,8 @@ def _build() -> dict[str, Command]:
             container=name in containers,
             reason=reason,
         )
+    for name, arity, flags in _BEYOND:
+        table[name] = Command(name, arity, frozenset(flags.split()), How.ROUTER, "", compile_keys(""))
     for name, verb in VERBS.items():
         table[name] = Command(name, verb.arity, frozenset(("admin",)), How.VERB, "", compile_keys(""))
     return table

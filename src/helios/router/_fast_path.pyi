@@ -1,13 +1,17 @@
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from helios.placement._owners import Owners
 from helios.placement.routing import Routes
 from helios.resp.wire import Frame, RequestParser
 from helios.router.frontend.caller import Caller, Dispatch, Holder, Waiter
+from helios.router.stats.big_keys import BigKeys
 
 Item = TypeVar("Item")
+
+PARKS_READS: Final = 1
+PARKS_WRITES: Final = 2
 
 READ: Final = 0
 WRITE: Final = 1
@@ -54,10 +58,17 @@ class CommandStats:
     latencies: Latencies
     failed: int
     rejected: int
-    def __init__(self, name: str, group: int, arity: int = 0, position: int = 0) -> None: ...
+    parks: int
+    def __init__(self, name: str, group: int, arity: int = 0, position: int = 0, *, parks: int = 0) -> None: ...
     def clear(self) -> None: ...
 
 OWN: Final[CommandStats]
+OWN_READ: Final[CommandStats]
+OWN_WRITE: Final[CommandStats]
+
+class Rounds(Protocol):
+    def park(self, queue: Any, count: int) -> None: ...
+    def forget(self, queue: Any) -> None: ...
 
 class Slot:
     caller: Caller
@@ -66,13 +77,17 @@ class Slot:
     def fill(self, reply: bytes) -> None: ...
 
 class Push(Slot): ...
-class LastSlot(Slot): ...
+
+class LastSlot(Slot):
+    filled: Callable[[], None] | None
+
 class Confirmation(LastSlot): ...
 
 def write_all(transport: asyncio.WriteTransport, pieces: list[bytes]) -> None: ...
 
 class Outbox:
     errors: dict[str, int]
+    discarded: list[list[bytes]]
     bytes_in: int
     bytes_out: int
     def __init__(self, loop: object, turn_s: float = 0.0) -> None: ...
@@ -89,7 +104,7 @@ class ClientState:
     max_owed: int
     max_commands: int
     dirty: bool
-    way: int
+    reroutes: int
     trailing: bool
     behind: bool
     resume: bool
@@ -100,6 +115,9 @@ class ClientState:
     last_word: bytes
     last_at: float
     arrived_ns: int
+    bytes_in: int
+    bytes_out: int
+    commands: int
     transport: asyncio.Transport | None
     muted: int
     ending: bool
@@ -129,12 +147,14 @@ LATE: Final[str]
 
 class Lease:
     deadline: float
-    def __init__(self, monotonic: Callable[[], float]) -> None: ...
+    def __init__(self, clock: Callable[[], float]) -> None: ...
     def lasts(self) -> bool: ...
 
 class CommandQueue:
     ready: bool
-    parks: bool
+    parks: int
+    spares: Callable[[bytes], bool] | None
+    rounds: Rounds | None
     lease: Lease
     scheduled: bool
     issued: int
@@ -144,21 +164,24 @@ class CommandQueue:
     slow_ns: int
     waiters: Fifo[Waiter]
     latencies: Latencies
-    def __init__(self, *, max_commands: int, max_bytes: int, pushes: bool, lease: Lease) -> None: ...
+    def __init__(self, *, max_commands: int, max_bytes: int, pushes: bool, lease: Lease, big_keys: BigKeys) -> None: ...
     def send(self, raw: bytes, waiter: Waiter) -> None: ...
-    def send_together(self, raws: list[bytes], waiter: Waiter) -> None: ...
+    def send_together(self, raws: list[bytes], waiter: Waiter, last: CommandStats = ...) -> None: ...
     def send_as(self, raw: bytes, waiter: Waiter, kind: CommandStats) -> None: ...
+    @property
+    def parked_count(self) -> int: ...
     @property
     def counts(self) -> tuple[int, int, int]: ...
     def oldest(self) -> bytes | None: ...
+    def read_again(self, other: CommandQueue) -> None: ...
     def received(self, replies: list[bytes]) -> str | None: ...
     def hand_on(self, count: int) -> str | None: ...
-    def take_parked(self) -> list[Waiter]: ...
+    def refuse(self, count: int, read: bytes, written: bytes) -> None: ...
     def take_unsent(self) -> list[Waiter]: ...
     def take_sent(self) -> list[Waiter]: ...
 
 class FastPath:
-    way: int
+    reroutes: int
     commands: int
     by_name: dict[str, CommandStats]
     def __init__(

@@ -7,16 +7,17 @@ The fast path takes the commands with one key while nothing is out of the ordina
 keys, a fence, a slowed write, no lease, an unknown word) goes to the dispatcher, which decides about everything.
 """
 
-import time
-
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_REFCNT
 from libc.stdint cimport INT64_MAX, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.types cimport clockid_t
 
 from helios.errors import ProtocolError
+from helios.ports.clock import boottime
 from helios.resp._wire cimport Span
 from helios.resp.odd import ODD_REPLY
 
@@ -38,9 +39,18 @@ cdef enum Reason:
     _YIELDED = 32
     _PREPARING = 64
 
+cdef enum Group:
+    _READ = 0
+    _WRITE = 1
+    _OTHER = 2
+
 cdef enum Muted:
     _NEXT_REPLY = 1
     _EVERY_REPLY = 2
+
+cdef enum Parks:
+    _PARKS_READS = 1
+    _PARKS_WRITES = 2
 
 # In which modes a caller is, as bits: in any of them its commands do not take the fast path.
 IN_MULTI = 1
@@ -68,10 +78,23 @@ CLOSED = _CLOSED
 YIELDED = _YIELDED
 PREPARING = _PREPARING
 
+# Which replies of a server wait until something covers them, as bits.
+PARKS_READS = _PARKS_READS
+PARKS_WRITES = _PARKS_WRITES
+
 # How commands are told apart in counts.
-READ = 0
-WRITE = 1
-OTHER = 2
+READ = _READ
+WRITE = _WRITE
+OTHER = _OTHER
+
+cdef extern from *:
+    """
+    #include <time.h>
+    #ifndef CLOCK_BOOTTIME
+    #define CLOCK_BOOTTIME CLOCK_MONOTONIC
+    #endif
+    """
+    clockid_t CLOCK_BOOTTIME
 
 cdef extern from *:
     int __builtin_clzll(unsigned long long) noexcept
@@ -79,9 +102,13 @@ cdef extern from *:
 cdef Py_ssize_t MIN_CELLS = 8
 cdef Py_ssize_t KEPT_CELLS = 1024
 cdef Py_ssize_t HEAVY_BYTES = 1 << 20  # as in upstream/heavy.py
+cdef Py_ssize_t BIG_BYTES = 256 << 10  # as BIG_VALUE_BYTES in ports/engine.py
 cdef Py_ssize_t SMALL_BYTES = 16 * 1024  # below it a copy costs less than a write
 cdef Py_ssize_t LONGEST_NAME = 64
 cdef Py_ssize_t FEW = 256  # arguments
+cdef Py_ssize_t LONG = 10_000  # arguments; fewer are freed in a tenth of a millisecond
+cdef Py_ssize_t FREED_AT_ONCE = 50_000
+cdef double STILL_NEEDED_S = 0.05
 cdef Py_ssize_t MAX_ERROR_NAMES = 100
 cdef int COMMANDS_A_LOOK = 16  # of those that take the fast path
 
@@ -90,6 +117,13 @@ cdef inline int64_t clock_ns() noexcept:
     """The monotonic clock. It is read once for whatever has come in one piece, not for each command."""
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef inline int64_t boot_ns() noexcept:
+    """The clock that `helios.ports.clock.boottime` reads."""
+    cdef timespec now
+    clock_gettime(CLOCK_BOOTTIME, &now)
     return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
@@ -155,10 +189,10 @@ cdef class FastPath:
         cdef bytes raw
         if self.routes is None or parser.words is not None:
             return False
-        if caller.way != self.way:
+        if caller.reroutes != self.reroutes:
             if caller.replies.count:
                 return False
-            caller.way = self.way
+            caller.reroutes = self.reroutes
         if self.word is not None and spans[0].size == PyBytes_GET_SIZE(self.word) and not memcmp(
             frame + spans[0].start, PyBytes_AS_STRING(self.word), spans[0].size
         ):

@@ -18,11 +18,14 @@ from helios.router.frontend.holding import Holding
 from helios.router.options import RouterOptions
 from helios.router.pubsub.hub import Hub
 from helios.router.script_cache import ScriptCache
+from helios.router.session.keeper import SessionKeeper
+from helios.router.stats.big_keys import BigKeys
 from helios.router.stats.counters import RateMeter
 from helios.router.stats.hot_keys import HotKeys
 from helios.router.stats.slowlog import SlowLog
 from helios.router.stats.totals import Totals
 from helios.router.stray_scripts import StrayScripts
+from helios.router.tracking.tracker import Tracker
 from helios.router.upstream.connection import Identities
 from helios.router.upstream.heavy import HeavyCommands
 from helios.router.upstream.pool import Pool
@@ -41,7 +44,9 @@ class RouterContext(Identities, Protocol):
     lease: Lease
     product: dict[bytes, bytes]
     pool: Pool
+    keeper: SessionKeeper
     hub: Hub
+    tracker: Tracker
     script_cache: ScriptCache
     stray_scripts: StrayScripts
     holding: Holding
@@ -49,6 +54,7 @@ class RouterContext(Identities, Protocol):
     totals: Totals
     slowlog: SlowLog
     hot_keys: HotKeys
+    big_keys: BigKeys
     heavy: HeavyCommands
     rate_meter: RateMeter
     started_at: float
@@ -66,19 +72,14 @@ class RouterContext(Identities, Protocol):
     def session_id(self) -> str:
         """The id of the present session; empty where there is none."""
 
-    @property
-    def sessions(self) -> int:
-        """Sessions since the start."""
-
-    @property
-    def longest_renewal_gap_s(self) -> float:
-        """The longest time between two renewals of the lease."""
-
     def configure(self, options: RouterOptions) -> None:
-        """Go by other times and limits: from the next command that is held, and from the next client's connection."""
+        """Use other timeouts and limits: from the next command that is held, and from the next client's connection."""
 
     def reason(self) -> str | None:
         """Why commands for keys are not served now; None if they are."""
+
+    def slow(self, frame: bytes, waiter: Waiter, took_s: float) -> None:
+        """A command has taken long."""
 
     def spawn(self, caller: Caller, work: Coroutine[None, None, bytes]) -> None:
         """Answer the caller with what `work` returns; a HeliosError becomes an error reply."""

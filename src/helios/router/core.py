@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 
 from helios.access.authenticator import Authenticator
@@ -23,17 +23,10 @@ from helios.router._fast_path import Lease
 from helios.router.commands.counting import OwnKeys
 from helios.router.commands.dispatch import Dispatcher
 from helios.router.frontend.answering import Answering
-from helios.router.frontend.caller import (
-    Caller,
-    OneCommand,
-    Outbox,
-    Slot,
-    Waiter,
-    WaitingCommand,
-    WatchedKeys,
-)
+from helios.router.frontend.caller import Caller, OneCommand, Outbox, Slot, Waiter, WaitingCommand, WatchedKeys
 from helios.router.frontend.client_table import ClientTable
 from helios.router.frontend.connection import ClientConnection
+from helios.router.frontend.hand_over import HandOver
 from helios.router.frontend.holding import Holding
 from helios.router.frontend.listener import Listener
 from helios.router.options import RouterOptions
@@ -41,12 +34,14 @@ from helios.router.pubsub.hub import Hub
 from helios.router.script_cache import ScriptCache
 from helios.router.session.keeper import SessionKeeper
 from helios.router.session.session import Pending, Session
+from helios.router.stats.big_keys import BigKeys
 from helios.router.stats.counters import RateMeter
 from helios.router.stats.endpoint import StatsEndpoint
 from helios.router.stats.hot_keys import HotKeys
 from helios.router.stats.slowlog import HELD, SlowLog
 from helios.router.stats.totals import Totals
 from helios.router.stray_scripts import StrayScripts
+from helios.router.tracking.tracker import Tracker
 from helios.router.upstream.connection import Credentials
 from helios.router.upstream.heavy import HeavyCommands
 from helios.router.upstream.link import ServerConnection
@@ -71,6 +66,7 @@ class Router:
         clock: Clock,
         options: RouterOptions,
         authenticator: Authenticator | None = None,
+        socket_of: Callable[[Member], str | None] = lambda member: None,
     ) -> None:
         self.options = options
         self.admin = admin
@@ -79,23 +75,28 @@ class Router:
         self.topology = Topology(epoch=0)
         self.routes: Routes | None = None
         self.unclean: frozenset[str] = frozenset()  # shards whose servers may hold keys of others
-        self.lease = Lease(clock.monotonic)
+        self.lease = Lease(clock.boottime)
         self.slowlog: SlowLog = SlowLog(options.slow_s, options.slow_entries)
         self.rate_meter = RateMeter()
         self.hot_keys = HotKeys(clock.monotonic())
+        self.big_keys = BigKeys(clock.monotonic)
         self.heavy = HeavyCommands(clock.monotonic)
-        self._endpoint = StatsEndpoint(partial(router_view.view, self), partial(router_view.slow_commands, self))
+        self._endpoint = StatsEndpoint(
+            partial(router_view.view, self),
+            partial(router_view.slow_commands, self),
+            host=options.inspected_host,
+            reached_at=options.inspected_at,
+        )
         self.started_at = clock.monotonic()
         self.product: dict[bytes, bytes] = {}
         self.port = 0  # where it serves clients; 0 where it does not
-        self.holding = Holding(
-            options.hold_timeout_s, lambda took_s: self.slowlog.note(HELD, self.clock.wall(), took_s)
-        )
+        self.holding = Holding(options.hold_timeout_s, lambda took_s: self.slowlog.note(HELD, clock.wall(), took_s))
         self.pool = Pool(self, options)
         self.blocked: set[WaitingCommand] = set()
         self.watches: set[WatchedKeys] = set()
         self.hub = Hub(self, options)
-        self.clients = ClientTable(options, self.authenticator, self.hub.topics.size, self.hub.forget)
+        self.clients = ClientTable(options, self.authenticator, self.hub.topics.size, self._gone)
+        self.tracker = Tracker(self, options, self.clients.get)
         self.script_cache = ScriptCache(store)
         self.stray_scripts = StrayScripts(self, store)
         self._own_keys = OwnKeys(self)
@@ -104,8 +105,10 @@ class Router:
         self._outbox = Outbox(asyncio.get_running_loop(), options.turn_s)
         self.totals = Totals(self._dispatcher.fast_path, self._outbox)
         self._connector = connector
-        self._keeper = SessionKeeper(lambda: Session(store, connector, clock, options, self), self)
+        self.socket = socket_of
+        self.keeper = SessionKeeper(lambda: Session(store, connector, clock, options, self), self)
         self._listener = Listener(self._connection)
+        self._hand_over = HandOver(store, clock, self.clients)
         self._answering = Answering()
         self._calls: set[OneCommand] = set()
         self._opened = asyncio.Event()
@@ -120,7 +123,7 @@ class Router:
         if self.options.inspected:
             await self._endpoint.open()
         self._answering.keep(asyncio.create_task(self._watch(), name="clients' limits"))
-        self._keeper.start()
+        self.keeper.start()
         self._answering.keep(asyncio.create_task(self.script_cache.follow(), name="scripts"))
         self._answering.keep(asyncio.create_task(self.stray_scripts.run(), name="stray scripts"))
         try:
@@ -141,25 +144,27 @@ class Router:
             if self.clock.monotonic() - looked_at >= _STRANGERS_EVERY_S:
                 looked_at = self.clock.monotonic()
                 self.pool.end_strangers()
-            await asyncio.sleep(self.clients.limits.pause_s)
+            await self.clients.pause()
             self.clients.limits.look()
 
     def configure(self, options: RouterOptions) -> None:
-        """Go by other times and limits: from the next command that is held, and from the next client's connection."""
+        """Use other timeouts and limits: from the next command that is held, and from the next client's connection."""
         self.options = options
         self.clients.configure(options)
         self.holding.timeout_s = options.hold_timeout_s
         self.slowlog.configure(options.slow_s, options.slow_entries)
         self.pool.configure(options)
         self.hub.configure(options)
+        self.tracker.configure(options)
 
     async def stop(self) -> None:
         """End connections and session, within a few seconds. Commands under way get an answer that says so."""
-        self._running = False
         self.clients.stopping = True
-        self._endpoint.close()
         self._listener.close()
-        await self._keeper.stop()
+        await self._hand_over.run(self.topology, self.options.node, self.options.hand_over_timeout_s)
+        self._running = False
+        self._endpoint.close()
+        await self.keeper.stop()
         await self._answering.stop(_END_TIMEOUT_S)
         for client in list(self.clients.values()):
             client.close_after_replies()
@@ -170,17 +175,17 @@ class Router:
         for call in list(self._calls):
             call.abandon()
         # A session with commands in flight is left to its lease: it must not look as if nothing could come of it.
-        await self._keeper.end(_END_TIMEOUT_S, revoke=settled)
+        await self.keeper.end(_END_TIMEOUT_S, revoke=settled)
         for client in list(self.clients.values()):
             client.abort()
 
     async def _all_answered(self) -> bool:
         """Wait a moment for what is in flight."""
-        marks = self.pool.marks((shard.id for shard in self.topology.shards), lambda key: True)
+        shards = [shard.id for shard in self.topology.shards]
+        under_way = [link.settled(mark) for link, mark in self.pool.marks(shards, lambda key: True)]
         try:
             async with asyncio.timeout(_END_TIMEOUT_S):
-                for link, mark in marks:
-                    await link.settled(mark)
+                await asyncio.gather(*under_way, *(link.told(mark) for link, mark in self.pool.untold(shards)))
         except TimeoutError:
             return False
         return True
@@ -221,7 +226,7 @@ class Router:
         self.topology = topology
         self.routes = Routes(topology)
         self._dispatcher.serve(self.routes)
-        marks = self.pool.marks((fence.shard for fence in topology.fences), self.routes.fenced)
+        marks = self.pool.marks_behind(topology.fences, self.routes.fenced)
         self.pool.apply(topology)
         for watch in self.watches:
             watch.follow(self.routes)
@@ -231,6 +236,7 @@ class Router:
         touched = {shard for pair in pairs for shard in (pair.source, pair.target)}
         self.unclean = frozenset(shard.id for shard in topology.shards if shard.id in topology.unclean | touched)
         subscriptions = self.hub.apply(topology, self.routes)
+        self.tracker.apply(topology, self.routes)
         self.holding.release()
         self._applied.set()
         self._applied = asyncio.Event()
@@ -256,6 +262,7 @@ class Router:
         self._fault = reason
         self.pool.close(f"this router's session is over: {reason}")
         self.hub.close(f"this router's session is over: {reason}")
+        self.tracker.close(f"this router's session is over: {reason}")
 
     def record(self, session_id: str) -> SessionRecord:
         """What the store is to say of a session of this router."""
@@ -287,7 +294,7 @@ class Router:
 
     async def credentials(self, member: Member, role: UserRole) -> Credentials | None:
         """The session's user of that role at the member."""
-        return await self._keeper.current().users.credentials(member, role)
+        return await self.keeper.current().users.credentials(member, role)
 
     async def administer(self, member: Member) -> Engine:
         """The member as its administrator, for what no client's script may ask of it. Raises EngineError."""
@@ -298,16 +305,16 @@ class Router:
 
         Then its topology is the present one, but for the switch of a pair that it shows as fenced. Raises HeliosError.
         """
-        await self._keeper.current().confirm()
+        await self.keeper.current().confirm()
 
     def forget_credentials(self, member: Member) -> None:
         """The member does not know the session's users."""
-        self._keeper.current().users.forget(member)
+        self.keeper.current().users.forget(member)
 
-    def make_way(self, link: ServerConnection) -> None:
+    def reroute(self, link: ServerConnection) -> None:
         """A big reply flows over a link: what is sent from now on goes over another, if there is one."""
-        if self.pool.make_way(link):
-            self._dispatcher.fast_path.way += 1
+        if self.pool.reroute(link):
+            self._dispatcher.fast_path.reroutes += 1
 
     def learned(self, product: dict[bytes, bytes]) -> None:
         """What the members say of their version; the last one asked decides."""
@@ -316,23 +323,17 @@ class Router:
     @property
     def session_id(self) -> str:
         """The id of the present session; empty where there is none."""
-        return self._keeper.session.id if self._keeper.session and self.alive() else ""
-
-    @property
-    def sessions(self) -> int:
-        """Sessions since the start."""
-        return self._keeper.sessions
-
-    @property
-    def longest_renewal_gap_s(self) -> float:
-        """The longest time between two renewals of the lease."""
-        return self._keeper.longest_gap_s
+        return self.keeper.session.id if self.keeper.session and self.alive() else ""
 
     # --- for the clients ---
 
     def _connection(self) -> ClientConnection:
         dispatcher = self._dispatcher
         return ClientConnection(self.clients, dispatcher.dispatch, self._outbox, self.holding, dispatcher.fast_path)
+
+    def _gone(self, client: ClientConnection) -> None:
+        self.hub.forget(client)
+        self.tracker.forget(client)
 
     def spawn(self, caller: Caller, work: Coroutine[None, None, bytes]) -> None:
         """Answer the caller with what `work` returns; a HeliosError becomes an error reply."""

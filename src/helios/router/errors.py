@@ -12,6 +12,11 @@ NOT_EXECUTED = "; nothing was executed"
 PERHAPS_EXECUTED = ": the command may or may not have been executed; outcome unknown"
 
 
+def refusals(what: str) -> tuple[bytes, bytes]:
+    """The replies to a read and to a write whose own may not be told."""
+    return error_reply(f"TRYAGAIN {what}; nothing was changed"), error_reply(f"UNKNOWN {what}{PERHAPS_EXECUTED}")
+
+
 class ErrorReply(Exception):
     """An error that a shard or the router has given already is the client's answer."""
 

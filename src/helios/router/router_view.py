@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
-from helios.admin.views import RouterShardView, RouterView, SlowCommandsView, SlowCommandView
+from helios.admin.router_views import RouterShardView, RouterView, SlowCommandsView, SlowCommandView
 from helios.errors import InvalidInput
 from helios.resp.commands import find, key_positions
 from helios.router.context import RouterContext
@@ -32,7 +32,7 @@ def view(router: RouterContext) -> RouterView:
         epoch=router.topology.epoch,
         lease_left_s=round(max(router.lease.deadline - now, 0.0), 3),
         uptime_s=round(now - router.started_at, 3),
-        sessions=router.sessions,
+        sessions=router.keeper.sessions,
         clients=len(router.clients),
         clients_max=options.clients,
         clients_total=router.clients.total,

@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from hashlib import sha1
 from weakref import WeakKeyDictionary
 
+from helios.errors import Conflict
 from helios.ports.following import lasting_updates
 from helios.ports.records import SCRIPTS, SCRIPTS_FLUSHED
-from helios.ports.store import Delete, Event, Put, Store
+from helios.ports.store import MAX_OPERATIONS, Compare, Delete, Entry, Event, Put, Store
 from helios.resp.wire import encode_command
 from helios.router.frontend.caller import Waiter
 from helios.router.upstream.link import ServerConnection
@@ -96,25 +97,41 @@ class ScriptCache:
         if len(body) > LONGEST_BYTES:
             return False
         if self._loaded.get(sha) is None:
-            snapshot = await self._store.list(SCRIPTS)
-            entries = sorted(snapshot.entries, key=lambda entry: entry.version)
-            size = sum(len(entry.value) for entry in entries) + len(body)
             key = SCRIPTS + sha.decode()
-            operations: list[Put | Delete] = [Put(key, body)]
-            while entries and (len(entries) >= MAX_SCRIPTS or size > MAX_BYTES):
-                oldest = entries.pop(0)
-                size -= len(oldest.value)
-                if oldest.key != key:
-                    operations.append(Delete(oldest.key))
-            await self._store.commit(operations)
+            await self._store.commit([Put(key, body)])
             self._loaded[sha] = body
+            await self._make_room()
         return True
 
     async def flush(self) -> None:
-        """Forget every script, in all routers."""
-        entries = (await self._store.list(SCRIPTS)).entries
-        await self._store.commit([Put(SCRIPTS_FLUSHED, b"1"), *(Delete(entry.key) for entry in entries)])
+        """Forget every script, in all routers: from this very commit on earlier ones no longer count."""
+        flushed = await self._store.commit([Put(SCRIPTS_FLUSHED, b"1")])
         self._forget()
+        await self._delete([entry for entry in await self._entries() if entry.version < flushed])
+
+    async def _make_room(self) -> None:
+        """Delete the oldest scripts beyond what may be kept."""
+        entries = sorted(await self._entries(), key=lambda entry: entry.version)
+        size = sum(len(entry.value) for entry in entries)
+        oldest: list[Entry] = []
+        while len(entries) - len(oldest) > MAX_SCRIPTS or size > MAX_BYTES:
+            size -= len(entries[len(oldest)].value)
+            oldest.append(entries[len(oldest)])
+        await self._delete(oldest)
+
+    async def _entries(self) -> Sequence[Entry]:
+        return (await self._store.list(SCRIPTS)).entries
+
+    async def _delete(self, entries: Sequence[Entry]) -> None:
+        """Delete these, but none that was loaded again meanwhile; whoever dies on the way leaves it to the next."""
+        at_once = MAX_OPERATIONS // 2
+        for start in range(0, len(entries), at_once):
+            some = entries[start : start + at_once]
+            with suppress(Conflict):
+                await self._store.commit(
+                    [Delete(entry.key) for entry in some],
+                    compares=[Compare(entry.key, entry.version) for entry in some],
+                )
 
     def _forget(self) -> None:
         self._loaded.clear()
@@ -130,23 +147,20 @@ class ScriptCache:
             async for update in following:
                 if update.complete:
                     self._forget()  # A flush may have been missed; a script too few is loaded again.
-                    self._loaded = {
-                        _sha(event.key): event.value
-                        for event in update.events
-                        if event.value is not None and event.key.startswith(SCRIPTS)
-                    }
+                self._learn(update.events)
+                if update.complete:
                     self.ready.set()
-                else:
-                    self._learn(update.events)
 
     def _learn(self, events: Sequence[Event]) -> None:
-        if any(event.key == SCRIPTS_FLUSHED for event in events):
+        flushed = next((event.version for event in events if event.key == SCRIPTS_FLUSHED), 0)
+        if flushed:
             self._forget()
-            return
         for event in events:
+            if not event.key.startswith(SCRIPTS):
+                continue
             if event.value is None:
                 self._loaded.pop(_sha(event.key), None)
-            else:
+            elif event.version > flushed:
                 self._loaded[_sha(event.key)] = event.value
 
 

@@ -13,14 +13,13 @@ from helios.node.files import DataFolder
 from helios.ports.clock import Clock
 from helios.ports.location import StoreLocation
 from helios.ports.records import CHANGES, MIGRATIONS, TOPOLOGY, list_records, put_record
-from helios.ports.store import Compare, Put, Store
+from helios.ports.store import Compare, Put, Store, batches
 from helios.ports.topologies import TopologyReader
 from helios.ports.topology_records import stored
 
 NODES = "nodes"
 """What `helios up --adopt` is given where the cluster is to be made again from what its nodes have kept."""
 
-_OPERATIONS_AT_ONCE = 90
 _LOST = "the store was lost or put back from a backup; how this ended is not known"
 
 
@@ -53,8 +52,8 @@ async def adopt(store: Store, clock: Clock, kept: Topology) -> Topology | None:
     operations = await _ended(store, clock)
     if kept.transition is not None:
         operations += _under_way(kept.transition, clock)
-    for start in range(0, len(operations), _OPERATIONS_AT_ONCE):
-        await store.commit(operations[start : start + _OPERATIONS_AT_ONCE])
+    for batch in batches(operations):
+        await store.commit(batch)
     adopted = replace(kept, epoch=kept.epoch + 1)
     await _write(store, adopted, record.version if record else 0)
     return adopted

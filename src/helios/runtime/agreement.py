@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 
 from helios.admin.settings import DEFAULT, SharedSettings, differences, value_of
@@ -13,7 +13,7 @@ from helios.model.settings import ClusterSettings, Settings
 from helios.ports.clock import Clock
 from helios.ports.following import followed
 from helios.ports.records import SETTING_ORIGINS, SETTINGS, SettingOrigins, put_record, read_record
-from helios.ports.store import Compare, Store
+from helios.ports.store import Compare, Put, Store
 from helios.runtime.settings import SettingsRead
 
 logger = logging.getLogger(__name__)
@@ -32,16 +32,22 @@ def check_agreement(stored: ClusterSettings, settings: Settings) -> None:
             )
 
 
-async def found(store: Store, settings: Settings, origins: Mapping[str, str]) -> None:
-    """Give a cluster that has no shared settings yet those of its first process; nothing happens where it has."""
+async def found(
+    store: Store, settings: Settings, origins: Mapping[str, str], beside: Sequence[Put] = (), *, by: str = "helios up"
+) -> bool:
+    """Give a cluster that has no shared settings yet those of its first process, and what is to be written `beside`.
+
+    Nothing happens where it has; whether it had none.
+    """
     shared = {name: origin for name, origin in origins.items() if all_settings()[name].shared}
     for name, _, _ in differences(ClusterSettings(), settings.cluster):
-        shared.setdefault(name, "helios up")
-    operations = [put_record(SETTINGS, settings.cluster), put_record(SETTING_ORIGINS, SettingOrigins(shared))]
+        shared.setdefault(name, by)
+    operations = [put_record(SETTINGS, settings.cluster), put_record(SETTING_ORIGINS, SettingOrigins(shared)), *beside]
     try:
         await store.commit(operations, compares=[Compare(SETTINGS, 0), Compare(SETTING_ORIGINS, 0)])
     except Conflict:
-        return  # Another process was quicker: whoever asks next sees whether we agree with it.
+        return False  # Another process was quicker: whoever asks next sees whether we agree with it.
+    return True
 
 
 async def agree(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from helios.ports.clock import boottime
+
 
 class SystemClock:
     """`ports.clock.Clock` by the operating system; on Linux all processes of a machine share its `monotonic`."""
@@ -12,5 +14,6 @@ class SystemClock:
         """Unix seconds, for showing; it may jump."""
         return time.time()
 
-    # Seconds that never go back; differences only. The function itself: who asks often asks the system without a call.
+    # The functions themselves: who asks often asks the system without a call.
     monotonic = staticmethod(time.monotonic)
+    boottime = staticmethod(boottime)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import aclosing
 
 from helios.errors import StoreError
 from helios.model.codec import decode
+from helios.model.topology import NodeKind
 from helios.ports.following import updates
 from helios.ports.records import AGENTS, AgentRecord
 from helios.ports.store import Store
@@ -20,18 +21,25 @@ def _unheeded(_node: str) -> None:
     pass
 
 
-async def tell_of_departure(store: Store, tell: Callable[[str], None], back: Callable[[str], None] = _unheeded) -> None:
+async def tell_of_departure(
+    store: Store,
+    tell: Callable[[str, bool], None],
+    back: Callable[[str], None] = _unheeded,
+    before: Collection[str] = (),
+) -> None:
     """For ever: call `tell` with the id of each node that was in the cluster and is not any more.
 
-    `back` is called with that of each node which has left and is in the cluster again.
+    Nodes in `before` were in it when it was last looked at. With the id goes whether the cluster has only external
+    nodes now. `back` is called with that of each node which has left and is in the cluster again.
     """
-    present: set[str] = set()
+    present = set(before)
     left: set[str] = set()
     async with aclosing(TopologyReader(store).followed()) as topologies:
         async for topology in topologies:
             now = {node.id for node in topology.nodes}
+            alone = all(node.kind is NodeKind.EXTERNAL for node in topology.nodes)
             for node_id in sorted(present - now):
-                tell(node_id)
+                tell(node_id, alone)
             for node_id in sorted(left & now):
                 back(node_id)
             left = (left | present) - now

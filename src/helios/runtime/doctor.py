@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import os
 import resource
@@ -11,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from helios.access.certificates import Certificates, exposed_key
@@ -19,45 +19,33 @@ from helios.errors import HeliosError, StartError
 from helios.model.health import NodeHealth
 from helios.model.notation import format_size
 from helios.model.settings import Settings
+from helios.node.agent import last_listen
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
-from helios.node.member import member_of
+from helios.node.member import members_of
+from helios.node.ports import taken
 from helios.node.process import ProcessId
 from helios.node.server import find_server
 from helios.ports.location import StoreLocation
 from helios.ports.records import HEALTH, HealthRecord, read_record
 from helios.runtime.backends import locate, opened_store
+from helios.runtime.doctor_store import store_findings
+from helios.runtime.findings import Finding, Verdict
 from helios.runtime.preflight import Plan, UpOptions, look
 from helios.runtime.security import tls_files
 
 _COMPILED = ("helios.resp._wire", "helios.router._fast_path", "helios.placement._points", "helios.placement._owners")
-_FILES_GOOD, _FILES_LEAST = 65_536, 4_096
+_FILES_GOOD, _MIN_FILES = 65_536, 4_096
 _BACKLOG = 1024
-_FREE_GOOD, _FREE_LEAST = 2 << 30, 100 << 20
+_FREE_GOOD, _MIN_FREE = 2 << 30, 100 << 20
 _MEMORY_GOOD = 512 << 20
 _WATCHES_GOOD = 64
 _SLOW_S = 0.1
 _CLOCK_SPAN_S = 0.05
 _CLOCK_OFF_S = 0.5
+_ROOM = "make room on its disk; what stands still goes on by itself then"
+_RIGHTS = "give this user the folder, or name another one by --data-dir"
 _YEAR_2024 = 1_704_067_200
-
-
-class Verdict(StrEnum):
-    """How a check came out."""
-
-    OK = "ok"
-    WARN = "warn"  # it runs, but not as well or as safely as it could
-    FAIL = "fail"  # it does not run, or would lose what it must not
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check: what was found, and what to do where something is to be done."""
-
-    check: str
-    verdict: Verdict
-    found: str
-    todo: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +81,7 @@ def examine(data: DataFolder, settings: Settings, options: UpOptions, machine: M
         lambda: _tls(settings),
         lambda: _ports(data, settings, options),
         lambda: _left_over(data),
+        lambda: store_findings(settings, data),
         lambda: _nodes(data, settings),
         _files,
         lambda: _kernel(machine),
@@ -151,7 +140,7 @@ def _disk(data: DataFolder) -> Iterator[Finding]:
             "data folder",
             Verdict.FAIL,
             f"{folder} cannot be written ({error.strerror})",
-            "give this user the folder, or name another one by --data-dir",
+            _ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else _RIGHTS,
         )
         return
     if took_s > _SLOW_S:
@@ -163,7 +152,7 @@ def _disk(data: DataFolder) -> Iterator[Finding]:
         )
     else:
         yield Finding("data folder", Verdict.OK, f"{folder} can be written and synced")
-    verdict = Verdict.OK if free >= _FREE_GOOD else Verdict.WARN if free >= _FREE_LEAST else Verdict.FAIL
+    verdict = Verdict.OK if free >= _FREE_GOOD else Verdict.WARN if free >= _MIN_FREE else Verdict.FAIL
     todo = "" if verdict is Verdict.OK else "make room: servers that cannot write their logs refuse writes"
     yield Finding("disk space", verdict, f"{free / (1 << 30):.1f} GB free", todo)
 
@@ -184,6 +173,9 @@ def _tls(settings: Settings) -> Iterator[Finding]:
 
 def _ports(data: DataFolder, settings: Settings, options: UpOptions) -> Iterator[Finding]:
     runs = holder_of(data.up_lock)
+    if runs is None and locate(settings, data).spans_hosts and options.shards is None and options.port is None:
+        yield from _ports_of_nodes(data)
+        return
     if runs is not None:
         yield Finding("ports", Verdict.OK, f"helios up runs on this folder (process {runs.process.pid}) and has them")
         return
@@ -193,6 +185,24 @@ def _ports(data: DataFolder, settings: Settings, options: UpOptions) -> Iterator
         yield Finding("ports", Verdict.FAIL, str(error), "see what it says: helios up would end with the same words")
         return
     yield Finding("ports", Verdict.OK, _listens(plan, settings))
+
+
+def _ports_of_nodes(data: DataFolder) -> Iterator[Finding]:
+    """Of the nodes that were started here, each by `helios node`."""
+    listens = []
+    for node_id in data.node_ids():
+        last = last_listen(data, node_id)
+        if last is None:
+            continue
+        address = last[0]
+        runs = holder_of(data.node(node_id).lock) is not None
+        if not runs and (reason := taken(address.host, address.port)):
+            yield Finding(
+                "ports", Verdict.FAIL, f"{node_id}: {reason}", f"end what listens there: {node_id} did before"
+            )
+            return
+        listens.append(f"{node_id} {address} ({'runs' if runs else 'free'})")
+    yield Finding("ports", Verdict.OK, ", ".join(listens) or "no node was started here so far")
 
 
 def _listens(plan: Plan, settings: Settings) -> str:
@@ -211,8 +221,7 @@ def _left_over(data: DataFolder) -> Iterator[Finding]:
         served = [
             (f"router of {node_id}", each.process) for _, path in folder.router_locks() if (each := holder_of(path))
         ]
-        member = member_of(folder)
-        served += [] if member is None else [(f"data server of {node_id}", member.id)]
+        served += [(f"data server of {node_id}", member.id) for member in members_of(folder)]
         if agent is None:
             alone += [f"{what} (process {process.pid})" for what, process in served]
         stopped += [f"{what} (process {process.pid})" for what, process in [*found, *served] if process.stopped()]
@@ -260,7 +269,7 @@ async def _health(data: DataFolder, location: StoreLocation) -> tuple[NodeHealth
 def _files() -> Iterator[Finding]:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = sys.maxsize if hard == resource.RLIM_INFINITY else hard
-    verdict = Verdict.OK if limit >= _FILES_GOOD else Verdict.WARN if limit >= _FILES_LEAST else Verdict.FAIL
+    verdict = Verdict.OK if limit >= _FILES_GOOD else Verdict.WARN if limit >= _MIN_FILES else Verdict.FAIL
     shown = "no limit" if limit == sys.maxsize else f"{limit} at most"
     todo = "" if verdict is Verdict.OK else f"raise it: ulimit -Hn {_FILES_GOOD}, or LimitNOFILE= of the service"
     yield Finding("open files", verdict, shown, todo)

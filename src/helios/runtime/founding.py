@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
 
 from helios.admin.client import Admin
-from helios.errors import StartError, Unavailable
+from helios.errors import Refused, StartError, StoreError, StoreUnreachable, Unavailable
 from helios.model.ids import Address
-from helios.model.topology import Node
+from helios.model.topology import Node, Topology
+from helios.ports.following import once_answered
 from helios.ports.records import AGENTS, AgentRecord, read_record
 from helios.ports.store import Store
 from helios.ports.topologies import read_topology
+
+logger = logging.getLogger(__name__)
 
 # A coordinator that died with the last run holds its place until its lease has ended.
 _TRIES = 3
@@ -44,6 +49,31 @@ async def _bring_in(store: Store, admin: Admin, wanted: Sequence[str], adopted: 
         return
     for node in nodes:
         await admin.add_node(node.id, str(node.address))
+
+
+async def found_as_first(store: Store, admin: Admin, node: Node, tell: Callable[[str], None]) -> None:
+    """Make the node the first one of its cluster if that has none yet. Never ends by itself.
+
+    Of several that start at once one founds the cluster; the others are told how they come in.
+    """
+
+    async def known() -> Topology:
+        return await once_answered(lambda: read_topology(store), tell)
+
+    while not (await known()).nodes:
+        try:
+            await admin.found([node])
+        except (Unavailable, StoreUnreachable) as error:
+            logger.info("not founded yet: node=%s error=%s", node.id, error)
+        except (Refused, StoreError) as error:
+            if not (await known()).nodes:
+                tell(f"the cluster cannot be founded with {node.id}: {error}")
+            break
+        else:
+            tell(f"{node.id} is the first node of the cluster and owns all keys")
+    if (await known()).node(node.id) is None:
+        tell(f"to take {node.id} into the cluster: helios-cli addnode {node.id} {node.address}")
+    await asyncio.Event().wait()
 
 
 async def _node(store: Store, node_id: str) -> Node:

@@ -7,7 +7,9 @@ import contextlib
 import errno
 import socket
 import ssl
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
@@ -25,15 +27,19 @@ from helios.node.files import DataFolder
 from helios.node.locks import LockHeld, RunLock
 from helios.node.ports import resolve, taken
 from helios.node.process import ProcessId
-from helios.node.waiting import drop, together
+from helios.node.waiting import drop, together, unless
 from helios.node.workers import READY
+from helios.ports.following import once_answered
+from helios.ports.location import StoreLocation
 from helios.ports.store import Store
 from helios.router.core import Router
 from helios.runtime.agreement import disagreements, shared_now
 from helios.runtime.backends import connector, locate, opened_store
 from helios.runtime.clock import SystemClock
+from helios.runtime.identity import read_key, settle_identity
 from helios.runtime.lifecycle import run, tell
 from helios.runtime.logs import adjust_logging, start_logging
+from helios.runtime.reach import Reach, once_resolved, reach
 from helios.runtime.reload import Reloader
 from helios.runtime.router import follow_settings, opened_router
 from helios.runtime.security import check_exposed, serving_tls
@@ -54,14 +60,15 @@ def run_gateway(read: SettingsRead, source: SettingsSource | None, *, child: boo
     """
     settings = read.settings
     data = DataFolder(data_folder(settings))
-    if not locate(settings, data).exists():
+    location = locate(settings, data)
+    if not location.spans_hosts and not location.exists():
         check_exposed((), {"the REST interface": settings.gateway.listen.host})
     data.prepare()
     try:
         lock = RunLock.acquire(data.gateway_lock, {CHILD: "yes" if child else "no"})
-    except LockHeld as held:
-        who = f"process {held.holder.process.pid}" if held.holder else "another process"
-        raise StartError(f"a gateway already runs on {data.root} ({who}): end it first") from held
+    except LockHeld as error:
+        who = f"process {error.holder.process.pid}" if error.holder else "another process"
+        raise StartError(f"a gateway already runs on {data.root} ({who}): end it first") from error
     try:
         start_logging(settings.logging, data.log("gateway"))
         reload = asyncio.Event()
@@ -82,25 +89,64 @@ async def _serve(
     stop: asyncio.Event,
     reload: asyncio.Event,
 ) -> None:
+    async with AsyncExitStack() as stack:
+        found: list[_Begun] = []
+
+        async def begin() -> None:
+            found.append(await _begin(read, data, stack))
+
+        if not await unless(stop, begin()):
+            return
+        (begun,) = found
+        store, router, settings = begun.store, begun.router, begun.settings
+        jobs = [follow_settings(store, settings, router, node=NODE, inspected=begun.inspected)]
+        if source is not None:
+            for sentence in disagreements(settings.cluster, read):
+                tell(sentence)
+            jobs.append(Reloader(source, read, store, SystemClock(), who=_WHO, tell=tell).run(reload))
+        server = _Server(_config(_app(store, router, settings), begun.tls))
+        jobs.append(_name_when_ready(lock, server, router, child=source is None))
+        await _answer(server, begun.sockets, stop, jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What a gateway answers requests with."""
+
+    store: Store
+    settings: Settings
+    router: Router
+    inspected: Reach
+    tls: ssl.SSLContext | None
+    sockets: Sequence[socket.socket]
+
+
+async def _begin(read: SettingsRead, data: DataFolder, stack: AsyncExitStack) -> _Begun:
+    """Wait for the store, and open all that is closed with the stack. Raises StartError or StoreError."""
     listen = read.settings.gateway.listen
+    await once_resolved(listen.host, tell)
+    location = locate(read.settings, data)
+    inspected = reach(location, listen)
+    tls = await stack.enter_async_context(serving_tls(read.settings.security))
+    store = await stack.enter_async_context(opened_store(data, location, tell=tell))
+    settings = await once_answered(lambda: _agreed(store, location, read, data), tell)
+    adjust_logging(settings.logging)
+    # Not before: clients would wait for as long as the store is away.
     sockets = _listening(listen)
-    try:
-        async with serving_tls(read.settings.security) as tls, opened_store(data, locate(read.settings, data)) as store:
-            settings = await shared_now(store, read.settings)
-            adjust_logging(settings.logging)
-            async with opened_router(store, settings, node=NODE, host=listen.host) as router:
-                check_exposed(router.authenticator.users.values(), {"the REST interface": listen.host})
-                jobs = [follow_settings(store, settings, router, node=NODE)]
-                if source is not None:
-                    for sentence in disagreements(settings.cluster, read):
-                        tell(sentence)
-                    jobs.append(Reloader(source, read, store, SystemClock(), who=_WHO, tell=tell).run(reload))
-                server = _Server(_config(_app(store, router, settings), tls))
-                jobs.append(_name_when_ready(lock, server, router, child=source is None))
-                await _answer(server, sockets, stop, jobs)
-    finally:
-        for each in sockets:
-            each.close()
+    for each in sockets:
+        stack.callback(each.close)
+    router = await stack.enter_async_context(
+        opened_router(store, settings, data, node=NODE, host=listen.host, inspected=inspected)
+    )
+    check_exposed(router.authenticator.users.values(), {"the REST interface": listen.host})
+    return _Begun(store, settings, router, inspected, tls, sockets)
+
+
+async def _agreed(store: Store, location: StoreLocation, read: SettingsRead, data: DataFolder) -> Settings:
+    """The settings as the cluster has them, once it is sure that folder and key are of that."""
+    founder = "" if location.spans_hosts else _WHO
+    await settle_identity(store, data, location, SystemClock(), read_key(read.settings.security), founder=founder)
+    return await shared_now(store, read.settings)
 
 
 def _app(store: Store, router: Router, settings: Settings) -> FastAPI:
@@ -108,7 +154,7 @@ def _app(store: Store, router: Router, settings: Settings) -> FastAPI:
         reason = router.reason()
         return [reason] if reason else []
 
-    admin = Admin(store, connector(store), SystemClock())
+    admin = Admin(store, connector(store, settings), SystemClock())
     return create_app(
         admin,
         router,
@@ -142,10 +188,10 @@ async def _name_when_ready(lock: RunLock, server: uvicorn.Server, router: Router
 
 
 async def _answer(
-    server: uvicorn.Server, sockets: list[socket.socket], stop: asyncio.Event, jobs: list[Coroutine[Any, Any, None]]
+    server: uvicorn.Server, sockets: Sequence[socket.socket], stop: asyncio.Event, jobs: list[Coroutine[Any, Any, None]]
 ) -> None:
     """Answer requests, and do the jobs beside that, until `stop` is set."""
-    serving = asyncio.create_task(server.serve(sockets=sockets))
+    serving = asyncio.create_task(server.serve(sockets=list(sockets)))
     beside = [asyncio.create_task(stop.wait()), asyncio.create_task(together(jobs))]
     try:
         await asyncio.wait({serving, *beside}, return_when=asyncio.FIRST_COMPLETED)

@@ -88,5 +88,5 @@ def adjust_logging(settings: LoggingSettings) -> None:
     for handler in root.handlers:
         handler.setFormatter(Objects() if settings.format is LogFormat.JSON else Lines())
     root.setLevel(settings.level.value.upper())
-    for chatty in ("uvicorn", "asyncio", "httpx", "httpcore", "watchfiles"):
+    for chatty in ("uvicorn", "asyncio", "watchfiles"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,7 @@ from helios.runtime.security import check_exposed, tls_files
 
 DEFAULT_SHARDS = 3
 DEFAULT_PORT = 6379
-MAX_SHARDS = 64
+MAX_SHARDS = 128
 _ENDING_S = 15.0
 
 
@@ -66,28 +67,31 @@ class Plan:
     """What is to be started. `absent`: supervised nodes of the cluster that have no folder here.
 
     `joining` are new nodes of a cluster that exists, `staying` those that it has beyond the number asked for.
+    `outside` runs without being a node of the cluster: where all nodes are external, nobody else takes clients or
+    coordinates.
     """
 
     nodes: tuple[NodePlan, ...]
     absent: tuple[str, ...] = ()
     joining: tuple[str, ...] = ()
     staying: tuple[str, ...] = ()
+    outside: str = ""
 
     @property
     def wanted(self) -> tuple[str, ...]:
         """The nodes that the cluster shall have, and that shall serve, after this start."""
-        return tuple(node.id for node in self.nodes)
+        return tuple(node.id for node in self.nodes if node.id != self.outside)
 
 
 def lock_folder(data: DataFolder) -> RunLock:
     """The right to be the `helios up` of this folder. Raises StartError naming who has it."""
     try:
         return RunLock.acquire(data.up_lock)
-    except LockHeld as held:
-        who = f"process {held.holder.process.pid}" if held.holder else "another process"
+    except LockHeld as error:
+        who = f"process {error.holder.process.pid}" if error.holder else "another process"
         raise StartError(
             f"helios up already runs on {data.root} ({who}): stop it, or choose another --data-dir"
-        ) from held
+        ) from error
 
 
 async def look(data: DataFolder, settings: Settings, options: UpOptions) -> Plan:
@@ -174,13 +178,28 @@ def plan_nodes(topology: Topology, known: Mapping[str, tuple[Address, str]], opt
             continue
         nodes[node_id] = NodePlan(node_id, Address(bind, _port_of(node_id, number, port)))
     _check_moved(nodes, here, options)
-    ordered = tuple(sorted(nodes.values(), key=_natural))
+    outside = ""
+    if topology.nodes and not supervised and not nodes:
+        only = _outsider(topology, known, options, bind)
+        nodes[only.id], outside = only, only.id
+    ordered = tuple(nodes[node_id] for node_id in sorted(nodes, key=_in_order))
     return Plan(
         ordered,
         absent,
-        joining=tuple(node.id for node in ordered if topology.nodes and node.id not in here),
+        joining=tuple(node.id for node in ordered if topology.nodes and node.id not in (*here, outside)),
         staying=tuple(node.id for node in ordered if (_number(node.id) or 0) > count and options.shards is not None),
+        outside=outside,
     )
+
+
+def _outsider(topology: Topology, known: Mapping[str, tuple[Address, str]], options: UpOptions, bind: str) -> NodePlan:
+    """What takes clients where all nodes are external: where the first node that has left did, if any has."""
+    left = min((node_id for node_id in known if topology.node(node_id) is None), key=_in_order, default="")
+    if left and options.port is None:
+        return NodePlan(left, *known[left])
+    free = (f"shard-{number}" for number in itertools.count(1))
+    node_id = left or next(node_id for node_id in free if topology.node(node_id) is None)
+    return NodePlan(node_id, Address(bind, DEFAULT_PORT if options.port is None else options.port))
 
 
 def _number(node_id: str) -> int | None:
@@ -205,10 +224,11 @@ def _check_moved(nodes: Mapping[str, NodePlan], here: list[str], options: UpOpti
         )
 
 
-def _natural(node: NodePlan) -> tuple[str, int, str]:
-    stem = node.id.rstrip("0123456789")
-    number = node.id[len(stem) :]
-    return (stem, int(number) if number else -1, node.id)
+def _in_order(node_id: str) -> tuple[str, int, str]:
+    """shard-2 comes before shard-10."""
+    stem = node_id.rstrip("0123456789")
+    number = node_id[len(stem) :]
+    return (stem, int(number) if number else -1, node_id)
 
 
 async def _foreign(data: DataFolder, plan: Plan) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from helios.errors import StartError, StoreError
 from helios.node.files import DataFolder
@@ -38,8 +39,8 @@ async def gateway_ready(data: DataFolder, pid: int) -> bool:
     return holder is not None and holder.process.pid == pid and holder.note.get(READY) == "yes"
 
 
-async def routing(store: Store, node_id: str) -> None:
-    """Return when the node's routers go by the topology of now; raises StartError after a minute.
+async def routing(store: Store, node_ids: Collection[str]) -> None:
+    """Return when routers of all these nodes use the current topology; raises StartError after a minute.
 
     That they listen, and that the data servers serve, the agents have said before.
     """
@@ -47,9 +48,10 @@ async def routing(store: Store, node_id: str) -> None:
     deadline = loop.time() + _ROUTING_S
     while True:
         try:
-            if await _routes(store, node_id):
+            missing = await _not_routing(store, node_ids)
+            if not missing:
                 return
-            reason = f"no router of {node_id} goes by the present topology"
+            reason = f"no router of {missing[0]} goes by the present topology"
         except StoreError as error:
             reason = str(error)
         if loop.time() > deadline:
@@ -57,7 +59,8 @@ async def routing(store: Store, node_id: str) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-async def _routes(store: Store, node_id: str) -> bool:
+async def _not_routing(store: Store, node_ids: Collection[str]) -> list[str]:
     epoch = (await read_topology(store)).epoch
     sessions = [record.value for record in await list_records(store, SessionRecord, SESSIONS)]
-    return any(session.router == node_id and session.acked_epoch >= epoch for session in sessions)
+    routing = {session.router for session in sessions if session.acked_epoch >= epoch}
+    return [node_id for node_id in node_ids if node_id not in routing]

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 from helios.access.authenticator import Authenticator
 from helios.access.publishing import following_users
 from helios.admin.client import Admin
+from helios.engines.valkey.snapshot import ValkeySnapshots
 from helios.errors import StartError
+from helios.model.durability import Durability, durabilities_of
 from helios.model.ids import Address
 from helios.model.notation import is_loopback
+from helios.model.sections import Reads
 from helios.model.settings import Settings
 from helios.node.files import DataFolder
 from helios.node.locks import LockHeld, RunLock
 from helios.node.process import ProcessId
+from helios.node.sockets import socket_of
 from helios.node.waiting import unless
 from helios.node.workers import FINGERPRINT, READY
+from helios.ports.following import once_answered
 from helios.ports.store import Store
 from helios.resp.wire import Limits
 from helios.router.core import Router
@@ -30,8 +37,13 @@ from helios.runtime.clock import SystemClock
 from helios.runtime.files import clients_that_fit
 from helios.runtime.lifecycle import run
 from helios.runtime.logs import adjust_logging, start_logging
-from helios.runtime.security import serving_tls
+from helios.runtime.reach import Reach, reach
+from helios.runtime.security import known_servers, server_tls, serving_tls
 from helios.runtime.settings import data_folder
+
+logger = logging.getLogger(__name__)
+
+_LOCAL = Reach()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +54,37 @@ class WorkerOptions:
     listen: Address
     worker: int
     fingerprint: str
+    advertise: Address | None = None
 
 
-def router_options(settings: Settings, node: str, worker: int = 0) -> RouterOptions:
+def router_options(settings: Settings, node: str, worker: int = 0, inspected: Reach = _LOCAL) -> RouterOptions:
     """The part of the settings that a router knows, in its own words."""
     router = settings.router
     return RouterOptions(
         node=node,
         worker=worker,
         version=version("helios"),
+        inspected_host=inspected.host,
+        inspected_at=inspected.by,
         session_ttl_s=router.session_ttl,
         hold_timeout_s=router.hold_timeout,
         member_timeout_s=router.server_timeout,
+        quorum=settings.replication.durability is Durability.QUORUM,
+        quorum_by_key=tuple(
+            (pattern, durability is Durability.QUORUM)
+            for pattern, durability in durabilities_of(settings.replication.durability_by_key)
+        ),
+        linearizable=settings.replication.reads is Reads.LINEARIZABLE,
+        ack_timeout_s=settings.replication.ack_timeout,
         login_timeout_s=settings.security.login_timeout,
         handshake_timeout_s=settings.security.tls_handshake_timeout,
+        server_tls=known_servers(server_tls(settings.atlas)),
         limits=Limits(router.max_arguments, bulk_bytes=router.max_frame, frame_bytes=2 * router.max_frame),
         reply_bytes=router.max_reply,
         clients=clients_that_fit(router.max_clients),
         reserved_clients=router.reserved_clients,
+        clients_of_user=router.max_clients_per_user,
+        clients_of_host=router.max_clients_per_address,
         client_bytes=router.client_memory,
         clients_bytes=router.clients_memory,
         transaction_commands=router.transaction_commands,
@@ -75,16 +100,30 @@ def router_options(settings: Settings, node: str, worker: int = 0) -> RouterOpti
 
 @asynccontextmanager
 async def opened_router(
-    store: Store, settings: Settings, *, node: str, host: str, worker: int = 0
+    store: Store,
+    settings: Settings,
+    data: DataFolder,
+    *,
+    node: str,
+    host: str,
+    worker: int = 0,
+    inspected: Reach = _LOCAL,
 ) -> AsyncIterator[Router]:
     """A router that has started and lets in the users of the store, ended at the end. Raises StartError or StoreError.
 
-    `host` is where clients reach it: other machines' are let in as users alone.
+    `host` is where clients reach it: other machines' are let in as users alone. `inspected`: where the cluster's
+    administration does.
     """
-    clock, engines = SystemClock(), connector(store)
+    clock, engines = SystemClock(), connector(store, settings)
     authenticator = Authenticator(exposed=not is_loopback(host))
     router = Router(
-        store, engines, Admin(store, engines, clock), clock, router_options(settings, node, worker), authenticator
+        store,
+        engines,
+        Admin(store, engines, clock, ValkeySnapshots(engines)),
+        clock,
+        router_options(settings, node, worker, inspected),
+        authenticator,
+        partial(socket_of, data),
     )
     async with following_users(store, authenticator):
         await router.start()
@@ -94,12 +133,14 @@ async def opened_router(
             await router.stop()
 
 
-async def follow_settings(store: Store, settings: Settings, router: Router, *, node: str, worker: int = 0) -> None:
+async def follow_settings(
+    store: Store, settings: Settings, router: Router, *, node: str, worker: int = 0, inspected: Reach = _LOCAL
+) -> None:
     """For ever: let the router and this process's log take up what changes of the shared settings."""
     await follow(
         store,
         settings,
-        lambda now: router.configure(router_options(now, node, worker)),
+        lambda now: router.configure(router_options(now, node, worker, inspected)),
         lambda now: adjust_logging(now.logging),
     )
 
@@ -110,8 +151,8 @@ def run_router(options: WorkerOptions, settings: Settings) -> None:
     note = {FINGERPRINT: options.fingerprint}
     try:
         lock = RunLock.acquire(data.node(options.node_id).router_lock(options.worker), note)
-    except LockHeld as held:
-        raise StartError(f"router {options.worker} of {options.node_id} runs already") from held
+    except LockHeld as error:
+        raise StartError(f"router {options.worker} of {options.node_id} runs already") from error
     except OSError as error:
         raise StartError(f"the folder of {options.node_id} in {data.root} cannot be used: {error.strerror}") from error
     try:
@@ -128,15 +169,21 @@ async def _serve(
 
     async def serve() -> None:
         host, port = options.listen.host, options.listen.port
-        async with serving_tls(settings.security) as tls, opened_store(data, locate(settings, data)) as store:
-            current = await shared_now(store, settings)
+        location = locate(settings, data)
+        inspected = reach(location, options.listen, options.advertise)
+        async with serving_tls(settings.security) as tls, opened_store(data, location, tell=logger.warning) as store:
+            current = await once_answered(lambda: shared_now(store, settings), logger.warning)
             adjust_logging(current.logging)
-            async with opened_router(store, current, node=options.node_id, host=host, worker=options.worker) as router:
+            async with opened_router(
+                store, current, data, node=options.node_id, host=host, worker=options.worker, inspected=inspected
+            ) as router:
                 await router.serve(host, port, reuse_port=True, tls=tls)
                 if tls is not None and settings.security.plain_port_offset:
                     await router.serve(host, port + settings.security.plain_port_offset, reuse_port=True)
                 lock.name(me, {FINGERPRINT: options.fingerprint, READY: "yes"})
-                await follow_settings(store, current, router, node=options.node_id, worker=options.worker)
+                await follow_settings(
+                    store, current, router, node=options.node_id, worker=options.worker, inspected=inspected
+                )
                 await asyncio.Event().wait()  # the store was closed, which the end of this process does
 
     await unless(stop, serve())

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from ssl import SSLContext
+from functools import cache
+from ssl import SSLContext, SSLError, create_default_context
 
 from helios.access.certificates import Certificates, TlsFiles
 from helios.access.publishing import publish_users, stored_users
 from helios.errors import StartError
 from helios.model.notation import is_loopback
-from helios.model.sections import SecuritySettings, StoreSettings
+from helios.model.sections import AtlasSettings, SecuritySettings, StoreSettings
 from helios.model.settings import Settings
 from helios.model.users import User
+from helios.node.server import NO_TLS, ServerTls
 from helios.ports.store import Store
 from helios.runtime.settings import absolute, absolute_url
 
@@ -50,18 +52,50 @@ def tls_files(security: SecuritySettings) -> TlsFiles | None:
     return TlsFiles(absolute(security.tls_cert_file), absolute(security.tls_key_file), client_ca)
 
 
+def server_tls(atlas: AtlasSettings) -> ServerTls:
+    """The files that the settings name."""
+    names = (atlas.tls_ca_file, atlas.tls_cert_file, atlas.tls_key_file)
+    return ServerTls(*(absolute(name) if name else None for name in names))
+
+
+@cache
+def known_servers(files: ServerTls) -> Callable[[], SSLContext]:
+    """What makes the context of connections to data servers. Raises StartError where a file cannot be used.
+
+    With an authority of the cluster's own, whoever has a certificate of it is a server of the cluster, wherever it is.
+    """
+    if files == NO_TLS:
+        return cache(create_default_context)  # made when it is needed: few clusters do
+    try:
+        made = create_default_context(cafile=files.ca)
+        made.check_hostname = files.ca is None
+        if files.cert is not None:
+            made.load_cert_chain(files.cert, files.key, password="")  # else one that is needed is asked for
+    except (OSError, SSLError) as error:
+        named = ", ".join(str(path) for path in (files.ca, files.cert, files.key) if path is not None)
+        raise StartError(f"the files of TLS to data servers (atlas.tls_*) cannot be used ({named}): {error}") from error
+    return lambda: made
+
+
 def with_absolute_files(settings: Settings) -> Settings:
     """The settings for processes that may be started in another folder, without the users, who are in the store."""
     security = settings.security
     given = {name: getattr(security, name) for name in security.model_fields_set - {"users"}}
-    for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file"):
+    for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file", "cluster_key_file"):
         if given.get(name):
             given[name] = str(absolute(given[name]))
+    atlas = {name: getattr(settings.atlas, name) for name in settings.atlas.model_fields_set}
+    atlas |= {name: str(absolute(path)) for name, path in atlas.items() if name.startswith("tls_") and path}
     sections = {name: getattr(settings, name) for name in settings.model_fields_set}
+    if "atlas" in sections:
+        sections["atlas"] = AtlasSettings(**atlas)
     if "security" in sections:
         sections["security"] = SecuritySettings(**given)
-    if settings.store.url:
-        sections["store"] = StoreSettings(url=absolute_url(settings.store.url))
+    if "store" in sections:
+        store = {name: getattr(settings.store, name) for name in settings.store.model_fields_set}
+        files = {name: str(absolute(path)) for name, path in store.items() if name.endswith("_file") and path}
+        url = {"url": absolute_url(settings.store.url)} if settings.store.url else {}
+        sections["store"] = StoreSettings(**(store | files | url))
     return Settings(**sections)
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from helios.errors import SettingsError
 from helios.model.ids import Address
-from helios.model.setting_info import all_settings, is_structured, nearest, sections
+from helios.model.setting_info import all_settings, is_structured, nearest, sections, shown
 from helios.model.settings import Settings
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _read(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str,
 
 def _text(item: _Given) -> str:
     """A value as it may be repeated."""
-    return "in the file" if is_structured(item.name) else str(item.value)
+    return "in the file" if is_structured(item.name) else shown(item.name, str(item.value))
 
 
 def _lasting(origin: str, path: Path | None) -> str:
@@ -139,7 +139,7 @@ def absolute(path: str) -> Path:
 
 def absolute_url(url: str) -> str:
     """A place of a store as other processes find it."""
-    return url if url.startswith("etcd://") else str(absolute(url))
+    return url if "://" in url else str(absolute(url))
 
 
 def variable(name: str) -> str:
@@ -166,7 +166,9 @@ def _check(item: _Given) -> _Problem | None:
     except ValidationError as error:
         if is_structured(item.name):
             return _Problem(item.origin, str(error.errors()[0]["ctx"]["error"]))
-        return _Problem(item.origin, f"{item.name} is {_show(item.value)} but must be {info.allowed}")
+        return _Problem(
+            item.origin, f"{item.name} is {_show(shown(item.name, str(item.value)))} but must be {info.allowed}"
+        )
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import signal
 import time
@@ -14,13 +15,14 @@ from helios.admin.client import Admin
 from helios.model.settings import Settings
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
-from helios.node.member import member_of
+from helios.node.member import members_of
 from helios.node.ports import Reservation
 from helios.node.process import Process
 from helios.node.stalled_writer import StalledWriterWatch
 from helios.node.topology_copy import newest_copy
 from helios.node.waiting import together, unless
 from helios.ports.store import Store
+from helios.ports.topologies import read_topology
 from helios.runtime.adoption import adopt, move_nodes
 from helios.runtime.agreement import agree, follow
 from helios.runtime.backends import connector, locate, opened_store
@@ -29,6 +31,7 @@ from helios.runtime.clock import SystemClock
 from helios.runtime.departure_notice import tell_news, tell_of_departure
 from helios.runtime.founding import ADOPTED, bring_in
 from helios.runtime.handover import hand_over
+from helios.runtime.identity import make_key, read_key, settle_identity
 from helios.runtime.lifecycle import complain, run, say, tell
 from helios.runtime.logs import adjust_logging, start_logging
 from helios.runtime.preflight import NodePlan, UpOptions, lock_folder, look
@@ -41,12 +44,14 @@ from helios.runtime.table import addresses
 logger = logging.getLogger(__name__)
 
 _WHO = "helios up"
+_OUTSIDE = "it takes clients all the same, since all nodes of the cluster are external"
 
 # An agent ends its routers and then its data server, each with a limit of its own.
 _AGENT_STOP_S = 20.0
 _GATEWAY_STOP_S = 6.0
 _LEFT_STOP_S = 8.0
 _LOOK_S = 0.05
+_STARTING = 8  # nodes at once
 
 
 def run_up(source: SettingsSource, options: UpOptions) -> bool:
@@ -95,6 +100,8 @@ class Up:
         self._location = locate(read.settings, data)
         self._store: Store | None = None
         self._children: list[Child] = []
+        self._nodes: tuple[str, ...] = ()  # those of the cluster before anybody hears that it is ready
+        self._starting = asyncio.Semaphore(max(_STARTING, 2 * (os.cpu_count() or 1)))
         self.in_order = True
         self.reload = asyncio.Event()
 
@@ -126,6 +133,9 @@ class Up:
         hand_over(self._settings, self._data.settings, self._read.origins)
         # Nobody could end this process if it stood still in a commit: it makes none that others can make.
         self._store = store = await stack.enter_async_context(opened_store(self._data, self._location, expires=False))
+        security = self._read.settings.security
+        make_key(security)
+        await settle_identity(store, self._data, self._location, SystemClock(), read_key(security), founder=_WHO)
         file = "" if self._source.path is None else str(self._source.path.absolute())
         shared = await agree(store, SystemClock(), self._read, founding=self._settings, lead=_WHO, file=file)
         await settle_users(store, self._read.settings, lead=True)
@@ -135,17 +145,24 @@ class Up:
             await self._rebuild(store)
         if self._options.move_ports:
             await move_nodes(store, {node.id: node.listen for node in plan.nodes})
-        nodes = [self._spawn(self._node_child(node, store)) for node in plan.nodes if not node.foreign]
+        await together(self._bring_up(self._node_child(node, store)) for node in plan.nodes if not node.foreign)
         gateway = self._spawn(self._gateway_child())
-        await together(child.ready() for child in nodes)
-        await bring_in(store, Admin(store, connector(store), SystemClock()), plan.wanted, self._options.adopt)
-        await together([gateway.ready(), *(routing(store, node.id) for node in plan.nodes)])
+        await bring_in(
+            store,
+            Admin(store, connector(store, self._settings), SystemClock()),
+            plan.wanted,
+            self._options.adopt,
+        )
+        self._nodes = tuple(node.id for node in (await read_topology(store)).nodes)
+        await together([gateway.ready(), routing(store, [node.id for node in plan.nodes])])
         for absent in plan.absent:
             say(f"{absent} is a node of this cluster, but its folder is not in {self._data.root}: it is not started")
         for joining in plan.joining:
             share = self._settings.sharding.auto_rebalance
             how = "gets its share of the keys now" if share else "owns nothing until `helios-cli rebalance`"
             say(f"{joining} has joined the cluster and {how}")
+        if plan.outside:
+            say(f"{plan.outside} is no node of this cluster and holds no keys; {_OUTSIDE}")
         say(addresses(self._data, plan, self._settings))
         if self._options.adopt is not None:
             say(f"{ADOPTED} is the server at {self._options.adopt}; `helios-cli listnodes` shows what each node owns")
@@ -170,15 +187,18 @@ class Up:
             self._source, self._read, self._store, SystemClock(), who=_WHO, tell=tell, complete=_complete
         )
         followed = follow(self._store, self._settings, lambda now: adjust_logging(now.logging))
-        left = tell_of_departure(self._store, self._farewell, self._welcome)
+        left = tell_of_departure(self._store, self._farewell, self._welcome, self._nodes)
         news = tell_news(self._store, tell)
         await together(
             [followed, left, news, reloader.run(self.reload), StalledWriterWatch(self._data, self._location).watch()]
         )
 
-    def _farewell(self, left: str) -> None:
+    def _farewell(self, left: str, alone: bool) -> None:
         for child in self._children:
             if child.spec.name == left and child.process is not None:
+                if alone:
+                    tell(f"{left} has left the cluster and holds no keys any more; {_OUTSIDE}")
+                    continue
                 child.released = True
                 tell(
                     f"{left} has left the cluster and holds no keys any more: it ends with this process, or now by "
@@ -190,6 +210,11 @@ class Up:
             if child.spec.name == back and child.released:
                 child.released = False
                 tell(f"{back} is a node of the cluster again, and is started again if it dies")
+
+    async def _bring_up(self, spec: ChildSpec) -> None:
+        """Start a node, and wait for it; not too many at once, or none is ready in the time that each has."""
+        async with self._starting:
+            await self._spawn(spec).ready()
 
     def _spawn(self, spec: ChildSpec) -> Child:
         child = Child(spec)
@@ -246,5 +271,5 @@ class Up:
             if child.spec.name in self._data.node_ids():
                 folder = self._data.node(child.spec.name)
                 found += [Process(holder.process) for _, path in folder.router_locks() if (holder := holder_of(path))]
-                found += filter(None, [member_of(folder)])
+                found += members_of(folder)
         return found

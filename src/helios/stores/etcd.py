@@ -10,20 +10,20 @@ from typing import Any
 
 from helios.errors import Conflict, StoreError, WatchLost
 from helios.ports.store import Compare, Delete, Entry, Event, Put, Snapshot
-from helios.stores.etcd_gateway import Access, Answer, Gateway, Refusal, Unanswered, decoded, encoded, items, number
-from helios.stores.watching import check_operations, check_ttl, lease_lost
+from helios.stores.etcd_gateway import Access, Answer, Gateway, LoginOver, Refusal, decoded, encoded, items, number
+from helios.stores.watching import check_commit, check_ttl, lease_lost
 
 _NOT_FOUND = 5  # gRPC's code, by which etcd speaks of a lease that is gone
-_PAGE_KEYS = 500
+_PAGE_KEYS = 500  # of what is listed; big records come fewer at once
 
 
 class EtcdStore:
     """A `ports.store.Store` in etcd. Make it with `open`; it belongs to one event loop.
 
     Its keys stand below a prefix, so that several clusters share an etcd. A commit is on the disks of a majority when
-    it returns. A write without a compare is compared with what was there a moment before, and tried again if that has
-    changed: so a write whose answer was lost cannot overwrite a later one. Leases live for whole seconds, at least for
-    the time asked for, and start anew when etcd elects a leader.
+    it returns. A commit without a compare is compared with what was there a moment before, and tried again if that has
+    changed: so one whose answer was lost cannot overwrite a later one. Leases live for whole seconds, at least for
+    the time asked for, and start over when etcd elects a leader.
     """
 
     def __init__(self, gateway: Gateway, prefix: str) -> None:
@@ -33,9 +33,11 @@ class EtcdStore:
 
     @classmethod
     async def open(cls, access: Access, prefix: str) -> EtcdStore:
-        """Open the store below `prefix`. Raises StoreError if etcd does not answer."""
-        store = cls(Gateway(access), prefix)
+        """Open the store below `prefix`. Raises StoreError if etcd does not answer, is too old or lets us not in."""
+        gateway = Gateway(access)
+        store = cls(gateway, prefix)
         try:
+            await gateway.check_version()
             await store.get("")
         except StoreError:
             await store.close()
@@ -63,11 +65,17 @@ class EtcdStore:
                 return Snapshot(tuple(entries), revision)
             start = decoded(pairs[-1]["key"]) + b"\0"
 
+    async def has_keys(self) -> bool:
+        """Whether there is any entry."""
+        start, end = self._range("")
+        answer = await self._read({"key": encoded(start), "range_end": encoded(end), "count_only": True})
+        return number(answer, "count") > 0
+
     async def commit(self, operations: Sequence[Put | Delete], *, compares: Sequence[Compare] = ()) -> int:
         """Do all operations as one and give the revision they got, or the present one if they changed nothing."""
-        check_operations(operations)
-        compared = {compare.key for compare in compares}
-        blind = [operation.key for operation in operations if operation.key not in compared]
+        check_commit(operations, compares)
+        # What is compared guards the whole commit, and saves the look at the rest.
+        blind = [] if compares else [operation.key for operation in operations]
         while True:
             present = await self._versions(blind)
             met = [*compares, *(Compare(key, version) for key, version in present.items())]
@@ -94,7 +102,7 @@ class EtcdStore:
         """Extend the lease to its full time from now; raises LeaseLost if it is gone."""
         self._check_open()
         if lease.isdecimal():
-            answer = await self._call("/v3/lease/keepalive", {"ID": lease})
+            answer = await self._call("/v3/lease/keepalive", {"ID": lease}, repeatable=True)
             if number(answer, "result", "TTL") > 0:
                 return
         raise lease_lost(lease)
@@ -111,7 +119,10 @@ class EtcdStore:
                 raise
 
     async def compact(self, revision: int) -> None:
-        """Forget what was before `revision`, of every key in etcd; watches that begin before it are lost."""
+        """Forget what was before `revision`, of every key in etcd; watches that begin before it are lost.
+
+        Nothing happens where that has been done already.
+        """
         try:
             await self._call("/v3/kv/compaction", {"revision": revision})
         except Refusal as error:
@@ -124,22 +135,41 @@ class EtcdStore:
         await self._gateway.close()
 
     async def _watch(self, prefix: str, after: int) -> AsyncGenerator[tuple[Event, ...], None]:
-        start, end = self._range(prefix)
+        renewed = False
         while not self._closed.is_set():
-            request = {"key": encoded(start), "range_end": encoded(end), "start_revision": after + 1}
-            stream = self._gateway.stream("/v3/watch", {"create_request": request})
-            async with aclosing(self._until_closed(stream)) as answers:
-                async for answer in answers:
-                    if number(answer, "compact_revision") > 0:
-                        known = number(answer, "compact_revision")
-                        raise WatchLost(f"changes after {after} are known from {known} on only; list again")
-                    for commit in _commits(items(answer, "events")):
-                        after = number(commit[0], "kv", "mod_revision")
-                        yield tuple(self._event(event) for event in commit)
-                        if self._closed.is_set():
-                            return
-                    if answer.get("canceled"):
-                        break
+            established = False
+            try:
+                async with aclosing(self._changes(prefix, after)) as changes:
+                    async for commits in changes:
+                        established, renewed = True, False
+                        for commit in commits:
+                            after = number(commit[0], "kv", "mod_revision")
+                            yield tuple(self._event(event) for event in commit)
+                            if self._closed.is_set():
+                                return
+            except WatchLost:
+                raise
+            except LoginOver:
+                if renewed:
+                    raise
+                renewed = True
+            except StoreError:
+                # Nothing is missed by going on where it broke, perhaps at another endpoint.
+                if not established:
+                    raise
+
+    async def _changes(self, prefix: str, after: int) -> AsyncGenerator[Sequence[Sequence[Answer]], None]:
+        """The commits in each answer to one watch; the first answer, that it is set up, has none."""
+        start, end = self._range(prefix)
+        request = {"key": encoded(start), "range_end": encoded(end), "start_revision": after + 1}
+        stream = self._gateway.stream("/v3/watch", {"create_request": request})
+        async with aclosing(self._until_closed(stream)) as answers:
+            async for answer in answers:
+                if (known := number(answer, "compact_revision")) > 0:
+                    raise WatchLost(f"changes after {after} are known from {known} on only; list again")
+                if answer.get("canceled"):
+                    raise self._gateway.cancelled("/v3/watch", str(answer.get("cancel_reason", "")))
+                yield _commits(items(answer, "events"))
 
     async def _until_closed(self, stream: AsyncGenerator[Answer, None]) -> AsyncGenerator[Answer, None]:
         """What the stream gives, until the store is closed."""
@@ -165,7 +195,7 @@ class EtcdStore:
         if not keys:
             return {}
         asked = [{"request_range": {"key": encoded(self._full(key)), "keys_only": True}} for key in keys]
-        answer = await self._call("/v3/kv/txn", {"success": asked})
+        answer = await self._call("/v3/kv/txn", {"success": asked}, repeatable=True)
         return dict(zip(keys, map(_version, items(answer, "responses")), strict=True))
 
     async def _transact(self, operations: Sequence[Put | Delete], compares: Sequence[Compare]) -> Answer:
@@ -199,15 +229,11 @@ class EtcdStore:
         return {"request_put": put}
 
     async def _read(self, body: Answer) -> Answer:
-        """What changes nothing may be asked again."""
-        try:
-            return await self._call("/v3/kv/range", body)
-        except Unanswered:
-            return await self._call("/v3/kv/range", body)
+        return await self._call("/v3/kv/range", body, repeatable=True)
 
-    async def _call(self, path: str, body: Answer) -> Answer:
+    async def _call(self, path: str, body: Answer, *, repeatable: bool = False) -> Answer:
         self._check_open()
-        answer = await self._gateway.call(path, body)
+        answer = await self._gateway.call(path, body, repeatable=repeatable)
         self._check_open()
         return answer
 
@@ -251,7 +277,7 @@ def _version(response: Answer) -> int:
     return number(pairs[0], "mod_revision") if pairs else 0
 
 
-def _commits(events: Sequence[Answer]) -> list[list[Answer]]:
+def _commits(events: Sequence[Answer]) -> Sequence[Sequence[Answer]]:
     """Events that came together, by the commit that made them."""
     commits: list[list[Answer]] = []
     for event in events:

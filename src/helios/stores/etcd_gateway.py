@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import ssl
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
-import httpx
-
-from helios.errors import StoreError
+from helios.errors import StoreError, StoreUnreachable
+from helios.stores.http_client import HttpClient, NotSent, Response, Unanswered
 
 # Requests that wait for agreement fail at etcd after 7 s at the latest; a client that hears nothing by then is cut off.
 REQUEST_TIMEOUT_S = 8.0
-_CONNECT_TIMEOUT_S = 2.0
+# What may be asked twice is asked elsewhere after that: a lease lives while one of its etcd's hosts is away.
+REPEATABLE_TIMEOUT_S = 2.5
 # Without it a member that has lost its leader leaves a watch open and silent.
 _NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
-_INVALID_TOKEN = "invalid auth token"
+# A token is over after five minutes without use, when its member is started again, and when users are changed.
+_TOKEN_OVER = ("invalid auth token", "revision of auth store is old")
+# Older ones lose data, or answer watches and leases in ways that were mended since.
+_OLDEST = {(3, 4): 22, (3, 5): 6}
 
 Answer = Mapping[str, Any]
 
@@ -33,55 +38,50 @@ class Access:
 
     endpoints: tuple[str, ...]
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     tls: ssl.SSLContext | None = None
 
 
 class Refusal(StoreError):
-    """etcd answered with an error; `code` is gRPC's. Nothing was changed."""
+    """etcd answered with an error; `grpc_code` is gRPC's. Nothing was changed."""
 
     def __init__(self, message: str, grpc_code: int) -> None:
         super().__init__(message)
         self.grpc_code = grpc_code
 
 
-class Unanswered(StoreError):
-    """The request was sent and no answer came: it may have been carried out, or may be later."""
+class LoginOver(StoreError):
+    """etcd has forgotten a login. Nothing was changed; try again."""
 
 
 class Gateway:
-    """Sends requests to the first endpoint that answers, and stays with it while it does."""
+    """Sends requests to the first endpoint that answers, and stays with it while it does.
+
+    Names of endpoints are resolved anew for each connection.
+    """
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._client = httpx.AsyncClient(
-            verify=True if access.tls is None else access.tls,
-            timeout=httpx.Timeout(REQUEST_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
-            trust_env=False,
-        )
+        self._client = HttpClient(access.tls)
         self._endpoints = list(access.endpoints)
         self._token = ""
 
     async def close(self) -> None:
         """End all connections; streams end with an error."""
-        await self._client.aclose()
+        await self._client.close()
 
-    async def call(self, path: str, body: Answer) -> Answer:
-        """The answer to one request. Another endpoint is tried only where the first cannot have got it.
+    async def call(self, path: str, body: Answer, *, repeatable: bool = False) -> Answer:
+        """The answer to one request. Another endpoint is tried where the first cannot have got it.
 
-        Raises Refusal if etcd says no, Unanswered if the outcome is unknown, StoreError if no endpoint is within reach.
+        What is `repeatable` is asked at another endpoint also where no answer comes. Raises Refusal if etcd says no,
+        Unanswered if the outcome is unknown, StoreUnreachable if no endpoint is within reach.
         """
+        timeout_s = REPEATABLE_TIMEOUT_S if repeatable else REQUEST_TIMEOUT_S
         reasons: list[str] = []
         for endpoint in tuple(self._endpoints):
-            try:
-                return await self._authorised(endpoint, path, body)
-            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-                reasons.append(f"{endpoint}: {_explained(error)}")
-                self._pass_over(endpoint)
-            except httpx.HTTPError as error:
-                self._pass_over(endpoint)
-                raise Unanswered(f"etcd at {endpoint} did not answer {path} ({_explained(error)})") from error
-        raise StoreError(f"no endpoint of etcd is within reach ({'; '.join(reasons)})")
+            with self._trying(endpoint, reasons, repeatable=repeatable):
+                return await self._authorised(endpoint, path, body, timeout_s)
+        raise _out_of_reach(reasons)
 
     async def stream(self, path: str, body: Answer) -> AsyncGenerator[Answer, None]:
         """The results of one long request as they come; ends when the endpoint ends it.
@@ -90,50 +90,87 @@ class Gateway:
         """
         reasons: list[str] = []
         for endpoint in tuple(self._endpoints):
-            try:
+            with self._trying(endpoint, reasons):
                 async with aclosing(self._lines(endpoint, path, body)) as lines:
                     async for line in lines:
                         yield line
                 return
-            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-                reasons.append(f"{endpoint}: {_explained(error)}")
-                self._pass_over(endpoint)
-            except httpx.HTTPError as error:
-                self._pass_over(endpoint)
-                raise StoreError(f"the stream {path} of etcd at {endpoint} broke ({_explained(error)})") from error
-        raise StoreError(f"no endpoint of etcd is within reach ({'; '.join(reasons)})")
+        raise _out_of_reach(reasons)
 
-    async def _authorised(self, endpoint: str, path: str, body: Answer) -> Answer:
+    async def check_version(self) -> None:
+        """Raise StoreError if etcd is too old to be trusted with a cluster, or no etcd."""
+        reasons: list[str] = []
+        for endpoint in tuple(self._endpoints):
+            with self._trying(endpoint, reasons, repeatable=True):
+                version = await self.version(endpoint)
+                if too_old(version):
+                    raise StoreError(
+                        f"etcd at {endpoint} has the version {version}, which is too old to be safe: Helios needs "
+                        "3.4.22, 3.5.6 or newer"
+                    )
+                return
+        raise _out_of_reach(reasons)
+
+    async def version(self, endpoint: str) -> str:
+        """The version of the etcd behind one endpoint. Raises StoreError, also where it is no etcd."""
+        found = _parsed(endpoint, "/version", await self.page(endpoint, "/version"))
+        return str(found.get("etcdserver", "0"))
+
+    async def page(self, endpoint: str, path: str) -> Response:
+        """A page that an endpoint shows beside its API. Raises NotSent or Unanswered."""
+        return await self._client.request(endpoint, path, timeout_s=REPEATABLE_TIMEOUT_S)
+
+    def cancelled(self, path: str, reason: str) -> StoreError:
+        """The error for a stream that etcd has ended; LoginOver where the next request makes another login."""
+        message = f"etcd ended {path}: {reason or 'it does not say why'}{_advice(reason, self._access.user)}"
+        if self._token and _token_over(reason):
+            self._token = ""
+            return LoginOver(message)
+        return StoreError(message)
+
+    @contextmanager
+    def _trying(self, endpoint: str, reasons: list[str], *, repeatable: bool = False) -> Iterator[None]:
+        """What happens with one endpoint: where another may be tried the block just ends, and the reason is noted."""
+        try:
+            yield
+        except (NotSent, Unanswered) as error:
+            self._pass_over(endpoint)
+            if not repeatable and isinstance(error, Unanswered):
+                raise
+            reasons.append(str(error))
+
+    async def _authorised(self, endpoint: str, path: str, body: Answer, timeout_s: float) -> Answer:
         await self._log_in(endpoint)
-        response = await self._client.post(endpoint + path, json=body, headers=self._headers())
-        if response.status_code != httpx.codes.OK and _INVALID_TOKEN in response.text:
+        response = await self._client.request(endpoint, path, body, self._headers(), timeout_s=timeout_s)
+        if response.status != HTTPStatus.OK and _token_over(response.content.decode(errors="replace")):
             self._token = ""
             await self._log_in(endpoint)
-            response = await self._client.post(endpoint + path, json=body, headers=self._headers())
-        return _answer(endpoint, path, response.status_code, response.content)
+            response = await self._client.request(endpoint, path, body, self._headers(), timeout_s=timeout_s)
+        return self._answer(endpoint, path, response)
 
     async def _lines(self, endpoint: str, path: str, body: Answer) -> AsyncGenerator[Answer, None]:
         await self._log_in(endpoint)
-        timeout = httpx.Timeout(_CONNECT_TIMEOUT_S, read=None)
         headers = self._headers() | _NEEDS_LEADER
-        async with self._client.stream(
-            "POST", endpoint + path, json=body, headers=headers, timeout=timeout
-        ) as response:
-            if response.status_code != httpx.codes.OK:
-                _answer(endpoint, path, response.status_code, await response.aread())
-            async for line in response.aiter_lines():
-                found = json.loads(line)
-                if "error" in found:
-                    raise Refusal(f"etcd at {endpoint} ended {path}: {_message(found)}", _code(found))
-                yield found.get("result", {})
+        async with self._client.stream(endpoint, path, body, headers) as (status, parts):
+            if status != HTTPStatus.OK:
+                content = b"".join([part async for part in parts])
+                self._answer(endpoint, path, Response(status, {}, content))
+            begun = b""
+            async for part in parts:
+                *lines, begun = (begun + part).split(b"\n")
+                for line in lines:
+                    found = json.loads(line)
+                    if "error" in found:
+                        raise self._refusal(endpoint, path, found)
+                    yield found.get("result", {})
 
     async def _log_in(self, endpoint: str) -> None:
         if not self._access.user or self._token:
             return
         path = "/v3/auth/authenticate"
         body = {"name": self._access.user, "password": self._access.password}
-        response = await self._client.post(endpoint + path, json=body)
-        self._token = str(_answer(endpoint, path, response.status_code, response.content)["token"])
+        response = await self._client.request(endpoint, path, body, timeout_s=REQUEST_TIMEOUT_S)
+        self._token = str(self._answer(endpoint, path, response)["token"])
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": self._token} if self._token else {}
@@ -142,6 +179,20 @@ class Gateway:
         """Ask the others first from now on."""
         self._endpoints.remove(endpoint)
         self._endpoints.append(endpoint)
+
+    def _answer(self, endpoint: str, path: str, response: Response) -> Answer:
+        found = _parsed(endpoint, path, response)
+        if response.status == HTTPStatus.OK:
+            return found
+        raise self._refusal(endpoint, path, found)
+
+    def _refusal(self, endpoint: str, path: str, found: Answer) -> StoreError:
+        """The error that an answer tells of."""
+        said, code = _message(found), _code(found)
+        if _token_over(said):
+            self._token = ""
+        message = f"etcd at {endpoint} refused {path}: {said}{_advice(said, self._access.user)}"
+        return Refusal(message, code) if code in _NOT_CARRIED_OUT else Unanswered(message)
 
 
 def encoded(data: bytes) -> str:
@@ -167,24 +218,49 @@ def items(answer: Answer, name: str) -> Sequence[Answer]:
     return found
 
 
+def too_old(version: str) -> bool:
+    """Whether an etcd of that version must not be used."""
+    major, minor, patch = (int(part) for part in (*re.findall(r"\d+", version)[:3], "0", "0", "0")[:3])
+    return (major, minor) < min(_OLDEST) or patch < _OLDEST.get((major, minor), 0)
+
+
 # Codes of gRPC by which etcd says that it has not carried the request out. DeadlineExceeded (4), Unavailable (14) and
 # Unknown (2), which it also uses for requests that timed out on their way, leave it open.
 _NOT_CARRIED_OUT = frozenset({3, 5, 7, 8, 9, 11, 16})
 
+# What people can do about what etcd says.
+_ADVICE = {
+    "authentication failed": "no user {user!r} with this password: see store.user and store.password",
+    "user name is empty": "it wants a login: set store.user and store.password",
+    "permission denied": "the user {user!r} may not read and write this prefix: grant it by etcdctl role "
+    "grant-permission ROLE readwrite PREFIX/ --prefix",
+    "no leader": "fewer than half of its members run and reach each other: start them",
+    "timed out": "it may have no leader: see whether more than half of its members run and reach each other",
+    "deadline exceeded": "it may have no leader: see whether more than half of its members run and reach each other",
+    "database space exceeded": "its quota is used up: see helios doctor --store",
+}
 
-def _answer(endpoint: str, path: str, status: int, content: bytes) -> Answer:
+
+def _advice(said: str, user: str) -> str:
+    return next((f" ({text.format(user=user)})" for word, text in _ADVICE.items() if word in said), "")
+
+
+def _token_over(said: str) -> bool:
+    return any(word in said for word in _TOKEN_OVER)
+
+
+def _out_of_reach(reasons: Sequence[str]) -> StoreUnreachable:
+    return StoreUnreachable(f"no endpoint of etcd is within reach ({'; '.join(reasons)})")
+
+
+def _parsed(endpoint: str, path: str, response: Response) -> Answer:
     try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise Unanswered(f"{endpoint} does not speak etcd's v3 API: HTTP {status} to {path}") from error
+        found = json.loads(response.content)
+    except ValueError:
+        found = None
     if not isinstance(found, dict):
-        raise Unanswered(f"{endpoint} does not speak etcd's v3 API: HTTP {status} to {path}")
-    if status == httpx.codes.OK:
-        return found
-    message, code = f"etcd at {endpoint} refused {path}: {_message(found)}", _code(found)
-    if code in _NOT_CARRIED_OUT:
-        raise Refusal(message, code)
-    raise Unanswered(message)
+        raise Unanswered(f"{endpoint} does not speak etcd's v3 API: HTTP {response.status} to {path}")
+    return found
 
 
 def _message(found: Answer) -> str:
@@ -196,7 +272,3 @@ def _code(found: Answer) -> int:
     error = found.get("error")
     where = error if isinstance(error, dict) else found
     return int(where.get("grpc_code") or where.get("code") or 2)
-
-
-def _explained(error: httpx.HTTPError) -> str:
-    return str(error) or type(error).__name__

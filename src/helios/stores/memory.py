@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from helios.errors import Conflict, StoreError, WatchLost
 from helios.ports.clock import Clock
 from helios.ports.store import Compare, Delete, Entry, Event, Put, Snapshot
-from helios.stores.watching import Signal, check_operations, check_ttl, lease_lost
+from helios.stores.watching import Signal, check_commit, check_ttl, lease_lost
 
 _MIN_WAIT_S = 0.001  # Timers may fire a hair early; waiting at least this long lets a virtual clock go on.
 
@@ -105,6 +105,10 @@ class _Shared:
         if self._leases.pop(lease, None) is not None:
             self._apply([Delete(key) for key in sorted(self._bound) if self._bound[key] == lease])
 
+    def renew_all(self) -> None:
+        for lease in self._leases.values():
+            lease.deadline = self._now() + lease.ttl_s
+
     def expire(self) -> None:
         """End every lease whose time has come, the earliest first, each in a commit of its own."""
         now = self._now()
@@ -190,7 +194,7 @@ class MemoryStore:
 
     async def commit(self, operations: Sequence[Put | Delete], *, compares: Sequence[Compare] = ()) -> int:
         """Do all operations as one and give the revision they got, or the present one if they changed nothing."""
-        check_operations(operations)
+        check_commit(operations, compares)
         await self._turn()
         return self._shared.commit(operations, compares)
 
@@ -233,6 +237,14 @@ class MemoryStore:
         """End the lease and delete what is bound to it; nothing happens if it is gone."""
         await self._turn()
         self._shared.revoke(lease)
+
+    async def compact(self, revision: int) -> None:
+        """Does nothing: of what was changed the last commits are kept in any case, and none before."""
+        self._check_open()
+
+    def renew_leases(self) -> None:
+        """Give every lease that has not ended its full time again, at once, as etcd does when it elects a leader."""
+        self._shared.renew_all()
 
     async def close(self) -> None:
         """End this handle and its watches; its leases live on until they expire."""

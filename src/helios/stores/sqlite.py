@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -15,14 +17,16 @@ from helios.ports.clock import Clock
 from helios.ports.store import Compare, Delete, Entry, Event, Put, Snapshot
 from helios.stores.change_notifier import ChangeNotifier
 from helios.stores.sqlite_file import SqliteFile
-from helios.stores.watching import Signal, check_operations, check_ttl
+from helios.stores.watching import check_commit, check_ttl
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_LOOK_EVERY_S = 0.25  # beside the notifier, which tells of all commits but those of a process that died just then
-_LOOK_WITHOUT_BELL_EVERY_S = 0.005
-_EXPIRE_EVERY_S = 0.25
+_LOOK_EVERY_S = 1.0  # beside the notifier, which tells of all commits but those of a process that died just then
+_LOOK_WITHOUT_BELL_EVERY_S = 0.02
+_EXPIRE_EVERY_S = 0.25  # at most: several processes may try at once, and a disk may be full
+_SOON_S = 0.005
+_SLEPT_OVER = 8  # the part of the kept commits that a watch may sleep over: one that reads later loses some
 
 
 class SqliteStore:
@@ -30,8 +34,9 @@ class SqliteStore:
 
     A commit is on the disk when it returns. SQL runs in one thread per handle, in the order of the calls, and the
     renewal of leases in another, so that it waits for nothing that is read; a call that is cancelled may still be
-    carried out, wholly. While there are watches, other processes' commits are noticed at once (after 5 ms where there
-    is no inotify, and after 0.25 s where the process died right behind its commit), expired leases within 0.25 s.
+    carried out, wholly. While there are watches, other processes' commits are noticed at once (after 20 ms where there
+    is no inotify, and after a second where the process died right behind its commit), and a lease of a
+    second or more ends in time.
     """
 
     def __init__(
@@ -45,8 +50,11 @@ class SqliteStore:
             self._loop.add_reader(self._change_notifier.fd, self._on_bell, self._change_notifier)
         self._thread = thread
         self._renewing = ThreadPoolExecutor(1, thread_name_prefix="leases")
-        self._signal = Signal()
-        self._seen_version: int | None = None
+        self._waiting: dict[
+            asyncio.Future[None], tuple[str, int]
+        ] = {}  # watches: their prefix, and what they have read
+        self._known = 0  # the revision at the last glance
+        self._due_s = math.inf  # in how long the first lease ended then
         self._timer: asyncio.TimerHandle | None = None
         self._expires = expires
         self._expire_at = 0.0
@@ -108,9 +116,9 @@ class SqliteStore:
 
     async def commit(self, operations: Sequence[Put | Delete], *, compares: Sequence[Compare] = ()) -> int:
         """Do all operations as one, durably, and give the revision they got, or the present one if nothing changed."""
-        check_operations(operations)
+        check_commit(operations, compares)
         revision = await self._run(self._file.commit, tuple(operations), tuple(compares))
-        self._signal.fire()
+        self._glance()
         return revision
 
     def watch(self, prefix: str, after: int) -> AsyncGenerator[tuple[Event, ...], None]:
@@ -122,16 +130,48 @@ class SqliteStore:
         return self._watch(prefix, after)
 
     async def _watch(self, prefix: str, after: int) -> AsyncGenerator[tuple[Event, ...], None]:
-        while not self._ended():
-            seen = self._signal.count
-            commits, after = await self._run(self._file.events_after, prefix, after)
-            for events in commits:
-                if self._ended():
-                    return
-                yield events
-            if not self._ended():
-                self._keep_looking()
-                await self._signal.wait(seen)
+        with self._following(prefix):
+            while not self._ended():
+                commits, after = await self._run(self._file.events_after, prefix, after)
+                for events in commits:
+                    if self._ended():
+                        return
+                    yield events
+                if not self._ended() and after >= self._known:
+                    self._keep_looking()
+                    await self._change(prefix, after)
+
+    @contextmanager
+    def _following(self, prefix: str) -> Iterator[None]:
+        """Inside, commits that change something under the prefix are heard of."""
+        notifier = self._change_notifier
+        if notifier is None or self._ended():
+            yield
+            return
+        try:
+            notifier.follow(prefix)
+        except OSError as error:
+            raise StoreError(f"changes in the store file {self._file.path} cannot be followed: {error}") from error
+        try:
+            yield
+        finally:
+            notifier.unfollow(prefix)
+
+    async def _change(self, prefix: str, after: int) -> None:
+        """Return when something under the prefix may have changed since the revision `after`."""
+        changed = self._loop.create_future()
+        self._waiting[changed] = prefix, after
+        try:
+            await changed
+        finally:
+            del self._waiting[changed]
+
+    def _wake(self, changed: Collection[str] | None = None) -> None:
+        """Wake the watches whom these keys concern, or all; and those who have slept over many commits."""
+        for watch, (prefix, after) in self._waiting.items():
+            concerned = changed is None or any(key.startswith(prefix) for key in changed)
+            if not watch.done() and (concerned or self._known - after > self._file.keep_commits // _SLEPT_OVER):
+                watch.set_result(None)
 
     async def grant(self, ttl_s: float) -> str:
         """A new lease that lives for `ttl_s` seconds unless kept alive."""
@@ -146,7 +186,11 @@ class SqliteStore:
     async def revoke(self, lease: str) -> None:
         """End the lease and delete what is bound to it; nothing happens if it is gone."""
         await self._run(self._file.revoke, lease)
-        self._signal.fire()
+        self._glance()
+
+    async def compact(self, revision: int) -> None:
+        """Does nothing: of what was changed the last commits are kept in any case, and none before."""
+        self._check_open()
 
     async def close(self) -> None:
         """Let go of the file once the calls that were made are done; running watches end."""
@@ -158,7 +202,7 @@ class SqliteStore:
                 self._change_notifier.close()
             self._closing = asyncio.wrap_future(self._thread.submit(self._close_all))
             self._thread.shutdown(wait=False)
-            self._signal.fire()
+            self._wake()
         await asyncio.shield(self._closing)
 
     def _close_all(self) -> None:
@@ -179,26 +223,38 @@ class SqliteStore:
     def _keep_looking(self) -> None:
         if self._timer is None:
             wait_s = _LOOK_WITHOUT_BELL_EVERY_S if self._change_notifier is None else _LOOK_EVERY_S
+            if self._expires:
+                # A lease that has ended already is being seen to, perhaps in vain.
+                wait_s = min(wait_s, max(self._due_s, _SOON_S) if self._due_s > 0 else _EXPIRE_EVERY_S)
             self._timer = self._loop.call_later(wait_s, self._look)
 
     def _on_bell(self, change_notifier: ChangeNotifier) -> None:
         change_notifier.heard()
-        self._signal.fire()
+        self._glance()
+
+    def _glance(self) -> None:
+        """Wake the watches whom new commits concern, and note when the first lease ends."""
+        if self._ended():
+            return
+        self._due_s = math.inf
+        try:
+            seen = self._file.glance(self._eye, self._known)
+        except StoreError:
+            # Whatever it is (a moment's lock, a lost file), those who watch find out when they read.
+            self._wake()
+            return
+        self._due_s = seen.due_s
+        if seen.revision != self._known:
+            self._known = seen.revision
+            self._wake(seen.changed)
 
     def _look(self) -> None:
         """Wake the watches if any process has committed; see to expired leases; stop when nobody waits."""
         self._timer = None
-        if self._ended() or not self._signal.awaited:
+        if self._ended() or not self._waiting:
             return
-        try:
-            version = self._eye.execute("PRAGMA data_version").fetchall()[0][0]
-        except sqlite3.Error:
-            # Whatever it is (a moment's lock, a lost file), those who watch find out when they read.
-            version = None
-        if version is None or version != self._seen_version:
-            self._seen_version = version
-            self._signal.fire()
-        if self._expires and self._loop.time() >= self._expire_at and self._expiring is None:
+        self._glance()
+        if self._due_s <= 0 and self._expires and self._loop.time() >= self._expire_at and self._expiring is None:
             self._expire_at = self._loop.time() + _EXPIRE_EVERY_S
             self._expiring = asyncio.wrap_future(self._thread.submit(self._file.expire))
             self._expiring.add_done_callback(self._expired)
@@ -208,7 +264,7 @@ class SqliteStore:
         self._expiring = None
         if not done.cancelled() and done.exception() is not None:
             # Those who watch read again and so find out themselves whether the file is in order.
-            self._signal.fire()
+            self._wake()
 
 
 def _listen(path: Path) -> ChangeNotifier | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import sqlite3
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -22,6 +24,7 @@ _APPLICATION_ID = 0x48454C53  # "HELS", in the file's header
 _SCHEMA_VERSION = 1
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _WAL_BYTES = 4 * 1024 * 1024
+_NAMED = 200  # keys, at most, by a glance
 _CHECKPOINT_WAIT_S = 0.2
 _LOCK_LOOK_S = 0.001
 
@@ -34,12 +37,21 @@ CREATE TABLE leases (id TEXT PRIMARY KEY, ttl_s REAL NOT NULL, boot TEXT NOT NUL
 CREATE TABLE changes (revision INTEGER, place INTEGER, key BLOB NOT NULL, value BLOB, PRIMARY KEY (revision, place));
 """
 
-# A lease counts only in the boot that granted it: the monotonic clock starts anew with each.
+# A lease counts only in the boot that granted it: the monotonic clock starts over with each.
 _ALIVE = "(lease IS NULL OR lease IN (SELECT id FROM leases WHERE boot = :boot AND deadline > :now))"
 
 # Closing any descriptor of a file ends all of this process's POSIX locks on it, so while one handle creates the
 # file (which opens and closes it outside SQLite), no other of this process may already have it open.
 _creating = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """The revision, the keys that have changed (None: too many to name), and in how long the first lease ends."""
+
+    revision: int
+    changed: tuple[str, ...] | None
+    due_s: float
 
 
 class SqliteFile:
@@ -57,10 +69,10 @@ class SqliteFile:
         self.path = path
         self._before_commit = before_commit
         self._monotonic = monotonic
-        self._keep_commits = keep_commits
+        self.keep_commits = keep_commits
         self._busy_timeout_s = busy_timeout_s
         self._durable = True
-        self._changed = False  # whether the transaction that runs has written anything that a watch could see
+        self._changed: list[str] = []  # the keys that the transaction which runs has changed
         self._boot = ""
         self._inode = (0, 0)
         self._wal = path.with_name(path.name + "-wal")
@@ -88,12 +100,28 @@ class SqliteFile:
             self._connection.close()
 
     def watcher(self) -> sqlite3.Connection:
-        """A second connection that never waits for a lock, to look at `PRAGMA data_version` from any thread."""
+        """A second connection that never waits for a lock, to `glance` by from any thread."""
         with self._explained("opened"):
             connection = self._connect()
-            connection.execute("PRAGMA data_version").fetchall()  # What the first look has to open is opened here.
+            connection.execute("SELECT * FROM head").fetchall()  # What the first look has to open is opened here.
             connection.execute("PRAGMA busy_timeout = 0")
             return connection
+
+    def glance(self, by: sqlite3.Connection, after: int) -> Glance:
+        """What has happened since the revision `after`; cheap enough for an event loop. `by` is a `watcher`."""
+        with self._explained("looked at"):
+            self._check_in_place()
+            revision, forgotten, due_s = by.execute(
+                "SELECT revision, forgotten,"
+                " (SELECT MIN(CASE boot WHEN :boot THEN deadline - :now ELSE 0.0 END) FROM leases) FROM head",
+                self._alive(),
+            ).fetchone()
+            due_s = math.inf if due_s is None else due_s
+            if revision == after:
+                return Glance(revision, (), due_s)
+            changes = by.execute("SELECT key FROM changes WHERE revision > ? LIMIT ?", (after, _NAMED + 1)).fetchall()
+        named = after >= forgotten and len(changes) <= _NAMED
+        return Glance(revision, tuple(_to_text(key) for (key,) in changes) if named else None, due_s)
 
     def get(self, key: str) -> Entry | None:
         """The entry of `key`, or None."""
@@ -228,8 +256,8 @@ class SqliteFile:
                 changes.append((version, len(changes), key, None))
         if not changes:
             return revision
-        self._changed = True
-        forgotten = max(forgotten, version - self._keep_commits)
+        self._changed += [_to_text(key) for _, _, key, _ in changes]
+        forgotten = max(forgotten, version - self.keep_commits)
         self._connection.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", changes)
         self._connection.execute("DELETE FROM changes WHERE revision <= ?", (forgotten,))
         self._connection.execute("UPDATE head SET revision = ?, forgotten = ?", (version, forgotten))
@@ -259,7 +287,7 @@ class SqliteFile:
             if durable != self._durable:
                 self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._durable = durable
-            self._changed = False
+            self._changed = []
             with self._impatient(), self._transaction("BEGIN IMMEDIATE"):
                 yield
                 if self._before_commit is not None:
@@ -268,7 +296,7 @@ class SqliteFile:
             # look by themselves, and if the log cannot be written back now, a later commit sees to it.
             with suppress(sqlite3.Error, OSError):
                 if self._changed:
-                    ring(self.path)
+                    ring(self.path, self._changed)
                 self._bound_wal(self._connection)
 
     def _bound_wal(self, connection: sqlite3.Connection) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +12,11 @@ from pathlib import Path
 from helios.ports.store import Store
 from helios.stores.sqlite import SqliteStore
 
-_LOCKS = Path("/proc/locks")
 _WRITE_LOCK = 120  # the byte of the shared file that SQLite locks to write, in WAL mode
+_FLOCK = "hhqqi4x"  # C's `struct flock`: type, whence, start, length, pid
+_ASK_WHO = getattr(fcntl, "F_OFD_GETLK", None)  # Linux alone tells of locks that this process itself has, too
+# By device and inode, and open for good: to close a file would end SQLite's own locks on it in this process.
+_shared: dict[tuple[int, int], int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,11 @@ class SqliteLocation:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    @property
+    def spans_hosts(self) -> bool:
+        """SQLite's file is for the processes of one machine."""
+        return False
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -37,19 +48,16 @@ class SqliteLocation:
 
     def writers(self) -> set[int]:
         """The processes that hold SQLite's lock for writing, by pid; none where the system does not tell."""
+        if _ASK_WHO is None:
+            return set()
+        path = self.path.with_name(f"{self.path.name}-shm")
         try:
-            inode = self.path.with_name(f"{self.path.name}-shm").stat().st_ino
-            lines = _LOCKS.read_text().splitlines()
+            status = path.stat()
+            file = status.st_dev, status.st_ino
+            if file not in _shared:
+                _shared[file] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _WRITE_LOCK, 1, 0)
+            kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(_shared[file], _ASK_WHO, asked))
         except OSError:
             return set()
-        found = set()
-        for line in lines:
-            # "7: POSIX  ADVISORY  WRITE 4711 fe:01:1234 120 120"; "->" in the second place is one that waits.
-            fields = line.split()
-            if len(fields) < 8 or fields[1] == "->" or fields[3] != "WRITE" or not fields[4].isdecimal():
-                continue
-            last = fields[7]
-            covers = int(fields[6]) <= _WRITE_LOCK and (last == "EOF" or int(last) >= _WRITE_LOCK)
-            if covers and fields[5].endswith(f":{inode}"):
-                found.add(int(fields[4]))
-        return found
+        return set() if kind == fcntl.F_UNLCK else {pid}

@@ -5,8 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from helios.errors import InvalidInput, LeaseLost
-from helios.ports.store import Delete, Put
+from helios.errors import InvalidInput, LeaseLost, TooBig
+from helios.ports.store import (
+    MAX_COMMIT_BYTES,
+    MAX_OPERATIONS,
+    MAX_RECORD_BYTES,
+    Compare,
+    Delete,
+    Put,
+    size_of,
+)
 
 
 class Signal:
@@ -43,13 +51,25 @@ class Signal:
             del self._waiters[waiter]
 
 
-def check_operations(operations: Sequence[Put | Delete]) -> None:
-    """Raise InvalidInput if a key is named twice: no order of the two would be right in every home of the store."""
+def check_commit(operations: Sequence[Put | Delete], compares: Sequence[Compare]) -> None:
+    """Raise TooBig beyond the limits of the store.
+
+    Raise InvalidInput if a key is named twice: no order of the two would be right in every home of the store.
+    """
     seen: set[str] = set()
+    size = 0
     for operation in operations:
         if operation.key in seen:
             raise InvalidInput(f"one commit names the key {operation.key!r} twice; name it once")
         seen.add(operation.key)
+        size += size_of(operation)
+        if isinstance(operation, Put) and len(operation.value) > MAX_RECORD_BYTES:
+            raise TooBig(f"the record {operation.key!r} has {len(operation.value):,} bytes, of {MAX_RECORD_BYTES:,}")
+    count = len(operations) + len(compares)
+    if count > MAX_OPERATIONS:
+        raise TooBig(f"a commit has {count} operations and compares, of {MAX_OPERATIONS}: write in several")
+    if size > MAX_COMMIT_BYTES:
+        raise TooBig(f"a commit has {size:,} bytes, of {MAX_COMMIT_BYTES:,}: write in several")
 
 
 def check_ttl(ttl_s: float) -> None:

@@ -14,6 +14,8 @@ import uvloop
 from tests.routers import Client, RawClient, RouterLab
 from tests.servers import ADMIN_ONLY, Server, start_valkey
 
+from helios.router.options import RouterOptions
+
 NO_LOG = {"appendonly": "no"}
 
 
@@ -46,9 +48,24 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-async def client(lab: RouterLab) -> AsyncIterator[Client]:
-    """A client in RESP2."""
-    async with lab.client() as made:
+async def lab(request: pytest.FixtureRequest, servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
+    """A router by the module's OPTIONS, if it has some, over the servers, which are empty when it starts."""
+    made = RouterLab(servers, options=getattr(request.module, "OPTIONS", RouterOptions(node="shard-1")))
+    await made.empty()
+    async with made.running():
+        yield made
+
+
+@pytest.fixture
+def resp_version() -> int:
+    """What `client` speaks. A module whose tests run in both versions of RESP has a fixture of this name with both."""
+    return 2
+
+
+@pytest.fixture
+async def client(lab: RouterLab, resp_version: int) -> AsyncIterator[Client]:
+    """A client of the lab's router."""
+    async with lab.client(resp_version) as made:
         yield made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 from tests.routers import Client, RawClient, RouterLab, served_aside, until
@@ -15,14 +15,6 @@ from helios.router.options import RouterOptions
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2", "shard-3")
-
-
-@pytest.fixture
-async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    made = RouterLab(servers)
-    await made.empty()
-    async with made.running():
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def pair(servers: dict[str, Server], plain: Server) -> Iterator[Pair]:
         yield Pair(lab, plain)
 
 
-class TransitionState:
+class Conversation:
     """What a connection's commands have led to so far: what the router refuses is not given to the plain server."""
 
     def __init__(self, pair: Pair) -> None:
@@ -173,11 +173,11 @@ def test_the_replies_are_those_of_one_server(pair: Pair, commands: list[Words], 
             client.ask("FLUSHALL")
             if third:
                 client.ask("HELLO", "3")
-        course = TransitionState(pair)
+        conversation = Conversation(pair)
         replies = router.ask_all(commands) if at_once else [router.ask(*words) for words in commands]
         for words, said in zip(commands, replies, strict=True):
-            course.take(words, said)
-        theirs = plain.ask_all(course.given)
-        for (words, reply, ran), other in zip(course.compared, theirs, strict=True):
+            conversation.take(words, said)
+        theirs = plain.ask_all(conversation.given)
+        for (words, reply, ran), other in zip(conversation.compared, theirs, strict=True):
             event(f"{words[0].decode(errors='replace').upper()} {other.error.decode() or 'ok'}")
             assert reply is None or alike(words, reply, other, ran), f"{words}: {reply} by Helios, {other} by a server"

@@ -5,23 +5,14 @@ from __future__ import annotations
 import asyncio
 import csv
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
 
 import pytest
 from tests.programs import find_program
 from tests.routers import RouterLab
-from tests.servers import Server
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2", "shard-3")
 WAIT_S = 120
-
-
-@pytest.fixture
-async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    async with RouterLab(servers).running() as made:
-        await made.empty()
-        yield made
 
 
 async def measured(lab: RouterLab, *words: str) -> dict[str, float]:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,13 +57,6 @@ class Cli:
         ended = await self.run(*words, stdin=stdin)
         assert (ended.error, ended.code) == ("", 0)
         return ended.out
-
-
-@pytest.fixture
-async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    async with RouterLab(servers).running() as made:
-        await made.empty()
-        yield made
 
 
 @pytest.fixture
@@ -145,7 +137,6 @@ async def test_what_is_refused_is_printed_with_its_reason(lab: RouterLab, cli: C
         ("config set maxmemory 1", "'CONFIG SET' is refused: the servers' settings are the cluster's"),
         ("shutdown", "'SHUTDOWN' is refused"),
         ("debug sleep 1", "'DEBUG' is refused"),
-        ("client tracking on", "'CLIENT TRACKING ON' is refused"),
     ):
         assert words in (await cli.run(*line.split())).out, line
     for flags, words in (

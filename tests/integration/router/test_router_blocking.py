@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -17,15 +16,9 @@ from helios.router.options import RouterOptions
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
 FENCED, SWITCHED = PairPhase.FENCED, PairPhase.SWITCHED
-QUICK = RouterOptions(node="shard-1", connect_timeout_s=0.3, member_timeout_s=0.3, max_backoff_s=0.1, hold_timeout_s=20)
-
-
-@pytest.fixture
-async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    made = RouterLab(servers, options=QUICK)
-    await made.empty()
-    async with made.running():
-        yield made
+OPTIONS = RouterOptions(
+    node="shard-1", connect_timeout_s=0.3, member_timeout_s=0.3, max_backoff_s=0.1, hold_timeout_s=20
+)
 
 
 async def blocked_at(lab: RouterLab, shard: str, count: int = 1) -> None:
@@ -220,7 +213,7 @@ async def test_nothing_is_taken_for_a_client_that_has_left(lab: RouterLab, clien
         (waiting,) = [number for number, other in lab.router.clients.items() if other.call is not None]
         getattr(raw.writer.transport, leave)()
         await until(lambda number=waiting: number not in lab.router.clients, "its leaving is noticed")  # type: ignore[misc]
-        await until(lambda: len(lab.router.pool.dedicated) == 0, "its line is ended")
+        await until(lambda: len(lab.router.pool.dedicated) == 0, "its connection is ended")
         await blocked_at(lab, "shard-1", 0)
         assert await client.rpush(key, "v") == 1
         assert await client.lpop(key) == b"v"
@@ -311,7 +304,7 @@ async def test_a_server_that_hangs_does_not_let_its_clients_wait_for_ever(lab: R
     finally:
         lab.servers["shard-1"].cont()
     # The command of before is ended at the server, so that what comes is not taken for nobody.
-    await until(lambda: len(lab.router.pool.dedicated) == 0, "the line is ended")
+    await until(lambda: len(lab.router.pool.dedicated) == 0, "the connection is ended")
     assert await raw.ask("RPUSH", key, "v") == b":1\r\n"
     assert await raw.ask("LLEN", key) == b":1\r\n"
 
@@ -329,7 +322,7 @@ async def test_another_client_can_end_the_wait(lab: RouterLab, raw: RawClient) -
 
 
 async def test_stopping_answers_what_waits(servers: dict[str, Server]) -> None:
-    lab = RouterLab(servers, options=QUICK)
+    lab = RouterLab(servers, options=OPTIONS)
     key = lab.key_of("shard-1", "stopping")
     async with lab.running():
         raw = await RawClient.connect(lab.port)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,18 +22,9 @@ pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2", "shard-3")
 
 
-@pytest.fixture
-async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    made = RouterLab(servers)
-    await made.empty()
-    async with made.running():
-        yield made
-
-
 @pytest.fixture(params=[2, 3])
-async def client(lab: RouterLab, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    async with lab.client(request.param) as made:
-        yield made
+def resp_version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
 
 
 async def test_every_type_of_value(client: Client) -> None:

@@ -38,6 +38,7 @@ def admin(lab: RouterLab) -> Admin:
         ("SLOWLOG-LOG-SLOWER-THAN", "0", "1", "router.slowlog_threshold", "0.001ms"),
         ("slowlog-log-slower-than", "-1", "-1", "router.slowlog_threshold", "0s"),
         ("slowlog-max-len", "7", "7", "router.slowlog_length", "7"),
+        ("slowlog-max-len", "0", "0", "router.slowlog_length", "0"),
         ("maxclients", "77", "77", "router.max_clients", "77"),
         ("timeout", "70", "70", "router.client_idle_timeout", "70s"),
         ("tcp-keepalive", "60", "60", "router.tcp_keepalive", "1m"),
@@ -60,11 +61,31 @@ async def test_the_slow_log_goes_by_what_was_set(client: Client) -> None:
     assert any(b"SET k v" in str(entry["command"]).encode() for entry in await client.slowlog_get())
 
 
+async def test_what_a_router_carries_out_itself_is_logged_and_counted_with_all_its_time(
+    client: Client, raw: RawClient
+) -> None:
+    await client.config_resetstat()
+    await client.config_set("slowlog-log-slower-than", 0)
+    assert await raw.ask("AUTH", "default", "a-secret") == b"+OK\r\n"
+    assert await raw.ask("HELLO", "2", "AUTH", "default", "a-secret") != b""
+    assert await client.keys("nosuch*") == []
+    with pytest.raises(redis.ResponseError):
+        await client.config_set("maxclients", "x")
+    log = await client.execute_command("SLOWLOG", "GET", "-1")
+    ((took_us, address),) = [entry[2:5:2] for entry in log if entry[3] == [b"KEYS", b"nosuch*"]]
+    assert address.startswith(b"127.0.0.1:")
+    assert "a-secret" not in repr(log)
+    stats = await client.info("commandstats")
+    assert stats["cmdstat_keys"]["calls"] == 1
+    assert abs(stats["cmdstat_keys"]["usec"] - took_us) <= 1
+    assert stats["cmdstat_config|set"]["failed_calls"] == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("maxclients x", "CONFIG SET failed (possibly related to argument 'maxclients') - argument couldn't be parsed"),
-        ("slowlog-max-len 0", "router.slowlog_length"),
+        ("slowlog-max-len -1", "router.slowlog_length"),
         ("maxclients 5 timeout 7", "'CONFIG SET' is refused: the servers' settings are the cluster's"),
         ("maxmemory 100mb", "'CONFIG SET' is refused: "),
         ("timeout", "wrong number of arguments for 'config|set' command"),

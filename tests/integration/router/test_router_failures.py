@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +20,7 @@ from helios.router.options import RouterOptions
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2", "shard-3")
 CONFIG = {"appendonly": "yes"}
-QUICK = RouterOptions(node="shard-1", connect_timeout_s=0.3, member_timeout_s=0.3, max_backoff_s=0.1)
-
-
-@pytest.fixture
-async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    async with RouterLab(servers, options=QUICK).running() as made:
-        yield made
+OPTIONS = RouterOptions(node="shard-1", connect_timeout_s=0.3, member_timeout_s=0.3, max_backoff_s=0.1)
 
 
 async def test_a_killed_server_gives_errors_at_once_and_is_back_when_it_is(lab: RouterLab) -> None:
@@ -115,7 +108,7 @@ async def test_commands_in_flight_when_a_server_dies_have_an_unknown_outcome(lab
 
 
 async def test_a_server_that_stalls_costs_bounded_memory(servers: dict[str, Server]) -> None:
-    options = replace(QUICK, member_timeout_s=30.0, member_commands=100, member_bytes=1_000_000)
+    options = replace(OPTIONS, member_timeout_s=30.0, member_commands=100, member_bytes=1_000_000)
     async with RouterLab(servers, options=options).running() as lab:
         key, big_key = lab.key_of("shard-1", "small"), lab.key_of("shard-1", "big")
         raw = await RawClient.connect(lab.port)
@@ -162,7 +155,7 @@ async def test_a_stalled_server_is_given_up_and_taken_up_again(lab: RouterLab) -
 
 
 async def test_a_router_whose_lease_has_ended_serves_nothing(servers: dict[str, Server]) -> None:
-    options = replace(QUICK, session_ttl_s=1.0)
+    options = replace(OPTIONS, session_ttl_s=1.0)
     async with RouterLab(servers, options=options).running() as lab, lab.client() as client:
         key = lab.key_of("shard-1")
         await client.set(key, "v")
@@ -221,7 +214,7 @@ async def test_a_user_that_a_server_forgot_is_made_again(lab: RouterLab) -> None
 
 
 async def test_no_more_commands_of_a_client_than_its_limit_are_under_way(servers: dict[str, Server]) -> None:
-    options = replace(QUICK, client_commands=50, member_timeout_s=30.0)
+    options = replace(OPTIONS, client_commands=50, member_timeout_s=30.0)
     async with RouterLab(servers, options=options).running() as lab:
         key = lab.key_of("shard-1")
         assert await lab.router.execute([b"SET", key.encode(), b"v" * 10_000]) == b"+OK\r\n"
@@ -247,7 +240,7 @@ async def test_no_more_commands_of_a_client_than_its_limit_are_under_way(servers
 
 
 async def test_a_client_that_is_owed_too_much_is_let_go(servers: dict[str, Server]) -> None:
-    options = replace(QUICK, client_bytes=1_000_000)
+    options = replace(OPTIONS, client_bytes=1_000_000)
     async with RouterLab(servers, options=options).running() as lab:
         key = lab.key_of("shard-1")
         assert await lab.router.execute([b"SET", key.encode(), b"v" * 300_000]) == b"+OK\r\n"
@@ -277,14 +270,14 @@ async def test_clients_that_vanish_mid_command_leave_nothing(lab: RouterLab) -> 
 
 
 async def test_a_router_without_a_store_does_not_start(servers: dict[str, Server]) -> None:
-    lab = RouterLab(servers, options=replace(QUICK, start_timeout_s=0.3))
+    lab = RouterLab(servers, options=replace(OPTIONS, start_timeout_s=0.3))
     lab.routers_store.away = True
     with pytest.raises(StartError, match=r"the router got no session within 0\.3 s: the store is away"):
         await lab.router.start()
 
 
 async def test_stopping_answers_and_closes(servers: dict[str, Server], tmp_path: Path) -> None:
-    lab = RouterLab(servers, options=QUICK)
+    lab = RouterLab(servers, options=OPTIONS)
     async with lab.running():
         raw = await RawClient.connect(lab.port)
         assert await raw.ask("PING") == b"+PONG\r\n"

@@ -1,4 +1,4 @@
-"""A router's limits: what clients may have, how long they may be silent, and what it says of all that."""
+"""A router's limits: what clients may have, how long they may be silent, and how they log in."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-import redis
 from tests.routers import Client, RawClient, RouterLab, until
 from tests.servers import Server
 
 from helios.access.authenticator import Identity
-from helios.admin.routers import router_views, slow_commands
 from helios.model.passwords import hashed
-from helios.model.topology import PairPhase
 from helios.model.users import Role, User
 from helios.placement.glob import LONGEST_PATTERN
 from helios.resp.wire import encode_command
@@ -29,12 +27,6 @@ from helios.router.upstream import pool
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
 OPTIONS = RouterOptions(node="shard-1", worker=3, slow_s=0.05, member_timeout_s=30)
-
-
-@pytest.fixture
-async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    async with RouterLab(servers, options=OPTIONS).running() as made:
-        yield made
 
 
 # --- silence ----------------------------------------------------------------------------------------------------
@@ -156,11 +148,11 @@ async def test_a_whole_pipeline_may_be_written_before_a_reply_is_read(lab: Route
     raw, other = await RawClient.connect(lab.port), await RawClient.connect(lab.port)
     raw.reader._transport.pause_reading()  # type: ignore[attr-defined]
     raw.writer.write(command * count + encode_command([b"GET", key]) * 1000)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         await raw.writer.drain()
         writing = raw.writer.transport
         await until(lambda: not writing.get_write_buffer_size(), "the router has read all of it")
-        fields = dict(field.split("=") for field in (await _client_line(other, "1")).split())
+        fields = dict(field.split("=") for field in (await _client_line(other, str(min(lab.router.clients)))).split())
         assert 1_000_000 < int(fields["omem"]) <= count * len(reply) + 5000
         raw.reader._transport.resume_reading()  # type: ignore[attr-defined]
         for _ in range(count):
@@ -178,6 +170,33 @@ async def _client_line(raw: RawClient, client_id: str) -> str:
     return (await raw.reader.readexactly(size + 2)).decode()
 
 
+async def test_the_memory_of_a_client_that_was_owed_much_goes_back_to_the_system(servers: dict[str, Server]) -> None:
+    owed = 300 << 20
+    async with RouterLab(servers, options=replace(OPTIONS, client_bytes=owed)).running() as lab:
+        before = resident_bytes()
+        reader, writer = await asyncio.open_connection("127.0.0.1", lab.port, limit=1024)
+        reader._transport.pause_reading()  # type: ignore[attr-defined]  # it reads nothing of what it asks for
+        others = []
+        with suppress(ConnectionError):
+            while True:
+                # What others need meanwhile lies between what is freed and the end of the heap.
+                others.append(await RawClient.connect(lab.port))
+                assert await others[-1].ask("PING") == b"+PONG\r\n"
+                for _ in range(20):
+                    writer.write(encode_command([b"ECHO", b"x" * 100_000]))
+                    await writer.drain()
+        writer.close()
+        await until(lambda: resident_bytes() < before + owed / 3, "what it was owed is given back")
+        assert lab.router.clients.limits.ended == {"client_memory": 1}
+        for other in others:
+            other.close()
+
+
+def resident_bytes() -> int:
+    """The memory that this process has from the system."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
 # --- torture ----------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +211,7 @@ async def test_a_million_tiny_commands_in_one_pipeline(lab: RouterLab) -> None:
 
     sending = asyncio.create_task(send())
     left = count * len(b"+PONG\r\n")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while left:
             left -= len(await raw.reader.read(1 << 20))
     await sending
@@ -284,170 +303,6 @@ async def test_thousands_of_idle_connections_hold(servers: dict[str, Server]) ->
         await until(lambda: not lab.router.clients, "all are gone")
 
 
-# --- what it says of itself -------------------------------------------------------------------------------------
-
-
-async def test_routers_are_asked_at_the_address_in_their_sessions(lab: RouterLab, client: Client) -> None:
-    here, there = lab.key_of("shard-1"), lab.key_of("shard-2")
-    for number in range(10):
-        await client.set(here, str(number))
-        await client.get(there)
-    await client.mget(here, there)
-    with pytest.raises(redis.ResponseError):
-        await client.rename(here, there)
-    with pytest.raises(redis.ResponseError):
-        await client.incr(here, "nothing")
-    (view,) = await router_views(lab.store)
-    assert (view.node, view.worker, view.answers, view.error) == ("shard-1", 3, True, None)
-    assert view.epoch == 1
-    assert 0 < view.lease_left_s <= 10
-    assert view.clients == 1
-    assert view.errors == {"CROSSSHARD": 1, "ERR": 1}
-    assert view.bytes_in > 500
-    assert view.bytes_out > 100
-    by_name = {shard.shard: shard for shard in view.shards}
-    assert by_name["shard-1"].writes == 11
-    assert by_name["shard-2"].reads == 11
-    assert by_name["shard-1"].latency.count == 12
-    assert {shard.state for shard in view.shards} == {"ready"}
-    half, most = view.latency.at(0.5), view.latency.at(0.999)
-    assert half is not None
-    assert most is not None
-    assert 0 < half <= most < 30
-    lab.router.pool.close("the test says so")
-    (later,) = await router_views(lab.store)
-    assert {shard.shard: shard.writes for shard in later.shards}["shard-1"] == 11
-    assert later.latency.count == view.latency.count
-
-
-async def test_keys_that_are_asked_for_much_are_told(lab: RouterLab, client: Client) -> None:
-    hot, spread = lab.key_of("shard-2", "hot"), [lab.key_of("shard-1", "cold", number) for number in range(50)]
-
-    async def told() -> bool:
-        pipeline = client.pipeline(transaction=False)
-        for number in range(300):
-            pipeline.get(hot)
-            pipeline.set(spread[number % 50], "v")
-        await pipeline.execute()
-        (view,) = await router_views(lab.store)
-        return [(one.key, one.shard) for one in view.hot_keys[:1]] == [(hot, "shard-2")] and view.hot_keys[0].ops > 0
-
-    await until(told, "the router tells which key is hot")
-
-
-async def test_nobody_else_learns_anything_there(lab: RouterLab) -> None:
-    (session,) = await lab.sessions()
-    host, _, port = session.address.rpartition(":")
-    assert host == "127.0.0.1"
-    for frames in ([b"STATS"], [b"AUTH", b"guess"], [b"AUTH", b""], [b"GET", b"a"], [b"AUTH", b"x" * 2000]):
-        raw = await RawClient.connect(int(port))
-        raw.writer.write(encode_command(frames) + encode_command([b"STATS"]))
-        said = await raw.closed()
-        assert said.startswith((b"-NOAUTH", b"-WRONGPASS")) or not said
-        assert b"epoch" not in said
-    good = await RawClient.connect(int(port))
-    good.send("AUTH", session.secret)
-    good.send("GET", "a")
-    assert (await good.closed()).startswith(b"+OK\r\n-NOAUTH")
-    assert len(await router_views(lab.store)) == 1
-
-
-async def test_a_router_that_does_not_answer_is_shown_as_such(lab: RouterLab) -> None:
-    (session,) = await lab.sessions()
-    lab.router._endpoint.close()
-
-    async def silent() -> bool:
-        (view,) = await router_views(lab.store)
-        return not view.answers
-
-    await until(silent, "nothing listens there any more")
-    (view,) = await router_views(lab.store)
-    assert view.session == session.id
-    assert f"it does not answer at {session.address}" in (view.error or "")
-
-
-async def test_slow_commands_stand_in_the_log(lab: RouterLab) -> None:
-    key = lab.key_of("shard-1")
-    async with lab.client() as client:
-        await client.client_setname("worker")
-        await client.set(key, "v")
-        assert await client.execute_command("SLOWLOG", "LEN") == 0
-        lab.servers["shard-1"].stop()
-        try:
-            asking = asyncio.create_task(client.execute_command("APPEND", key, "x" * 200))
-            link = lab.router.pool.links[2]["shard-1"]
-            await until(lambda: link.issued > link.answered, "the command is under way")
-            await asyncio.sleep(0.06)  # The least time that counts as slow, not a wait for something.
-        finally:
-            lab.servers["shard-1"].cont()
-        assert await asking == 201
-        ((_, _, took_us, arguments, address, name),) = await client.execute_command("SLOWLOG", "GET", "-1")
-        assert arguments == [b"APPEND", key.encode(), b"x" * 128 + b"... (72 more bytes)"]
-        assert took_us >= 50_000
-        assert address.startswith(b"127.0.0.1:")
-        assert name == b"worker"
-        told = await slow_commands(lab.store, 1)
-        (slow,) = told.commands
-        assert (slow.node, slow.worker, slow.name, told.missing) == ("shard-1", 3, "worker", ())
-        assert slow.client == address.decode()
-        assert slow.arguments == tuple(argument.decode() for argument in arguments)
-        assert slow.took_s >= 0.05
-        ((event, _, last_ms, worst_ms),) = await client.execute_command("LATENCY", "LATEST")
-        assert event == b"command"
-        assert worst_ms >= last_ms >= 50
-        assert len(await client.execute_command("LATENCY", "HISTORY", "command")) == 1
-        assert "SLOWLOG GET names them" in (await client.execute_command("LATENCY", "DOCTOR")).decode()
-        histogram = await client.execute_command("LATENCY", "HISTOGRAM", "append")
-        assert histogram[0] == b"append"
-        assert histogram[1][:2] == [b"calls", 1]
-        assert await client.execute_command("LATENCY", "RESET") == 1
-        assert await client.execute_command("LATENCY", "LATEST") == []
-        assert await client.execute_command("SLOWLOG", "RESET")
-        assert await client.execute_command("SLOWLOG", "GET") == []
-        for words in ("SLOWLOG HELP", "LATENCY HELP"):
-            assert len(await client.execute_command(*words.split())) > 5
-        for words in ("SLOWLOG GET -2", "SLOWLOG GET x", "LATENCY GRAPH command"):
-            with pytest.raises(redis.ResponseError):
-                await client.execute_command(*words.split())
-        (view,) = await router_views(lab.store)
-        assert view.slow_commands == 1
-
-
-async def test_what_is_held_is_counted_by_shard_and_told(lab: RouterLab, client: Client) -> None:
-    before = lab.topology
-    await lab.acknowledged(await lab.publish_move(PairPhase.FENCED, "shard-1", "shard-2"))
-    held = asyncio.create_task(client.set(lab.key_of("shard-1", "m"), "v"))
-    await until(lambda: len(lab.router.holding) == 1, "a client is held")
-    (view,) = await router_views(lab.store)
-    assert view.held == 1
-    assert {shard.shard: shard.held for shard in view.shards} == {"shard-1": 1, "shard-2": 0}
-    await asyncio.sleep(0.06)  # The least time that counts as slow, not a wait for something.
-    lab.topology = replace(before, epoch=lab.topology.epoch)
-    await lab.publish()
-    assert await held
-    assert "held" in lab.router.slowlog.moments
-
-
-async def test_info_tells_what_happens(lab: RouterLab, client: Client) -> None:
-    key = lab.key_of("shard-1")
-    for _ in range(20):
-        await client.set(key, "v")
-    await until(lambda: lab.router.rate_meter.per_s > 0, "the rate has been sampled twice")
-    stats = await client.info("stats")
-    assert stats["total_commands_processed"] >= 20
-    assert stats["instantaneous_ops_per_sec"] >= 1
-    assert stats["total_net_input_bytes"] > 400
-    assert stats["total_net_output_bytes"] > 80
-    assert (await client.info("commandstats"))["cmdstat_set"]["calls"] == 20
-    assert (await client.info("latencystats"))["latency_percentiles_usec_set"]["p99"] > 0
-    assert (await client.info("memory"))["used_memory"] > 1_000_000
-    with pytest.raises(redis.ResponseError):
-        await client.execute_command("NOSUCH")
-    assert (await client.info("errorstats"))["errorstat_ERR"] == {"count": 1}
-    await client.config_resetstat()
-    assert (await client.info("stats"))["total_error_replies"] == 0
-
-
 async def test_patterns_have_a_length_that_can_be_matched(lab: RouterLab) -> None:
     longest, longer = "a" * LONGEST_PATTERN, "a" * (LONGEST_PATTERN + 1)
     client = await RawClient.connect(lab.port)
@@ -500,7 +355,7 @@ async def test_a_big_reply_on_the_shared_connection_lets_others_pass_by_another(
     for big in bigs:
         assert await one.ask("SET", big, value) == b"+OK\r\n"
     first = pool.link("shard-1", 2)
-    assert not pool.make_way(first)  # there is no spare one yet
+    assert not pool.reroute(first)  # there is no spare one yet
     spare = pool.spare_link("shard-1", 2)
     await until(lambda: spare.ready, "the spare connection is there")
     # Nobody has seen these replies before, so that each of them comes over the connection of all.
@@ -517,7 +372,7 @@ async def test_a_client_keeps_its_order_when_the_shared_connection_is_exchanged(
     client = await RawClient.connect(lab.port)
     link = pool.link("shard-1", 2)
     link.connect()
-    pool.make_way(link)
+    pool.reroute(link)
     expected = b""
     for number in range(2_000):
         client.send("INCR", counter)
@@ -525,7 +380,7 @@ async def test_a_client_keeps_its_order_when_the_shared_connection_is_exchanged(
         expected += b":%d\r\n:2\r\n" % (number + 1)
         if not number % 50:
             await asyncio.sleep(0)
-            lab.router.make_way(pool.link("shard-1", 2))
+            lab.router.reroute(pool.link("shard-1", 2))
     await client.exactly(expected)
     assert await client.ask("DEL", counter) == b":1\r\n"
     client.close()
@@ -621,6 +476,56 @@ async def test_the_last_places_are_for_administrators(guarded: RouterLab) -> Non
     refused = await RawClient.connect(guarded.port)
     assert await refused.closed() == b"-ERR max number of clients reached\r\n"
     for raw in readers + bosses:
+        raw.close()
+
+
+async def logged_in(lab: RouterLab, name: str) -> tuple[RawClient, bytes]:
+    """A connection that has tried to log in, and what it was told."""
+    raw = await RawClient.connect(lab.port)
+    return raw, await raw.ask("AUTH", name, name)
+
+
+async def test_one_users_connections_leave_places_for_others(guarded: RouterLab) -> None:
+    guarded.router.configure(replace(guarded.router.options, clients=50, clients_of_user=3))
+    readers = [await logged_in(guarded, "reader") for _ in range(3)]
+    assert {told for _, told in readers} == {b"+OK\r\n"}
+    one_more, told = await logged_in(guarded, "reader")
+    assert told == (
+        b"-ERR max number of clients reached: the user has the 3 that router.max_clients_per_user allows\r\n"
+    )
+    assert await one_more.closed() == b""
+    bosses = [await logged_in(guarded, "boss") for _ in range(5)]
+    assert {told for _, told in bosses} == {b"+OK\r\n"}
+    (first, _), (second, _), (third, _) = readers
+    assert await first.ask("AUTH", "reader", "reader") == b"+OK\r\n", "it has its place already"
+    assert await first.ask("RESET") == b"+RESET\r\n"
+    assert await second.ask("AUTH", "boss", "boss") == b"+OK\r\n"
+    third.close()
+    await until(lambda: len(guarded.router.clients) == 7, "the one that has ended is gone")
+    again = [await logged_in(guarded, "reader") for _ in range(3)]
+    assert {told for _, told in again} == {b"+OK\r\n"}
+    for raw, _ in readers + bosses + again:
+        raw.close()
+    await until(lambda: not guarded.router.clients, "all are gone")
+    assert not guarded.router.clients._of_user
+    assert not guarded.router.clients._of_host
+
+
+async def test_one_address_leaves_places_for_others(guarded: RouterLab) -> None:
+    guarded.router.configure(replace(guarded.router.options, clients=50, clients_of_host=3, reserved_clients=1))
+    readers = [await logged_in(guarded, "reader") for _ in range(3)]
+    assert {told for _, told in readers} == {b"+OK\r\n"}
+    late, told = await logged_in(guarded, "reader")
+    assert told == b"-ERR max number of clients reached: the places that are left are for administrators\r\n"
+    assert await late.closed() == b""
+    boss, told = await logged_in(guarded, "boss")
+    assert told == b"+OK\r\n"
+    refused = await RawClient.connect(guarded.port)
+    assert await refused.closed() == b"-ERR max number of clients reached\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", guarded.port, local_addr=("127.0.0.2", 0))
+    elsewhere = RawClient(reader, writer)
+    assert await elsewhere.ask("AUTH", "reader", "reader") == b"+OK\r\n"
+    for raw in (boss, elsewhere, *(raw for raw, _ in readers)):
         raw.close()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -16,16 +15,9 @@ from helios.router.options import RouterOptions
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2", "shard-3")
+OPTIONS = RouterOptions(node="shard-1", hold_timeout_s=20)
 CONFIG = {"enable-debug-command": "yes"}
 FENCED, SWITCHED, COPYING = PairPhase.FENCED, PairPhase.SWITCHED, PairPhase.COPYING
-
-
-@pytest.fixture
-async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    made = RouterLab(servers, options=RouterOptions(node="shard-1", hold_timeout_s=20))
-    await made.empty()
-    async with made.running():
-        yield made
 
 
 async def move(lab: RouterLab, key: str, source: str, target: str) -> None:

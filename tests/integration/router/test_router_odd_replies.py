@@ -12,9 +12,9 @@ import pytest
 from tests.odd_servers import GREETING, ODD, OddServer, odd_server
 from tests.routers import RawClient, RouterLab, until
 
-from helios.model.topology import NodeKind
+from helios.model.topology import NodeKind, PairPhase
 from helios.router.options import RouterOptions
-from helios.router.upstream.link import ConnectionState
+from helios.router.upstream.state import ConnectionState
 
 OPTIONS = RouterOptions(node="shard-1", connect_timeout_s=5, reply_bytes=1 << 20, member_timeout_s=20)
 COMMANDS = """GET k|SET k v
@@ -33,6 +33,54 @@ async def odd() -> AsyncIterator[OddServer]:
 def lab_of(odd: OddServer, options: RouterOptions = OPTIONS) -> RouterLab:
     servers: dict[str, Any] = {"shard-1": odd, "shard-2": odd}
     return RouterLab(servers, kind=NodeKind.EXTERNAL, options=options)
+
+
+async def test_what_has_a_big_reply_is_known_before_all_of_it_has_come(odd: OddServer) -> None:
+    odd.reply = b"$4000000\r\n" + b"x" * 3_000_000
+    async with lab_of(odd, replace(OPTIONS, reply_bytes=1 << 30)).running() as lab:
+        raw = await RawClient.connect(lab.port)
+        raw.send("GET", "k")
+        await until(lambda: lab.router.heavy.has("get", b"k"), "the command is known")
+        raw.close()
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+async def test_a_read_behind_a_big_reply_is_sent_again_unless_a_fence_counts_what_was_sent(
+    odd: OddServer, fenced: bool
+) -> None:
+    value, writers = b"$1\r\nv\r\n", list[asyncio.StreamWriter]()
+
+    def written(writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        odd.reply = value  # behind the big one's beginning it counts as a part of that
+
+    odd.reply, odd.after = b"$4000000\r\n" + b"x" * 500_000, written
+    async with lab_of(odd, replace(OPTIONS, reply_bytes=1 << 30)).running() as lab:
+        pool, big, small = lab.router.pool, lab.key_of("shard-1", "big"), lab.key_of("shard-1", "small")
+        link, spare = pool.link("shard-1", 2), pool.spare_link("shard-1", 2)
+        spare.connect()
+        await until(lambda: spare.ready, "the spare connection is there")
+        one, other = await RawClient.connect(lab.port), await RawClient.connect(lab.port)
+        one.send("GET", big)
+        await until(lambda: len(writers) == 1, "the big reply has begun")
+        other.send("GET", small)
+        await until(lambda: len(writers) == 2, "the other command waits behind it")
+        if fenced:
+            await lab.publish_move(PairPhase.FENCED, "shard-1", "shard-2")
+            await until(lambda: bool(lab.router.topology.fences), "the router knows of the fence")
+        writers[0].write(b"x" * 3_000_000)
+        await until(lambda: pool.link("shard-1", 2) is spare, "what comes now takes the other connection")
+        if not fenced:
+            await other.exactly(value)
+        assert (link.answered, link.issued, spare.issued) == (0, 2, 0 if fenced else 1)
+        writers[0].write(b"x" * (500_000 - len(value)) + b"\r\n" + value)
+        await one.exactly(b"$4000000\r\n" + b"x" * 500_000 + value + b"x" * (3_500_000 - len(value)) + b"\r\n")
+        if fenced:
+            await other.exactly(value)
+        await until(lambda: link.answered == 2, "the first reply to it has come and gone")
+        assert await other.ask("PING") == b"+PONG\r\n"
+        one.close()
+        other.close()
 
 
 @pytest.mark.parametrize("reply", ODD)
@@ -86,6 +134,28 @@ async def test_a_reply_that_is_too_big_is_an_error_for_its_own_command_alone(odd
         assert sum(link.issued for link in lab.router.pool.links[2].values()) == 3
         big.close()
         small.close()
+
+
+@pytest.mark.parametrize("array", [False, True])
+async def test_a_big_reply_may_take_its_time(odd: OddServer, array: bool) -> None:
+    options = replace(OPTIONS, reply_bytes=1 << 30, member_timeout_s=1)
+    part, parts = b"$50\r\n" + b"x" * 50 + b"\r\n", 40
+    whole = b"*%d\r\n" % parts + part * parts if array else b"$%d\r\n" % (len(part) * parts) + part * parts + b"\r\n"
+    begun = len(whole) - len(part) * (parts - 1)
+
+    def go_on(writer: asyncio.StreamWriter) -> None:
+        async def send() -> None:
+            for place in range(begun, len(whole), len(part)):
+                await asyncio.sleep(options.member_timeout_s / 10)
+                writer.write(whole[place : place + len(part)])
+
+        sending.append(asyncio.create_task(send()))
+
+    sending: list[asyncio.Task[None]] = []
+    odd.reply, odd.after = whole[:begun], go_on
+    async with lab_of(odd, options).running() as lab:
+        assert await lab.router.execute([b"GET", b"k"]) == whole
+    await asyncio.gather(*sending)
 
 
 @pytest.mark.parametrize("beginning", [b"$100000000000\r\n", b"*2147483647\r\n", b"*1\r\n" * 10, b"+"])

@@ -27,16 +27,9 @@ SHARDS = ("shard-1", "shard-2")
 OPTIONS = RouterOptions(node="shard-1", hold_timeout_s=20, member_timeout_s=0.5, connect_timeout_s=0.5)
 
 
-@pytest.fixture
-async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    async with RouterLab(servers, options=OPTIONS).running() as made:
-        yield made
-
-
 @pytest.fixture(params=[2, 3])
-async def client(lab: RouterLab, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    async with lab.client(request.param) as made:
-        yield made
+def resp_version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
 
 
 async def message(subscriber: Client) -> dict[str, object]:
@@ -273,7 +266,7 @@ async def test_subscriptions_outlive_the_session_of_their_router(lab: RouterLab,
         assert [(await message(subscriber))["type"] for _ in range(2)] == ["subscribe", "psubscribe"]
         (session,) = await lab.sessions()
         await lab.store.commit([Delete(SESSIONS + session.id)])
-        await until(lambda: lab.router.sessions == 2 and lab.router.alive(), "the router has a new session")
+        await until(lambda: lab.router.keeper.sessions == 2 and lab.router.alive(), "the router has a new session")
 
         kinds: set[object] = set()
 
@@ -353,12 +346,12 @@ async def collect(subscriber: Client, found: dict[bytes, list[bytes]]) -> None:
 # --- many names in one command ------------------------------------------------------------------------------------
 
 MANY = [f"name:{number}".encode() for number in range(6000)]
-PATIENT = replace(OPTIONS, session_ttl_s=30, member_timeout_s=30, connect_timeout_s=10)
+LONG_TIMEOUTS = replace(OPTIONS, session_ttl_s=30, member_timeout_s=30, connect_timeout_s=10)
 
 
 @pytest.fixture
-async def patient(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    async with RouterLab(servers, options=PATIENT).running() as made:
+async def slow_lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
+    async with RouterLab(servers, options=LONG_TIMEOUTS).running() as made:
         yield made
 
 
@@ -380,47 +373,47 @@ async def confirmations(raw: RawClient, word: bytes, count: int) -> None:
         assert [await raw.line() for _ in range(5)][1] == word + b"\r\n"
 
 
-async def test_a_subscription_to_many_names_lets_others_in(patient: RouterLab) -> None:
-    raw, publisher = await RawClient.connect(patient.port), await RawClient.connect(patient.port)
+async def test_a_subscription_to_many_names_lets_others_in(slow_lab: RouterLab) -> None:
+    raw, publisher = await RawClient.connect(slow_lab.port), await RawClient.connect(slow_lab.port)
     raw.send("SUBSCRIBE", *MANY)
-    assert await others_are_served(patient, asyncio.create_task(confirmations(raw, b"subscribe", len(MANY)))) > 2
+    assert await others_are_served(slow_lab, asyncio.create_task(confirmations(raw, b"subscribe", len(MANY)))) > 2
     assert await publisher.ask("PUBLISH", MANY[-1], "m") == b":1\r\n"
     message = b"*3\r\n$7\r\nmessage\r\n$%d\r\n%s\r\n$1\r\nm\r\n" % (len(MANY[-1]), MANY[-1])
     await raw.exactly(message)
     raw.send("UNSUBSCRIBE")
     raw.send("PING", "after")
-    assert await others_are_served(patient, asyncio.create_task(confirmations(raw, b"unsubscribe", len(MANY)))) > 2
+    assert await others_are_served(slow_lab, asyncio.create_task(confirmations(raw, b"unsubscribe", len(MANY)))) > 2
     await raw.exactly(b"$5\r\nafter\r\n")
-    assert not patient.router.hub.topics
+    assert not slow_lab.router.hub.topics
     raw.send("SUBSCRIBE", *MANY)
     raw.send("RESET")
     raw.send("SUBSCRIBE", "one")
     await confirmations(raw, b"subscribe", len(MANY))
     assert await raw.line() == b"+RESET\r\n"
     await confirmations(raw, b"subscribe", 1)
-    assert list(patient.router.hub.topics.wanted()) == [(Kind.CHANNEL, b"one")]
+    assert list(slow_lab.router.hub.topics.wanted()) == [(Kind.CHANNEL, b"one")]
     raw.close()
     publisher.close()
 
 
-async def test_a_client_that_leaves_amid_a_subscription_leaves_nothing(patient: RouterLab) -> None:
-    raw = await RawClient.connect(patient.port)
+async def test_a_client_that_leaves_amid_a_subscription_leaves_nothing(slow_lab: RouterLab) -> None:
+    raw = await RawClient.connect(slow_lab.port)
     raw.send("SUBSCRIBE", *MANY)
-    await until(lambda: len(patient.router.hub.topics) > 1000, "it is under way")
-    assert len(patient.router.hub.topics) < len(MANY)
+    await until(lambda: len(slow_lab.router.hub.topics) > 1000, "it is under way")
+    assert len(slow_lab.router.hub.topics) < len(MANY)
     raw.writer.transport.abort()
-    await until(lambda: not patient.router.clients and not patient.router.hub.topics, "nothing is subscribed for it")
+    await until(lambda: not slow_lab.router.clients and not slow_lab.router.hub.topics, "nothing is subscribed for it")
 
 
-async def test_a_connection_that_was_lost_amid_many_subscriptions_has_them_again(patient: RouterLab) -> None:
-    raw, publisher = await RawClient.connect(patient.port), await RawClient.connect(patient.port)
+async def test_a_connection_that_was_lost_amid_many_subscriptions_has_them_again(slow_lab: RouterLab) -> None:
+    raw, publisher = await RawClient.connect(slow_lab.port), await RawClient.connect(slow_lab.port)
     raw.send("SUBSCRIBE", *MANY)
     await confirmations(raw, b"subscribe", len(MANY))
     for shard in SHARDS:
-        async with patient.direct(shard) as direct:
+        async with slow_lab.direct(shard) as direct:
             assert await direct.client_kill_filter(_type="pubsub")
-    names = {patient.owner(name): name for name in MANY}
-    links = patient.router.hub._links
+    names = {slow_lab.owner(name): name for name in MANY}
+    links = slow_lab.router.hub._links
     for shard, name in names.items():
         await until(lambda shard=shard, name=name: links[shard].has((Kind.CHANNEL, name)), "all are subscribed again")  # type: ignore[misc]
         assert await publisher.ask("PUBLISH", name, "m") == b":1\r\n"
@@ -429,7 +422,7 @@ async def test_a_connection_that_was_lost_amid_many_subscriptions_has_them_again
 
 
 async def test_counting_the_subscribers_of_many_names_fills_no_queue(servers: dict[str, Server]) -> None:
-    options = replace(PATIENT, member_commands=500)
+    options = replace(LONG_TIMEOUTS, member_commands=500)
     async with RouterLab(servers, options=options).running() as lab:
         raw, listener = await RawClient.connect(lab.port), await RawClient.connect(lab.port)
         listener.send("SUBSCRIBE", MANY[7])

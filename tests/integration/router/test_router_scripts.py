@@ -12,7 +12,7 @@ import redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from tests.routers import Client, RouterLab, until
-from tests.servers import ADMIN_PASSWORD, ADMIN_USER, Server
+from tests.servers import ADMIN_PASSWORD, ADMIN_USER
 from tests.shards import Shards, eventually, running_shards
 
 from helios.router.core import Router
@@ -30,22 +30,9 @@ redis.register_function{function_name='look', callback=function(keys) return red
 """
 
 
-@pytest.fixture
-async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    made = RouterLab(servers, options=OPTIONS)
-    for shard in SHARDS:
-        async with made.direct(shard) as direct:
-            await direct.flushall()
-            await direct.script_flush()
-            await direct.function_flush()
-    async with made.running():
-        yield made
-
-
 @pytest.fixture(params=[2, 3])
-async def client(lab: RouterLab, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    async with lab.client(request.param) as made:
-        yield made
+def resp_version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
 
 
 async def test_scripts_run_where_their_keys_are(lab: RouterLab, client: Client) -> None:

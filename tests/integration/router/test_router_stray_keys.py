@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from tests.routers import Client, RouterLab, until
-from tests.servers import Server
 
 from helios.ports.records import STRAY_SCRIPTS, StrayScript, list_records
 from helios.router.options import RouterOptions
@@ -22,22 +20,9 @@ redis.register_function('make', function(keys, args) return redis.call('SET', 'm
 MADE = 12
 
 
-@pytest.fixture
-async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    made = RouterLab(servers, options=OPTIONS)
-    for shard in SHARDS:
-        async with made.direct(shard) as direct:
-            await direct.flushall()
-            await direct.function_flush()
-            await direct.config_resetstat()
-    async with made.running():
-        yield made
-
-
 @pytest.fixture(params=[2, 3])
-async def client(lab: RouterLab, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    async with lab.client(request.param) as made:
-        yield made
+def resp_version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
 
 
 async def by_eval(client: Client, key: str, number: int) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -18,15 +17,9 @@ from helios.router.options import RouterOptions
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
 FENCED, SWITCHED = PairPhase.FENCED, PairPhase.SWITCHED
-QUICK = RouterOptions(node="shard-1", connect_timeout_s=0.3, member_timeout_s=0.3, max_backoff_s=0.1, hold_timeout_s=20)
-
-
-@pytest.fixture
-async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    made = RouterLab(servers, options=QUICK)
-    await made.empty()
-    async with made.running():
-        yield made
+OPTIONS = RouterOptions(
+    node="shard-1", connect_timeout_s=0.3, member_timeout_s=0.3, max_backoff_s=0.1, hold_timeout_s=20
+)
 
 
 async def move(lab: RouterLab, key: str, source: str, target: str) -> None:
@@ -165,7 +158,7 @@ async def test_a_transaction_is_held_by_a_fence_and_runs_as_a_whole_at_the_new_o
 
 
 async def test_a_transaction_that_is_held_too_long_is_over(servers: dict[str, Server]) -> None:
-    async with RouterLab(servers, options=replace(QUICK, hold_timeout_s=0.2)).running() as lab:
+    async with RouterLab(servers, options=replace(OPTIONS, hold_timeout_s=0.2)).running() as lab:
         key = lab.key_of("shard-1", "m", number=9)
         raw = await RawClient.connect(lab.port)
         assert await raw.ask("WATCH", key) == b"+OK\r\n"
@@ -222,7 +215,7 @@ async def test_exec_answers_null_after_the_connection_that_watched_was_lost(lab:
     (watch,) = lab.router.watches
     assert isinstance(watch, Watch)
     async with lab.direct("shard-1") as direct:
-        await direct.client_kill_filter(_id=watch.line.client_id)
+        await direct.client_kill_filter(_id=watch.connection.client_id)
     await until(lambda: not watch.holds(2), "the loss is noticed")
     raw.send("MULTI")
     raw.send("SET", key, "v")
@@ -232,12 +225,12 @@ async def test_exec_answers_null_after_the_connection_that_watched_was_lost(lab:
 
 
 async def test_exec_answers_null_after_the_session_has_ended(servers: dict[str, Server]) -> None:
-    async with RouterLab(servers, options=replace(QUICK, session_ttl_s=1.0)).running() as lab:
+    async with RouterLab(servers, options=replace(OPTIONS, session_ttl_s=1.0)).running() as lab:
         key = lab.key_of("shard-1", number=3)
         raw = await RawClient.connect(lab.port)
         assert await raw.ask("WATCH", key) == b"+OK\r\n"
         lab.routers_store.away = True
-        await until(lambda: len(lab.router.pool.dedicated) == 0, "the lines are closed")
+        await until(lambda: len(lab.router.pool.dedicated) == 0, "the connections are closed")
         lab.routers_store.away = False
         await until(lab.router.alive, "there is a new session")
         raw.send("MULTI")
@@ -269,7 +262,7 @@ async def test_lines_are_used_again_with_nothing_watched(lab: RouterLab, client:
 
 
 async def test_too_many_lines_are_refused(servers: dict[str, Server]) -> None:
-    options = replace(QUICK, dedicated=2, idle_lines=0)
+    options = replace(OPTIONS, dedicated=2, idle_dedicated=0)
     async with RouterLab(servers, options=options).running() as lab:
         key = lab.key_of("shard-1")
         raws = [await RawClient.connect(lab.port) for _ in range(3)]
@@ -280,7 +273,7 @@ async def test_too_many_lines_are_refused(servers: dict[str, Server]) -> None:
         assert b"\r\nwatching_clients:2\r\n" in said
         assert b"\r\ntotal_watched_keys:2\r\n" in said
         assert await raws[0].ask("UNWATCH") == b"+OK\r\n"
-        await until(lambda: len(lab.router.pool.dedicated) == 1, "a line is free")
+        await until(lambda: len(lab.router.pool.dedicated) == 1, "a connection is free")
         assert await raws[2].ask("WATCH", key) == b"+OK\r\n"
         assert (await raws[0].ask("WATCH", key)).startswith(b"-OVERLOADED")
         lab.router.configure(replace(options, dedicated=3))

@@ -54,6 +54,22 @@ async def test_many_keys_of_one_shard_go_there_as_they_came(lab: RouterLab, clie
     assert await client.sunion("{tag}set", *keys) == {b"member"}
 
 
+async def test_the_arguments_of_long_commands_are_freed_bit_by_bit_once_nobody_needs_them(lab: RouterLab) -> None:
+    keys = [f"{{tag}}:{number}" for number in range(60_000)]
+    discarded = lab.router._outbox.discarded
+    raw = await RawClient.connect(lab.port)
+    assert await raw.ask("SADD", "{tag}", *keys) == b":60000\r\n"
+    await until(lambda: not discarded, "nothing is left")
+    needed = [b"SREM", b"{tag}", *(key.encode() for key in keys)]
+    assert await lab.router.execute(needed) == b":60000\r\n"
+    assert await raw.ask("EXISTS", *keys) == b":0\r\n"
+    await until(lambda: len(discarded) == 1, "that of the other is gone, which came later")
+    assert len(needed) == 60_002
+    del needed
+    await until(lambda: not discarded, "nothing is left")
+    raw.close()
+
+
 async def test_big_values_arrive_whole_whichever_command_brings_them(lab: RouterLab, client: Client) -> None:
     big, other = b"v" * (3 << 20), b"w" * (2 << 20)
     assert await client.set("big", big, nx=True)

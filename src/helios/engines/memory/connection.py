@@ -47,7 +47,7 @@ class MemoryConnection:
     on_lost: Callable[[], None] = lambda: None
     _waiting: list[Request] = field(default_factory=list)
 
-    def send(self, run: Callable[[], T], *, administers: bool = False) -> asyncio.Future[T]:
+    def send(self, run: Callable[[], T | asyncio.Future[T]], *, administers: bool = False) -> asyncio.Future[T]:
         """Ask the server for something without waiting. Raises EngineUnreachable if the connection is lost already."""
         if self.lost is not None:
             raise EngineUnreachable(f"{self.endpoint} cannot be reached: {self.lost}")
@@ -57,11 +57,16 @@ class MemoryConnection:
         self.server.submit(self, request)
         return future
 
-    async def call(self, run: Callable[[], T], *, administers: bool = False) -> T:
-        """Have the server do something. Raises EngineUnreachable (outcome unknown) or EngineDenied."""
+    async def call(
+        self, run: Callable[[], T | asyncio.Future[T]], *, administers: bool = False, also_s: float = 0.0
+    ) -> T:
+        """Have the server do something, which may take `also_s` longer than usual.
+
+        Raises EngineUnreachable (outcome unknown) or EngineDenied.
+        """
         future = self.send(run, administers=administers)
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with asyncio.timeout(self.timeout_s + also_s):
                 return await future
         except TimeoutError:
             raise EngineUnreachable(f"{self.endpoint} did not answer within {self.timeout_s:g} s") from None

@@ -19,6 +19,7 @@ from helios.ports.engine import (
     EngineInfo,
     Notes,
     Pace,
+    Replication,
     ScriptEnd,
     StepCopy,
     StreamState,
@@ -67,10 +68,17 @@ class MemoryChangeStream:
 class MemoryEngine:
     """A connection to a MemoryServer as an Engine, with the commands of clients (get, set, incr) beside it."""
 
-    def __init__(self, server: MemoryServer, connection: MemoryConnection, again: _Again) -> None:
+    def __init__(
+        self,
+        server: MemoryServer,
+        connection: MemoryConnection,
+        again: _Again,
+        servers: Mapping[Address, MemoryServer] | None = None,
+    ) -> None:
         self.connection = connection
         self._server = server
         self._again = again
+        self._servers = servers or {}
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of a key."""
@@ -141,6 +149,10 @@ class MemoryEngine:
         """For each key a mark of what it is as a stream, None where it is none."""
         return await self.connection.call(lambda: [self._server.stream_mark(key) for key in keys])
 
+    async def stream_writes(self) -> bytes:
+        """How many changes have not been named."""
+        return await self.connection.call(lambda: b"%d" % self._server.unnamed)
+
     async def stream_states(self, keys: Sequence[bytes]) -> list[StreamState | None]:
         """For each key what it knows as a stream, None where it is none."""
         return await self.connection.call(lambda: [self._server.stream_state(key) for key in keys])
@@ -192,7 +204,7 @@ class MemoryEngine:
 
     async def replace_libraries(self, libraries: Mapping[bytes, bytes]) -> None:
         """Make these the server's libraries."""
-        await self.connection.call(lambda: setattr(self._server, "libraries", dict(libraries)))
+        await self.connection.call(partial(self._server.replace_libraries, libraries))
 
     async def sample_payload(self) -> bytes:
         """What this server writes for an empty value."""
@@ -217,6 +229,27 @@ class MemoryEngine:
                 return await self.connection.call(self._server.sync)
         except TimeoutError:
             raise EngineUnreachable(f"{self._server.name} did not sync within {timeout_s:g} s") from None
+
+    async def replication(self) -> Replication:
+        """What the server is to other servers, and how much it has."""
+        return await self.connection.call(self._server.replication.state, administers=True)
+
+    async def follow(self, leader: Member, user: str | None = None, password: str | None = None) -> None:
+        """Make the server a read-only copy of `leader`; servers in memory let each other in."""
+        follow = partial(self._server.replication.follow, leader.address, self._servers)
+        await self.connection.call(follow, administers=True)
+
+    async def detach(self) -> Replication:
+        """Make the server follow nobody."""
+        return await self.connection.call(self._server.replication.detach, administers=True)
+
+    async def promote(self) -> Replication:
+        """Make the server lead, under a new history."""
+        return await self.connection.call(self._server.replication.promote, administers=True)
+
+    async def round(self, count: int, timeout_s: float) -> int:
+        """How many followers have all that the server had executed before this call; other calls need not wait."""
+        return await self.connection.call(partial(self._server.replication.round, count, timeout_s), also_s=timeout_s)
 
     async def end_script(self) -> ScriptEnd:
         """There are no scripts here."""
@@ -295,7 +328,7 @@ class MemoryConnector:
             server.abandon(connection, "the connection was closed on this side")
             raise
         self._opened.append(connection)
-        return MemoryEngine(server, connection, partial(self._connect, server, member, user, password))
+        return MemoryEngine(server, connection, partial(self._connect, server, member, user, password), self._servers)
 
     async def _connect(self, server: MemoryServer, member: Member, user: str, password: str | None) -> MemoryConnection:
         connection = MemoryConnection(server, f"{member.id} at {member.address}", self._origin, user, self._timeout_s)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import md5
 from typing import Any
 
 from helios.engines.memory.connection import MemoryConnection, Request
-from helios.errors import EngineDenied, EngineError, PayloadRefused
+from helios.engines.memory.replication import Done, MemoryReplication
+from helios.errors import EngineDenied, EngineError, EngineUnreachable, PayloadRefused
 from helios.ports.engine import Dumped, EngineInfo, StreamState, UserRole
 
 # What values begin with that stand for streams, and for those of them that have consumer groups. The last id follows,
@@ -71,19 +73,23 @@ class MemoryServer:
         self.aof_fsync = aof_fsync
         self.version = version
         self.starts = 1
+        self.unnamed = 0  # changes of which nobody was told
         self.up = True
         self._wall = wall
         self._frozen = False
-        self.libraries: dict[bytes, bytes] = {}  # of functions, code by name; they are kept and never run
+        self.script_calls = 0  # since its start; it runs none by itself
+        self.libraries: Mapping[bytes, bytes] = {}  # of functions, code by name; they are kept and never run
         self._entries: dict[bytes, _Entry] = {}
         self._unsynced: dict[bytes, _Entry | None] = {}  # what these keys were when the disk last had everything
+        self._unsynced_libraries: Mapping[bytes, bytes] | None = None  # the same of libraries
         self._users = self._configured_users()
         self._connections: list[MemoryConnection] = []
         self._listeners: list[Listener] = []
-        self._arrived_frozen: deque[MemoryConnection] = deque()
+        self._arrived_frozen: deque[Callable[[], None]] = deque()
         self._served: MemoryConnection | None = None  # whose request is being carried out
         self._cut_off: set[str] = set()
         self._context = copy_context()  # what travels does so whatever becomes of the task that sent it
+        self.replication = MemoryReplication(self)
 
     # Keys. `_write` is the only place that changes one.
 
@@ -112,6 +118,9 @@ class MemoryServer:
 
     def touched(self, key: bytes) -> None:
         """Called when a key has been changed, whoever is told of it; for whoever waits for keys."""
+
+    def stood_down(self) -> None:
+        """Called when the server leads no more; for whoever waits for something that only a leader gives."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, None where there is none."""
@@ -251,11 +260,31 @@ class MemoryServer:
         entry = self._live(key)
         self.set(key, (b"" if entry is None else entry.value)[:length], expire_at_ms)
 
+    def replace_libraries(self, libraries: Mapping[bytes, bytes]) -> None:
+        """Have these libraries of functions and no others."""
+        if self._unsynced_libraries is None:
+            self._unsynced_libraries = self.libraries
+        self.libraries = dict(libraries)
+        if self.replication.leads:
+            self.replication.did(lambda follower: follower.replace_libraries(libraries))
+
+    def everything(self) -> Done:
+        """What gives another server all that this one has now, and nothing else."""
+        entries, libraries = dict(self._entries), self.libraries
+
+        def become(other: MemoryServer) -> None:
+            for key in [*other._entries, *entries]:
+                other._write(key, entries.get(key))
+            other.replace_libraries(libraries)
+
+        return become
+
     def sync(self) -> bool:
         """Bring everything to disk; False where that cannot be promised."""
         if self.aof_fsync == "no":
             return False
         self._unsynced.clear()
+        self._unsynced_libraries = None
         return True
 
     def now_s(self) -> float:
@@ -266,7 +295,16 @@ class MemoryServer:
         """What the server says of itself; `run_id` differs after each start."""
         used = sum(len(key) + len(entry.value) for key, entry in self._entries.items())
         run_id = f"{self.name}#{self.starts}"
-        return EngineInfo("memory", str(self.version), run_id, len(self.keys()), used, True, self.aof_fsync)
+        return EngineInfo(
+            "memory",
+            str(self.version),
+            run_id,
+            len(self.keys()),
+            used,
+            aof_enabled=True,
+            aof_fsync=self.aof_fsync,
+            script_calls=self.script_calls,
+        )
 
     # Users and connections.
 
@@ -278,7 +316,7 @@ class MemoryServer:
     def allow(self, user: str, password: str, role: UserRole) -> None:
         """Create or replace a user; connections that it has stay."""
         self._administered()
-        self._users[user] = _User(password, administers=role is UserRole.MOVER)
+        self._users[user] = _User(password, administers=role in (UserRole.MOVER, UserRole.REPLICATOR))
 
     def _administered(self) -> None:
         if not self.acl:
@@ -318,13 +356,14 @@ class MemoryServer:
         """Carry out what arrived in the meantime, in order, and go on."""
         self._frozen = False
         while self._arrived_frozen and not self._frozen:
-            self._run(self._arrived_frozen.popleft())
+            self._arrived_frozen.popleft()()
 
     def cut(self, origin: str) -> None:
-        """Separate the clients of a connector: they lose their connections, and what they had sent still arrives."""
+        """Separate the clients of a connector, or another server: connections are lost, and what was sent arrives."""
         self._cut_off.add(origin)
         for connection in [c for c in self._connections if c.origin == origin]:
             self.abandon(connection, "the network failed")
+        self.replication.cut(origin)
 
     def heal(self, origin: str) -> None:
         """Let the clients of a connector reach the server again."""
@@ -337,16 +376,22 @@ class MemoryServer:
         for connection in list(self._connections):
             self.end(connection)
         self._arrived_frozen.clear()
+        self.replication.crash()
         if lose_unsynced and self.aof_fsync != "always":
             for key, entry in self._unsynced.items():
                 self._put(key, entry)
+            if self._unsynced_libraries is not None:
+                self.libraries = self._unsynced_libraries
         self._unsynced.clear()
+        self._unsynced_libraries = None
+        self.script_calls = 0
 
     def restart(self) -> None:
         """Start after a crash, with the keys on disk and the users of the configuration."""
         self.up = True
         self.starts += 1
         self._users = self._configured_users()
+        self.replication.restart()
 
     def reachable_from(self, origin: str) -> bool:
         """Whether a new connection from there is answered."""
@@ -379,13 +424,14 @@ class MemoryServer:
     def submit(self, connection: MemoryConnection, request: Request) -> None:
         """Take a request on its way; it is carried out when it arrives, if its connection still stands."""
         connection.inbox.append(request)
-        self.after_delay(lambda: self._arrive(connection))
+        self.after_delay(lambda: self.arrive(lambda: self._run(connection)))
 
-    def _arrive(self, connection: MemoryConnection) -> None:
+    def arrive(self, act: Callable[[], None]) -> None:
+        """Do what has arrived, when the server is not frozen."""
         if self._frozen or self._arrived_frozen:
-            self._arrived_frozen.append(connection)
+            self._arrived_frozen.append(act)
         else:
-            self._run(connection)
+            act()
 
     def _run(self, connection: MemoryConnection) -> None:
         if not connection.inbox:  # the connection was ended while this travelled
@@ -393,23 +439,33 @@ class MemoryServer:
         request = connection.inbox.popleft()
         user = self._users.get(connection.user)
         outcome: Any = None
-        error: EngineError | None = None
+        failure: EngineError | None = None
         try:
             if connection.joined and (user is None or (request.administers and not user.administers)):
                 raise EngineDenied(f"{connection.endpoint} denies this to {connection.user}")
             self._served = connection
             outcome = request.run()
-        except EngineError as raised:
-            error = raised
+        except EngineError as error:
+            failure = error
         finally:
             self._served = None
         if connection.lost is not None:
             self.abandon(connection, connection.lost)
-        self.after_delay(lambda: connection.deliver(request, outcome, error))
+        if isinstance(outcome, asyncio.Future):
+            outcome.add_done_callback(partial(self._answer_late, connection, request), context=self._context)
+        else:
+            self.after_delay(lambda: connection.deliver(request, outcome, failure))
 
-    def after_delay(self, act: Callable[[], None]) -> None:
-        """Have something arrive that travels to or from the server."""
-        delay_s = self.delay_s()
+    def _answer_late(self, connection: MemoryConnection, request: Request, done: asyncio.Future[Any]) -> None:
+        error = done.exception()
+        if isinstance(error, EngineError):
+            self.after_delay(lambda: connection.deliver(request, None, error))
+        else:
+            self.after_delay(lambda: connection.deliver(request, done.result(), None))
+
+    def after_delay(self, act: Callable[[], None], *, also_s: float = 0.0) -> None:
+        """Have something arrive that travels to or from the server, for so much longer than other things."""
+        delay_s = self.delay_s() + also_s
         loop = asyncio.get_running_loop()
         if delay_s > 0:
             loop.call_later(delay_s, act, context=self._context)
@@ -423,22 +479,34 @@ class MemoryServer:
         return {name: _User(password, administers=True)}
 
     def _live(self, key: bytes) -> _Entry | None:
+        self._check_serves()
         entry = self._entries.get(key)
         if entry is not None and entry.expire_at_ms is not None and entry.expire_at_ms <= self._wall() * 1000:
-            self._write(key, None)
-            self._name(key, None)
+            if self.replication.leads:  # others wait for their leader's word, and give it to nobody meanwhile
+                self._write(key, None)
+                self._name(key, None)
             return None
         return entry
+
+    def _check_serves(self) -> None:
+        if self._served is not None and not self.replication.in_sync:
+            raise EngineUnreachable(f"{self._served.endpoint} is not ready: it follows nobody, or is not in sync yet")
 
     def _expire_all(self) -> None:
         for key in list(self._entries):
             self._live(key)
 
     def _write(self, key: bytes, entry: _Entry | None, *, named: bool = True) -> None:
+        if not self.replication.leads and self._served is not None:
+            raise EngineError(f"{self._served.endpoint} refused a write: it follows another server, and is read-only")
         self._unsynced.setdefault(key, self._entries.get(key))
         self._put(key, entry)
+        if self.replication.leads:
+            self.replication.did(lambda follower: follower._write(key, entry, named=named))
         if named:
             self._name(key, self._served)
+        else:
+            self.unnamed += 1
         self.touched(key)
 
     def _name(self, key: bytes, changed_by: MemoryConnection | None) -> None:

@@ -6,13 +6,11 @@ from contextlib import suppress
 
 from helios.engines.valkey.connection import Connection, Endpoint, Reply, connect
 from helios.errors import ChangesLost, EngineDenied, EngineUnreachable
+from helios.ports.engine import QUIET_CHANNEL
 
-# Beyond this the next copy round would not end sooner than copying everything anew.
+# Beyond this the next copy round would not end sooner than copying everything again.
 MAX_NAMED_BYTES = 256 * 1024 * 1024
 _SET_ENTRY_BYTES = 100  # a bytes object and its place in a set, roughly
-# A server lets the buffer of an ordinary client grow without end, and that of a subscriber to some ten megabytes. Names
-# that nobody fetches, since the coordinator is stopped, must not fill the server's memory.
-_QUIET_CHANNEL = "helios-changes"
 
 
 class TrackingStream:
@@ -46,8 +44,9 @@ class TrackingStream:
         connection = await connect(endpoint, on_push=stream._pushed, timeout_s=connect_timeout_s)
         track = ("CLIENT", "TRACKING", "ON", *(("PREFIX", beginning) if beginning else ()))
         try:
+            # Names that nobody fetches, since the coordinator is stopped, must not fill the server's memory.
             with suppress(EngineDenied):  # without the right to subscribe, its buffer has no bound
-                await connection.execute("SUBSCRIBE", _QUIET_CHANNEL, timeout_s=timeout_s)
+                await connection.execute("SUBSCRIBE", QUIET_CHANNEL, timeout_s=timeout_s)
             if writer is None:
                 await connection.execute(*track, "BCAST", timeout_s=timeout_s)
             else:

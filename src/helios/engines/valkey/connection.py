@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,18 +28,24 @@ _INCOMPLETE = object()
 # The published type of pack_command allows tuples of one element only.
 _pack = cast(Callable[[tuple[bytes | str | int, ...]], bytes], hiredis.pack_command)
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM", "DENIED")
+_FULL = "max number of clients"  # the agent of a supervised server soon sees to it that there are places again
+_FULL_PAUSE_S = 0.02
 # The server is there and cannot serve now; it may well answer the same request a moment later.
 _NOT_READY = ("LOADING", "MASTERDOWN", "CLUSTERDOWN")
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a connection leads and as whom; `member` is what errors call the server."""
+    """Where a connection leads and as whom; `member` is what errors call the server.
+
+    `tls` makes what the server is known by, where it speaks TLS.
+    """
 
     member: str
     address: Address
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+    tls: Callable[[], ssl.SSLContext] = ssl.create_default_context
 
     def __str__(self) -> str:
         return f"{self.member} at {self.address}"
@@ -46,10 +53,11 @@ class Endpoint:
 
 @dataclass(slots=True)
 class _Batch:
-    """The commands of one call: `missing` replies are still to come."""
+    """The commands of one call: `missing` replies are still to come, which are given as they are if `raw`."""
 
     missing: int
     done: asyncio.Future[list[Reply]]
+    raw: bool
     replies: list[Reply] = field(default_factory=list)
 
 
@@ -68,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[_Batch] = deque()
+        self._raw = 0  # how many of them are
         self._unanswered = 0
         self._writable = asyncio.Event()
         self._writable.set()
@@ -95,6 +104,13 @@ class Connection(asyncio.Protocol):
 
         Raises EngineUnreachable when the connection is lost or `timeout_s` passes: what was sent may have run.
         """
+        return await self._execute(commands, timeout_s, raw=False)
+
+    async def execute_raw(self, commands: Sequence[Command], *, timeout_s: float | None = None) -> list[bytes]:
+        """The same, with each reply as the server sent it: for what is only compared, that costs a tenth."""
+        return await self._execute(commands, timeout_s, raw=True)
+
+    async def _execute(self, commands: Sequence[Command], timeout_s: float | None, *, raw: bool) -> list[Reply]:
         if not commands:
             return []
         packed = b"".join(map(_pack, (tuple(command) for command in commands)))
@@ -103,18 +119,19 @@ class Connection(asyncio.Protocol):
                 # Waiting for the peer to take what was written bounds the memory by one call for each caller.
                 while not self._writable.is_set():
                     await self._writable.wait()
-                return await self._send(packed, len(commands))
+                return await self._send(packed, len(commands), raw=raw)
         except TimeoutError:
             raise EngineUnreachable(
                 f"{self.endpoint} did not answer within {timeout_s:g} s; what was asked may still be carried out"
             ) from None
 
-    def _send(self, packed: bytes, count: int) -> asyncio.Future[list[Reply]]:
+    def _send(self, packed: bytes, count: int, *, raw: bool) -> asyncio.Future[list[Reply]]:
         if self._lost is not None or self._transport is None:
             raise EngineUnreachable(f"{self.endpoint} cannot be reached: {self._lost or 'not connected'}")
         if self._unanswered and self._unanswered + count > MAX_UNANSWERED:
             raise EngineUnreachable(f"{self.endpoint} leaves {self._unanswered} commands unanswered; no more were sent")
-        batch = _Batch(count, asyncio.get_running_loop().create_future())
+        batch = _Batch(count, asyncio.get_running_loop().create_future(), raw)
+        self._raw += raw
         self._waiting.append(batch)
         self._unanswered += count
         self._transport.write(packed)
@@ -127,7 +144,7 @@ class Connection(asyncio.Protocol):
         if code in _DENIED:
             user = self.endpoint.user or "the default user"
             return EngineDenied(f"{self.endpoint} denies {what} to {user}: {text}")
-        if code in _NOT_READY or "max number of clients" in text:
+        if code in _NOT_READY or _FULL in text:
             return EngineUnreachable(f"{self.endpoint} is not ready for {what}: {text}")
         if code == "BUSY":
             return EngineBusy(f"{self.endpoint} is busy, so it refused {what}: {text}")
@@ -153,14 +170,14 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._reader.feed(b"".join(self._splitter.feed(data)))
-            while (reply := self._reader.gets()) is not _INCOMPLETE:
-                # A subscription is confirmed by a push, which answers the command.
-                if isinstance(reply, hiredis.PushNotification) and reply[0] != b"subscribe":
-                    if self._on_push is not None:
-                        self._on_push(reply)
+            frames = self._splitter.feed(data)
+            if not self._raw:
+                frames = [b"".join(frames)]
+            for frame in frames:
+                if self._raw and self._waiting[0].raw and frame[:1] != b">":
+                    self._deliver(frame)
                 else:
-                    self._deliver(reply)
+                    self._read(frame)
         except (hiredis.HiredisError, ProtocolError) as error:
             self._lose(f"what answers there does not speak RESP ({error})")
         except ODD_REPLY as error:
@@ -169,6 +186,16 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._splitter.clear()
         self._lose(str(exc) if exc else "the server closed the connection")
+
+    def _read(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while (reply := self._reader.gets()) is not _INCOMPLETE:
+            # A subscription is confirmed by a push, which answers the command.
+            if isinstance(reply, hiredis.PushNotification) and reply[0] != b"subscribe":
+                if self._on_push is not None:
+                    self._on_push(reply)
+            else:
+                self._deliver(reply)
 
     def _deliver(self, reply: Reply) -> None:
         if not self._waiting:
@@ -182,6 +209,7 @@ class Connection(asyncio.Protocol):
             batch.replies.append(reply)
         if batch.missing == 0:
             self._waiting.popleft()
+            self._raw -= batch.raw
             if not batch.done.done():
                 batch.done.set_result(batch.replies)
 
@@ -198,6 +226,7 @@ class Connection(asyncio.Protocol):
                     )
                 )
         self._waiting.clear()
+        self._raw = 0
         if self._transport is not None:
             self._transport.abort()
 
@@ -209,22 +238,36 @@ async def connect(
 
     Raises EngineUnreachable or EngineDenied, naming the member and its address, within `timeout_s`.
     """
-    loop = asyncio.get_running_loop()
-    address = endpoint.address
+    full: EngineUnreachable | None = None
     try:
         async with asyncio.timeout(timeout_s):
-            _, connection = await loop.create_connection(
-                lambda: Connection(endpoint, on_push), address.host, address.port
-            )
-            try:
-                await _hello(connection)
-            except BaseException:
-                await connection.close()
-                raise
+            while True:
+                try:
+                    return await _greeted(endpoint, on_push)
+                except EngineUnreachable as error:
+                    if _FULL not in str(error):
+                        raise
+                    full = error
+                await asyncio.sleep(_FULL_PAUSE_S)
     except TimeoutError:
-        raise EngineUnreachable(f"{endpoint} did not answer within {timeout_s:g} s") from None
+        raise full or EngineUnreachable(f"{endpoint} did not answer within {timeout_s:g} s") from None
     except OSError as error:
         raise EngineUnreachable(f"{endpoint} cannot be reached: {error.strerror or error}") from error
+
+
+async def _greeted(endpoint: Endpoint, on_push: Callable[[list[Reply]], None] | None) -> Connection:
+    address = endpoint.address
+    _, connection = await asyncio.get_running_loop().create_connection(
+        lambda: Connection(endpoint, on_push),
+        address.host,
+        address.port,
+        ssl=endpoint.tls() if address.tls else None,
+    )
+    try:
+        await _hello(connection)
+    except BaseException:
+        await connection.close()
+        raise
     return connection
 
 

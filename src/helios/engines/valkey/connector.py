@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
@@ -21,14 +22,22 @@ async def no_credentials(_member: Member) -> tuple[str, str] | None:
 class ValkeyConnector:
     """Opens connections; `credentials` gives the administrator of a member, None where the default user will do.
 
+    `tls` makes what servers that speak TLS are known by.
+
     A connection that ended with commands unanswered may leave them in the buffers of a stalled server, to run
     late and overwrite what was written since. So opening again as the same user first ends it at the server.
     """
 
     def __init__(
-        self, credentials: Credentials = no_credentials, *, connect_timeout_s: float = 2.0, timeout_s: float = 10.0
+        self,
+        credentials: Credentials = no_credentials,
+        *,
+        connect_timeout_s: float = 2.0,
+        timeout_s: float = 10.0,
+        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
         self._credentials = credentials
+        self._tls = tls
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
         self._opened: dict[tuple[Address, str | None], list[Connection]] = {}
@@ -39,9 +48,8 @@ class ValkeyConnector:
         Nothing that earlier engines of this connector left unanswered there as the same user runs after this
         returns. Raises EngineUnreachable or EngineDenied, naming the member and its address.
         """
-        if user is None and (administrator := await self._credentials(member)) is not None:
-            user, password = administrator
-        endpoint = Endpoint(member.id, member.address, user, password)
+        endpoint = await self.endpoint(member, user=user, password=password)
+        user = endpoint.user
         connection = await connect(endpoint, timeout_s=self._connect_timeout_s)
         opened = self._opened.setdefault((member.address, user), [])
         try:
@@ -56,7 +64,13 @@ class ValkeyConnector:
         opened.append(connection)
         return ValkeyEngine(connection, connect_timeout_s=self._connect_timeout_s, timeout_s=self._timeout_s)
 
+    async def endpoint(self, member: Member, *, user: str | None = None, password: str | None = None) -> Endpoint:
+        """Where a connection to a member leads, and as whom: without a user, its administrator."""
+        if user is None and (administrator := await self._credentials(member)) is not None:
+            user, password = administrator
+        return Endpoint(member.id, member.address, user, password, self._tls)
+
     async def _end(self, former: Connection, *, by: Connection) -> None:
-        # The id may have been given anew if the server was restarted: the user's name keeps strangers out of this.
+        # The id may have been given again if the server was restarted: the user's name keeps strangers out of this.
         user = former.endpoint.user or "default"
         await by.execute("CLIENT", "KILL", "ID", former.client_id, "USER", user, timeout_s=self._timeout_s)

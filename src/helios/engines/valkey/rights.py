@@ -20,6 +20,8 @@ RULES: dict[UserRole, tuple[str, ...]] = {
     UserRole.ROUTER: _COMMON,
     UserRole.FLUSHER: ("+flushdb", "+hello", "+info", "+client|kill"),
     UserRole.MOVER: (*_COMMON, "+flushdb", "+acl"),
+    UserRole.REPLICATOR: (*_COMMON, "+acl", "+config|set", "+replicaof", "+replconf", "+psync"),
+    UserRole.FOLLOWER: ("+ping", "+replconf", "+psync"),
 }
 
 

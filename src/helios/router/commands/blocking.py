@@ -1,7 +1,8 @@
 """Commands that wait at a server for something to come, and follow their keys where these go.
 
-Each waits on a line. When one of its keys is fenced or gets another owner, it is woken at the server, which says that
-nothing was done, and its caller runs it again with what is left of its time: held, at the new owner, or where it was.
+Each waits on a connection of its own. When one of its keys is fenced or gets another owner, it is woken at the server,
+which says that nothing was done, and its caller runs it again with what is left of its time: held, at the new owner, or
+where it was.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from helios.router.commands.lookup import find_owners
 from helios.router.context import RouterContext
 from helios.router.errors import ErrorReply
 from helios.router.frontend.caller import ANSWERING, CLOSED, DONE, WAIT_ALL, WAIT_REPLY, Caller, LastSlot
-from helios.router.upstream.dedicated import UNBLOCKED, DedicatedConnection
+from helios.router.frontend.connection import ClientConnection
+from helios.router.upstream.dedicated import NOT_SENT, UNBLOCKED, DedicatedConnection
 
 
 def block(
@@ -42,7 +44,8 @@ def block(
     if len(set(owners)) > 1:
         return refuse_cross_shard(router, caller, argv, command, positions, owners)
     try:
-        line = router.pool.line(owners[0] if owners else router.topology.shards[0].id, caller.variant)
+        shard = owners[0] if owners else router.topology.shards[0].id
+        connection = router.pool.dedicated_connection(shard, caller.variant)
     except ErrorReply as error:
         caller.answer(error.raw)
         return DONE
@@ -58,19 +61,22 @@ def block(
         argv = timeout.shortened(argv, deadline - now)
         raw = encode_command(argv)
     caller.resumed = None
-    caller.call = Blocked(router, caller, line, raw, argv, command, keys, deadline)
+    caller.call = Blocked(router, caller, connection, raw, argv, command, keys, deadline)
     caller.call.issue()
     return WAIT_REPLY
 
 
 class Blocked:
-    """One command that waits on a line; it is its own waiter there. `deadline` is by the loop's time, None for ever."""
+    """One command that waits on a connection, where it is its own waiter.
+
+    `deadline` is by the loop's time, None forever.
+    """
 
     def __init__(
         self,
         router: RouterContext,
         caller: Caller,
-        line: DedicatedConnection,
+        connection: DedicatedConnection,
         raw: bytes,
         argv: list[bytes],
         command: Command,
@@ -79,7 +85,7 @@ class Blocked:
     ) -> None:
         self._router = router
         self._caller = caller
-        self._line = line
+        self._connection = connection
         self._raw = raw
         self._argv = argv
         self._command = command
@@ -97,21 +103,21 @@ class Blocked:
         news = new_entries_of(self._command, self._argv)
         if news:
             # "$" means what comes from now on, also when the command is sent again later.
-            _StreamEnds(self, self._line, self._argv, news)
+            _StreamEnds(self, self._connection, self._argv, news)
         else:
-            self._line.block(self._raw, self, self.keys, self._router.totals.kind_of(self._command))
+            self._connection.block(self._raw, self, self.keys, self._router.totals.kind_of(self._command))
 
     def issue_from(self, argv: list[bytes]) -> None:
         """Send it with ends of streams that have been looked up, unless it has been woken meanwhile."""
         self._argv, self._raw = argv, encode_command(argv)
         if self._woken:
-            self.fill(UNBLOCKED + b" it was not sent\r\n")
+            self.fill(NOT_SENT)
         else:
-            self._line.block(self._raw, self, self.keys, self._router.totals.kind_of(self._command))
+            self._connection.block(self._raw, self, self.keys, self._router.totals.kind_of(self._command))
 
     def follow(self, routes: Routes) -> None:
         """Wake it if a key of it is fenced or lives elsewhere now."""
-        shard = self._line.shard
+        shard = self._connection.shard
         if routes.empty or any(routes.fenced(key) or routes.owner(key) != shard for key in self.keys):
             self._wake()
 
@@ -130,23 +136,25 @@ class Blocked:
 
     def _wake(self) -> None:
         self._woken = True
-        self._line.wake()
+        self._connection.wake()
 
     def abandon(self) -> None:
         """The caller has gone: nothing may be taken from the keys for it any more."""
         self._abandoned = True
         self._router.blocked.discard(self)
-        self._line.end()
+        self._connection.end()
 
     def fill(self, reply: bytes) -> None:
         """Take the reply, or go where the keys have gone."""
-        caller, line = self._caller, self._line
+        caller, connection = self._caller, self._connection
         self._router.blocked.discard(self)
         if caller.call is self:
             caller.call = None
-        line.release()
+        connection.release()
         if self._abandoned:
             return  # An error that nobody is told is none.
+        if reply.startswith(UNBLOCKED) and reply != NOT_SENT and (self._last or b"")[:1] != b"-":
+            self._router.totals.kind_of(self._command).failed -= 1  # its server was told to say so: no client fails
         if reply.startswith(UNBLOCKED) and self._last is not None:
             reply = self._last
         elif (reply.startswith(UNBLOCKED) or self._harmless(reply)) and caller.last_slot() is self._slot:
@@ -158,6 +166,8 @@ class Blocked:
                 return
             reply = error_reply("CLUSTERDOWN the router is stopping; nothing was executed")
         self._slot.fill(reply)
+        if caller.tracking is not None and isinstance(caller, ClientConnection):
+            self._router.tracker.unblocked(caller, self.keys, writes=self._command.writes)
 
     def _harmless(self, reply: bytes) -> bool:
         """Whether it was lost with its connection, and running it again changes nothing: it only reads."""
@@ -168,13 +178,13 @@ class _StreamEnds:
     """Looks up the last entries of streams of which what comes from now on is wanted, and names them instead."""
 
     def __init__(
-        self, call: Blocked, line: DedicatedConnection, argv: list[bytes], news: Sequence[tuple[int, int]]
+        self, call: Blocked, connection: DedicatedConnection, argv: list[bytes], news: Sequence[tuple[int, int]]
     ) -> None:
         self._call = call
         self._argv = list(argv)
         self._places = [place for _, place in news]
         for position, _ in news:
-            line.send(encode_command([b"XINFO", b"STREAM", argv[position]]), self)
+            connection.send(encode_command([b"XINFO", b"STREAM", argv[position]]), self)
 
     def fill(self, reply: bytes) -> None:
         """Take what the server says of one stream."""

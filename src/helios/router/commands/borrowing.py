@@ -15,6 +15,7 @@ from time import perf_counter_ns
 from helios.resp.commands import BORROWERS, Command
 from helios.resp.encoding import error_reply
 from helios.resp.wire import elements, encode_command
+from helios.router._fast_path import OWN_READ, OWN_WRITE, CommandStats
 from helios.router.commands.keyspace import decoded
 from helios.router.commands.slices import LONG
 from helios.router.context import RouterContext
@@ -150,7 +151,8 @@ class _Borrowing:
         frames = [*restored, encode_command(argv)]
         if copies:
             frames.append(encode_command([b"UNLINK", *(names[key] for key in copies)]))
-        parts = await transact(self._router, self._variant, host, frames).parts()
+        kind = OWN_READ if self._written is None else OWN_WRITE
+        parts = await transact(self._router, self._variant, host, frames, kind).parts()
         if any(part[:1] == b"-" for part in parts[: len(restored)]):
             return self._refusal(owners, "their servers have different versions")
         return parts[len(restored)]
@@ -187,8 +189,10 @@ class Exec:
         return elements(reply)
 
 
-def transact(router: RouterContext, variant: int, shard: str, frames: Sequence[bytes]) -> Exec:
+def transact(
+    router: RouterContext, variant: int, shard: str, frames: Sequence[bytes], kind: CommandStats = OWN_READ
+) -> Exec:
     """Send a transaction to a shard, beside the connection behind which others wait."""
     reply = Exec(len(frames) + 2)
-    router.pool.heavy_link(shard, variant).send_together([_MULTI, *frames, _EXEC], reply)
+    router.pool.heavy_link(shard, variant).send_together([_MULTI, *frames, _EXEC], reply, kind)
     return reply

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from helios.errors import InvalidInput
-from helios.resp.encoding import EMPTY_ARRAY, NULL, OK, bulk, error_reply, integer, verbatim
+from helios.resp.encoding import NULL, OK, bulk, error_reply, integer, verbatim
 from helios.resp.numbers import integer_of
 from helios.router.commands import client_filter
 from helios.router.commands.handlers import Answer, Handler, at_once
+from helios.router.commands.tracking import redirect
 from helios.router.context import RouterContext
 from helios.router.errors import shown
 from helios.router.frontend.caller import DONE, EVERY_REPLY, NEXT_REPLY, WAIT_ALL, Caller
 from helios.router.frontend.connection import ClientConnection
+from helios.router.frontend.hand_over import ENDPOINT_TYPES
 from helios.router.pubsub.subscriptions import Kind
 
 Fields = dict[str, object]
 NO_NAME = "ERR Client names cannot contain spaces, newlines or special characters."
-NO_TRACKING = (
-    "ERR 'CLIENT TRACKING ON' is refused: the router cannot tell a client which of its keys others change; use "
-    "times to live for what a client caches"
-)
 
 
 # --- its own connection -----------------------------------------------------------------------------------------
@@ -97,22 +95,24 @@ def _capabilities(router: RouterContext, caller: Caller, argv: list[bytes]) -> b
     return OK
 
 
-def _tracking(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    if argv[2].upper() == b"OFF":
-        return OK
-    return error_reply(NO_TRACKING if argv[2].upper() == b"ON" else "ERR syntax error")
-
-
-def _tracking_info(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    flags = b"%b1\r\n%b" % (b"~" if caller.protocol == 3 else b"*", bulk(b"off"))
-    rest = [bulk(b"flags"), flags, bulk(b"redirect"), integer(-1), bulk(b"prefixes"), EMPTY_ARRAY]
-    return b"%b%b" % (b"%3\r\n" if caller.protocol == 3 else b"*6\r\n", b"".join(rest))
-
-
-def _caching(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    return error_reply(
-        "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled"
-    )
+def _maintenance(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
+    """Whether it wants to be sent to another node before this router stops, and how it is told of that node."""
+    words = [word.lower() for word in argv[2:]]
+    if words == [b"off"]:
+        endpoint = b""
+    elif words[0] == b"on" and len(words) in (1, 3) and words[1:2] in ([], [b"moving-endpoint-type"]):
+        endpoint = words[2] if len(words) == 3 else b"internal-ip"
+        if endpoint not in ENDPOINT_TYPES:
+            return error_reply(
+                f"ERR moving-endpoint-type must be one of {', '.join(map(bytes.decode, sorted(ENDPOINT_TYPES)))}"
+            )
+        if caller.protocol != 3:
+            return error_reply("ERR CLIENT MAINT_NOTIFICATIONS needs RESP3: send HELLO 3 first")
+    else:
+        return error_reply("ERR syntax error")
+    if isinstance(caller, ClientConnection):
+        caller.moving_endpoint = endpoint
+    return OK
 
 
 # --- all connections --------------------------------------------------------------------------------------------
@@ -154,10 +154,13 @@ def _fields(router: RouterContext, caller: Caller, now: float) -> Fields:
         "events": "r" if not caller.stops else "",
         "cmd": caller.last_command or "NULL",
         "user": caller.identity.name,
-        "redir": -1,  # no client here has its invalidations sent to another
+        "redir": redirect(caller),
         "resp": caller.protocol,
         "lib-name": caller.library[b"lib-name"].decode(),
         "lib-ver": caller.library[b"lib-ver"].decode(),
+        "tot-net-in": caller.bytes_in,
+        "tot-net-out": caller.bytes_out,
+        "tot-cmds": caller.commands,
     }
 
 
@@ -170,7 +173,8 @@ def _flags(client: ClientConnection, *, subscribed: bool) -> str:
         "e": client.spared,
         "T": client.no_touch,
     }
-    return "".join(letter for letter, holds in letters.items() if holds) or "N"
+    tracked = "" if client.tracking is None else client.tracking.letters
+    return "".join(letter for letter, holds in letters.items() if holds) + tracked or "N"
 
 
 def _line(fields: Fields) -> bytes:
@@ -240,10 +244,7 @@ ANSWERS: dict[str, Answer] = {
     "client|unblock": _unblock,
     "client|no-evict": _no_evict,
     "client|capa": _capabilities,
-    "client|tracking": _tracking,
-    "client|trackinginfo": _tracking_info,
-    "client|getredir": lambda router, caller, argv: integer(-1),
-    "client|caching": _caching,
+    "client|maint_notifications": _maintenance,
 }
 HANDLERS: dict[str, Handler] = {
     **{name: at_once(answer) for name, answer in ANSWERS.items()},

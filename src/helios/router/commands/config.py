@@ -22,7 +22,7 @@ from helios.router.options import RouterOptions
 class _Parameter:
     """A setting of the cluster by a server's name.
 
-    `value` turns a server's number into the setting's, `option` into what this router goes by.
+    `value` turns a server's number into the setting's, `option` into what this router uses.
     """
 
     setting: str
@@ -73,7 +73,7 @@ async def _get(router: RouterContext, caller: Caller, argv: list[bytes]) -> byte
 
 
 async def _set(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    """Change a setting of the cluster: this router goes by it at once, other processes as soon as they hear of it."""
+    """Change a setting of the cluster: this router uses it at once, other processes as soon as they hear of it."""
     if len(argv) % 2:
         return error_reply("ERR wrong number of arguments for 'config|set' command")
     name = argv[2].lower()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from time import perf_counter_ns
 
 from helios.errors import InvalidInput
@@ -10,7 +12,7 @@ from helios.resp.blocking import timeout_of
 from helios.resp.commands import ELEMENT_SCANS, ONE_KEY, Command, How, find, find_subcommand, key_positions, objection
 from helios.resp.encoding import error_reply
 from helios.resp.keys import Malformed
-from helios.router._fast_path import FastPath
+from helios.router._fast_path import CommandStats, FastPath
 from helios.router.commands import (
     admin,
     client,
@@ -25,6 +27,7 @@ from helios.router.commands import (
     scatter_many,
     scripting,
     server,
+    tracking,
     transactions,
     watching,
 )
@@ -54,6 +57,8 @@ from helios.router.frontend.connection import ClientConnection
 from helios.router.upstream.heavy import HEAVY_BYTES
 
 _ENDS_OF_TRANSACTIONS = frozenset((b"EXEC", b"DISCARD"))
+# Passwords, and what is meant to take long, do not stand in the slow log.
+_NOT_LOGGED = frozenset(("auth", "hello", "exec", "wait"))
 _ATTACKS = frozenset((b"POST", b"HOST:"))
 HANDLERS: dict[str, Handler] = {
     **server.HANDLERS,
@@ -65,6 +70,7 @@ HANDLERS: dict[str, Handler] = {
     **scripting.HANDLERS,
     **command_info.HANDLERS,
     **client.HANDLERS,
+    **tracking.HANDLERS,
     **memory.HANDLERS,
     **latency.HANDLERS,
     "scan": scan.scan,
@@ -77,7 +83,7 @@ def _leads_back(caller: Caller, word: bytes) -> bool:
 
 
 class Dispatcher:
-    """The way of every command.
+    """Carries out every command.
 
     Those with one key take the compiled fast path where it is open, from the same table and the same links.
     """
@@ -98,11 +104,17 @@ class Dispatcher:
 
     def dispatch(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
         """Carry out one command; what becomes of the caller is in the result (see callers)."""
+        verdict = self._carry_out(caller, raw, argv)
+        if caller.tracking is not None and verdict in (DONE, WAIT_REPLY):
+            tracking.note(self._router, caller, argv)
+        return verdict
+
+    def _carry_out(self, caller: Caller, raw: bytes, argv: list[bytes]) -> int:
         router = self._router
-        if caller.way != self.fast_path.way:
+        if caller.reroutes != self.fast_path.reroutes:
             if caller.replies:
                 return WAIT_ALL  # they are on a link that is used no longer, and must not be overtaken
-            caller.way = self.fast_path.way
+            caller.reroutes = self.fast_path.reroutes
         self.fast_path.commands += 1
         if caller.rights is not None:
             refusal = caller.rights.refusal(argv)
@@ -139,14 +151,14 @@ class Dispatcher:
             return SLOW
         if len(raw) >= HEAVY_BYTES or self._heavy.has(command.name, key):
             return self._send_apart(caller, shard, raw, command)
-        self._send(caller, shard, raw, command)
+        self._send(caller, shard, raw, command, (key,))
         return DONE
 
-    def _send(self, caller: Caller, shard: str, raw: bytes, command: Command) -> None:
+    def _send(self, caller: Caller, shard: str, raw: bytes, command: Command, keys: Sequence[bytes]) -> None:
         link = self._links[caller.variant].get(shard)
         if link is None:
             link = self._router.pool.link(shard, caller.variant)
-        slot = Slot(caller)
+        slot = Slot(caller) if caller.tracking is None else tracking.place(self._router, caller, shard, command, keys)
         caller.replies.append(slot)
         link.send_as(raw, slot, self.fast_path.kind_of(command.name, int(command.writes)))
 
@@ -170,7 +182,7 @@ class Dispatcher:
         if isinstance(command, Command) and command.name == "select":
             server.choose_database(caller, argv[1])
         if isinstance(command, Command) and command.name in transactions.AT_ONCE:
-            return self._answer(caller, argv, command)
+            return self._answer(caller, raw, argv, command)
         if isinstance(command, bytes):
             self._reject(argv)
         if isinstance(command, bytes) and argv[0].upper() == b"EXEC":
@@ -195,22 +207,33 @@ class Dispatcher:
         if "|" in command.name:
             caller.last_word = command.name.encode()  # CLIENT LIST tells subcommands apart
         if command.how is How.ROUTER:
-            return self._answer(caller, argv, command)
+            return self._answer(caller, raw, argv, command)
         if command.how is How.VERB:
             return admin.run(self._router, caller, command.name, argv)
         return self._keyed(caller, raw, argv, command)
 
-    def _answer(self, caller: Caller, argv: list[bytes], command: Command) -> int:
+    def _answer(self, caller: Caller, raw: bytes, argv: list[bytes], command: Command) -> int:
         """A command that the router carries out itself."""
         began_ns = perf_counter_ns()
         verdict = HANDLERS[command.name](self._router, caller, argv)
         if verdict in (DONE, WAIT_REPLY):  # else it is given again
             kind = self.fast_path.kind_of(command.name, int(command.writes))
-            kind.latencies.record(perf_counter_ns() - began_ns)
             slot = caller.last_slot()
-            if slot is not None and slot.reply is not None and slot.reply[:1] == b"-":
-                kind.failed += 1
+            counted = partial(self._count, kind, raw, began_ns, slot)
+            if isinstance(slot, LastSlot) and slot.reply is None:
+                slot.filled = counted
+            else:
+                counted()
         return verdict
+
+    def _count(self, kind: CommandStats, raw: bytes, began_ns: int, slot: Slot | None) -> None:
+        """Note how long a command took that the router has carried out itself, and whether it failed."""
+        took_s = (perf_counter_ns() - began_ns) / 1e9
+        kind.latencies.record(int(took_s * 1e9))
+        if slot is not None and slot.reply is not None and slot.reply[:1] == b"-":
+            kind.failed += 1
+        if slot is not None and kind.name not in _NOT_LOGGED and 0 < self._router.options.slow_s <= took_s:
+            self._router.slow(raw, slot, took_s)
 
     def _reject(self, argv: list[bytes]) -> None:
         """Count a command that is not carried out, if it is one."""
@@ -255,7 +278,7 @@ class Dispatcher:
             elif command.name in scripting.CALLS:
                 scripting.call(self._router, caller, first, raw, argv, command)
             else:
-                self._send(caller, first, raw, command)
+                self._send(caller, first, raw, command, keys)
         elif command.how is How.SPLIT:
             scatter.split(self._router, caller, argv, command, owners)
         elif borrows(command, positions):

@@ -19,6 +19,7 @@ from helios.errors import ProtocolError, Unavailable
 from helios.placement.routing import Routes
 from helios.resp.encoding import NULL, array, bulk, error_reply, integer
 from helios.resp.wire import encode_command
+from helios.router._fast_path import OWN_WRITE
 from helios.router.commands.handlers import Handler
 from helios.router.commands.scatter import Gathering, all_ok, send_parts
 from helios.router.context import RouterContext
@@ -119,7 +120,7 @@ async def _listed(router: RouterContext, caller: Caller, pattern: bytes) -> byte
 
 
 def present_routes(router: RouterContext) -> Routes:
-    """The routes of the moment. Raises Unavailable where keys are not served."""
+    """The current routes. Raises Unavailable where keys are not served."""
     routes = router.routes
     if routes is None or router.reason() is not None:
         raise Unavailable(f"{router.reason()}; nothing was executed")
@@ -187,7 +188,7 @@ def flush(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     # Never FLUSHALL: an external server may hold what is not ours in its other databases.
     frame = encode_command([b"FLUSHDB", *argv[1:]])
     shards = _shards(router)
-    send_parts([(router.pool.flush_link(shard), frame) for shard in shards], Gathering(shards, slot, all_ok))
+    send_parts([(router.pool.flush_link(shard), frame) for shard in shards], Gathering(shards, slot, all_ok), OWN_WRITE)
     return WAIT_REPLY
 
 

@@ -91,7 +91,7 @@ def _histogram(router: RouterContext, caller: Caller, argv: list[bytes]) -> byte
     found: dict[str, object] = {}
     for name, kind in sorted(router.totals.kinds.items()):
         counted = kind.latencies.counted()
-        if not counted or (wanted and name not in wanted):
+        if not counted or (wanted and wanted.isdisjoint((name, name.partition("|")[0]))):
             continue
         # As the servers show it: how many commands took at most so many microseconds, in powers of two.
         usec: dict[int, int] = {}

@@ -39,8 +39,8 @@ def find_owners(router: RouterContext, caller: Caller, keys: Sequence[bytes], *,
 def _find_many(router: RouterContext, caller: Caller, keys: Sequence[bytes], *, writes: bool) -> list[str] | int:
     try:
         found = prepared(router, caller, lambda routes: _owners(routes, keys))
-    except ErrorReply as failure:
-        caller.answer(failure.raw)
+    except ErrorReply as error:
+        caller.answer(error.raw)
         return DONE
     if found is None:
         return PREPARE

@@ -8,6 +8,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from helios.placement.glob import LONGEST_PATTERN
+from helios.ports.engine import QUIET_CHANNEL
 from helios.resp.encoding import NULL, array, bulk, encode, error_reply, integer
 from helios.resp.wire import encode_command
 from helios.router.commands.handlers import Handler, Work, awaited
@@ -157,7 +158,10 @@ def _unsubscriber(kind: Kind) -> Handler:
 
 
 def end_denied(router: RouterContext, caller: Caller) -> None:
-    """End the subscriptions that the caller, who is another user now, may not have; it is told of each."""
+    """End the subscriptions that the caller, who is another user now, may not have, of each of which it is told.
+
+    Its tracking ends, too, if it may not read.
+    """
     if caller.rights is None or not isinstance(caller, ClientConnection):
         return
     for kind, name in list(router.hub.topics.of(caller)):
@@ -165,6 +169,8 @@ def end_denied(router: RouterContext, caller: Caller) -> None:
             router.hub.leave(caller, [(kind, name)])
             count = router.hub.topics.count(caller, kind)
             caller.push(_confirmation(caller.protocol, kind.unsubscribe, name, count))
+    if caller.rights.refusal([b"CLIENT", b"TRACKING", b"ON"]) is not None:
+        router.tracker.forget(caller)
 
 
 class _Receivers:
@@ -237,7 +243,7 @@ async def _channels(router: RouterContext, protocol: int, argv: list[bytes]) -> 
             b"ERR unknown subcommand or wrong number of arguments for '%b'. Try PUBSUB HELP." % shown(argv[1])
         )
     replies = await asyncio.gather(*(router.pool.ask(shard.id, argv) for shard in router.topology.shards))
-    return encode(sorted({name for reply in replies for name in decoded(reply)}), protocol)
+    return encode(sorted({name for reply in replies for name in decoded(reply)} - {QUIET_CHANNEL}), protocol)
 
 
 async def _patterns(router: RouterContext, protocol: int, argv: list[bytes]) -> bytes:

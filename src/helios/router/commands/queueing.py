@@ -8,7 +8,7 @@ from helios.errors import InvalidInput
 from helios.resp.commands import ELEMENT_SCANS, NO_DATABASES, Command, How, key_positions, looked_up, objection
 from helios.resp.encoding import error_reply
 from helios.resp.keys import Malformed
-from helios.router.commands import client, command_info, config, latency, pubsub, scripting, server
+from helios.router.commands import client, command_info, config, latency, pubsub, scripting, server, tracking
 from helios.router.commands.handlers import Work, as_work
 from helios.router.commands.lookup import recognise, shown
 from helios.router.errors import ErrorReply
@@ -25,13 +25,20 @@ _NOT_INSIDE = frozenset(("client|reply",))
 QUEUED: dict[str, Work] = {
     **{
         name: as_work(answer)
-        for name, answer in {**server.ANSWERS, **config.ANSWERS, **client.ANSWERS, **latency.ANSWERS}.items()
+        for name, answer in {
+            **server.ANSWERS,
+            **config.ANSWERS,
+            **client.ANSWERS,
+            **tracking.ANSWERS,
+            **latency.ANSWERS,
+        }.items()
     },
     **server.WORKS,
     **config.WORKS,
     **server.INSIDE,
     **command_info.WORKS,
     **pubsub.WORKS,
+    **tracking.WORKS,
 }
 
 

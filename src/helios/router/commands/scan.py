@@ -8,6 +8,7 @@ from helios.placement import scanning
 from helios.placement.scanning import Ahead, CursorTooLong, Place
 from helios.resp.encoding import EMPTY_ARRAY, array, bulk, error_reply
 from helios.resp.wire import elements, encode_command
+from helios.router._fast_path import OWN_READ
 from helios.router.commands.keyspace import decoded, down, owned, present_routes, still
 from helios.router.context import RouterContext
 from helios.router.frontend.caller import DONE, HOLD, WAIT_REPLY, Caller, Slot, Waiter
@@ -212,7 +213,7 @@ def scan_elements(router: RouterContext, caller: Caller, argv: list[bytes], owne
     caller.replies.append(slot)
     command = encode_command([*argv[:2], b"%d" % inner, *argv[3:]])
     link = router.pool.link(owner, caller.variant)
-    link.send(command, _ElementsReply(slot, link, shard, run if inner else None))
+    link.send_as(command, _ElementsReply(slot, link, shard, run if inner else None), OWN_READ)
 
 
 class _ElementsReply:

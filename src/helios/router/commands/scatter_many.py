@@ -99,8 +99,8 @@ def split_many(router: RouterContext, caller: Caller, raw: bytes, argv: list[byt
         return DONE
     try:
         parts = prepared(router, caller, lambda routes: Parts(routes, argv, width).encode())
-    except ErrorReply as failure:
-        caller.answer(failure.raw)
+    except ErrorReply as error:
+        caller.answer(error.raw)
         return DONE
     if parts is None:
         return PREPARE

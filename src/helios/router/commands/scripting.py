@@ -11,6 +11,7 @@ import hiredis
 from helios.resp.commands import Command
 from helios.resp.encoding import OK, bulk, error_reply, integer
 from helios.resp.wire import encode_command
+from helios.router._fast_path import OWN_WRITE
 from helios.router.commands.handlers import Handler
 from helios.router.commands.keyspace import decoded
 from helios.router.commands.slices import in_slices, joined
@@ -79,8 +80,9 @@ async def everywhere(router: RouterContext, caller: Caller, argv: list[bytes]) -
             return error_reply(f"{said}; {shard} is needed for this, and nothing was executed")
     reply = OK
     replies: dict[str, bytes | None] = dict.fromkeys(_in_turn(router))
-    for shard in replies:
-        replies[shard] = reply = await router.pool.ask(shard, argv)
+    # A node that joins meanwhile has its turn, too: it may have got its functions from one that was still to come.
+    while shard := next((shard for shard in _in_turn(router) if replies.get(shard) is None), ""):
+        replies[shard] = reply = await router.pool.ask(shard, argv, kind=OWN_WRITE)
         if reply[:1] == b"-":
             return in_part(replies)
     return reply
@@ -176,8 +178,8 @@ async def _kill(router: RouterContext, caller: Caller, argv: list[bytes]) -> byt
     In a script's first seconds its server answers nothing, and then this before all else.
     """
     shards = router.topology.shards
-    patient = replace(router.options, connect_timeout_s=_KILL_TIMEOUT_S, member_timeout_s=_KILL_TIMEOUT_S)
-    replies = await asyncio.gather(*(ask_aside(shard.leading, router, patient, argv) for shard in shards))
+    options = replace(router.options, connect_timeout_s=_KILL_TIMEOUT_S, member_timeout_s=_KILL_TIMEOUT_S)
+    replies = await asyncio.gather(*(ask_aside(shard.leading, router, options, argv) for shard in shards))
     ended = []
     for shard, reply in zip(shards, replies, strict=True):
         if reply[:1] == b"+":

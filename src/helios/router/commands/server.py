@@ -18,7 +18,6 @@ from helios.router.context import RouterContext
 from helios.router.errors import ErrorReply, shown
 from helios.router.frontend.caller import DONE, IN_NO_DATABASE, IN_SUBSCRIPTION, WAIT_ALL, WAIT_REPLY, Caller
 from helios.router.frontend.connection import ClientConnection
-from helios.router.frontend.limits import MAX_CLIENTS_REACHED
 from helios.router.pubsub.subscriptions import in_parts
 
 # Of a server whose default user needs no password, and of a router without users.
@@ -41,20 +40,26 @@ ON_THE_WAY_BACK = frozenset((b"SELECT", b"RESET", b"QUIT", b"HELLO"))
 
 
 def _select(router: RouterContext, caller: Caller, argv: list[bytes]) -> bytes:
-    if not choose_database(caller, argv[1]):
-        return error_reply("ERR value is not an integer or out of range")
+    if wrong := choose_database(caller, argv[1]):
+        return error_reply(f"ERR {wrong}")
     if caller.database == b"0":
         return OK
     return error_reply(f"ERR 'SELECT {_database(caller)}' is refused: Helios has one database, number 0")
 
 
-def choose_database(caller: Caller, number: bytes) -> bool:
-    """Note the database that a client means from now on, whether or not it reads the reply; False for no number."""
-    if integer_of(number) is None:
-        return False
+def choose_database(caller: Caller, number: bytes) -> str:
+    """Note the database that a client means from now on, whether or not it reads the reply.
+
+    No server has one of that number where something is returned, which is what servers say: then nothing changes.
+    """
+    index = integer_of(number)
+    if index is None:
+        return "value is not an integer or out of range"
+    if index < 0:
+        return "DB index is out of range"
     caller.database = number
     caller.modes = caller.modes & ~IN_NO_DATABASE if number == b"0" else caller.modes | IN_NO_DATABASE
-    return True
+    return ""
 
 
 def no_database(caller: Caller, word: bytes) -> bytes:
@@ -105,10 +110,18 @@ async def _reset_without_subscriptions(router: RouterContext, client: ClientConn
 
 
 def _as_new(router: RouterContext, caller: Caller) -> bytes:
+    if isinstance(caller, ClientConnection):
+        router.tracker.forget(caller)
     caller.protocol, caller.no_touch = 2, False
     caller.name = b""
+    if isinstance(caller, ClientConnection):
+        caller.moving_endpoint = b""
     choose_database(caller, b"0")
-    caller.become(router.authenticator.newcomer())
+    newcomer = router.authenticator.newcomer()
+    if isinstance(caller, ClientConnection):
+        router.clients.become(caller, newcomer)
+    else:
+        caller.become(newcomer)
     return b"+RESET\r\n"
 
 
@@ -218,7 +231,7 @@ async def _auth(router: RouterContext, caller: Caller, argv: list[bytes]) -> byt
 async def _log_in(router: RouterContext, caller: Caller, name: bytes, password: bytes) -> None:
     """Make the caller that user. Raises WrongPassword, Unavailable, or ErrorReply where there is no place for it."""
     client = caller if isinstance(caller, ClientConnection) else None
-    source = client.address.rpartition(":")[0] if client is not None else ""
+    source = client.host if client is not None else ""
     first = client is not None and not client.failed_logins
     try:
         identity = await router.authenticator.login(name.decode("utf-8", "replace"), password, source, first=first)
@@ -226,12 +239,11 @@ async def _log_in(router: RouterContext, caller: Caller, name: bytes, password: 
         if client is not None:
             client.failed_logins += 1
         raise
-    if client is not None and client.reserved:
-        if identity.rights is not None and len(router.clients) > router.options.clients:
-            client.close_after_replies()
-            raise ErrorReply(error_reply(f"{MAX_CLIENTS_REACHED}: the places that are left are for administrators"))
-        client.reserved = False
-    caller.become(identity)
+    if client is None:
+        caller.become(identity)
+    elif refusal := router.clients.login(client, identity):
+        client.close_after_replies()
+        raise ErrorReply(error_reply(refusal))
     end_denied(router, caller)
 
 

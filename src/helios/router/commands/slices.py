@@ -82,9 +82,9 @@ class Preparation:
 
 
 def prepared(router: RouterContext, caller: Caller, work: Callable[[Routes], Coroutine[Any, Any, T]]) -> T | None:
-    """What `work` finds by the routes of now; None if that has only begun, and the verdict is to be PREPARE.
+    """What `work` finds by the current routes; None if that has only begun, and the verdict is to be PREPARE.
 
-    The routes may have changed meanwhile: then it begins anew, but not for ever. Raises ErrorReply.
+    The routes may have changed meanwhile: then it starts over, but not forever. Raises ErrorReply.
     """
     routes, before = router.routes, caller.preparation
     assert routes is not None, "whoever asks has seen that the router serves"
@@ -107,6 +107,6 @@ def _without_a_pause(work: Coroutine[Any, Any, T]) -> T:
     while True:
         try:
             work.send(None)
-        except StopIteration as end:
-            result: T = end.value
+        except StopIteration as error:
+            result: T = error.value
             return result

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from helios.resp.commands import Command
 from helios.resp.encoding import error_reply
 from helios.resp.wire import encode_command
+from helios.router._fast_path import OWN_READ, OWN_WRITE
 from helios.router.commands.borrowing import MAX_TRIES, Copy, counted, keys_move, owners_now, transact
 from helios.router.commands.keyspace import decoded
 from helios.router.commands.slices import in_slices
@@ -22,7 +23,7 @@ from helios.router.nowhere import nowhere
 
 _COPY = 0  # the numbers of names: the copy of what is sorted, and from here on a pattern's keys
 _FIRST_PATTERN = 1
-_MOST = 8192  # keys that are looked up: their transaction is put together in one turn of the loop
+_MAX_KEYS = 8192  # keys that are looked up: their transaction is put together in one turn of the loop
 _WIDTHS = {b"LIMIT": 2, b"STORE": 1, b"BY": 1, b"GET": 1}
 
 
@@ -101,13 +102,13 @@ class _Sorting:
         if dumped is None:
             return [], None
         count = int(elements[1 : elements.index(b"\r\n")])
-        if count * len(self._patterns) > _MOST or len(dumped) > self._router.options.transaction_bytes:
+        if count * len(self._patterns) > _MAX_KEYS or len(dumped) > self._router.options.transaction_bytes:
             name = self._command.name.upper()
             raise ErrorReply(
                 error_reply(
                     f"ERR '{name} ... BY or GET pattern' is refused for {count} elements: it would look up more than "
-                    f"{_MOST} keys of several shards; it works where the key and the pattern, before its '*', have the "
-                    "same {tag}, as long as no rule moves keys by pattern"
+                    f"{_MAX_KEYS} keys of several shards; it works where the key and the pattern, before its '*', have "
+                    "the same {tag}, as long as no rule moves keys by pattern"
                 )
             )
         return decoded(elements), Copy(dumped, 0)
@@ -130,7 +131,7 @@ class _Sorting:
 
     def _ask(self, shard: str, words: list[bytes]) -> FutureReply:
         reply = FutureReply()
-        self._router.pool.heavy_link(shard, self._variant).send(encode_command(words), reply)
+        self._router.pool.heavy_link(shard, self._variant).send_as(encode_command(words), reply, OWN_READ)
         return reply
 
     async def _accepts(self, host: str, copy: Copy) -> bool:
@@ -149,4 +150,5 @@ class _Sorting:
         frames.append(encode_command(argv))
         if place:
             frames.append(encode_command([b"UNLINK", argv[1], *found]))
-        return (await transact(self._router, self._variant, host, frames).parts())[place]
+        kind = OWN_WRITE if self._command.writes else OWN_READ
+        return (await transact(self._router, self._variant, host, frames, kind).parts())[place]

@@ -98,13 +98,14 @@ def execute(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
         assert router.routes is not None
         link = router.pool.link(owners[0] if owners else router.routes.home, caller.variant)
         scripting.prepare(router, link, transaction.calls)
-        link.send_together(frames, _ExecReply(len(frames), _woven(router, caller, transaction, slot)))
+        link.send_together(frames, _ExecReply(len(frames), _woven(router, caller, transaction, slot)), transaction.kind)
         return WAIT_REPLY if transaction.own else DONE
-    line, caller.watch = watched.detach(), None
+    connection, caller.watch = watched.detach(), None
     slot = LastSlot(caller)
     caller.replies.append(slot)
-    scripting.prepare(router, line, transaction.calls)
-    line.send_together(frames, _ExecReply(len(frames), _woven(router, caller, transaction, slot), line))
+    scripting.prepare(router, connection, transaction.calls)
+    reply = _ExecReply(len(frames), _woven(router, caller, transaction, slot), connection)
+    connection.send_together(frames, reply, transaction.kind)
     return WAIT_REPLY
 
 
@@ -119,12 +120,12 @@ def _answer(caller: Caller, reply: bytes) -> int:
 class _ExecReply:
     """Takes the replies to MULTI, to what was queued and to EXEC; the last one is the client's."""
 
-    __slots__ = ("_fault", "_left", "_line", "_waiter")
+    __slots__ = ("_connection", "_fault", "_left", "_waiter")
 
-    def __init__(self, count: int, waiter: Waiter, line: DedicatedConnection | None = None) -> None:
+    def __init__(self, count: int, waiter: Waiter, connection: DedicatedConnection | None = None) -> None:
         self._left = count
         self._waiter = waiter
-        self._line = line
+        self._connection = connection
         self._fault = b""
 
     def fill(self, reply: bytes) -> None:
@@ -135,12 +136,12 @@ class _ExecReply:
                 self._fault = reply
             return
         aborted = reply.startswith(b"-EXECABORT")
-        if self._line is not None:
-            # After any other error it is not known what the line's server still watches.
+        if self._connection is not None:
+            # After any other error it is not known what the connection's server still watches.
             if aborted or reply[:1] != b"-":
-                self._line.release()
+                self._connection.release()
             else:
-                self._line.end()
+                self._connection.end()
         if aborted and self._fault:
             # The client was told that this command is queued, and learns here why it was not.
             reply = error_reply(f"{_EXECABORT}: {self._fault[1:-2].decode('utf-8', 'replace')}")

@@ -17,18 +17,18 @@ from helios.router.context import RouterContext
 from helios.router.errors import ErrorReply, cross_shard
 from helios.router.frontend.caller import DONE, WAIT_ALL, WAIT_REPLY, Caller, LastSlot, Slot, WatchedKeys
 from helios.router.upstream.dedicated import DedicatedConnection
-from helios.router.upstream.link import ConnectionState
+from helios.router.upstream.state import ConnectionState
 
 _UNWATCH = encode_command([b"UNWATCH"])
 
 
 class Watch:
-    """Keys of one shard that a caller watches, on a line of its own."""
+    """Keys of one shard that a caller watches, on a connection of its own."""
 
-    __slots__ = ("_watches", "broken", "keys", "line", "size")
+    __slots__ = ("_watches", "broken", "connection", "keys", "size")
 
-    def __init__(self, line: DedicatedConnection, watches: MutableSet[WatchedKeys]) -> None:
-        self.line = line
+    def __init__(self, connection: DedicatedConnection, watches: MutableSet[WatchedKeys]) -> None:
+        self.connection = connection
         self.keys: list[bytes] = []
         self.size = 0
         self.broken = False
@@ -42,26 +42,26 @@ class Watch:
 
     def holds(self, variant: int) -> bool:
         """Whether the server can still say if a key has changed."""
-        return not self.broken and self.line.state is ConnectionState.READY and self.line.variant == variant
+        return not self.broken and self.connection.state is ConnectionState.READY and self.connection.variant == variant
 
     def follow(self, routes: Routes) -> None:
-        """Break where a key has another owner now: what the line's server says of it counts no more, for ever."""
-        shard = self.line.shard
+        """Break where a key has another owner now: what the connection's server says of it counts no more, forever."""
+        shard = self.connection.shard
         if not self.broken and (routes.empty or any(routes.owner(key) != shard for key in self.keys)):
             self.broken = True
 
     def detach(self) -> DedicatedConnection:
-        """Watch no longer; the line is the caller's to use or give back."""
+        """Watch no longer; the connection is the caller's to use or give back."""
         self._watches.discard(self)
-        return self.line
+        return self.connection
 
     def end(self) -> None:
-        """Watch no longer, and give the line back."""
-        line = self.detach()
-        if line.state is ConnectionState.READY and line.answered == line.issued:
-            line.send(_UNWATCH, _Cleared(line))
+        """Watch no longer, and give the connection back."""
+        connection = self.detach()
+        if connection.state is ConnectionState.READY and connection.answered == connection.issued:
+            connection.send(_UNWATCH, _Cleared(connection))
         else:
-            line.end()
+            connection.end()
 
 
 def watched_by(caller: Caller) -> Watch | None:
@@ -71,19 +71,19 @@ def watched_by(caller: Caller) -> Watch | None:
 
 
 class _Cleared:
-    """Gives a line back when nothing is watched on it any more."""
+    """Gives a connection back when nothing is watched on it any more."""
 
-    __slots__ = ("_line",)
+    __slots__ = ("_connection",)
 
-    def __init__(self, line: DedicatedConnection) -> None:
-        self._line = line
+    def __init__(self, connection: DedicatedConnection) -> None:
+        self._connection = connection
 
     def fill(self, reply: bytes) -> None:
         """Take the reply to UNWATCH."""
         if reply == OK:
-            self._line.release()
+            self._connection.release()
         else:
-            self._line.end()
+            self._connection.end()
 
 
 class _WatchReply:
@@ -121,7 +121,7 @@ def watch(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
         caller.answer(OK)  # EXEC will answer null already.
         return DONE
     if held is not None:
-        owners.append(held.line.shard)
+        owners.append(held.connection.shard)
     if len(set(owners)) > 1:
         caller.answer(cross_shard(owners, "'WATCH'"))
         return DONE
@@ -133,7 +133,7 @@ def watch(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
         return DONE
     if held is None:
         try:
-            held = caller.watch = Watch(router.pool.line(owners[0], caller.variant), router.watches)
+            held = caller.watch = Watch(router.pool.dedicated_connection(owners[0], caller.variant), router.watches)
         except ErrorReply as error:
             caller.answer(error.raw)
             return DONE
@@ -141,7 +141,7 @@ def watch(router: RouterContext, caller: Caller, argv: list[bytes]) -> int:
     caller.replies.append(slot)
     reply = _WatchReply(caller, held, slot)
     held.add(keys)
-    held.line.send(encode_command(argv), reply)
+    held.connection.send(encode_command(argv), reply)
     return WAIT_REPLY
 
 

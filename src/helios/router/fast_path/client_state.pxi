@@ -23,6 +23,7 @@ cdef class ClientState:
             return
         self.arrived_ns = clock_ns()
         self.outbox.bytes_in += PyBytes_GET_SIZE(data)
+        self.bytes_in += PyBytes_GET_SIZE(data)
         self.parser.take_in(data)
         if self.stops:
             self.stalled()
@@ -50,10 +51,11 @@ cdef class ClientState:
                 try:
                     if not parser.advance():
                         return
-                except ProtocolError as fault:
-                    self.broken(fault)
+                except ProtocolError as error:
+                    self.broken(error)
                     return
                 if fast_path is not None and not self.modes and fast_path.forward(self):
+                    self.commands += 1
                     if self.replies.count >= self.max_commands:
                         self.stops |= _FULL
                     continue
@@ -67,6 +69,11 @@ cdef class ClientState:
             verdict = self.dispatch(self, frame[0], frame[1])
             fast_path = self.fast_path  # a command such as RESET can close it
             self.stop(verdict, frame)
+            if verdict == _DONE or verdict == _WAIT_REPLY:
+                self.commands += 1
+                if len(frame[1]) > LONG:
+                    self.outbox.discard(frame[1])
+            frame = None
         self.stalled()
 
     def flush(self):
@@ -130,9 +137,15 @@ cdef class ClientState:
     def last_slot(self):
         """The slot of the command that came last; None if everything has been answered."""
         cdef Fifo replies = self.replies
-        if not replies.count:
-            return None
-        return replies.cells[(replies.head + replies.count - 1) & (len(replies.cells) - 1)]
+        return replies.at(replies.count - 1) if replies.count else None
+
+    cdef Py_ssize_t unanswered(self) except -1:
+        """How many of its commands have no reply yet."""
+        cdef Py_ssize_t i, count = 0
+        for i in range(self.replies.count):
+            if (<Slot>self.replies.at(i)).reply is None:
+                count += 1
+        return count
 
     cpdef go_on(self, int reason):
         """A reason to wait is gone; runs in the next turn of the loop if there is no other."""
@@ -161,6 +174,7 @@ cdef class ClientState:
                     continue
             ready.append(slot.reply)
             self.outbox.bytes_out += PyBytes_GET_SIZE(slot.reply)
+            self.bytes_out += PyBytes_GET_SIZE(slot.reply)
         if self.stops & (_FULL | _DRAINING):
             if replies.count * 2 <= self.max_commands:
                 self.stops &= ~_FULL

@@ -1,5 +1,23 @@
 # Commands on their way to a server, and who waits for them.
 
+cdef class Nobody:
+    """Who waits for the first reply to a read that has been sent once more, over another connection."""
+
+    def fill(self, bytes reply):
+        """Drop the reply."""
+
+
+cdef Nobody NOBODY = Nobody()
+
+# What a server says that leads no more.
+cdef tuple _STOOD_DOWN = (b"-READONLY", b"-MASTERDOWN")
+# Errors that have nothing to do with what keys hold.
+cdef tuple _REVEALS_NOTHING = (
+    b"-CLUSTERDOWN", b"-UNBLOCKED", b"-NOPERM", b"-NOAUTH", b"-NOSCRIPT", b"-LOADING", b"-BUSY ", b"-OOM", b"-MISCONF",
+    b"-READONLY", b"-MASTERDOWN",
+)
+
+
 cdef class CommandQueue:
     """The compiled part of a ServerConnection (see upstream/link.py): commands on their way to a server, and who waits for them.
 
@@ -8,13 +26,17 @@ cdef class CommandQueue:
 
     Replies are handed on as they come, but only while the lease lasts: after it, the server may own the keys no
     longer. Where that does not prove enough (`parks`), they stay here until `hand_on` is told how many are covered.
+    Errors do not, for they acknowledge nothing; nor do writes that `spares` names.
+
+    `big_keys` is told of commands that are big or have a big reply.
     """
 
-    def __init__(self, *, Py_ssize_t max_commands, Py_ssize_t max_bytes, bint pushes, Lease lease not None):
+    def __init__(self, *, Py_ssize_t max_commands, Py_ssize_t max_bytes, bint pushes, Lease lease not None, big_keys):
         self.max_commands = max_commands
         self.max_bytes = max_bytes
         self.pushes = pushes
         self.lease = lease
+        self.big_keys = big_keys
         self.parked = Fifo()
         self.out = []
         self.slow_ns = INT64_MAX
@@ -64,12 +86,14 @@ cdef class CommandQueue:
         cdef Flight *flight
         if self.waiters.count == self.flights_room:
             self.grow_flights()
-        flight = &self.flights[(self.flights_head + self.waiters.count) & (self.flights_room - 1)]
+        flight = self.flight(self.waiters.count)
         flight.began_ns = began_ns
         flight.kind = <void *>kind
         self.requests[kind.group] += 1
         self.waiters.push(waiter)
         self.frames.push(raw)
+        if PyBytes_GET_SIZE(raw) >= BIG_BYTES:
+            self.big_keys.sent(raw)
         return 0
 
     def oldest(self):
@@ -89,8 +113,46 @@ cdef class CommandQueue:
         self.flights_room = room
         return 0
 
-    def send_together(self, list raws, waiter):
-        """Send commands with nothing between them; the waiter gets a reply, or an error, for each of them."""
+    def read_again(self, CommandQueue other not None):
+        """Send over another connection, too, what waits behind a big reply here and only reads one key's value.
+
+        Its first reply counts for nothing then. Reads and writes of one client must not overtake one another: only
+        for a client whose unanswered commands are all such reads that wait here, all of them are sent again.
+        """
+        cdef Py_ssize_t i, size = other.queued_bytes, count = other.waiters.count
+        cdef dict reads = {}  # by client: where its reads stand
+        cdef bytes big = self.frames.peek()
+        cdef ClientState caller
+        cdef Flight *flight
+        cdef list places
+        for i in range(1, self.waiters.count):
+            waiter = self.waiters.at(i)
+            kind = <CommandStats>self.flight(i).kind
+            if type(waiter) is not Slot or self.frames.at(i) == big:
+                continue
+            if (<CommandStats>kind).group == _READ and (<CommandStats>kind).position:
+                reads.setdefault((<Slot>waiter).caller, []).append(i)
+        reads = {caller: places for caller, places in reads.items() if caller.unanswered() == len(places)}
+        for places in reads.values():
+            count += len(places)
+            for i in places:
+                size += PyBytes_GET_SIZE(self.frames.at(i))
+        if count > other.max_commands or size > other.max_bytes:
+            return
+        for i in sorted([i for places in reads.values() for i in places]):
+            flight = self.flight(i)
+            other.enqueue(self.frames.at(i), self.waiters.at(i), flight.began_ns, <CommandStats>flight.kind)
+            flight.kind = <void *>OWN
+            self.waiters.put(i, NOBODY)
+
+    cdef Flight *flight(self, Py_ssize_t i) noexcept:
+        return &self.flights[(self.flights_head + i) & (self.flights_room - 1)]
+
+    def send_together(self, list raws, waiter, CommandStats last=OWN):
+        """Send commands with nothing between them, the last one of that kind.
+
+        The waiter gets a reply, or an error, for each of them.
+        """
         cdef Py_ssize_t size = sum(map(len, raws)), count = len(raws)
         if not self.ready and not self.admits(waiter):
             count -= 1  # that was the first error
@@ -100,8 +162,9 @@ cdef class CommandQueue:
         ):
             error = self.overloaded()
         else:
-            for raw in raws:
+            for raw in raws[:count - 1]:
                 self.fly(raw, waiter, clock_ns(), OWN)
+            self.fly(raws[count - 1], waiter, clock_ns(), last)
             self.issued += count
             self.queued_bytes += size
             self.out += raws
@@ -118,6 +181,9 @@ cdef class CommandQueue:
         cdef object waiter
         cdef Flight flight
         cdef int64_t now_ns
+        cdef Py_ssize_t parked = 0
+        cdef bint failed
+        cdef str reason = None
         if not self.lease.lasts():
             return LATE
         now_ns = clock_ns()
@@ -125,27 +191,48 @@ cdef class CommandQueue:
             if self.pushes and PyBytes_AS_STRING(reply)[0] == c">":
                 continue
             if self.waiters.count <= len(self.out):
-                return UNASKED
+                reason = UNASKED
+                break
             flight = self.flights[self.flights_head]
             self.flights_head = (self.flights_head + 1) & (self.flights_room - 1)
             raw = self.frames.shift()
             self.queued_bytes -= PyBytes_GET_SIZE(raw)
             waiter = self.waiters.shift()
             self.answered += 1
-            self.latencies.add(now_ns - flight.began_ns)
-            (<CommandStats>flight.kind).latencies.add(now_ns - flight.began_ns)
-            if PyBytes_AS_STRING(reply)[0] == c"-":
-                (<CommandStats>flight.kind).failed += 1
-            if now_ns - flight.began_ns >= self.slow_ns:
-                self.slow(raw, waiter, now_ns - flight.began_ns)
+            if waiter is not NOBODY:
+                self.count(flight, raw, waiter, reply, now_ns - flight.began_ns)
             if PyBytes_GET_SIZE(reply) >= HEAVY_BYTES and isinstance(waiter, Slot):
                 self.heavy_reply(raw)
-            if self.parks:
+                self.big_keys.answered(raw, PyBytes_GET_SIZE(reply))
+            failed = PyBytes_AS_STRING(reply)[0] == c"-"
+            if failed and reply.startswith(_STOOD_DOWN):
+                reply = self.stood_down(reply)
+            if self.parks & (<CommandStats>flight.kind).parks and (not failed or self.reveals(reply)) and not (
+                self.spares is not None and (<CommandStats>flight.kind).parks == _PARKS_WRITES and self.spares(raw)
+            ):
                 self.parked.push(waiter)
                 self.parked.push(reply)
+                self.parked.push(<object>flight.kind)
+                parked += 1
             else:
                 self.hand(waiter, reply)
-        return None
+        if parked:
+            self.rounds.park(self, parked)
+        return reason
+
+    cdef int reveals(self, bytes error) except -1:
+        """Whether an error must not be told before it is covered: it may tell what a key holds, as a read does."""
+        return self.parks & _PARKS_READS != 0 and not error.startswith(_REVEALS_NOTHING)
+
+    cdef int count(self, Flight flight, bytes raw, object waiter, bytes reply, int64_t took_ns) except -1:
+        """Note how long a command took, and whether it failed."""
+        self.latencies.add(took_ns)
+        (<CommandStats>flight.kind).latencies.add(took_ns)
+        if PyBytes_AS_STRING(reply)[0] == c"-":
+            (<CommandStats>flight.kind).failed += 1
+        if took_ns >= self.slow_ns:
+            self.slow(raw, waiter, took_ns)
+        return 0
 
     cdef int hand(self, object waiter, bytes reply) except -1:
         """Give a reply to who waits for it, or an error where it cannot be what it should."""
@@ -162,18 +249,29 @@ cdef class CommandQueue:
         """Hand on the first replies that are parked: something has covered them. The result is as of `received`."""
         if not self.lease.lasts():
             return LATE
-        for _ in range(count):
+        while count > 0 and self.parked.count:  # whoever gets a reply may end the connection
             waiter = self.parked.shift()
-            self.hand(waiter, self.parked.shift())
+            reply = self.parked.shift()
+            self.parked.shift()
+            self.hand(waiter, reply)
+            count -= 1
         return None
 
-    def take_parked(self):
-        """Those whose replies are parked, in order; nothing covers these any more."""
-        cdef list waiters = []
-        while self.parked.count:
-            waiters.append(self.parked.shift())
+    @property
+    def parked_count(self):
+        """How many replies are parked."""
+        return self.parked.count // 3
+
+    def refuse(self, Py_ssize_t count, bytes read not None, bytes written not None):
+        """Tell those of the first replies that are parked, by whether they have read or may have written, instead."""
+        cdef CommandStats kind
+        while count > 0 and self.parked.count:
+            waiter = self.parked.shift()
             self.parked.shift()
-        return waiters
+            kind = self.parked.shift()
+            kind.failed += 1
+            waiter.fill(read if kind.parks == _PARKS_READS else written)
+            count -= 1
 
     def take_unsent(self):
         """The waiters of what has not been written yet, in order; it is taken back."""

@@ -34,6 +34,13 @@ cdef class Fifo:
     cdef object peek(self):
         return self.cells[self.head] if self.count else None
 
+    cdef object at(self, Py_ssize_t i):
+        return self.cells[(self.head + i) & (len(self.cells) - 1)]
+
+    cdef int put(self, Py_ssize_t i, object item) except -1:
+        self.cells[(self.head + i) & (len(self.cells) - 1)] = item
+        return 0
+
     def append(self, item):
         """Add the last."""
         self.push(item)

@@ -6,13 +6,13 @@ LATE = "its reply came after this router's lease had ended"
 
 
 cdef class Lease:
-    """How long a router may send commands and believe replies, in seconds of `monotonic`."""
+    """How long a router may send commands and believe replies, in seconds of `boottime`."""
 
-    def __init__(self, monotonic):
-        self.monotonic = None if monotonic is time.monotonic else monotonic
+    def __init__(self, clock):
+        self.clock = None if clock is boottime else clock
 
     cpdef bint lasts(self) except -1:
         """Whether it has not ended yet."""
-        if self.monotonic is None:
-            return clock_ns() < self.deadline * 1e9
-        return self.monotonic() < self.deadline
+        if self.clock is None:
+            return boot_ns() < self.deadline * 1e9
+        return self.clock() < self.deadline

@@ -12,6 +12,7 @@ cdef class Outbox:
         self.callers = []
         self.errors = {}
         self.yielded = Fifo()
+        self.discarded = []
         self.turn_ns = <int64_t>(turn_s * 1e9)
 
     cdef bint turn_over(self) except -1:
@@ -34,6 +35,29 @@ cdef class Outbox:
             caller.stops &= ~_YIELDED
             if not caller.stops:
                 caller.proceed()
+
+    cdef int discard(self, list words) except -1:
+        """Free a long command's arguments bit by bit, once nobody needs them: all at once they would take a turn."""
+        if self.turn_ns:
+            self.discarded.append(words)
+            if len(self.discarded) == 1:
+                self.loop.call_soon(self.free_some)
+        return 0
+
+    def free_some(self):
+        """Free some of the arguments that nobody needs any more."""
+        cdef list words
+        cdef Py_ssize_t i
+        for i in range(len(self.discarded)):
+            words = self.discarded[i]
+            if Py_REFCNT(words) == 2:  # by `discarded` and `words`
+                del words[max(<Py_ssize_t>0, len(words) - FREED_AT_ONCE):]
+                if not words:
+                    del self.discarded[i]
+                if self.discarded:
+                    self.loop.call_soon(self.free_some)
+                return
+        self.loop.call_later(STILL_NEEDED_S, self.free_some)
 
     def failed(self, bytes reply not None):
         """Count an error reply by its first word."""

@@ -25,11 +25,16 @@ cdef class Push(Slot):
 
 
 cdef class LastSlot(Slot):
-    """A slot whose reply the caller's next command waits for."""
+    """A slot whose reply the caller's next command waits for; `filled`, unless None, is called once it is there."""
+
+    cdef public object filled
 
     cpdef fill(self, bytes reply):
         """Take the reply and let the caller go on."""
         Slot.fill(self, reply)
+        if self.filled is not None:
+            self.filled()
+            self.filled = None
         self.caller.go_on(_ANSWERING)
 
 

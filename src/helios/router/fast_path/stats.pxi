@@ -38,13 +38,17 @@ cdef object bound_ns(int bucket):
 
 
 cdef class CommandStats:
-    """A command in counts, with its arity and the position of its only key (0 where there is not just one)."""
+    """A command in counts, with its arity and the position of its only key (0 where there is not just one).
 
-    def __init__(self, str name, int group, int arity=0, int position=0):
+    `parks` are the queues' modes in which its replies wait to be covered: it reads, it writes, or neither.
+    """
+
+    def __init__(self, str name, int group, int arity=0, int position=0, *, int parks=0):
         self.name = name
         self.group = group
         self.arity = arity
         self.position = position
+        self.parks = _PARKS_READS if group == _READ else _PARKS_WRITES if group == _WRITE else parks
         self.latencies = Latencies()
 
     def clear(self):
@@ -53,5 +57,8 @@ cdef class CommandStats:
         self.failed = self.rejected = 0
 
 
-# What the router itself asks of servers, and parts of commands that nobody has named.
+# What the router itself asks of servers, and parts of commands that nobody has named: what tells nobody anything of
+# keys, what reads them, and what may change them.
 OWN = CommandStats("", 2)
+OWN_READ = CommandStats("", 2, parks=_PARKS_READS)
+OWN_WRITE = CommandStats("", 2, parks=_PARKS_WRITES)

@@ -36,6 +36,7 @@ from helios.router._fast_path import (
     Push,
     Slot,
 )
+from helios.router.frontend.tracking import Tracking
 from helios.router.frontend.transaction import Transaction
 
 __all__ = [
@@ -171,6 +172,7 @@ class Caller(ClientState):
         self.library = {b"lib-name": b"", b"lib-ver": b""}
         self.capabilities = ""  # by CLIENT CAPA, in the letters of CLIENT LIST
         self.no_touch = False  # by CLIENT NO-TOUCH: its reading is no use of a key
+        self.tracking: Tracking | None = None  # by CLIENT TRACKING: it caches what it reads
         self.transaction: Transaction | None = None  # what it has queued since MULTI
         self.watch: WatchedKeys | None = None
         self.database = b"0"  # the one that it has asked for; with another than 0 nothing of it is run
@@ -184,7 +186,8 @@ class Caller(ClientState):
         """Give commands as this user from now on; those with limited rights pass the dispatcher, one and all."""
         self.identity = identity
         self.rights = identity.rights
-        by_fast_path = (self.rights is None or self.rights.by_fast_path) and not self.no_touch
+        looked_at = self.no_touch or self.tracking is not None
+        by_fast_path = (self.rights is None or self.rights.by_fast_path) and not looked_at
         self.fast_path = self._open_fast_path if by_fast_path else None
 
     @property

@@ -26,7 +26,7 @@ from helios.router.frontend.limits import SLOW_READER, ClientLimits, keep_alive
 from helios.router.options import RouterOptions
 
 _WRITE_BUFFER_BYTES = 1024 * 1024
-_WRITTEN_AT_ONCE = 512 * 1024
+_WRITTEN_AT_ONCE = 128 * 1024
 _BEFORE_LOGIN = Limits(arguments=16, bulk_bytes=16 * 1024, frame_bytes=64 * 1024)
 # A client whose command waits at a server is read on, so that its leaving is noticed, up to so many bytes.
 _READ_AHEAD_BYTES = 64 * 1024
@@ -64,10 +64,12 @@ class ClientConnection(Caller, asyncio.Protocol):
         self.encrypted = False
         self.connected_ns = self.arrived_ns
         self.failed_logins = 0
+        self.counted_as = ""  # the user among whose connections it counts
         self.reserved = False  # it has one of the last places, which are for administrators
         self._trail: deque[memoryview] = deque()
         self._trail_bytes = 0
         self.spared = False  # by CLIENT NO-EVICT: others are let go before it
+        self.moving_endpoint = b""  # by CLIENT MAINT_NOTIFICATIONS: how it wants to be told of another node, if at all
 
     def become(self, identity: Identity) -> None:
         """Give commands as this user; who has not logged in has no need of big ones."""
@@ -168,9 +170,24 @@ class ClientConnection(Caller, asyncio.Protocol):
                 self.transport.write(frame)
             self.unread()
             return
+        self._push_behind(frame)
+
+    def push_in_turn(self, frame: bytes) -> None:
+        """Send what no command asked for: behind the reply to everything that it has sent, but for what waits."""
+        if self.call is not None:
+            self.push(frame)  # what its command waits for may never come
+        elif not self.stops & CLOSED and self.transport is not None:
+            self._push_behind(frame)
+
+    def _push_behind(self, frame: bytes) -> None:
         slot = Push(self)
         self.replies.append(slot)
         slot.fill(frame)
+
+    @property
+    def host(self) -> str:
+        """The address that it calls from, without the port."""
+        return self.address.rpartition(":")[0]
 
     @property
     def nameless(self) -> bool:

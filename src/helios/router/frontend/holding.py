@@ -1,4 +1,4 @@
-"""Callers whose next command touches a fenced key: they wait for the next epoch, but not for ever."""
+"""Callers whose next command touches a fenced key: they wait for the next epoch, but not forever."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from helios.router._fast_path import OWN_READ, OWN_WRITE, CommandStats
+
 OwnCommands: TypeAlias = dict[int, tuple[str, list[bytes]]]
 """Commands that the router answers itself, with their arguments, by their places in a transaction."""
 
@@ -25,6 +27,11 @@ class Transaction:
 
     def __len__(self) -> int:
         return len(self.frames) + len(self.own)
+
+    @property
+    def kind(self) -> CommandStats:
+        """What its EXEC counts as."""
+        return OWN_WRITE if self.writes or self.calls else OWN_READ
 
     def add_own(self, command: str, argv: list[bytes]) -> None:
         """Queue a command that the router answers itself; of no effect after a failure."""

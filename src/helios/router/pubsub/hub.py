@@ -5,7 +5,7 @@ its channel, unless a script or a transaction publishes it where it runs. So a c
 subscribers there already, and nothing comes twice.
 
 A pattern is subscribed as soon as every shard that answers has confirmed it: what the others publish comes when they
-do, as it does for subscriptions of before.
+do, as it does for earlier subscriptions.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from helios.router.pubsub.link import SubscriberLink
 from helios.router.pubsub.ordering import Handover, InOrder
 from helios.router.pubsub.subscriptions import AT_ONCE, Kind, Subscriptions, Topic
 from helios.router.upstream.connection import Credentials, Identities
+from helios.router.upstream.leaders import why_left
 
 _MAX_WAITING_BYTES = 64 * 1024 * 1024
 Mark: TypeAlias = tuple[SubscriberLink, int]
@@ -60,7 +61,7 @@ class Hub:
     # --- for the router ---
 
     def apply(self, topology: Topology, routes: Routes) -> list[Mark]:
-        """Go by this topology; gives what must be confirmed before its epoch is acknowledged."""
+        """Use this topology; gives what must be confirmed before its epoch is acknowledged."""
         self._topology, self._routes = topology, routes
         begun = self._order.apply(routes)
         for handover in begun:
@@ -78,7 +79,7 @@ class Hub:
         return [(link, link.mark) for link in links if not link.confirmed(link.mark)]
 
     def configure(self, options: RouterOptions) -> None:
-        """Go by other times from now on."""
+        """Use other timeouts from now on."""
         self._options = options
         for link in self._links.values():
             link.configure(options)
@@ -188,6 +189,10 @@ class Hub:
         """The member does not know the session's user."""
         self._host.forget_credentials(member)
 
+    def socket(self, member: Member) -> str | None:
+        """Where the member listens on this very host."""
+        return self._host.socket(member)
+
     def wanted(self) -> Collection[Topic]:
         """Everything that somebody is subscribed to."""
         return self.topics.wanted()
@@ -230,15 +235,14 @@ class Hub:
         """Let go of the connections to servers that lead their shard no longer."""
         leaders = {shard.id: shard.leading for shard in self._topology.shards}
         for shard, link in list(self._links.items()):
-            leader = leaders.get(shard)
-            if leader is None or (leader.id, leader.address) != (link.member.id, link.member.address):
+            if reason := why_left(link.member, leaders.get(shard)):
                 del self._links[shard]
-                if leader is not None:
-                    # Who waits for a confirmation gets that of the leader of now.
-                    link.close("the shard has another leader")
+                if shard in leaders:
+                    # Who waits for a confirmation gets that of the current leader.
+                    link.close(reason)
                 else:
                     # It is read to the end: what it had to say was published before it left.
-                    link.retire("the shard is no longer in the cluster")
+                    link.retire(reason)
                     self.down(link)
 
     def _read_to_end(self, handover: Handover) -> None:

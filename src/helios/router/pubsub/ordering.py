@@ -32,7 +32,7 @@ class Handover:
 class InOrder(Generic[Message]):
     """Decides which messages wait. They leave by channel in the order in which their shard sent them.
 
-    Beyond `most_bytes` of waiting messages, further ones are let through out of turn rather than kept.
+    Beyond `max_bytes` of waiting messages, further ones are let through out of turn rather than kept.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -47,7 +47,7 @@ class InOrder(Generic[Message]):
         return len(self._waiting)
 
     def apply(self, routes: Routes) -> list[Handover]:
-        """Go by these routes. Each handover that is given must be ended when its source has been read to the end."""
+        """Use these routes. Each handover that is given must be ended when its source has been read to the end."""
         before, self._routes = self._routes, routes
         if before is None or not before.has_fence:
             return []

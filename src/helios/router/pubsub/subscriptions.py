@@ -32,7 +32,7 @@ class Kind(Enum):
 
 Topic: TypeAlias = tuple[Kind, bytes]
 Item = TypeVar("Item")
-AT_ONCE = 500  # names that are dealt with in one turn of the loop; between two such parts others are served
+AT_ONCE = 200  # names that are dealt with in one turn of the loop; between two such parts others are served
 
 
 def in_parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

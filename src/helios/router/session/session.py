@@ -15,16 +15,18 @@ from helios.model.topology import Topology
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
 from helios.ports.following import lasting_updates
-from helios.ports.records import SESSIONS, SessionRecord, put_record, read_record
-from helios.ports.store import Compare, Store
+from helios.ports.records import BIG_KEYS, SESSIONS, BigKeysRecord, SessionRecord, put_record, read_record
+from helios.ports.store import Compare, Delete, Store
 from helios.ports.topologies import TopologyReader
 from helios.router.options import RouterOptions
 from helios.router.session.users import MemberUsers
+from helios.router.stats.big_keys import BigKeys
 
 logger = logging.getLogger(__name__)
 RETRY_S = 0.1
 _REVOKED = "it was revoked or its lease has ended"
 _UNHURRIED_S = 0.25
+_BIG_KEYS_EVERY_S = 5.0
 
 
 class Settling(Protocol):
@@ -52,6 +54,8 @@ class Pending:
 class SessionHost(Protocol):
     """The router as its session sees it. All of it is called from the event loop and does not wait."""
 
+    big_keys: BigKeys
+
     def record(self, session_id: str) -> SessionRecord:
         """What the store is to say of a session of this router."""
 
@@ -59,7 +63,7 @@ class SessionHost(Protocol):
         """Route by `topology` from now on; gives what must be answered before its epoch may be acknowledged."""
 
     def serve_until(self, deadline: float) -> None:
-        """Commands may be sent until then (the clock's monotonic seconds)."""
+        """Commands may be sent until then (the clock's seconds since boot)."""
 
     def session_over(self, reason: str) -> None:
         """Send nothing more and close the connections to the members."""
@@ -96,7 +100,7 @@ class Session:
     async def live(self) -> None:
         """Open the session and keep it until it ends, which the exception tells: a HeliosError says why."""
         options = self._options
-        sent = self._clock.monotonic()
+        sent = self._clock.boottime()
         self._lease = await self._store.grant(options.session_ttl_s)
         self._deadline = sent + options.session_ttl_s - options.session_margin_s
         # Before the topology is read: whoever publishes a fence and then lists the sessions must find this one.
@@ -110,6 +114,7 @@ class Session:
                 tasks.create_task(self._follow_topology())
                 tasks.create_task(self._watch_self())
                 tasks.create_task(self._acknowledge())
+                tasks.create_task(self._name_big_keys())
         except* HeliosError as group:
             raise SessionOver("; ".join(str(error) for error in group.exceptions)) from group
 
@@ -118,24 +123,24 @@ class Session:
     async def _renew(self) -> None:
         options, clock = self._options, self._clock
         # From when the last one was sent, not confirmed: a slow store has the time until the lease ends for the next.
-        due = clock.monotonic() + options.session_ttl_s / 3
+        due = clock.boottime() + options.session_ttl_s / 3
         while True:
-            await asyncio.sleep(max(min(due, self._deadline) - clock.monotonic(), 0.001))
-            sent = clock.monotonic()
+            await asyncio.sleep(max(min(due, self._deadline) - clock.boottime(), 0.001))
+            sent = clock.boottime()
             try:
                 async with asyncio.timeout(max(self._deadline - sent, 0.001)):
                     await self._store.keep_alive(self._lease)
             except LeaseLost as error:
                 raise SessionOver(f"the lease is lost: {error}") from error
             except (StoreError, TimeoutError) as error:
-                if clock.monotonic() >= self._deadline:
+                if clock.boottime() >= self._deadline:
                     why = str(error) or "the store did not answer"
                     raise SessionOver(f"the lease could not be renewed in time: {why}") from error
-                due = clock.monotonic() + options.session_ttl_s / 30
+                due = clock.boottime() + options.session_ttl_s / 30
                 continue
             due = sent + options.session_ttl_s / 3
             renewed = self._deadline - options.session_ttl_s + options.session_margin_s
-            self.longest_gap_s = max(self.longest_gap_s, clock.monotonic() - renewed)
+            self.longest_gap_s = max(self.longest_gap_s, clock.boottime() - renewed)
             self._deadline = sent + options.session_ttl_s - options.session_margin_s
             self._host.serve_until(self._deadline)
 
@@ -229,6 +234,23 @@ class Session:
                     # Whether it was written is unknown: a Conflict next time tells, and the version is read again.
                     logger.warning("the session's record cannot be written yet: %s", error)
                     await asyncio.sleep(RETRY_S)
+
+    # --- what it has seen ---
+
+    async def _name_big_keys(self) -> None:
+        """Write down which keys have just had big values, now and then, for the coordinator to look at."""
+        written: tuple[bytes, ...] = ()
+        key = BIG_KEYS + self.id
+        while True:
+            keys = await self._host.big_keys.other_than(written)
+            try:
+                await self._store.commit(
+                    [put_record(key, BigKeysRecord.of(keys), self._lease) if keys else Delete(key)]
+                )
+                written = keys
+            except StoreError as error:
+                logger.info("big keys not named: %s", error)
+            await asyncio.sleep(_BIG_KEYS_EVERY_S)
 
     # --- its end ---
 

@@ -39,7 +39,7 @@ class MemberUsers:
         self._as_default: set[str] = set()
 
     def apply(self, topology: Topology) -> None:
-        """Go by these members: one that has left may come back as another server, which knows no user of before."""
+        """Use these members: one that has left may come back as another server, which knows no earlier user."""
         self._topology = topology
         members = {member.id for shard in topology.shards for member in shard.members}
         self._credentials = {of: made for of, made in self._credentials.items() if of[0] in members}
@@ -75,7 +75,7 @@ class MemberUsers:
         return made
 
     def forget(self, member: Member) -> None:
-        """The member has lost the users (it was restarted): each is made anew before the next connection."""
+        """The member has lost the users (it was restarted): each is made again before the next connection."""
         for role in SESSION_PREFIXES:
             self._credentials.pop((member.id, role), None)
 

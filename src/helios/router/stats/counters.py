@@ -8,7 +8,7 @@ from typing import Protocol
 
 from helios.router._fast_path import Latencies
 
-_SAMPLES = 16
+_WINDOW_S = 4.0
 
 
 class CountedConnection(Protocol):
@@ -42,12 +42,15 @@ class RateMeter:
     """How many commands a second there were of late."""
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
+        self._samples: deque[tuple[float, int]] = deque()
 
     def sample(self, now: float, commands: int) -> None:
         """Note how many commands there have been so far; to be called several times a second."""
         if self._samples and commands < self._samples[-1][1]:
             self._samples.clear()  # counted from the beginning again
+        # The one before the window says how it was at its beginning; there is none where time has passed unseen.
+        while len(self._samples) > 1 and self._samples[0][0] <= now - _WINDOW_S:
+            self._samples.popleft()
         self._samples.append((now, commands))
 
     @property

@@ -1,7 +1,7 @@
 """The second address of a router process: there the cluster's administration asks it how it fares, and nobody else.
 
-It listens on this machine alone, at a port that the system chooses. Whoever asks proves by a secret that it can
-read the store, where both stand in the session's record.
+It listens at a port that the system chooses, on this machine alone unless the cluster has other hosts. Whoever asks
+proves by a secret that it can read the store, where both stand in the session's record.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import hmac
 import secrets
 from collections.abc import Callable
 
-from helios.admin.views import RouterView, SlowCommandsView
+from helios.admin.router_views import RouterView, SlowCommandsView
 from helios.errors import ProtocolError, StartError
 from helios.model.codec import encode
+from helios.model.ids import Address
 from helios.resp.encoding import OK, bulk, error_reply
 from helios.resp.wire import Limits, RequestParser
 
-_HOST = "127.0.0.1"
 _LIMITS = Limits(arguments=8, bulk_bytes=1024, frame_bytes=4096)
 _CHUNK_BYTES = 4096
 _SILENCE_S = 5.0
@@ -27,9 +27,18 @@ _MAX_CONNECTIONS = 64
 class StatsEndpoint:
     """Answers AUTH, STATS and SLOW COUNT; anything else ends the connection."""
 
-    def __init__(self, view: Callable[[], RouterView], slow: Callable[[int], SlowCommandsView]) -> None:
+    def __init__(
+        self,
+        view: Callable[[], RouterView],
+        slow: Callable[[int], SlowCommandsView],
+        *,
+        host: str = "127.0.0.1",
+        reached_at: str = "127.0.0.1",
+    ) -> None:
         self.secret = secrets.token_urlsafe(32)
         self.port = 0
+        self._host = host
+        self._reached_at = reached_at
         self._view = view
         self._slow = slow
         self._server: asyncio.Server | None = None
@@ -38,15 +47,15 @@ class StatsEndpoint:
     async def open(self) -> None:
         """Listen. Raises StartError."""
         try:
-            self._server = await asyncio.start_server(self._connected, _HOST, 0)
+            self._server = await asyncio.start_server(self._connected, self._host, 0)
         except OSError as error:
-            raise StartError(f"cannot listen on a port of {_HOST}: {error.strerror or error}") from error
+            raise StartError(f"cannot listen on a port of {self._host}: {error.strerror or error}") from error
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     @property
     def address(self) -> str:
         """Where it listens; empty before that."""
-        return f"{_HOST}:{self.port}" if self.port else ""
+        return str(Address(self._reached_at, self.port)) if self.port else ""
 
     def close(self) -> None:
         """End it."""

@@ -1,4 +1,4 @@
-"""Which keys are asked for the most: told from a sample of what is sent to servers, outside the way of the others."""
+"""The keys that clients use the most, by a sample of what is sent to servers. Commands do not wait for it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from math import exp
 from random import Random
 
-from helios.admin.views import HotKeyView
-from helios.errors import InvalidInput
-from helios.resp.commands import find, key_positions
+from helios.admin.router_views import HotKeyView
 from helios.router.nowhere import NOWHERE
+from helios.router.stats.frames import sent_keys
 
 CAPACITY = 256  # keys that are kept when there are too many
 _MIN_GAP = 4  # one command of so many is looked at, of more where there are many
@@ -19,8 +18,6 @@ _RATE_MEMORY_S = 2.0  # for how often one is asked for: about the seconds for wh
 _MIN_LOOKS = 10  # that make a key stand out
 _MIN_PART = 0.01  # of all commands with keys
 _SHOWN = 10
-_MAX_ARGUMENTS = 1024
-_MAX_BYTES = 1024
 
 
 class HotKeys:
@@ -67,17 +64,18 @@ class HotKeys:
         self._keep({key: count * part for key, count in self._counts.items() if count > 1})
 
     def hottest(self) -> tuple[HotKeyView, ...]:
-        """The keys that stand out, the hottest first."""
+        """The keys that stand out and are still asked for, the hottest first."""
         least = max(_MIN_LOOKS * self._gap, _MIN_PART * self._all)
         found = sorted((-self._recent[key], key) for key, count in self._counts.items() if count >= least)
-        return tuple(
+        views = [
             HotKeyView(key.decode(errors="backslashreplace")[:200], self._shards[key], round(-recent / self._recent_s))
             for recent, key in found[:_SHOWN]
             if self._recent_s
-        )
+        ]
+        return tuple(view for view in views if view.ops)
 
     def _look(self, shard: str, frame: bytes) -> None:
-        keys = [key for key in _keys(frame) if not key.startswith(NOWHERE)]
+        keys = [one.key for one in sent_keys(frame) if not one.key.startswith(NOWHERE)]
         if not keys:
             return
         key = keys[self._random.randrange(len(keys))]
@@ -94,27 +92,3 @@ class HotKeys:
             self._shards = {key: self._shards[key] for key in counts}
             self._recent = {key: self._recent[key] for key in counts}
         self._counts = counts
-
-
-def _keys(frame: bytes) -> list[bytes]:
-    """The keys of a command as it is sent; none where it has none, or they cannot be told cheaply."""
-    arguments = _beginnings(frame)
-    command = find(arguments[0]) if arguments else None
-    if command is None:
-        return []
-    try:
-        return [arguments[position] for position in key_positions(command, arguments)]
-    except (InvalidInput, IndexError):
-        return []
-
-
-def _beginnings(frame: bytes) -> list[bytes]:
-    """The first thousand arguments, the first kilobyte of each: values may be large, and are passed over."""
-    at = frame.index(b"\r\n") + 2
-    arguments = []
-    for _ in range(min(int(frame[1 : at - 2]), _MAX_ARGUMENTS)):
-        begin = frame.index(b"\r\n", at) + 2
-        size = int(frame[at + 1 : begin - 2])
-        arguments.append(frame[begin : begin + min(size, _MAX_BYTES)])
-        at = begin + size + 2
-    return arguments

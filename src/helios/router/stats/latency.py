@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from helios.admin.views import LatencyView
+from helios.admin.router_views import LatencyView
 from helios.router._fast_path import Latencies
 
 

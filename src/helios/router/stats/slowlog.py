@@ -47,7 +47,7 @@ class SlowLog:
         self._ids = itertools.count()
 
     def configure(self, threshold_s: float, length: int) -> None:
-        """Go by another threshold from now on, and keep another number of commands."""
+        """Use another threshold from now on, and keep another number of commands."""
         self.threshold_s = threshold_s
         if length != self.commands.maxlen:
             self.commands = deque(self.commands, maxlen=length)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
+import struct
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -20,7 +23,11 @@ from helios.router._fast_path import LATE, Lease
 from helios.router.options import RouterOptions
 from helios.router.upstream.heavy import HEAVY_BYTES
 
-_READ_AT_ONCE = 512 * 1024  # bytes: the event loop itself goes on for as long as there is something to read
+_AT_ONCE = struct.pack("ii", 1, 0)
+_READ_AT_ONCE = 128 * 1024  # bytes: the event loop itself goes on for as long as there is something to read
+_INFO_LINE = re.compile(rb"^(run_id|redis_version|valkey_version|server_name):([^\r\n]*)", re.MULTILINE)
+_ROLE = re.compile(rb"^role:(\w+)", re.MULTILINE)
+_HISTORY = re.compile(rb"^master_replid:(\w+)", re.MULTILINE)
 _NOT_LET_IN = ("WRONGPASS", "NOAUTH", "NOPERM")
 
 
@@ -45,6 +52,9 @@ class Identities(Protocol):
     def forget_credentials(self, member: Member) -> None:
         """The member knows the session's users no longer."""
 
+    def socket(self, member: Member, /) -> str | None:
+        """Where the member listens on this very host, as a path; None where it does not, or nobody knows."""
+
 
 class _NotLetIn(ConnectionError):
     """The server does not know this router's user, or no longer."""
@@ -63,7 +73,7 @@ def _unheeded() -> None:
 
 
 class Wire(asyncio.Protocol):
-    """One TCP connection. `receive` is called with the frames that come, as they came, while the lease lasts.
+    """One connection. `receive` is called with the frames that come, as they came, while the lease lasts.
 
     What `receive` returns, but for None, is why the connection is to be ended. `big_reply` is called now and then while
     a big one flows.
@@ -80,6 +90,11 @@ class Wire(asyncio.Protocol):
         self._lease = lease
         self._splitter = ReplySplitter(max_reply_bytes)
         self._read_bytes = 0  # since it last rested
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much has come of a reply that is not complete; little where it is too big to be kept."""
+        return self._splitter.buffered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The server has taken the connection."""
@@ -101,7 +116,7 @@ class Wire(asyncio.Protocol):
         self._read_bytes += len(data)
         if self._read_bytes >= _READ_AT_ONCE:
             self._rest()
-            if self._splitter.buffered >= HEAVY_BYTES:
+            if self.kept_bytes >= HEAVY_BYTES:
                 self.big_reply()
 
     def _rest(self) -> None:
@@ -121,11 +136,15 @@ class Wire(asyncio.Protocol):
         self.abort(str(exc or "the server closed the connection"))
 
     def abort(self, reason: str) -> None:
-        """End the connection without waiting for anything."""
+        """End the connection without waiting for anything. What the server has not got yet does not reach it later."""
         self.receive, self.big_reply = _ignored, _unheeded
         if not self.lost.done():
             self.lost.set_result(reason)
         if self.transport is not None:
+            opened = self.transport.get_extra_info("socket")
+            if opened is not None and not self.transport.is_closing():
+                # Else the system would go on sending for a minute or two, when a cut network has healed, too.
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
             self.transport.abort()
 
     async def ask(self, *commands: Sequence[bytes]) -> list[bytes]:
@@ -147,6 +166,14 @@ class Wire(asyncio.Protocol):
         if not answered.done():
             raise ConnectionError(self.lost.result())
         return frames[: len(commands)]
+
+    async def end_others(self, client_ids: Sequence[int]) -> None:
+        """End other connections of the same user; nothing of them runs any more. Raises ConnectionError."""
+        user = self.user.encode()
+        kills = [[b"CLIENT", b"KILL", b"ID", b"%d" % client_id, b"USER", user] for client_id in client_ids]
+        for reply in decoded(await self.ask(*kills)):
+            if isinstance(reply, hiredis.ReplyError):
+                raise ConnectionError(f"it does not end a former connection: {reply}")
 
 
 @asynccontextmanager
@@ -172,10 +199,11 @@ async def greeted(
     Raises OSError or HeliosError.
     """
     try:
-        return await _enter(member, identities, options, protocol, commands, role)
+        return await _enter(member, identities, options, protocol, commands, role, identities.socket(member))
     except _NotLetIn:
-        # The server has been started anew, and the user is made again; nobody is told of that.
-        return await _enter(member, identities, options, protocol, commands, role)
+        # The server has been restarted, and the user is made again; nobody is told of that. Or another server
+        # listens at the socket: the address is the member's beyond doubt.
+        return await _enter(member, identities, options, protocol, commands, role, None)
 
 
 async def _enter(
@@ -185,18 +213,20 @@ async def _enter(
     protocol: int,
     commands: Sequence[Sequence[bytes]],
     role: UserRole,
+    path: str | None,
 ) -> tuple[Wire, list[Any]]:
     credentials = await identities.credentials(member, role)
     hello = [b"HELLO", b"%d" % protocol]
     if credentials is not None:
         hello += [b"AUTH", credentials.user.encode(), credentials.password.encode()]
     hello += [b"SETNAME", CLIENT_NAME.encode()]
-    address, loop = member.address, asyncio.get_running_loop()
-
-    def made() -> Wire:
-        return Wire(identities.lease, options.reply_bytes)
-
-    _, wire = await loop.create_connection(made, address.host, address.port)
+    # Only a user that was made at the member's address proves that the socket leads to the same server.
+    wire = await _connected(
+        member,
+        None if credentials is None else path,
+        options,
+        lambda: Wire(identities.lease, options.reply_bytes),
+    )
     try:
         greeting, *replies = decoded(await wire.ask(hello, *commands))
         for reply in (greeting, *replies):
@@ -214,11 +244,41 @@ async def _enter(
     return wire, replies
 
 
+async def _connected(member: Member, path: str | None, options: RouterOptions, made: Callable[[], Wire]) -> Wire:
+    loop, address = asyncio.get_running_loop(), member.address
+    if path is not None:
+        with suppress(OSError):  # one that a server has left behind, say
+            return (await loop.create_unix_connection(made, path))[1]
+    tls = options.server_tls() if address.tls else None
+    return (await loop.create_connection(made, address.host, address.port, ssl=tls))[1]
+
+
 def decoded(frames: Sequence[bytes]) -> list[Any]:
     """What the frames say. Raises HiredisError for what is no frame."""
     reader = hiredis.Reader()
     reader.feed(b"".join(frames))
     return [reader.gets() for _ in frames]
+
+
+def named(info: object) -> dict[bytes, bytes]:
+    """What INFO says of the server and this run of it."""
+    if not isinstance(info, bytes):
+        raise ConnectionError(f"it does not greet as a Valkey or Redis server does ({info!r:.100})")
+    return dict(_INFO_LINE.findall(info))
+
+
+def history_led(info: object) -> str:
+    """The replication id under which a server leads, by its INFO replication; empty where it follows another."""
+    if not isinstance(info, bytes):
+        return ""
+    role, history = _ROLE.search(info), _HISTORY.search(info)
+    return history[1].decode() if role is not None and role[1] == b"master" and history is not None else ""
+
+
+def check_leads(info: object, history: str) -> None:
+    """Raise a ConnectionError where a server leads under another replication id ("": any will do), or not at all."""
+    if history and history_led(info) != history:
+        raise ConnectionError("it does not lead the shard: it was restarted, or follows another member")
 
 
 def _check(reply: object, member: Member, identities: Identities) -> None:

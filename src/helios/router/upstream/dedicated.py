@@ -8,7 +8,7 @@ connection is used to wake or end what waits there, through the link that all cl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from helios.errors import HeliosError
@@ -19,11 +19,13 @@ from helios.router._fast_path import CommandStats
 from helios.router.errors import ErrorReply
 from helios.router.frontend.caller import FutureReply, Waiter
 from helios.router.options import RouterOptions
-from helios.router.upstream.link import LOOKS, ConnectionHost, ConnectionState, ServerConnection
+from helios.router.upstream.link import LOOKS, ConnectionHost, ServerConnection
+from helios.router.upstream.state import ConnectionState
 
 Mark: TypeAlias = tuple[ServerConnection, int]
 SharedLink = Callable[[str], ServerConnection]
 UNBLOCKED = b"-UNBLOCKED"
+NOT_SENT = UNBLOCKED + b" it was not sent\r\n"
 _FIRST_PAUSE_S = 0.002
 _PING = b"*1\r\n$4\r\nPING\r\n"
 
@@ -64,7 +66,7 @@ class DedicatedConnection(ServerConnection):
         """
         if self.out:
             self.keys = None
-            self._fail_unsent(UNBLOCKED + b" it was not sent\r\n")
+            self._fail_unsent(NOT_SENT)
         elif self.answered < self.issued and (self._waking is None or self._waking.done()):
             self._waking = self._loop.create_task(self._wake())
 
@@ -142,17 +144,17 @@ class DedicatedConnection(ServerConnection):
         for client_id, run_id, _ in self._orphaned:
             await self._about(run_id, [b"CLIENT", b"KILL", b"ID", b"%d" % client_id])
         self.answered += sum(count for _, _, count in self._orphaned)
-        self._marks.look()
+        self.look()
         self.close(self.last_fault)
 
-    def _look(self, answered_then: int, looks: int) -> None:
+    def _look(self, answered_then: int, kept_then: int, looks: int) -> None:
         """A command that waits is no sign that the server is dead; it is asked for one."""
         if self.keys is None:
-            super()._look(answered_then, looks)
+            super()._look(answered_then, kept_then, looks)
             return
         self._watchdog = None
         if self.answered < self.issued and looks < LOOKS:
-            self._watch(answered_then, looks)
+            self._watch(answered_then, kept_then, looks)
         elif self.answered < self.issued:
             pong = FutureReply()
             pong.add_done_callback(self._heard)
@@ -175,10 +177,17 @@ class DedicatedConnection(ServerConnection):
 
 
 class DedicatedConnections:
-    """The lines of a router by shard: those in use, those that are being ended, and a few that wait for use."""
+    """A router's dedicated connections by shard: those in use, those that are being ended, and a few in reserve."""
 
-    def __init__(self, host: ConnectionHost, options: RouterOptions, shared: SharedLink) -> None:
+    def __init__(
+        self,
+        host: ConnectionHost,
+        options: RouterOptions,
+        shared: SharedLink,
+        tie: Callable[[Shard, ServerConnection], None],
+    ) -> None:
         self.shared = shared
+        self._tie = tie
         self._host = host
         self._options = options
         self._all: dict[str, set[DedicatedConnection]] = {}
@@ -188,9 +197,9 @@ class DedicatedConnections:
         return sum(map(len, self._all.values()))
 
     def take(self, shard: Shard, variant: int) -> DedicatedConnection:
-        """A line for one client. Raises ErrorReply where the shard is known to be away, or there are too many."""
+        """A connection for one client. Raises ErrorReply where the shard is known to be away, or there are too many."""
         shared = self.shared(shard.id)
-        shared.connect()  # What waits on a line can be woken through it alone.
+        shared.connect()  # What waits on a connection can be woken through it alone.
         if shared.state is ConnectionState.DOWN:
             raise ErrorReply(shared.down())
         idle = self._idle.get((shard.id, variant))
@@ -204,51 +213,62 @@ class DedicatedConnections:
                     "(to watch keys or to wait for elements); nothing was executed"
                 )
             )
-        line = DedicatedConnection(shard.id, shard.leading, variant, self._host, self._options, self)
-        dedicated.add(line)
-        return line
+        connection = DedicatedConnection(shard.id, shard.leading, variant, self._host, self._options, self)
+        self._tie(shard, connection)
+        dedicated.add(connection)
+        return connection
 
-    def put_back(self, line: DedicatedConnection) -> None:
-        """Keep the line for the next client, or end it."""
-        idle = self._idle.setdefault((line.shard, line.variant), [])
-        if line.state in (ConnectionState.READY, ConnectionState.CONNECTING) and len(idle) < self._options.idle_lines:
-            idle.append(line)
+    def put_back(self, connection: DedicatedConnection) -> None:
+        """Keep the connection for the next client, or end it."""
+        idle = self._idle.setdefault((connection.shard, connection.variant), [])
+        usable = connection.state in (ConnectionState.READY, ConnectionState.CONNECTING)
+        if usable and len(idle) < self._options.idle_dedicated:
+            idle.append(connection)
         else:
-            line.close("it is not needed")
+            connection.close("it is not needed")
 
-    def forget(self, line: DedicatedConnection) -> None:
-        """The line has been closed."""
-        self._all.get(line.shard, set()).discard(line)
-        idle = self._idle.get((line.shard, line.variant), [])
-        if line in idle:
-            idle.remove(line)
+    def forget(self, connection: DedicatedConnection) -> None:
+        """The connection has been closed."""
+        self._all.get(connection.shard, set()).discard(connection)
+        idle = self._idle.get((connection.shard, connection.variant), [])
+        if connection in idle:
+            idle.remove(connection)
 
     def marks(self, shards: Iterable[str], fenced: Callable[[bytes], bool]) -> list[Mark]:
         """What has been issued to these shards and not been answered, and does not wait for other keys alone."""
         return [
-            (line, line.issued)
+            (connection, connection.issued)
             for shard in set(shards)
-            for line in self._all.get(shard, ())
-            if line.answered < line.issued and (line.keys is None or any(map(fenced, line.keys)))
+            for connection in self._all.get(shard, ())
+            if connection.answered < connection.issued
+            and (connection.keys is None or any(map(fenced, connection.keys)))
         ]
 
-    def apply(self, leaders: dict[str, Member]) -> None:
-        """Let go of the lines to servers that lead their shard no longer."""
-        for shard, dedicated in list(self._all.items()):
-            leader = leaders.get(shard)
-            for line in list(dedicated):
-                if leader is None or (leader.id, leader.address) != (line.member.id, line.member.address):
-                    line.close("the shard has another leader" if leader else "the shard is no longer in the cluster")
+    def of(self, shard: str) -> list[DedicatedConnection]:
+        """Those to a shard."""
+        return list(self._all.get(shard, ()))
+
+    def end(self, ended: Mapping[str, str]) -> None:
+        """Let go of the connections to servers that lead their shard no longer, and why."""
+        for shard, reason in ended.items():
+            for connection in self.of(shard):
+                connection.close(reason)
+
+    def tie(self, shards: Mapping[str, Shard]) -> None:
+        """Have all know what their shards' members have to agree on."""
+        for shard, dedicated in self._all.items():
+            for connection in dedicated:
+                self._tie(shards[shard], connection)
 
     def configure(self, options: RouterOptions) -> None:
-        """Go by other times and limits from now on."""
+        """Use other timeouts and limits from now on."""
         self._options = options
         for dedicated in self._all.values():
-            for line in dedicated:
-                line.configure(options)
+            for connection in dedicated:
+                connection.configure(options)
 
     def close(self, reason: str) -> None:
-        """End every line; what was in flight is answered with an error."""
+        """End every connection; what was in flight is answered with an error."""
         for dedicated in self._all.values():
-            for line in list(dedicated):
-                line.close(reason)
+            for connection in list(dedicated):
+                connection.close(reason)

@@ -14,7 +14,7 @@ _LONGEST_BYTES = 16 * 1024  # of a command that is remembered, its key included
 
 
 class HeavyCommands:
-    """Which commands on which keys have had a big reply of late. `by_key` stays the same dict for ever."""
+    """Which commands on which keys have had a big reply of late. `by_key` stays the same dict forever."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.by_key: dict[bytes, dict[str, float]] = {}  # until when, by the command's name

@@ -5,39 +5,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
-from enum import Enum
 from hashlib import md5
 from typing import Protocol
-
-import hiredis
 
 from helios.errors import HeliosError
 from helios.model.topology import Member
 from helios.ports.engine import UserRole
 from helios.resp.encoding import error_reply
 from helios.router._fast_path import CommandQueue, write_all
-from helios.router.errors import PERHAPS_EXECUTED, silence
+from helios.router.errors import NOT_EXECUTED, PERHAPS_EXECUTED, refusals, silence
 from helios.router.frontend.caller import NO_TOUCH, Waiter
 from helios.router.options import RouterOptions
+from helios.router.stats.big_keys import BigKeys
 from helios.router.stats.hot_keys import HotKeys
-from helios.router.upstream.connection import Busy, Identities, Wire, decoded, greeted, in_time
+from helios.router.upstream.connection import Busy, Identities, Wire, check_leads, greeted, in_time, named
 from helios.router.upstream.heavy import HeavyCommands
 from helios.router.upstream.marks import Marks
+from helios.router.upstream.state import ConnectionState
 
 logger = logging.getLogger(__name__)
 _NEVER_NS = (1 << 63) - 1
 LOOKS = 4  # within the time that a server may be silent
-_INFO_LINE = re.compile(rb"^(run_id|redis_version|valkey_version|server_name):([^\r\n]*)", re.MULTILINE)
 
 
 class ConnectionHost(Identities, Protocol):
     """What a link needs of the router around it."""
 
     hot_keys: HotKeys
+    big_keys: BigKeys
     heavy: HeavyCommands
 
-    def make_way(self, link: ServerConnection) -> None:
+    def reroute(self, link: ServerConnection) -> None:
         """A big reply flows over a link: what is sent from now on should not wait behind it."""
 
     def learned(self, product: dict[bytes, bytes]) -> None:
@@ -45,16 +43,6 @@ class ConnectionHost(Identities, Protocol):
 
     def slow(self, frame: bytes, waiter: Waiter, took_s: float) -> None:
         """A command has taken long."""
-
-
-class ConnectionState(Enum):
-    """Whether commands can be sent, wait for the connection, or fail at once."""
-
-    IDLE = "idle"
-    CONNECTING = "connecting"
-    READY = "ready"
-    DOWN = "down"
-    CLOSED = "closed"
 
 
 class ServerConnection(CommandQueue):
@@ -74,6 +62,7 @@ class ServerConnection(CommandQueue):
             max_bytes=options.member_bytes,
             pushes=variant % 2 == 1,
             lease=host.lease,
+            big_keys=host.big_keys,
         )
         self.shard = shard
         self.member = member
@@ -81,14 +70,18 @@ class ServerConnection(CommandQueue):
         self.protocol = 2 + variant % 2
         self.state = ConnectionState.IDLE
         self.last_fault = "not connected yet"
+        self.history = ""  # the replication id under which the server has to lead; empty: any
+        self.followed = False  # whether the shard has other servers, which may lead it
         self.run = 0  # tells the server's processes apart: bits of a digest of its run id
         self._host = host
         self.configure(options)
         self._loop = asyncio.get_running_loop()
         self._wire: Wire | None = None
+        self._known_heavy: bytes | None = None  # the command whose big reply flows, or flowed last
         self._nudged = asyncio.Event()
         self._orphaned: list[tuple[int, bytes, int]] = []  # client id, server's run id, commands unanswered
-        self._marks = Marks(self._is_settled)
+        self._settled = Marks(lambda mark: self.answered >= mark or self._state is ConnectionState.CLOSED)
+        self._told = Marks(self.is_told)
         self._task: asyncio.Task[None] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
 
@@ -119,7 +112,7 @@ class ServerConnection(CommandQueue):
         return self._options.reply_bytes
 
     def configure(self, options: RouterOptions) -> None:
-        """Go by other times from now on."""
+        """Use other timeouts from now on."""
         self._options = options
         self.slow_ns = int(options.slow_s * 1e9) or _NEVER_NS
 
@@ -128,8 +121,16 @@ class ServerConnection(CommandQueue):
         self._host.slow(raw, waiter, took_ns / 1e9)
 
     def heavy_reply(self, raw: bytes) -> None:
-        """Called where a client's command has a big reply: the next time it goes another way."""
+        """Called where a client's command has a big reply: the next time it goes over a link of its own."""
         self._host.heavy.learn(raw)
+
+    def _big_reply(self) -> None:
+        """Called now and then while a big reply flows: what comes meanwhile should not wait until it is through."""
+        raw = self.oldest()
+        if raw is not None and raw is not self._known_heavy:
+            self._known_heavy = raw
+            self.heavy_reply(raw)
+        self._host.reroute(self)
 
     def schedule(self) -> None:
         """Called with the first command of a turn of the loop; all that come in that turn are written at once."""
@@ -149,21 +150,28 @@ class ServerConnection(CommandQueue):
         if self._watchdog is None:
             self._watch(self.answered)
 
-    def _watch(self, answered: int, looks: int = 0) -> None:
-        """Look again soon; so often there was no answer at the last looks."""
+    def _watch(self, answered: int, kept_bytes: int = 0, looks: int = 0) -> None:
+        """Look again soon; so often nothing has come at the last looks."""
         # In parts of the time: silence is noticed not much later than it should be, and after a stall of this very
         # process what has come meanwhile is read before the server is given up.
-        self._watchdog = self._loop.call_later(self._options.member_timeout_s / LOOKS, self._look, answered, looks + 1)
+        later_s = self._options.member_timeout_s / LOOKS
+        self._watchdog = self._loop.call_later(later_s, self._look, answered, kept_bytes, looks + 1)
 
-    def _look(self, answered_then: int, looks: int) -> None:
-        """See whether the server has answered anything since the last looks."""
+    def _look(self, answered_then: int, kept_then: int, looks: int) -> None:
+        """See whether the server has answered anything since the last looks, be it a part of a reply.
+
+        A reply that is too big grows no more, so one without an end is silence.
+        """
         self._watchdog = None
         if len(self.waiters) == len(self.out) or self._wire is None:
             return
+        kept_bytes = self._wire.kept_bytes
         if self.answered != answered_then:
             self._watch(self.answered)
+        elif kept_bytes > kept_then:
+            self._watch(answered_then, kept_bytes)
         elif looks < LOOKS:
-            self._watch(answered_then, looks)
+            self._watch(answered_then, kept_then, looks)
         else:
             self._wire.abort(silence(self._options.member_timeout_s, self.oldest()))
 
@@ -181,10 +189,26 @@ class ServerConnection(CommandQueue):
 
     async def settled(self, mark: int) -> None:
         """Wait until the first `mark` commands can change nothing any more."""
-        await self._marks.wait(mark)
+        await self._settled.wait(mark)
 
-    def _is_settled(self, mark: int) -> bool:
-        return self.answered >= mark or self._state is ConnectionState.CLOSED
+    async def told(self, mark: int) -> None:
+        """Wait until whoever sent the first `mark` commands knows what became of them, or that nobody does."""
+        await self._told.wait(mark)
+
+    def is_told(self, mark: int) -> bool:
+        """Whether that is so already."""
+        return self.issued - len(self.waiters) >= mark and not self.parked_count
+
+    def look(self) -> None:
+        """Let those go on that wait for what is so now."""
+        self._settled.look()
+        self._told.look()
+
+    def give_up(self, reason: str) -> None:
+        """Wait for the server no longer: what is under way is told as unknown, and the connection made anew."""
+        self._fail_unsent(self.down())
+        if self._wire is not None:
+            self._wire.abort(reason)
 
     # --- errors ---
 
@@ -193,13 +217,18 @@ class ServerConnection(CommandQueue):
         place = f"{self.shard} does not answer at {self.member.address}"
         return error_reply(f"CLUSTERDOWN {place} ({self.last_fault}); nothing was executed")
 
+    def stood_down(self, reply: bytes) -> bytes:
+        """The reply to a command that a server refuses since it leads no more."""
+        if not self.followed:
+            return reply
+        said = f"{self.shard} is not led by the server at {self.member.address} any more"
+        return error_reply(f"CLUSTERDOWN {said}{NOT_EXECUTED}")
+
     def misunderstood(self, reply: bytes, error: Exception) -> bytes:
         """The reply to a command whose own is of a kind that it never has."""
         logger.error("a reply is not understood: server=%s reply=%r", self.member.address, reply[:100], exc_info=error)
-        return error_reply(
-            f"UNKNOWN {self.shard} at {self.member.address} gave a reply that is not understood ({reply[:40]!r}): "
-            "the command may or may not have been executed; outcome unknown"
-        )
+        said = f"{self.shard} at {self.member.address} gave a reply that is not understood ({reply[:40]!r})"
+        return error_reply(f"UNKNOWN {said}{PERHAPS_EXECUTED}")
 
     def overloaded(self) -> bytes:
         """The reply to a command that finds the queue full."""
@@ -212,16 +241,17 @@ class ServerConnection(CommandQueue):
         """Answer what has not been written yet; it has not happened and never will."""
         for waiter in self.take_unsent():
             waiter.fill(reply)
-        self._marks.look()
+        self.look()
 
     def _fail_sent(self) -> int:
         """Tell the senders of what was written and not answered for certain; how many the server has yet to answer."""
-        reply = error_reply(
-            f"UNKNOWN the connection to {self.shard} at {self.member.address} was lost "
-            f"({self.last_fault}){PERHAPS_EXECUTED}"
-        )
-        parked, waiters = self.take_parked(), self.take_sent()
-        for waiter in parked + waiters:
+        lost = f"the connection to {self.shard} at {self.member.address} was lost ({self.last_fault})"
+        if self.parked_count:
+            assert self.rounds is not None, "replies are parked for its rounds"
+            self.rounds.forget(self)
+            self.refuse(self.parked_count, *refusals(f"{lost} before a majority of its members had confirmed it"))
+        reply, waiters = error_reply(f"UNKNOWN {lost}{PERHAPS_EXECUTED}"), self.take_sent()
+        for waiter in waiters:
             waiter.fill(reply)
         return len(waiters)
 
@@ -279,10 +309,11 @@ class ServerConnection(CommandQueue):
         sent = self._fail_sent()
         if sent:
             self._orphaned.append((wire.client_id, wire.run_id, sent))
+        self.look()
 
     async def _open(self) -> Wire:
         """A connection that has been greeted, and behind which no former one can act any more."""
-        commands = [[b"INFO", b"server"]]
+        commands = [[b"INFO", b"server", b"replication"] if self.history else [b"INFO", b"server"]]
         if self.variant >= NO_TOUCH:
             commands.append([b"CLIENT", b"NO-TOUCH", b"ON"])
         async with in_time(self._options):
@@ -290,8 +321,9 @@ class ServerConnection(CommandQueue):
                 self.member, self._host, self._options, self.protocol, *commands, role=self.role
             )
             try:
-                said = _named(replies[0])
+                said = named(replies[0])
                 wire.run_id = said.get(b"run_id", b"")
+                check_leads(replies[0], self.history)
                 await self._end_orphaned(wire)
             except BaseException:
                 wire.abort("it could not be used")
@@ -299,13 +331,13 @@ class ServerConnection(CommandQueue):
         self._host.learned(said)
         self.run = int.from_bytes(md5(wire.run_id, usedforsecurity=False).digest()[:2], "big")
         wire.receive = self._received
-        wire.big_reply = lambda: self._host.make_way(self)
+        wire.big_reply = self._big_reply
         self._wire = wire
         return wire
 
     def _received(self, replies: list[bytes]) -> str | None:
         reason = self.received(replies)
-        self._marks.look()
+        self.look()
         return reason
 
     async def _end_orphaned(self, wire: Wire) -> None:
@@ -313,14 +345,10 @@ class ServerConnection(CommandQueue):
         # Another run of the server knows nothing of them, and may have given their ids to others.
         here = [client_id for client_id, run_id, _ in self._orphaned if run_id == wire.run_id]
         if here:
-            user = wire.user.encode()
-            kills = [[b"CLIENT", b"KILL", b"ID", b"%d" % client_id, b"USER", user] for client_id in here]
-            for reply in decoded(await wire.ask(*kills)):
-                if isinstance(reply, hiredis.ReplyError):
-                    raise ConnectionError(f"it does not end a former connection: {reply}")
+            await wire.end_others(here)
         self.answered += sum(count for _, _, count in self._orphaned)
         self._orphaned = []
-        self._marks.look()
+        self.look()
 
     def close(self, reason: str) -> None:
         """End the connection for good; what waits for it is answered now."""
@@ -337,11 +365,4 @@ class ServerConnection(CommandQueue):
             self._wire = None
         self._fail_unsent(self.down())
         self._fail_sent()
-        self._marks.look()
-
-
-def _named(info: object) -> dict[bytes, bytes]:
-    """What INFO says of the server and this run of it."""
-    if not isinstance(info, bytes):
-        raise ConnectionError(f"it does not greet as a Valkey or Redis server does ({info!r:.100})")
-    return dict(_INFO_LINE.findall(info))
+        self.look()

@@ -4,6 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
+
+
+class Link(Protocol):
+    """A connection on which commands are under way."""
+
+    async def told(self, mark: int) -> None:
+        """Wait until whoever sent the first `mark` commands knows what became of them, or that nobody does."""
+
+    def give_up(self, reason: str) -> None:
+        """Wait for the server no longer."""
+
+
+class Told:
+    """A link whose shard gets another leader: what is under way has some time yet, and is told as unknown then."""
+
+    def __init__(self, link: Link, grace_s: float) -> None:
+        self._link = link
+        self._grace_s = grace_s
+
+    async def settled(self, mark: int) -> None:
+        """Wait until whoever sent the first `mark` commands knows what became of them, or that nobody does."""
+        try:
+            async with asyncio.timeout(self._grace_s):
+                await self._link.told(mark)
+        except TimeoutError:
+            self._link.give_up("its shard gets another leader")
+            await self._link.told(mark)
 
 
 class Marks:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
+from helios.model.fences import Fence
 from helios.model.topology import NodeKind, Topology
 from helios.ports.engine import UserRole
 from helios.resp.wire import encode_command
+from helios.router._fast_path import OWN, CommandStats
 from helios.router.frontend.caller import NO_TOUCH, FutureReply
 from helios.router.options import RouterOptions
 from helios.router.stats.counters import Retired
 from helios.router.upstream.dedicated import DedicatedConnection, DedicatedConnections, Mark
+from helios.router.upstream.leaders import why_ended
 from helios.router.upstream.link import ConnectionHost, ServerConnection
+from helios.router.upstream.marks import Told
+from helios.router.upstream.rounds import AllRounds
 
 _STRANGER_S = 10
 _END_STRANGERS = encode_command(
@@ -31,7 +36,7 @@ class FlushConnection(ServerConnection):
 class Pool:
     """Links by variant (see `Caller.variant`) and shard, opened when first needed.
 
-    `links[variant]` stays the same dict for ever.
+    `links[variant]` stays the same dict forever.
     """
 
     def __init__(self, host: ConnectionHost, options: RouterOptions) -> None:
@@ -39,7 +44,8 @@ class Pool:
         self._heavy_links: dict[int, dict[str, ServerConnection]] = {variant: {} for variant in _VARIANTS}
         self._spare_links: dict[int, dict[str, ServerConnection]] = {variant: {} for variant in _VARIANTS}
         self._flush_links: dict[str, ServerConnection] = {}
-        self.dedicated = DedicatedConnections(host, options, lambda shard: self.link(shard, 2))
+        self._rounds = AllRounds(host, options)
+        self.dedicated = DedicatedConnections(host, options, lambda shard: self.link(shard, 2), self._rounds.tie)
         self.retired = Retired()
         self._host = host
         self._options = options
@@ -47,16 +53,25 @@ class Pool:
 
     def apply(self, topology: Topology) -> None:
         """Let go of the links to servers that lead their shard no longer."""
-        self._topology = topology
-        leaders = {shard.id: shard.leading for shard in topology.shards}
+        before, self._topology = self._topology, topology
+        shards = {shard.id: shard for shard in topology.shards}
+        ended = {shard.id: why for shard in before.shards if (why := why_ended(shard, shards.get(shard.id)))}
         for links in self._all():
-            for shard, link in list(links.items()):
-                leader = leaders.get(shard)
-                if leader is None or (leader.id, leader.address) != (link.member.id, link.member.address):
-                    del links[shard]
-                    link.close("the shard has another leader" if leader else "the shard is no longer in the cluster")
-                    self.retired.add(link)
-        self.dedicated.apply(leaders)
+            for shard in ended.keys() & links.keys():
+                link = links.pop(shard)
+                link.close(ended[shard])
+                self.retired.add(link)
+        self.dedicated.end(ended)
+        self._rounds.apply(shards, ended)
+        self._tie()
+
+    def _tie(self) -> None:
+        """Have all links know what their shards' members have to agree on."""
+        shards = {shard.id: shard for shard in self._topology.shards}
+        for links in self._all():
+            for shard, link in links.items():
+                self._rounds.tie(shards[shard], link)
+        self.dedicated.tie(shards)
 
     def link(self, shard_id: str, variant: int) -> ServerConnection:
         """The link to the leader of a shard of the present topology."""
@@ -74,10 +89,11 @@ class Pool:
         """What takes the place of `link` when that has a big reply on it."""
         return self._opened(self._spare_links[variant], shard_id, variant)
 
-    def make_way(self, link: ServerConnection) -> bool:
+    def reroute(self, link: ServerConnection) -> bool:
         """Where everybody's link has a big reply on it, have the spare one in its place; whether that has been done.
 
-        What a client has under way on the one must be answered before it sends anything over the other.
+        What a client has under way on the one must be answered before it sends anything over the other. Reads that wait
+        behind the big reply are sent over the other once more, unless a fence waits for what has been sent till now.
         """
         shared, spares = self.links[link.variant], self._spare_links[link.variant]
         if shared.get(link.shard) is not link:
@@ -87,6 +103,8 @@ class Pool:
         if not spare.ready or spare.answered < spare.issued:
             return False
         shared[link.shard], spares[link.shard] = spare, link
+        if not self._topology.fences:
+            link.read_again(spare)
         return True
 
     def _opened(
@@ -101,6 +119,7 @@ class Pool:
             shard = self._topology.shard(shard_id)
             assert shard is not None, f"the placement names {shard_id}, which the topology does not have"
             link = links[shard_id] = kind(shard_id, shard.leading, variant, self._host, self._options)
+            self._rounds.tie(shard, link)
         return link
 
     def _all(self) -> tuple[dict[str, ServerConnection], ...]:
@@ -111,7 +130,7 @@ class Pool:
         """The links to a shard's leader that there are."""
         return [links[shard_id] for links in self._all() if shard_id in links]
 
-    def line(self, shard_id: str, variant: int) -> DedicatedConnection:
+    def dedicated_connection(self, shard_id: str, variant: int) -> DedicatedConnection:
         """A connection to the leader of a shard for one client alone. Raises ErrorReply where there can be none."""
         shard = self._topology.shard(shard_id)
         assert shard is not None, f"the placement names {shard_id}, which the topology does not have"
@@ -128,10 +147,29 @@ class Pool:
         ]
         return shared + self.dedicated.marks(shards, fenced)
 
-    def ask(self, shard: str, argv: Sequence[bytes], protocol: int = 2) -> asyncio.Future[bytes]:
+    def untold(self, shards: Iterable[str]) -> list[tuple[ServerConnection, int]]:
+        """The connections to these shards of which somebody waits, and what has been issued on each."""
+        links = [link for shard in shards for link in (*self.of(shard), *self.dedicated.of(shard))]
+        return [(link, link.issued) for link in links if not link.is_told(link.issued)]
+
+    def marks_behind(self, fences: Sequence[Fence], fenced: Callable[[bytes], bool]) -> list[Mark | tuple[Told, int]]:
+        """What has been issued behind these fences and is under way.
+
+        A shard that is to get another leader may not be waited for forever: what runs late at the old one is void.
+        """
+        grace_s = self._options.leader_grace_s
+        untold = self.untold(fence.shard for fence in fences if fence.whole and not fence.answered)
+        return [
+            *self.marks((fence.shard for fence in fences if fence.answered or not fence.whole), fenced),
+            *((Told(link, grace_s), mark) for link, mark in untold),
+        ]
+
+    def ask(
+        self, shard: str, argv: Sequence[bytes], protocol: int = 2, kind: CommandStats = OWN
+    ) -> asyncio.Future[bytes]:
         """The raw reply of a shard's leader to a command of the router's own."""
         reply = FutureReply()
-        self.link(shard, protocol).send(encode_command(argv), reply)
+        self.link(shard, protocol).send_as(encode_command(argv), reply, kind)
         return reply
 
     def end_strangers(self) -> None:
@@ -164,11 +202,14 @@ class Pool:
                 link.close(reason)
                 self.retired.add(link)
             links.clear()
+        self._rounds.close(reason)
 
     def configure(self, options: RouterOptions) -> None:
-        """Go by other times and limits from now on."""
+        """Use other timeouts and limits from now on."""
         self._options = options
         self.dedicated.configure(options)
         for links in self._all():
             for link in links.values():
                 link.configure(options)
+        self._rounds.configure(options)
+        self._tie()

@@ -2,7 +2,7 @@
 
 Entries never change and none can come between others. So a stream that has as many entries as are noted, from its
 first on, has just those, if it is still the one that was read: its counter of entries that were ever added has
-grown by the new ones alone. Only a stream made anew under the same name with the same number of entries added,
+grown by the new ones alone. Only a stream recreated under the same name with the same number of entries added,
 the same ids and other values would pass for that, were it not for steps that are looked at all the same.
 """
 

@@ -9,7 +9,7 @@ from helios.engines.valkey.stepwise.key_copy import KeyCopy, StartAfresh, ahead
 
 
 async def copy_string(copy: KeyCopy, *, patch: bool) -> None:
-    """By GETRANGE and SETRANGE. A string that has become shorter is written anew: servers cannot cut one."""
+    """By GETRANGE and SETRANGE. A string that has become shorter is rewritten: servers cannot cut one."""
     there = int(await copy.write("STRLEN", copy.key))
     offset = 0
     async with aclosing(ahead(ranges(copy))) as steps:

@@ -1,6 +1,6 @@
 """Streams: entries, which never change but may be deleted, and what consumer groups know of them.
 
-Not reproduced: when consumers were last seen (IDLE and INACTIVE of XINFO CONSUMERS begin anew). Times of
+Not reproduced: when consumers were last seen (IDLE and INACTIVE of XINFO CONSUMERS start over). Times of
 deliveries are right to a few milliseconds. A pending entry that is no longer in the stream cannot be made
 by commands: such a stream is copied whole.
 """
@@ -104,7 +104,7 @@ async def _ranges(
     for last, digest in noted:
         entries = await copy.read("XRANGE", copy.key, start, last, "COUNT", MAX_ELEMENTS + 1)
         if len(entries) > MAX_ELEMENTS:
-            raise StartAfresh  # no note covers so many: the stream was made anew
+            raise StartAfresh  # no note covers so many: the stream was made again
         yield last, digest, entries
         start = b"(" + last
     async with aclosing(entries_of(copy, count, start)) as steps:

@@ -12,7 +12,7 @@ from helios.engines.valkey.stepwise.streams import make_empty
 
 
 async def begin(copy: KeyCopy, kind: bytes) -> bool:
-    """Make a beginning of the target's value; whether the copy is to go on behind it, rather than write all anew."""
+    """Make a beginning of the target's value; whether the copy is to go on behind it, rather than rewrite it all."""
     if copy.used is None:
         return False
     if kind == b"stream":

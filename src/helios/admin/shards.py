@@ -1,0 +1,94 @@
+"""Shards with their copies: who leads, who follows how closely, and how many are missing."""
+
+from __future__ import annotations
+
+import asyncio
+
+from helios.admin.views import CopyView, ShardView
+from helios.errors import EngineError
+from helios.model.settings import ClusterSettings
+from helios.model.topology import Member, Shard, Topology
+from helios.ports.engine import Connector, Follower, Replication
+
+_LOOK_S = 2.0
+
+
+async def shard_views(topology: Topology, connector: Connector, settings: ClusterSettings) -> list[ShardView]:
+    """Every shard, its leader first among the copies; how far the others are is the leader's word."""
+    said = await asyncio.gather(*(_look(shard, connector) for shard in topology.shards))
+    return [_view(shard, one, topology, settings) for shard, one in zip(topology.shards, said, strict=True)]
+
+
+def missing_copies(shard: Shard, settings: ClusterSettings) -> int:
+    """How many members a shard has less than it is to have."""
+    return max(0, settings.sharding.replication_factor - len(shard.members))
+
+
+def under_replicated(topology: Topology, settings: ClusterSettings) -> list[str]:
+    """The shards that lack copies, a sentence each."""
+    factor = settings.sharding.replication_factor
+    return [
+        f"{shard.id} is under-replicated: it has {len(shard.members)} of {factor} copies"
+        for shard in topology.shards
+        if missing_copies(shard, settings)
+    ]
+
+
+async def _look(shard: Shard, connector: Connector) -> Replication | None:
+    if len(shard.servers) == 1:
+        return None  # nobody follows it
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            engine = await connector.open(shard.leading)
+            try:
+                return await engine.replication()
+            finally:
+                await engine.close()
+    except (EngineError, TimeoutError):
+        return None
+
+
+def _view(shard: Shard, said: Replication | None, topology: Topology, settings: ClusterSettings) -> ShardView:
+    others = sorted((member for member in shard.servers if member.id != shard.leader), key=lambda member: member.id)
+    alone = len(shard.servers) == 1
+    copies = (
+        _copy(shard, shard.leading, None if said is None and not alone else True),
+        *(_follower(shard, member, said, settings.replication.failover_timeout) for member in others),
+    )
+    lacking = missing_copies(shard, settings)
+    leaderless = shard.id in topology.fenced_shards
+    return ShardView(
+        id=shard.id,
+        status="no leader" if leaderless else "under-replicated" if lacking else "ok",
+        leader_node=shard.leading.node,
+        leader_address=str(shard.leading.address),
+        durability=str(settings.replication.durability),
+        wanted=settings.sharding.replication_factor,
+        missing=lacking,
+        copies=copies,
+    )
+
+
+def _follower(shard: Shard, member: Member, said: Replication | None, failover_timeout_s: float) -> CopyView:
+    seen = {} if said is None else {follower.address: follower for follower in said.followers}
+    follower: Follower | None = seen.get(member.address)
+    if said is None or not said.leads:
+        return _copy(shard, member, None)
+    # As long as it is given a whole copy it has acknowledged nothing, whatever its leader says of it.
+    silent = follower is not None and follower.lag_s >= failover_timeout_s
+    if follower is None or silent or not follower.online or not follower.offset:
+        return _copy(shard, member, False)
+    return _copy(shard, member, True, max(0, said.offset - follower.offset), follower.lag_s)
+
+
+def _copy(
+    shard: Shard, member: Member, in_sync: bool | None, lag_bytes: int | None = None, lag_s: float | None = None
+) -> CopyView:
+    counted = {one.id for one in shard.members}
+    if member.id == shard.leader:
+        role = "leader"
+    elif member.id in counted:
+        role = "replica"
+    else:
+        role = "learner" if any(one.id == member.id for one in shard.learners) else "leaving"
+    return CopyView(member.id, member.node, str(member.address), role, in_sync, lag_bytes, lag_s)

@@ -1,0 +1,285 @@
+"""The control of one failover: who leads a shard after its leader is gone, so that nothing acknowledged is lost. Pure.
+
+A write is acknowledged when a majority of the shard's members has it, the leader included. So members are detached
+from the old leader, each of which acknowledges nothing to it any more, until every majority has one among them;
+the most advanced of these has all that was acknowledged, and is promoted. Positions compare only along one history:
+a member that has lost its own (it was restarted, or never synced) is detached, but counts for nothing. The store's
+compare-and-set alone makes a leader; until then anything may be done again, by a successor, too.
+
+STAGES says how a failover goes on; tests/control/failover has transcripts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from helios.model.topology import Term
+
+MAX_TERMS = 8  # of which the topology keeps the histories: who is further behind needs a whole copy anyway
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 2.0
+
+
+class Stage(StrEnum):
+    """How far a failover has come."""
+
+    FENCING = "fencing"
+    DETACHING = "detaching"
+    PROMOTING = "promoting"
+    PUBLISHING = "publishing"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How much a member has: `offset` bytes of the history that its leader's replication id names; "" if unknown."""
+
+    history: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverState:
+    """What a coordinator knows of the failover that it performs.
+
+    `memberships` are the sets of members that may acknowledge: two while some router may still count by the one
+    before. `lineage` are the shard's terms, the latest first. `chosen` is promoted, or to be; `lossy` tells that it may
+    lack acknowledged writes. `preferred` is a member that was seen to have all, when nothing was under way behind the
+    fence any more: it is to lead then, if it can.
+    """
+
+    shard: str
+    leader: str
+    memberships: tuple[frozenset[str], ...]
+    lineage: tuple[Term, ...]
+    quorum: bool = True
+    stage: Stage = Stage.FENCING
+    detached: Mapping[str, Position] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
+    chosen: str = ""
+    lossy: bool = False
+    accepted: str = ""
+    preferred: str = ""
+
+    @property
+    def members(self) -> frozenset[str]:
+        """Every member of either membership, the old leader included."""
+        return frozenset().union(*self.memberships)
+
+    @property
+    def comparable(self) -> frozenset[str]:
+        """The detached members whose positions can be compared."""
+        known = {term.history for term in self.lineage}
+        return frozenset(member for member, at in self.detached.items() if at.history in known)
+
+    @property
+    def missing(self) -> int:
+        """How many more members have to be detached before a leader can be chosen without loss; 0 if enough are."""
+        return max(0, *(_meeting(members) - len(members & self.comparable) for members in self.memberships))
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A coordinator takes the failover up; `fenced` if the topology holds the shard's commands already."""
+
+    fenced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What was to be published is in the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """The member acknowledges nothing to the old leader any more, and has this much."""
+
+    member: str
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The member could not be detached, or promoted: it may or may not be."""
+
+    member: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """The member would lead now, under a history of its own."""
+
+    member: str
+    history: str
+
+
+@dataclass(frozen=True, slots=True)
+class LossAccepted:
+    """A person wants this member to lead, whatever it lacks."""
+
+    member: str
+
+
+Event = Begun | Published | Detached | Failed | Promoted | LossAccepted
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class PublishFence:
+    """Have routers hold every command of the shard, then report Published."""
+
+    shard: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Make the member follow nobody, after `delay_s`, then report Detached or Failed."""
+
+    member: str
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Make the member fit to lead if it is where it was, then report Promoted; Failed if it was restarted meanwhile."""
+
+    member: str
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class PublishLeader:
+    """Make the member the leader in a new term, the first of `lineage`, and lift the fence; then report Published.
+
+    The term is of its history alone: should the member be restarted, it has another one, and leads no more. `alone`:
+    no other counts any more, since the loss of what the others have was accepted.
+    """
+
+    member: str
+    lineage: tuple[Term, ...]
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Make the member follow the new leader, as soon as it answers; whatever was asked of it before is over."""
+
+    member: str
+    leader: str
+
+
+Effect = PublishFence | Detach | Promote | PublishLeader | Follow
+
+# The stage after an event or effect, by the stage before; what is not named here changes nothing.
+STAGES: Mapping[Stage, Mapping[type[Event | Effect], Stage]] = {
+    Stage.FENCING: {Published: Stage.DETACHING},
+    Stage.DETACHING: {Promote: Stage.PROMOTING},
+    Stage.PROMOTING: {Promoted: Stage.PUBLISHING, Failed: Stage.DETACHING},
+    Stage.PUBLISHING: {Published: Stage.DONE},
+    Stage.DONE: {},
+}
+
+
+def step(state: FailoverState, event: Event) -> tuple[FailoverState, tuple[Effect, ...]]:
+    """What the event means and what is to be done now. Events that have become pointless change nothing."""
+    match event:
+        case Begun(fenced):
+            if not fenced:
+                return state, (PublishFence(state.shard),)
+            return _detach_all(replace(state, stage=Stage.DETACHING))
+        case Published() if state.stage is Stage.FENCING:
+            return _detach_all(_staged(state, Published))
+        case Published() if state.stage is Stage.PUBLISHING:
+            others = sorted(state.members - {state.chosen})
+            return _staged(state, Published), tuple(Follow(member, state.chosen) for member in others)
+        case Detached(member, position) if state.stage is not Stage.DONE:
+            return _choose(replace(state, detached={**state.detached, member: position}))
+        case Failed(member, _) if state.stage is not Stage.DONE:
+            return _failed(state, member)
+        case Promoted(member, history) if state.stage is Stage.PROMOTING and member == state.chosen:
+            alone = state.lossy and member == state.accepted
+            return _staged(state, Promoted), (PublishLeader(member, _lineage(state, history), alone),)
+        case LossAccepted(member) if member in state.members:
+            return _choose(replace(state, accepted=member))
+    return state, ()
+
+
+def _staged(state: FailoverState, cause: type[Event | Effect]) -> FailoverState:
+    return replace(state, stage=STAGES[state.stage][cause])
+
+
+def _detach_all(state: FailoverState) -> tuple[FailoverState, tuple[Effect, ...]]:
+    # The old leader is among them: where it answers, it stops taking writes, and waits to be told whom to follow.
+    return state, tuple(Detach(member) for member in sorted(state.members))
+
+
+def _failed(state: FailoverState, member: str) -> tuple[FailoverState, tuple[Effect, ...]]:
+    if state.stage is Stage.PROMOTING and member == state.chosen:
+        # What it has may be another thing by now: it is asked again, like one that has not answered yet.
+        detached = {other: at for other, at in state.detached.items() if other != member}
+        state = replace(_staged(state, Failed), detached=detached, chosen="", lossy=False)
+    failures = state.failures.get(member, 0) + 1
+    state = replace(state, failures={**state.failures, member: failures})
+    again = Detach(member, min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (failures - 1)))
+    state, effects = _choose(state)
+    return state, (again, *effects)
+
+
+def _choose(state: FailoverState) -> tuple[FailoverState, tuple[Effect, ...]]:
+    if state.stage is not Stage.DETACHING:
+        return state, ()
+    chosen, lossy = _candidate(state)
+    if not chosen:
+        return state, ()
+    return replace(_staged(state, Promote), chosen=chosen, lossy=lossy), (Promote(chosen, state.detached[chosen]),)
+
+
+def _candidate(state: FailoverState) -> tuple[str, bool]:
+    """Who is to lead, "" while nobody can, and whether it may lack what was acknowledged."""
+    if state.preferred in state.comparable and (state.missing == 0 or not state.quorum):
+        return state.preferred, False
+    if state.preferred and state.preferred not in state.detached.keys() | state.failures.keys():
+        return "", False
+    best = min(state.comparable, key=lambda member: _behind(state, member), default="")
+    if state.quorum and state.missing == 0:
+        return best, False
+    answered = state.detached.keys() | state.failures.keys()
+    if state.accepted in state.detached and answered >= state.members:
+        return state.accepted, True  # no sooner: the others may make a loss needless
+    if not state.quorum and best and answered >= state.members - {state.leader}:
+        return best, True
+    # All were restarted, and no position is left to compare. The old leader had everything, but for what it
+    # had not yet written to its disk; of so many deaths at once nobody promises more.
+    if state.detached.keys() >= state.members:
+        return state.leader, True
+    return "", False
+
+
+def _behind(state: FailoverState, member: str) -> tuple[int, int, str]:
+    """How far a member is behind, as Raft has it: by the term of the last that it has, then by how much that is.
+
+    One that has joined a new history, but only come to a point before the beginning of its term, has nothing of it.
+    """
+    at = state.detached[member]
+    joined = next(age for age, term in enumerate(state.lineage) if term.history == at.history)
+    older = range(joined, len(state.lineage))
+    return next((age for age in older if at.offset > state.lineage[age].begins), older[-1]), -at.offset, member
+
+
+def _lineage(state: FailoverState, history: str) -> tuple[Term, ...]:
+    begins = state.detached[state.chosen].offset
+    # A leader that has lost its own history counts anew: nothing of before can be compared with what follows.
+    before = state.lineage if state.chosen in state.comparable else ()
+    return (Term(history, begins), *before)[:MAX_TERMS]
+
+
+def _meeting(members: frozenset[str]) -> int:
+    """How many of the members meet every majority of them."""
+    return len(members) - (len(members) // 2 + 1) + 1

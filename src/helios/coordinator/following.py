@@ -1,0 +1,110 @@
+"""Telling servers whom to follow, and asking what they have: as a user of this term, as anything else is told."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from helios.control.failover import Position
+from helios.coordinator.access import Access
+from helios.errors import EngineError
+from helios.model.topology import Member, Shard
+from helios.ports.clock import Clock
+from helios.ports.engine import FOLLOWER_PREFIX, Engine, Replication, UserRole
+
+_LOOK_S = 1.0
+
+
+class Following:
+    """Who follows whom, as the servers have it.
+
+    A member is told as a user that a successor of this coordinator ends before it tells it anything else: so no order
+    of a coordinator that has been replaced, or that has given one up, is carried out behind a later one.
+    """
+
+    def __init__(self, access: Access, clock: Clock) -> None:
+        self._access = access
+        self._clock = clock
+        self._engines: dict[Member, Engine] = {}
+        self._answered: dict[str, float] = {}  # by member id
+
+    async def look(self, member: Member) -> Replication | None:
+        """What a server says of itself; None where it does not answer soon."""
+        self._answered.setdefault(member.id, self._clock.monotonic())
+        engine = self._engines.pop(member, None)
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                if engine is None:
+                    engine = await self._access.administer(member)
+                said = await engine.replication()
+        except (EngineError, TimeoutError):
+            if engine is not None:
+                await engine.close()
+            return None
+        self._engines[member] = engine
+        self._answered[member.id] = self._clock.monotonic()
+        return said
+
+    def silent_s(self, member: Member) -> float:
+        """For how long a server has not answered, as far as it was looked at."""
+        now_s = self._clock.monotonic()
+        return now_s - self._answered.get(member.id, now_s)
+
+    async def close(self) -> None:
+        """End the connections that looks have left open."""
+        engines, self._engines = self._engines, {}
+        await asyncio.gather(*(engine.close() for engine in engines.values()))
+
+    async def administer(self, member: Member) -> Engine:
+        """An engine with the member's own administrator. Raises EngineError."""
+        return await self._access.administer(member)
+
+    async def follow(self, member: Member, leader: Member) -> None:
+        """Make a server follow a leader. Raises EngineError or Replaced."""
+        user, password = FOLLOWER_PREFIX + member.id, secrets.token_hex(24)
+        async with self._telling(leader) as engine:
+            await engine.allow(user, password, UserRole.FOLLOWER)
+        async with self._telling(member) as engine:
+            await engine.follow(leader, user, password)
+
+    async def detach(self, member: Member) -> Replication:
+        """Make a server follow nobody, and acknowledge nothing any more. Raises EngineError or Replaced."""
+        async with self._telling(member) as engine:
+            return await engine.detach()
+
+    async def lead(self, member: Member) -> None:
+        """Make the only member of a shard take writes. Raises EngineError or Replaced."""
+        async with self._telling(member) as engine:
+            await engine.promote()
+
+    async def promote(self, member: Member, position: Position, shard: Shard) -> str | None:
+        """Make a server fit to lead, and tell the history that it begins; None where it is not where it was.
+
+        Raises EngineError or Replaced.
+        """
+        async with self._telling(member) as engine:
+            if position_of(await engine.replication(), shard) != position:
+                return None
+            return (await engine.promote()).history
+
+    @asynccontextmanager
+    async def _telling(self, member: Member) -> AsyncIterator[Engine]:
+        with self._access.identity() as identity:
+            engine = await self._access.open(member, identity, UserRole.REPLICATOR)
+            try:
+                yield engine
+            finally:
+                await engine.close()
+
+
+def position_of(said: Replication, shard: Shard) -> Position:
+    """How much a detached server has.
+
+    One that was made fit to lead, and whose term nobody has published, stands where it stood before.
+    """
+    known = {term.history for term in shard.lineage}
+    if said.history not in known and said.former_history in known:
+        return Position(said.former_history, said.former_end)
+    return Position(said.history, said.offset)

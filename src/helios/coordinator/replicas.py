@@ -1,0 +1,337 @@
+"""Care for the members of shards: where they are to be, who follows, who counts, who leads when a leader is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+
+from helios.control.admission import promoted
+from helios.control.replicas import (
+    Decision,
+    Detach,
+    FailOver,
+    Follow,
+    HandOver,
+    Lead,
+    Look,
+    Sight,
+    decide,
+    located,
+    mutated,
+)
+from helios.coordinator.failover import Failover
+from helios.coordinator.fencing import Fencing
+from helios.coordinator.following import Following
+from helios.coordinator.leadership import Leadership
+from helios.coordinator.term_context import TermContext
+from helios.errors import EngineError, NotFound, Refused, Unavailable
+from helios.model.ids import founder_id, replica_id
+from helios.model.migration import Change, ChangeStatus
+from helios.model.topology import Member, NodeKind, NodeState, Shard, Topology
+from helios.placement.replicas import Copies, Host, place_replicas
+from helios.ports.engine import Replication
+from helios.ports.records import CHANGES, REPLICAS, MemberRecord, ReplicasRecord, list_records, put_record
+from helios.ports.store import Delete, Operation
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 1.0
+_REST_S = 5.0
+_PROMOTION_S = 30.0
+_LOOK_AGAIN_S = 0.1  # while something is on its way
+
+
+class Replicas:
+    """Looks at every shard that has several servers, or is to have them, and does what is to be done."""
+
+    def __init__(self, context: TermContext) -> None:
+        self._context = context
+        self._publisher = context.publisher
+        self._following = Following(context.access, context.clock)
+        self._records: dict[str, MemberRecord] = {}  # by member id
+        self._wishes: dict[str, tuple[str, ...]] = {}  # by shard id, as the store has them
+        self._read = False  # whether these are known
+        self._since: dict[str, tuple[object, int]] = {}  # by shard id: its servers, and the epoch that they are from
+        self._rest: dict[str, float] = {}  # by shard id: until when no leader hands over again
+        self._failovers: dict[str, Failover] = {}
+        self._leadership = Leadership(context)
+        self._losses: dict[str, list[Change]] = {}  # by shard id: promotions whose loss is accepted
+        self._unsettled: set[str] = set()
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """For ever. Raises StoreError."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._tend(tasks))
+        finally:
+            await self._following.close()
+
+    def take(self, records: Iterable[MemberRecord]) -> None:
+        """These are the servers that there are now, as their agents say."""
+        self._records = {record.id: record for record in records}
+        self._leadership.leaving({record.node for record in self._records.values() if record.leaving})
+        self._wake.set()
+
+    def all_home(self) -> None:
+        """Let leaders go back to the nodes that they began on, as soon as these are in sync."""
+        self._leadership.all_home()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Other settings hold now."""
+        self._wake.set()
+
+    async def promote(self, shard: Shard, member: Member) -> None:
+        """Return when the member leads, to which the present leader hands over. Raises Unavailable."""
+        self._leadership.ask(shard.id, member.id)
+        self._rest.pop(shard.id, None)
+        self._wake.set()
+        try:
+            async with asyncio.timeout(_PROMOTION_S):
+                await self._publisher.led_by(shard.id, member.id)
+        except TimeoutError:
+            raise Unavailable(
+                f"{member.node} has not come to lead {shard.id} within {_PROMOTION_S:g} s: see by `listshards` whether "
+                "it is in sync, and try again"
+            ) from None
+        finally:
+            self._leadership.asked_no_more(shard.id)
+
+    def accept_loss(self, change: Change) -> None:
+        """Let the member of that promotion lead, whatever it lacks, unless the shard can do without that."""
+        self._losses.setdefault(change.shard, []).append(change)
+        if change.shard in self._failovers:
+            self._accept(self._failovers[change.shard], change)
+        self._wake.set()
+
+    def _accept(self, failover: Failover, change: Change) -> None:
+        try:
+            failover.accept_loss(promoted(self._publisher.topology, change)[1].id)
+        except (NotFound, Refused) as error:
+            logger.info("not promoted: shard=%s node=%s reason=%s", change.shard, change.node, error)
+
+    async def _tend(self, tasks: asyncio.TaskGroup) -> None:
+        looks: dict[str, asyncio.Task[None]] = {}
+        while True:
+            self._wake.clear()
+            if not self._is_concerned:
+                await self._wake.wait()
+                continue
+            await self._wish()
+            await self._locate()
+            topology = self._publisher.topology
+            for shard_id in [shard_id for shard_id in self._losses if topology.shard(shard_id) is None]:
+                await self._answer(shard_id)
+            for shard in topology.shards:
+                if shard.id in looks and not looks[shard.id].done():
+                    continue
+                if shard.id in topology.fenced_shards or shard.id in self._losses:
+                    looks[shard.id] = tasks.create_task(self._fail_over(shard))
+                elif self._is_supervised(topology, shard) or len(shard.servers) > 1:
+                    looks[shard.id] = tasks.create_task(self._look(shard))
+            try:
+                async with asyncio.timeout(_LOOK_AGAIN_S if self._unsettled else _LOOK_EVERY_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    @property
+    def _is_concerned(self) -> bool:
+        """Whether there are copies, or are to be any."""
+        return (
+            self._context.settings.sharding.replication_factor > 1
+            or any(len(shard.servers) > 1 for shard in self._publisher.topology.shards)
+            or any(member_id != founder_id(record.node) for member_id, record in self._records.items())
+        )
+
+    async def _locate(self) -> None:
+        """Publish where servers listen now, if one was enlisted where it had been before."""
+        addresses = {member_id: record.address for member_id, record in self._records.items()}
+
+        def current(topology: Topology) -> Topology:
+            return replace(topology, shards=tuple(located(shard, addresses) for shard in topology.shards))
+
+        if current(self._publisher.topology) != self._publisher.topology:
+            await self._publisher.publish(current)
+
+    @staticmethod
+    def _is_supervised(topology: Topology, shard: Shard) -> bool:
+        node = topology.node(shard.leading.node)
+        return node is not None and node.kind is NodeKind.SUPERVISED
+
+    # Wishes
+
+    async def _wish(self) -> None:
+        """Write down on which nodes each shard is to have a member, wherever that has changed."""
+        if not self._read:
+            for record in await list_records(self._publisher.store, ReplicasRecord, REPLICAS):
+                self._wishes[record.value.shard] = record.value.nodes
+            self._read = True
+        wishes = wishes_of(self._publisher.topology, self._context.settings.sharding.replication_factor)
+        operations: list[Operation] = [
+            put_record(REPLICAS + shard, ReplicasRecord(shard, nodes))
+            for shard, nodes in wishes.items()
+            if self._wishes.get(shard, ()) != nodes
+        ]
+        operations += [Delete(REPLICAS + shard) for shard in self._wishes.keys() - wishes.keys()]
+        if operations:
+            await self._publisher.write_apart(operations)
+        self._wishes = wishes
+
+    def _wanted(self, shard: Shard) -> tuple[Member, ...]:
+        """The servers that are to have the shard's keys, as far as they run."""
+        found = (self._founder(shard), *(self._replica(shard, node) for node in self._wishes.get(shard.id, ())))
+        return tuple(member for member in found if member is not None)
+
+    def _founder(self, shard: Shard) -> Member | None:
+        return next((member for member in shard.servers if member.id == founder_id(shard.id)), None)
+
+    def _replica(self, shard: Shard, node: str) -> Member | None:
+        record = self._records.get(replica_id(shard.id, node))
+        if record is None or self._publisher.topology.node(node) is None:
+            return None
+        return Member(record.id, record.node, record.address)
+
+    # Looks
+
+    async def _look(self, shard: Shard) -> None:
+        known = await self._is_known(shard)
+        leader = await self._following.look(shard.leading)
+        others = [member for member in shard.servers if member.id != shard.leader]
+        said = await asyncio.gather(*(self._following.look(member) for member in others))
+        seen = {member.id: what for member, what in zip([shard.leading, *others], [leader, *said], strict=True)}
+        look = Look(
+            shard,
+            self._wanted(shard),
+            {member_id: _sight(what) for member_id, what in seen.items() if what is not None},
+            known,
+            gone=self._gone(shard),
+            dead={member.id for member in shard.servers if self._is_dead(member)},
+            absent={member.id for member in shard.servers if member.id not in self._records},
+            least=self._least,
+            successors=self._leadership.successors(shard),
+        )
+        self._leadership.seen(look)
+        decisions = decide(look)
+        self._unsettled.discard(shard.id)
+        if decisions or shard.learners or shard.outgoing:
+            self._unsettled.add(shard.id)
+        for decision in decisions:
+            try:
+                await self._perform(shard, decision)
+            except (EngineError, Refused) as error:
+                logger.info("members not cared for yet: shard=%s reason=%s", shard.id, error)
+                return
+
+    @property
+    def _least(self) -> int:
+        settings = self._context.settings
+        return settings.replication.least_members(settings.sharding.replication_factor)
+
+    def _gone(self, shard: Shard) -> set[str]:
+        timeout_s = self._context.settings.replication.failover_timeout
+        return {member.id for member in shard.servers if self._following.silent_s(member) >= timeout_s}
+
+    def _is_dead(self, member: Member) -> bool:
+        record = self._records.get(member.id)
+        return record is not None and record.dead
+
+    async def _is_known(self, shard: Shard) -> bool:
+        """Whether every router goes by the shard as it stands."""
+        servers = (shard.leader, shard.memberships, frozenset(member.id for member in shard.learners))
+        if self._since.get(shard.id, (None, 0))[0] != servers:
+            self._since[shard.id] = servers, self._publisher.topology.epoch
+        if not (shard.learners or shard.outgoing):
+            return True
+        epoch = self._since[shard.id][1]
+        await self._context.sessions.look()
+        return all(record.value.acked_epoch >= epoch for record in self._context.sessions.present.values())
+
+    async def _perform(self, shard: Shard, decision: Decision) -> None:
+        match decision:
+            case FailOver(reason):
+                logger.warning("leader lost: shard=%s leader=%s reason=%s", shard.id, shard.leader, reason)
+                self._leadership.lost(shard.leader)
+                await self._fail_over(shard)
+            case HandOver(member):
+                now_s = self._context.clock.monotonic()
+                if now_s < self._rest.get(shard.id, now_s):
+                    return
+                self._rest[shard.id] = now_s + _REST_S
+                self._leadership.going_home(shard, member.id)
+                logger.info("leader hands over: shard=%s leader=%s successor=%s", shard.id, shard.leader, member.id)
+                await self._fail_over(shard, member)
+            case Lead(member):
+                logger.warning("made to lead: shard=%s member=%s", shard.id, member.id)
+                await self._following.lead(member)
+            case Follow(member):
+                await self._following.follow(member, shard.leading)
+            case Detach(member):
+                await self._following.detach(member)
+            case _:
+                await self._publisher.publish(lambda topology: mutated(topology, shard.id, shard, decision))
+                logger.info("membership: shard=%s change=%s", shard.id, decision)
+                self._wake.set()
+
+    async def _fail_over(self, shard: Shard, successor: Member | None = None) -> None:
+        context = self._context
+        failover = self._failovers[shard.id] = Failover(
+            self._publisher,
+            self._following,
+            shard,
+            quorum=context.settings.replication.promises,
+            successor=successor,
+            fencing=Fencing(
+                context.publisher, context.sessions, ack_timeout_s=context.settings.coordinator.fence_ack_timeout
+            ),
+        )
+        for change in self._losses.get(shard.id, ()):
+            self._accept(failover, change)
+        try:
+            await failover.run()
+        finally:
+            del self._failovers[shard.id]
+            self._unsettled.add(shard.id)
+            self._wake.set()
+        await self._answer(shard.id, lossy=failover.state.lossy)
+
+    async def _answer(self, shard_id: str, *, lossy: bool = False) -> None:
+        """Tell those who accepted a loss what it has come to."""
+        shard = self._publisher.topology.shard(shard_id)
+        lost = "what had not reached it is lost" if lossy else "nothing was lost"
+        for change in self._losses.pop(shard_id, ()):
+            if shard is None:
+                done = replace(change, status=ChangeStatus.FAILED, error=f"{shard_id} has left the cluster meanwhile")
+            else:
+                said = f"{shard.leading.node} leads {shard_id}; {lost}"
+                done = replace(change, status=ChangeStatus.DONE, outcome=said)
+            await self._publisher.write([put_record(CHANGES + change.id, done)])
+
+
+def wishes_of(topology: Topology, factor: int) -> dict[str, tuple[str, ...]]:
+    """For each shard that is to have several members the nodes that carry them, beside the one that founded it.
+
+    A shard of an external node has its server and no other.
+    """
+    nodes = [node for node in topology.nodes if node.kind is NodeKind.SUPERVISED]
+    hosts = [Host(node.id, node.weight, node.zone) for node in nodes if node.state is NodeState.ACTIVE]
+    supervised = {node.id for node in nodes}
+    copies = [
+        Copies(shard.id, shard.id, tuple(_carriers(shard))) for shard in topology.shards if shard.id in supervised
+    ]
+    zones = {node.id: node.zone for node in topology.nodes}
+    placed = place_replicas(hosts, copies, factor, zones=zones) if factor > 1 and hosts else {}
+    return {shard: nodes for shard, nodes in placed.items() if nodes}
+
+
+def _carriers(shard: Shard) -> list[str]:
+    """The nodes that carry the shard beside its founder's, those that count first."""
+    members = dict.fromkeys(member.node for member in (*shard.members, *shard.outgoing, *shard.learners))
+    return [node for node in members if node != shard.id]
+
+
+def _sight(said: Replication) -> Sight:
+    return Sight(said.leads, said.history, said.offset, said.leader, said.in_sync)

@@ -1,0 +1,52 @@
+"""`helios init`: founds a cluster in its store, before any node runs."""
+
+from __future__ import annotations
+
+from helios.errors import StartError
+from helios.node.files import DataFolder
+from helios.ports.location import StoreLocation
+from helios.ports.records import CLUSTER, SETTINGS, put_record
+from helios.runtime.agreement import found
+from helios.runtime.backends import locate, opened_store
+from helios.runtime.clock import SystemClock
+from helios.runtime.identity import INIT, make_key, new_cluster, read_key
+from helios.runtime.lifecycle import complain, say
+from helios.runtime.security import settle_users
+from helios.runtime.settings import SettingsRead, data_folder
+
+
+async def run_init(read: SettingsRead) -> None:
+    """Put the settings, the users and the cluster's id into the store. Raises StartError where they are there already.
+
+    Makes the file of the cluster's key, if one is set and not there.
+    """
+    settings = read.settings
+    data = DataFolder(data_folder(settings))
+    location = locate(settings, data)
+    if not location.spans_hosts:
+        data.prepare()
+    async with opened_store(data, location) as store:
+        if await store.get(CLUSTER) is not None or await store.get(SETTINGS) is not None:
+            raise _founded(location)
+        made = make_key(settings.security)
+        key = read_key(settings.security)
+        users = await settle_users(store, settings, lead=True)
+        cluster = new_cluster(SystemClock(), INIT, key)
+        # In one commit: who finds the cluster finds its settings.
+        if not await found(store, settings, read.origins, [put_record(CLUSTER, cluster)], by=INIT):
+            raise _founded(location)
+    say(f"founded the cluster {cluster.id} in {location}, with {len(users)} users")
+    if made is not None:
+        say(f"its key is in {made}: copy that file to every host, readable by the user of Helios alone")
+    elif not key and location.spans_hosts:
+        complain(
+            "there is no security.cluster_key_file, so the passwords of the data servers stand in the store: who can "
+            "read that can read all data"
+        )
+    if not users:
+        complain("there are no security.users: nodes can listen on 127.0.0.1 only")
+    say("next, on each host: helios node --store ... --id ID --listen HOST:PORT --data-dir DIR")
+
+
+def _founded(location: StoreLocation) -> StartError:
+    return StartError(f"{location} is the store of a cluster already; nothing was changed")

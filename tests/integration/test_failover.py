@@ -1,0 +1,457 @@
+"""A coordinator that cares for the members of one shard, over servers in memory and real ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+from tests.engine_lab import KINDS, Lab, open_lab, until
+
+from helios.coordinator.publisher import Publisher
+from helios.coordinator.replicas import Replicas
+from helios.coordinator.term_context import TermContext
+from helios.engines.memory import MemoryServer
+from helios.errors import Unavailable
+from helios.model.ids import Address, founder_id, replica_id
+from helios.model.migration import Change, ChangeKind, ChangeStatus
+from helios.model.sections import ReplicationSettings, ShardingSettings
+from helios.model.settings import ClusterSettings
+from helios.model.topology import Member, Node, Placement, Shard, Topology
+from helios.ports.records import CHANGES, REPLICAS, TERM, MemberRecord, ReplicasRecord, list_records, read_record
+from helios.ports.store import Put
+from helios.runtime.clock import SystemClock
+from helios.stores.memory import MemoryStore
+
+NODES = ("a", "b", "c")
+LONG_S = 60.0
+
+
+def settings(factor: int) -> ClusterSettings:
+    return ClusterSettings(
+        sharding=ShardingSettings(replication_factor=factor),
+        # By the real clock; the tests that are about it turn it on.
+        replication=ReplicationSettings(rebalance_leaders=False),
+    )
+
+
+@dataclass
+class Group:
+    """The servers of shard a on three nodes, whose agents the test plays, and who coordinates them."""
+
+    labs: dict[str, Lab]  # by member id
+    store: MemoryStore = field(default_factory=MemoryStore)
+    records: dict[str, MemberRecord] = field(default_factory=dict)
+    context: TermContext | None = None
+    replicas: Replicas | None = None
+    coordinating: asyncio.Task[None] | None = None
+    terms: count[int] = field(default_factory=lambda: count(1))
+    keys: count[int] = field(default_factory=count)
+
+    def announce(self, member_id: str, *, dead: bool = False, leaving: bool = False) -> None:
+        """The record that an agent writes when its server has come up, or has died, or is to be stopped."""
+        node = member_id.partition("@")[2] or member_id.removesuffix(".0")
+        address = self.labs[member_id].member.address
+        self.records[member_id] = MemberRecord(member_id, node, address, "admin", dead=dead, leaving=leaving)
+        if self.replicas is not None:
+            self.replicas.take(self.records.values())
+
+    async def coordinate(self, factor: int) -> None:
+        """Let a new coordinator take over, as an election does."""
+        await self.resign()
+        term = next(self.terms)
+        version = await self.store.commit([Put(TERM, str(term).encode())])
+        publisher = await Publisher.open(self.store, SystemClock(), term, version)
+        if not publisher.topology.nodes:
+            await publisher.publish(lambda topology: self.founded(topology))
+        connector = self.labs["a.0"].connector
+        names = map(str, count())
+        self.context = TermContext(publisher, connector, SystemClock(), settings(factor), lambda: next(names))
+        self.replicas = Replicas(self.context)
+        self.replicas.take(self.records.values())
+        self.coordinating = asyncio.create_task(self.replicas.run())
+
+    def founded(self, topology: Topology) -> Topology:
+        nodes = tuple(Node(name, Address(name, 1)) for name in NODES)
+        member = Member("a.0", "a", self.labs["a.0"].member.address)
+        return replace(
+            topology, nodes=nodes, shards=(Shard("a", "a.0", (member,)),), placement=Placement(8, (("a", 1.0),))
+        )
+
+    async def resign(self) -> None:
+        if self.coordinating is not None:
+            self.coordinating.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.coordinating
+
+    @property
+    def shard(self) -> Shard:
+        assert self.context is not None
+        shard = self.context.publisher.topology.shard("a")
+        assert shard is not None
+        return shard
+
+    @property
+    def epoch(self) -> int:
+        assert self.context is not None
+        return self.context.publisher.topology.epoch
+
+    @property
+    def settled(self) -> bool:
+        assert self.context is not None
+        return not (self.shard.outgoing or self.shard.learners or self.context.publisher.topology.fenced_shards)
+
+    def members(self) -> set[str]:
+        return {member.id for member in self.shard.members}
+
+    async def becomes(self, condition: Callable[[], bool]) -> None:
+        """Wait for what the coordinator is to bring about; raises what it fails with."""
+
+        async def fulfilled() -> bool:
+            assert self.coordinating is not None
+            if self.coordinating.done():
+                self.coordinating.result()
+            return condition()
+
+        await until(fulfilled)
+
+    async def grown(self, members: int) -> None:
+        await self.becomes(lambda: self.settled and len(self.shard.members) == members)
+
+    async def write(self) -> bytes:
+        """Write a key, and return when a majority has it."""
+        lab = self.labs[self.shard.leader]
+        engine = await lab.open()
+        key = b"key:%d" % next(self.keys)
+        await lab.set(engine, key, b"value")
+        enough = len(self.shard.members) // 2
+        assert await engine.round(enough, LONG_S) >= enough
+        await engine.close()
+        return key
+
+    async def complete(self) -> None:
+        """Return when all members have all."""
+        engine = await self.labs[self.shard.leader].open()
+        others = len(self.shard.members) - 1
+        # A round does not wait for a server that is not attached yet.
+
+        async def attached() -> bool:
+            return await engine.round(others, 1.0) == others
+
+        await until(attached)
+        await engine.close()
+
+    async def has(self, key: bytes) -> bool:
+        """Whether who leads has the key."""
+        lab = self.labs[self.shard.leader]
+        engine = await lab.open()
+        value = await lab.get(engine, key)
+        await engine.close()
+        return value == b"value"
+
+
+@pytest.fixture(params=KINDS)
+async def group(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Group]:
+    async with group_of(request.param, tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def group_of(kind: str, folder: Path) -> AsyncIterator[Group]:
+    servers: dict[Address, MemoryServer] = {}
+    async with AsyncExitStack() as opened:
+        labs = [await opened.enter_async_context(open_lab(kind, folder / node, servers)) for node in NODES]
+        ids = (founder_id("a"), replica_id("a", "b"), replica_id("a", "c"))
+        made = Group(dict(zip(ids, labs, strict=True)))
+        for member_id in ids:
+            made.announce(member_id)
+        try:
+            yield made
+        finally:
+            await made.resign()
+
+
+async def test_a_shard_of_one_is_left_alone(group: Group) -> None:
+    await group.coordinate(1)
+    epoch = group.context.publisher.topology.epoch if group.context else 0
+    await asyncio.sleep(0.3)
+    assert group.context is not None
+    assert group.context.publisher.topology.epoch == epoch
+    assert await list_records(group.store, ReplicasRecord, REPLICAS) == []
+
+
+async def test_a_shard_gets_its_replicas_and_gives_them_back(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    (wish,) = await list_records(group.store, ReplicasRecord, REPLICAS)
+    assert set(wish.value.nodes) == {"b", "c"}
+    key = await group.write()
+    assert group.shard.lineage[0].begins == 0
+    await group.coordinate(2)
+    await group.grown(2)
+    await group.coordinate(1)
+    await group.grown(1)
+    assert len(group.shard.lineage) == 1
+    assert await group.has(key)
+    assert await list_records(group.store, ReplicasRecord, REPLICAS) == []
+
+
+async def test_a_killed_leader_costs_nothing_that_was_acknowledged(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    keys = [await group.write() for _ in range(20)]
+    killed = group.shard.leader
+    group.labs[killed].crash()
+    group.announce(killed, dead=True)
+    await group.becomes(lambda: group.shard.leader != killed and group.settled)
+    assert all([await group.has(key) for key in keys])
+    keys += [await group.write() for _ in range(5)]
+    # It comes back as its agent starts it, and follows.
+    group.labs[killed].restart(detached=True)
+    group.announce(killed)
+    await group.complete()
+    second = group.shard.leader
+    group.labs[second].crash()
+    group.announce(second, dead=True)
+    await group.becomes(lambda: group.shard.leader != second and group.settled)
+    assert all([await group.has(key) for key in keys])
+    await group.write()
+
+
+async def test_a_shard_may_shrink_to_one_member(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    key = await group.write()
+    await group.coordinate(1)
+    await group.grown(1)
+    assert group.members() == {"a.0"}
+    assert await group.has(key)
+
+
+async def test_a_coordinator_that_dies_in_a_failover_leaves_it_to_the_next(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    key = await group.write()
+    killed = group.shard.leader
+    group.labs[killed].crash()
+    group.announce(killed, dead=True)
+    assert group.context is not None
+    publisher = group.context.publisher
+    await group.becomes(lambda: bool(publisher.topology.fenced_shards) or group.shard.leader != killed)
+    await group.coordinate(3)
+    await group.becomes(lambda: group.shard.leader != killed and group.settled)
+    assert await group.has(key)
+
+
+async def test_a_failover_finds_members_that_were_restarted_elsewhere(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    key = await group.write()
+    await group.complete()
+    killed, there = group.shard.leader, group.shard.members
+    publisher = group.context.publisher if group.context else None
+    assert publisher is not None
+
+    def listen(at: Address | None) -> None:
+        """Have their agents say that those who follow listen there, or where they do."""
+        for member in there:
+            if member.id != killed:
+                record = group.records[member.id]
+                group.records[member.id] = replace(record, address=at or group.labs[member.id].member.address)
+        assert group.replicas is not None
+        group.replicas.take(group.records.values())
+
+    nowhere = Address("127.0.0.1", 1)
+    listen(nowhere)
+    await group.becomes(lambda: {m.address for m in group.shard.members if m.id != killed} == {nowhere})
+    group.labs[killed].crash()
+    group.announce(killed, dead=True)
+    await group.becomes(lambda: bool(publisher.topology.fenced_shards))
+    await asyncio.sleep(0.3)
+    listen(None)
+    await group.becomes(lambda: group.shard.leader != killed and group.settled)
+    assert await group.has(key)
+
+
+async def test_a_member_that_was_listed_where_it_had_been_is_found(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    publisher = group.context.publisher if group.context else None
+    assert publisher is not None
+    there = group.shard.members
+    stale = tuple(replace(member, address=Address("127.0.0.1", 1)) for member in there)
+    await publisher.publish(lambda t: replace(t, shards=(replace(t.shards[0], members=stale),)))
+    await group.becomes(lambda: group.shard.members == there)
+
+
+async def test_a_server_that_followed_another_leads_when_it_is_alone(group: Group) -> None:
+    engine = await group.labs["a.0"].open()
+    await engine.detach()
+    await group.coordinate(3)
+    await group.grown(3)
+    assert group.shard.leader == "a.0"
+    assert await group.has(await group.write())
+
+
+async def test_a_leader_that_was_restarted_does_not_lead_without_a_decision(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    key = await group.write()
+    before = group.shard
+    group.labs[before.leader].crash()
+    group.labs[before.leader].restart(detached=True)
+    group.announce(before.leader)
+    await group.becomes(lambda: group.shard.lineage[0] != before.lineage[0] and group.settled)
+    assert group.shard.leader != before.leader
+    assert await group.has(key)
+    await group.write()
+
+
+async def test_a_member_that_is_promoted_leads_and_has_everything(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    keys = [await group.write() for _ in range(20)]
+    assert group.replicas is not None
+    for member_id in ("a@b", "a@c", "a.0"):
+        member = next(member for member in group.shard.members if member.id == member_id)
+        await group.replicas.promote(group.shard, member)
+        assert group.shard.leader == member_id
+        assert len(group.shard.members) == 3
+        assert all([await group.has(key) for key in keys])
+        keys.append(await group.write())
+    await group.complete()
+
+
+async def test_a_member_that_does_not_answer_is_not_promoted(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    monkeypatch.setattr("helios.coordinator.replicas._PROMOTION_S", 1.0)
+    before = group.shard
+    group.labs["a@b"].crash()
+    group.announce("a@b", dead=True)
+    assert group.replicas is not None
+    with pytest.raises(Unavailable, match="b has not come to lead a within 1 s"):
+        await group.replicas.promote(before, next(member for member in before.members if member.id == "a@b"))
+    assert group.shard.leader == before.leader
+    assert group.shard.lineage == before.lineage
+    await group.write()
+
+
+async def accept_loss(group: Group, node: str) -> str:
+    """What comes of a promotion that accepts a loss."""
+    assert group.replicas is not None
+    asked = Change("promotion", ChangeKind.PROMOTE, ChangeStatus.QUEUED, shard="a", node=node, accept_loss=True)
+    group.replicas.accept_loss(asked)
+
+    async def answered() -> bool:
+        return await group.store.get(CHANGES + asked.id) is not None
+
+    await until(answered)
+    record = await read_record(group.store, Change, CHANGES + asked.id)
+    assert record is not None
+    assert record.value.status is ChangeStatus.DONE
+    return record.value.outcome
+
+
+async def test_a_person_can_have_the_last_member_go_on_alone(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    key = await group.write()
+    await group.complete()
+    assert group.context is not None
+    publisher = group.context.publisher
+    for lost in ("a.0", "a@c"):
+        group.labs[lost].crash()
+        group.announce(lost, dead=True)
+    await group.becomes(lambda: bool(publisher.topology.fenced_shards))
+    assert await accept_loss(group, "b") == "b leads a; what had not reached it is lost"
+    assert group.members() == {"a@b"}
+    assert await group.has(key)
+    await group.write()
+    for lost in ("a.0", "a@c"):
+        group.labs[lost].restart(detached=True)
+        group.announce(lost)
+    await group.grown(3)
+    assert group.shard.leader == "a@b"
+    assert await group.has(key)
+
+
+async def test_a_leader_without_its_majority_goes_on_alone_when_a_person_wants_it(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    key = await group.write()
+    for lost in ("a@b", "a@c"):
+        group.labs[lost].crash()
+        group.announce(lost, dead=True)
+    assert await accept_loss(group, "a") == "a leads a; what had not reached it is lost"
+    assert group.members() == {"a.0"}
+    assert await group.has(key)
+    await group.write()
+
+
+async def test_no_loss_is_taken_where_none_is_needed(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    key = await group.write()
+    assert (await accept_loss(group, "b")).endswith("leads a; nothing was lost")
+    assert len(group.shard.members) == 3
+    assert await group.has(key)
+
+
+def turn_on_going_home(group: Group) -> None:
+    assert group.context is not None
+    group.context.settings = group.context.settings.model_copy(update={"replication": ReplicationSettings()})
+
+
+async def test_a_leader_goes_home_when_its_node_has_been_back_for_a_while(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helios.control.leaders.STEADY_S", 1.0)
+    await group.coordinate(3)
+    await group.grown(3)
+    keys = [await group.write()]
+    group.labs["a.0"].crash()
+    group.announce("a.0", dead=True)
+    await group.becomes(lambda: group.shard.leader != "a.0" and group.settled)
+    keys.append(await group.write())
+    group.labs["a.0"].restart(detached=True)
+    group.announce("a.0")
+    await group.grown(3)
+    await group.complete()
+    assert group.shard.leader != "a.0"  # nobody has wished for it
+    turn_on_going_home(group)
+    await group.becomes(lambda: group.shard.leader == "a.0" and group.settled)
+    assert all([await group.has(key) for key in keys])
+    await group.write()
+
+
+async def test_leaders_go_home_when_somebody_evens_the_cluster_out(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    assert group.replicas is not None
+    await group.replicas.promote(group.shard, next(member for member in group.shard.members if member.id == "a@c"))
+    group.replicas.all_home()
+    await group.becomes(lambda: group.shard.leader == "a.0" and group.settled)
+    await group.write()
+
+
+async def test_a_node_that_is_about_to_stop_leads_no_more(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    key = await group.write()
+    for member_id in ("a.0", "a@b"):
+        group.announce(member_id, leaving=True)
+    await group.becomes(lambda: group.shard.leader == "a@c" and group.settled)
+    assert await group.has(key)
+    # As long as it stops it does not get back what it has just given, whoever asks.
+    assert group.replicas is not None
+    group.replicas.all_home()
+    epoch = group.epoch
+    group.announce("a@b")
+    await group.write()
+    assert group.shard.leader == "a@c"
+    assert group.epoch == epoch

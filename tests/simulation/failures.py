@@ -1,0 +1,134 @@
+"""Trouble in worlds whose shards have several members: leaders die, members are cut off from each other, and worse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.simulation.actors import Actor
+from tests.simulation.faults import Faults
+from tests.simulation.machines import AgentActor
+from tests.simulation.scenario import Danger
+from tests.simulation.servers import SimServer
+
+from helios.model.topology import Shard, Topology
+
+if TYPE_CHECKING:
+    from tests.simulation.replicated import ReplicatedWorld
+
+_SOON_S = (0.0, 0.01, 0.1, 0.5)
+
+
+class Failures(Faults):
+    """Hurts a world until its time of trouble is over.
+
+    A server loses its power only where the members that are left meet every majority: what a majority has lost at once
+    nobody promises to keep. Until it has everything again, no other member of its shard is ended either.
+    """
+
+    def __init__(self, world: ReplicatedWorld) -> None:
+        super().__init__(world)
+        self._nodes = world
+
+    def published(self, topology: Topology) -> None:
+        super().published(topology)
+        world, random = self._nodes, self._random
+        if world.scenario.danger is Danger.CALM or not 0 < world.loop.time() < self._ends_s:
+            return
+        changing = [
+            one.id for one in topology.shards if one.outgoing or one.learners or one.id in topology.fenced_shards
+        ]
+        if changing and random.random() < world.scenario.fault_at_phase / 2:
+            world.loop.send_later(random.uniform(0, random.choice(_SOON_S)), self.strike, random.choice(changing))
+
+    def strike(self, near: str | None) -> None:
+        random, topology = self._random, self._nodes.invariants.topology
+        if not topology.shards:
+            return
+        shard = (topology.shard(near) if near else None) or random.choice(topology.shards)
+        choice = random.random()
+        if choice < 0.35:
+            self._hurt_member(shard)
+        elif choice < 0.55:
+            self._part(shard)
+        elif choice < 0.8:
+            self._hurt_process(self._reigning() or random.choice(self._nodes.coordinators))
+        else:
+            self._hurt_process(random.choice(self._nodes.actors()))
+        if random.random() < 0.15:
+            self.strike(shard.id)
+
+    def _hurt_process(self, actor: Actor) -> None:
+        if isinstance(actor, AgentActor) and not all(
+            self._spares(server, power=False) for server in actor.machine.servers
+        ):
+            return  # which might end them
+        super()._hurt_process(actor)
+
+    # Members
+
+    def _some(self, shard: Shard) -> SimServer | None:
+        """One of the shard's servers, more often its leader."""
+        random = self._random
+        member = shard.leading if random.random() < 0.6 else random.choice(shard.servers)
+        return self._nodes.member(member.id)
+
+    def _hurt_member(self, shard: Shard) -> None:
+        random, server = self._random, self._some(shard)
+        if server is None or not server.up or server.frozen:
+            return
+        choice = random.random()
+        if choice < 0.5:
+            power = random.random() < 0.4
+            if self._spares(server, power=power):
+                self._end(server, power=power)
+        elif choice < 0.75:
+            self._stop(server, random.uniform(0.01, 5))
+        else:
+            lag_s = random.choice((0.05, 0.3, 1.0))
+            server.replication.lag_s = lambda: lag_s
+            mend = lambda: setattr(server.replication, "lag_s", lambda: 0.0)  # noqa: E731
+            self._until(mend, random.uniform(0.5, 3), f"{server.name} lags")
+
+    def _end(self, server: SimServer, *, power: bool) -> None:
+        self.count += 1
+        self._nodes.note(f"fault: {server.name} {'loses its power' if power else 'crashes'}")
+        server.crash(lose_unsynced=power)
+        if power:
+            self._nodes.unsound.add(server)
+
+    def _spares(self, server: SimServer, *, power: bool) -> bool:
+        """Whether its end leaves somebody who has all that was acknowledged, and can be known to have it."""
+        world = self._nodes
+        shard = world.invariants.topology.shard(server.shard)
+        if shard is None:
+            return True
+        sound = {member.id for member in shard.servers if world.is_sound(shard, member.id)}
+        world.unsound.difference_update([one for member_id in sound if (one := world.member(member_id)) is not None])
+        if not power and not any(other.shard == server.shard for other in world.unsound):
+            return True  # all disks have everything
+        left = {member_id for member_id in sound if world.member(member_id) is not server}
+        return all(len(members & left) >= len(members) - len(members) // 2 for members in shard.memberships)
+
+    # The network
+
+    def _part(self, shard: Shard) -> None:
+        """A server is cut off from another, from a process, or from all but the routers."""
+        random, world, server = self._random, self._nodes, self._some(shard)
+        if server is None or not server.up:
+            return
+        others = [other for other in world.everyone() if other is not server]
+        choice = random.random()
+        if choice < 0.35:
+            names = [random.choice([other.name for other in others if other.shard == server.shard] or [""])]
+        elif choice < 0.6:
+            names = [random.choice([*world.coordinators, *world.routers]).process.name]
+        else:
+            names = [other.name for other in others] + [actor.process.name for actor in world.coordinators]
+        for name in names:
+            server.cut(name)
+
+        def heal() -> None:
+            for name in names:
+                server.heal(name)
+
+        self._until(heal, random.uniform(0.1, 5), f"{server.name} is cut off from {', '.join(names)}")

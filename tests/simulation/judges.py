@@ -1,0 +1,85 @@
+"""The judges of a life: for each key that clients use, what its answers allow, and whether the servers hold that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from tests.simulation.data import Value, perform
+from tests.simulation.history import CounterHistory, Impossible, KeyHistory
+from tests.simulation.invariants import Invariants
+from tests.simulation.library import Library
+from tests.simulation.scenario import Scenario
+from tests.simulation.shared import Pair, Queue, Register
+
+
+class Judges:
+    """Of the keys that have one client each (`histories`), and of those that several clients use at once."""
+
+    def __init__(self, scenario: Scenario, histories: Callable[[], list[KeyHistory]]) -> None:
+        self.counters = [CounterHistory(f"n:{number}".encode()) for number in range(scenario.counters)]
+        self.registers = [Register(f"r:{number}".encode()) for number in range(scenario.registers)]
+        self.queues = [Queue(f"q:{number}".encode()) for number in range(scenario.queues)]
+        self.pairs = [Pair(b"p:{%d}:one" % number, b"p:{%d}:other" % number) for number in range(scenario.pairs)]
+        self.library = Library()
+        self.made_up: dict[bytes, set[bytes]] = {}  # by scripts, and what these may have written there
+        self._histories = histories
+
+    @property
+    def histories(self) -> list[KeyHistory]:
+        """Of all keys that have one client."""
+        return self._histories()
+
+    def keys(self) -> Iterator[bytes]:
+        """All of them."""
+        yield from (history.key for history in self.histories)
+        yield from (counter.key for counter in self.counters)
+        yield from (register.key for register in self.registers)
+        yield from (queue.key for queue in self.queues)
+        for pair in self.pairs:
+            yield from (pair.one, pair.other)
+
+    def doubt(self, invariants: Invariants, shard: str) -> None:
+        """What this shard owns, or is about to own, may have become another thing by itself."""
+
+        def touched(key: bytes) -> bool:
+            return invariants.owns(shard, key) or invariants.about_to_own(shard, key)
+
+        for register in self.registers:
+            register.uncertain |= touched(register.key)
+        for queue in self.queues:
+            queue.uncertain |= touched(queue.key)
+        for pair in self.pairs:
+            pair.uncertain |= touched(pair.one) or touched(pair.other)
+        for counter in self.counters:
+            counter.uncertain = True
+
+    def doubt_order(self) -> None:
+        """Counters and queues may begin anew at any time."""
+        for counter in self.counters:
+            counter.uncertain = True
+        for queue in self.queues:
+            queue.uncertain = True
+        for pair in self.pairs:
+            pair.uncertain = True
+
+    def check(self, get: Callable[[bytes], bytes | None], now_s: float, now_ms: float) -> None:
+        """Everything is at rest, and owners hold what `get` says; raises Impossible where that cannot be."""
+        for history in self.histories:
+            history.check(get(history.key), now_ms)
+        for counter in self.counters:
+            counter.check(get(counter.key))
+        for register in self.registers:
+            register.check(get(register.key), now_s)
+        for queue in self.queues:
+            _, elements = perform("LRANGE", Value(get(queue.key)), ())
+            assert isinstance(elements, list)
+            queue.check(elements)
+        for pair in self.pairs:
+            pair.check(get)
+        for key in self.made_up:
+            self.check_made_up(key, get(key))
+
+    def check_made_up(self, key: bytes, data: bytes | None) -> None:
+        """The key's owner holds this; raises Impossible where no script has written it."""
+        if data is not None and data not in self.made_up[key]:
+            raise Impossible(f"{key!r} holds {data!r}, which no script has written")

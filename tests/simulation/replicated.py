@@ -1,0 +1,183 @@
+"""Worlds whose shards have several members: every node has an agent, which runs the servers that it is to carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from random import Random
+
+from tests.simulation.actors import Actor
+from tests.simulation.failures import Failures
+from tests.simulation.machines import AgentActor, Machine, Placed
+from tests.simulation.scenario import Danger, Edge, Scenario, ServerKind, choose
+from tests.simulation.servers import SimServer
+from tests.simulation.terms import Terms
+from tests.simulation.world import World, agent_records, members_of
+
+from helios.coordinator.replicas import wishes_of
+from helios.model.ids import Address, founder_id, replica_id, shard_of_replica
+from helios.model.sections import Reads, ReplicationSettings
+from helios.model.topology import Node, Shard
+from helios.ports.following import next_change
+from helios.ports.records import MEMBERS
+from helios.ports.store import Delete, Put
+
+_NODES = 3
+_FIRST_PORT = 8000
+# Copies are of supervised servers alone, and a server that loses keys by itself makes every copy lose them.
+_WITHOUT = (Edge.EXTERNAL, Edge.PLAIN, Edge.LOSING, Edge.IMPORTS, Edge.ADOPTED, Edge.FLUSHES)
+
+
+def choose_replicated(seed: int) -> Scenario:
+    """The scenario of a seed whose life has copies."""
+    base, random = choose(seed), Random(f"{seed}/copies")
+    danger = base.danger if base.danger in (Danger.CALM, Danger.SLOW, Danger.ZOMBIES) else Danger.MIXED
+    factor = random.choice((2, 3, 3))
+    replication = ReplicationSettings(
+        reads=Reads.LINEARIZABLE,
+        ack_timeout=random.choice((0.2, 0.5, 1.0)),
+        failover_timeout=random.choice((0.5, 1.0, 2.0)),
+    )
+    sharding = base.settings.sharding.model_copy(update={"replication_factor": factor})
+    return replace(
+        base,
+        settings=base.settings.model_copy(update={"sharding": sharding, "replication": replication}),
+        nodes=_NODES,
+        spare_nodes=random.randint(0, 1),
+        danger=danger,
+        peace_s=random.choice((0.0, 1.0, 3.0)),
+        trouble_s=random.uniform(2.0, 6.0),
+        registers=2,
+        lists=False,
+        room_bytes=1 << 20,
+        edges=base.edges.difference(_WITHOUT),
+        kinds=(ServerKind.SUPERVISED,) * len(base.kinds),
+    )
+
+
+class ReplicatedWorld(World):
+    """A world with agents. `servers` are those with which nodes found their shards."""
+
+    def __init__(self, seed: int, scenario: Scenario) -> None:
+        super().__init__(seed, scenario)
+        self._ports = _FIRST_PORT
+        self.machines = {node: self._machine(node) for node in self.servers}
+        self.agents = [AgentActor(self, machine) for machine in self.machines.values()]
+        self.invariants.leads = lambda server: self.leading(server.shard) is server
+        self.faults = Failures(self)
+        self.terms = Terms(self)
+        self.unsound: set[SimServer] = set()  # those that have lost their power, and have not got everything again
+
+    def actors(self) -> list[Actor]:
+        return [*self.agents, *super().actors()]
+
+    def everyone(self) -> list[SimServer]:
+        return [server for machine in self.machines.values() for server in machine.servers]
+
+    def leading(self, shard: str) -> SimServer:
+        found = self.invariants.topology.shard(shard)
+        if found is None:
+            return self.servers[shard]
+        leader = found.leading
+        return self.machines[leader.node].placed[leader.id].server
+
+    def member(self, member_id: str) -> SimServer | None:
+        """The server of that member, if its node has one."""
+        found = (machine.placed.get(member_id) for machine in self.machines.values())
+        return next((placed.server for placed in found if placed is not None), None)
+
+    def is_sound(self, shard: Shard, member_id: str) -> bool:
+        """Whether a member goes by its shard's term, as leader or as one who has followed it."""
+        server = self.member(member_id)
+        if server is None or not server.up:
+            return False
+        said = server.replication.state()
+        return said.in_sync and bool(shard.lineage) and said.history == shard.lineage[0].history
+
+    def on_commit(self, operations: Sequence[Put | Delete], revision: int) -> None:
+        before = self.invariants.topology
+        super().on_commit(operations, revision)
+        if self.invariants.topology is not before:
+            self.terms.published(before, self.invariants.topology)
+
+    async def announce(self, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            await self.inner.commit(agent_records(node, self.clock.wall()))
+        for agent in self.agents:
+            agent.start()
+        while len((members := await self.inner.list(MEMBERS)).entries) < len(nodes):
+            await next_change(self.inner, MEMBERS, members.revision, 1.0)
+
+    def calm(self) -> None:
+        # A server whose answer is late is replaced: that would never come to an end.
+        super().calm()
+        self.late = dict.fromkeys((server.name for server in self.everyone()), 0.0)
+
+    def look(self) -> None:
+        self.terms.look()
+
+    # Servers of nodes
+
+    def _machine(self, node: str) -> Machine:
+        machine = Machine(
+            node, Random(f"{self.seed}/machine of {node}"), lambda member_id: self._placed(node, member_id)
+        )
+        founder = self.servers[node]
+        founder.crash()
+        machine.placed[founder_id(node)] = Placed(founder, self.address(node))
+        return machine
+
+    def _placed(self, node: str, member_id: str) -> Placed:
+        shard, number = shard_of_replica(member_id), int(node.rpartition("-")[2]) - 1
+        assert member_id == replica_id(shard, node)
+        # It travels and waits as part of the world, whoever has it made.
+        server = self.loop.outside.run(self._server, shard, name=member_id, skew_s=self.scenario.skews_s[number])
+        server.up = False
+        server.replication.kept = Random(f"{self.seed}/kept by {member_id}").choice((3, 1000))
+        self._ports += 1
+        return Placed(server, Address("server", self._ports))
+
+    def run_server(self, member_id: str, placed: Placed) -> None:
+        """The server begins to run, on the files that it has."""
+        if Edge.ELSEWHERE in self.scenario.edges and self._delays.random() < 0.3:
+            self.addresses.pop(placed.address, None)
+            self._ports += 1
+            placed.address = Address("server", self._ports)
+        self.addresses[placed.address] = placed.server
+        placed.server.restart()
+        leads = "leads" if placed.server.replication.leads else "follows nobody"
+        self.note(f"{member_id} runs at {placed.address} and {leads}")
+
+    def discard(self, machine: Machine, member_id: str) -> None:
+        """The member's files go."""
+        placed = machine.placed.pop(member_id)
+        self.addresses.pop(placed.address, None)
+        self.note(f"{member_id} is gone")
+        if member_id == founder_id(machine.node):
+            self.fail(f"the files of {member_id} are deleted")
+
+    # Rest
+
+    def unrest(self) -> Iterator[str]:
+        topology = self.invariants.topology
+        wishes = wishes_of(topology, self.scenario.settings.sharding.replication_factor)
+        for shard in topology.shards:
+            wanted = {founder_id(shard.id), *(replica_id(shard.id, node) for node in wishes.get(shard.id, ()))}
+            if shard.id in topology.fenced_shards:
+                yield f"{shard.id} is being failed over"
+            if shard.learners or shard.outgoing or {member.id for member in shard.members} != wanted:
+                yield f"the members of {shard.id} are {members_of(shard)}, where {sorted(wanted)} are wanted"
+            yield from self._unlike(shard)
+
+    def _unlike(self, shard: Shard) -> Iterator[str]:
+        """Members that do not have what the leader has."""
+        leader = self.leading(shard.id)
+        if not leader.replication.leads:
+            yield f"{leader.name} does not lead"
+        held = leader.contents()
+        for member in shard.members:
+            server = self.member(member.id)
+            if server is None or not server.up:
+                yield f"{member.id} does not run"
+            elif server.contents() != held:
+                yield f"{member.id} has {server.contents()}, where its leader has {held}"

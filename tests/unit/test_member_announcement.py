@@ -1,0 +1,61 @@
+"""What an agent writes of its servers, where the store carries something out that was given up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from helios.errors import Conflict, StoreUnreachable
+from helios.model.ids import Address
+from helios.model.topology import Topology
+from helios.node.keeper import MemberKeeper
+from helios.node.member import MemberServer, MemberSpec
+from helios.ports.records import MEMBERS, MemberRecord, read_record
+from helios.ports.store import Compare, Delete, Put
+from helios.runtime.clock import SystemClock
+from helios.stores.memory import MemoryStore
+
+
+class _LateStore(MemoryStore):
+    """A store that does the first thing that it is asked to write when everybody has given that up."""
+
+    late: tuple[Sequence[Put | Delete], Sequence[Compare]] | None = None
+
+    async def commit(self, operations: Sequence[Put | Delete], *, compares: Sequence[Compare] = ()) -> int:
+        if self.late is None:
+            self.late = operations, compares
+            raise StoreUnreachable("no answer")
+        return await super().commit(operations, compares=compares)
+
+
+class _Server:
+    """A server that comes up at another port each time."""
+
+    spec = MemberSpec("a.0", "a", 0)
+    port = 7000
+
+    async def start(self, *, needed: bool, leads: bool) -> None:
+        self.port += 1
+
+    def record(self) -> MemberRecord:
+        return MemberRecord("a.0", "a", Address("host", self.port), "admin")
+
+
+async def _tell(_: str) -> None:
+    pass
+
+
+async def test_an_announcement_that_comes_late_takes_no_newer_one_back() -> None:
+    store = _LateStore()
+    keeper = MemberKeeper(cast(MemberServer, _Server()), store, SystemClock(), _tell)
+    await keeper.start(Topology(epoch=0))
+    await keeper.start(Topology(epoch=0), again=True)
+    assert store.late is not None
+    operations, compares = store.late
+    with pytest.raises(Conflict):
+        await store.commit(operations, compares=compares)
+    record = await read_record(store, MemberRecord, MEMBERS + "a.0")
+    assert record is not None
+    assert record.value.address == Address("host", 7002)

@@ -1,0 +1,103 @@
+"""Shards as they are shown: who leads, who follows how closely, and what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from helios.admin.reports import places
+from helios.admin.shards import shard_views, under_replicated
+from helios.admin.views import CopyView, PlaceView
+from helios.errors import EngineUnreachable
+from helios.model.ids import Address
+from helios.model.sections import ShardingSettings
+from helios.model.settings import ClusterSettings
+from helios.model.topology import Member, Node, Shard, Term, Topology
+from helios.ports.engine import Follower, Replication
+
+A, B, C = (Member(f"s@{name}", name, Address(name, 7000)) for name in "abc")
+SHARD = Shard("s", B.id, (A, B), learners=(C,), lineage=(Term("h", 0),))
+NODES = tuple(Node(name, Address(name, 6379)) for name in "abc")
+TOPOLOGY = Topology(1, nodes=NODES, shards=(SHARD,))
+THREE = ClusterSettings(sharding=ShardingSettings(replication_factor=3))
+
+
+class Leader:
+    """The engine of a leader, and what opens it."""
+
+    def __init__(self, *followers: Follower) -> None:
+        self.said: Replication | None = Replication(True, "h", 500, followers=followers)
+
+    async def open(self, member: Member, **_: Any) -> Leader:
+        assert member == B
+        if self.said is None:
+            raise EngineUnreachable("it does not answer")
+        return self
+
+    async def replication(self) -> Replication:
+        assert self.said is not None
+        return self.said
+
+    async def close(self) -> None:
+        pass
+
+
+async def seen(leader: Any, topology: Topology = TOPOLOGY) -> dict[str, CopyView]:
+    (view,) = await shard_views(topology, leader, THREE)
+    assert [copy.role for copy in view.copies[:1]] == ["leader"]
+    return {copy.node: copy for copy in view.copies}
+
+
+async def test_a_leader_says_how_far_its_copies_are_behind() -> None:
+    copies = await seen(Leader(Follower(A.address, 480, 0.5), Follower(C.address, 0, 0.1)))
+    assert copies["b"] == CopyView(B.id, "b", "b:7000", "leader", True)
+    assert copies["a"] == CopyView(A.id, "a", "a:7000", "replica", True, 20, 0.5)
+    # It is given a whole copy: what it will have is not what it has.
+    assert copies["c"] == CopyView(C.id, "c", "c:7000", "learner", False)
+
+
+async def test_a_copy_that_does_not_follow_or_is_silent_is_not_in_sync() -> None:
+    assert (await seen(Leader()))["a"].in_sync is False
+    assert (await seen(Leader(Follower(A.address, 500, 5.0))))["a"].in_sync is False
+
+
+async def test_nothing_is_known_of_copies_whose_leader_is_silent() -> None:
+    leader = Leader()
+    leader.said = None
+    copies = await seen(leader)
+    assert {copy.in_sync for copy in copies.values()} == {None}
+    assert {copy.lag_bytes for copy in copies.values()} == {None}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "missing"),
+    [
+        ({}, "under-replicated", 1),
+        ({"members": (A, B, C), "learners": ()}, "ok", 0),
+        ({"members": (A, B, C), "learners": (), "outgoing": (A, B)}, "ok", 0),
+    ],
+)
+async def test_a_shard_says_what_it_lacks(change: dict[str, Any], status: str, missing: int) -> None:
+    topology = replace(TOPOLOGY, shards=(replace(SHARD, **change),))
+    leader: Any = Leader()
+    (view,) = await shard_views(topology, leader, THREE)
+    assert (view.status, view.missing, view.wanted, view.durability) == (status, missing, 3, "quorum")
+    assert len(under_replicated(topology, THREE)) == bool(missing)
+    fenced = replace(topology, fenced_shards=frozenset({"s"}))
+    (without,) = await shard_views(fenced, leader, THREE)
+    assert without.status == "no leader"
+
+
+async def test_a_shard_of_one_is_not_asked() -> None:
+    alone = replace(TOPOLOGY, shards=(Shard("s", B.id, (B,)),))
+    nobody: Any = None
+    (view,) = await shard_views(alone, nobody, ClusterSettings())
+    assert view.status == "ok"
+    assert view.copies == (CopyView(B.id, "b", "b:7000", "leader", True),)
+
+
+def test_a_key_is_where_its_shard_has_members_and_first_where_it_leads() -> None:
+    assert places(TOPOLOGY, "s") == (PlaceView("b", "b:6379", "leader"), PlaceView("a", "a:6379", "replica"))
+    assert places(TOPOLOGY, "unknown") == ()

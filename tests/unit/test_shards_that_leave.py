@@ -1,0 +1,101 @@
+"""A shard leaves the cluster while somebody looks for another leader of it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from tests.engine_lab import until
+
+from helios.control.mutations import Finish
+from helios.coordinator.failover import Failover
+from helios.coordinator.fencing import Fencing
+from helios.coordinator.following import Following
+from helios.coordinator.publisher import Publisher
+from helios.coordinator.replicas import Replicas
+from helios.coordinator.term_context import TermContext
+from helios.engines.memory import MemoryConnector
+from helios.model.ids import Address
+from helios.model.migration import Change, ChangeKind, ChangeStatus
+from helios.model.settings import ClusterSettings
+from helios.model.topology import Member, Node, NodeState, Placement, Shard, Term, Topology, Transition
+from helios.ports.records import CHANGES, TERM, read_record
+from helios.ports.store import Put
+from helios.runtime.clock import SystemClock
+from helios.stores.memory import MemoryStore
+
+MEMBERS = (Member("s.0", "s", Address("s", 1)), Member("s@t", "t", Address("t", 3)))
+LEFT = Shard("s", "s.0", MEMBERS, lineage=(Term("history", 0),))
+STAYS = Shard("t", "t.0", (Member("t.0", "t", Address("t", 1)),))
+
+
+async def publisher_without_the_shard() -> Publisher:
+    store = MemoryStore()
+    publisher = await Publisher.open(store, SystemClock(), 1, await store.commit([Put(TERM, b"1")]))
+    await publisher.publish(
+        lambda topology: replace(
+            topology, nodes=(Node("t", Address("t", 2)),), shards=(STAYS,), placement=Placement(8, (("t", 1.0),))
+        )
+    )
+    return publisher
+
+
+def context_of(publisher: Publisher) -> TermContext:
+    return TermContext(publisher, MemoryConnector({}), SystemClock(), ClusterSettings(), lambda: "name")
+
+
+async def test_a_shard_that_has_left_gets_no_leader() -> None:
+    publisher = await publisher_without_the_shard()
+    context, before = context_of(publisher), publisher.topology
+    failover = Failover(
+        publisher,
+        Following(context.access, context.clock),
+        LEFT,
+        quorum=True,
+        fencing=Fencing(publisher, context.sessions, ack_timeout_s=1.0),
+    )
+    await failover.run()
+    assert publisher.topology == before
+
+
+async def test_who_accepts_the_loss_of_a_shard_that_has_left_is_told() -> None:
+    publisher = await publisher_without_the_shard()
+    # Something is replicated, and so looked at.
+    led = replace(STAYS, members=(*STAYS.members, Member("t@s", "s", Address("s", 1))), lineage=(Term("history", 0),))
+    await publisher.publish(lambda topology: replace(topology, shards=(led,)))
+    replicas = Replicas(context_of(publisher))
+    looking = asyncio.create_task(replicas.run())
+    asked = Change("promotion", ChangeKind.PROMOTE, ChangeStatus.QUEUED, shard="s", node="t", accept_loss=True)
+    replicas.accept_loss(asked)
+
+    async def answered() -> bool:
+        return await publisher.store.get(CHANGES + asked.id) is not None
+
+    try:
+        await until(answered)
+    finally:
+        looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking
+    record = await read_record(publisher.store, Change, CHANGES + asked.id)
+    assert record is not None
+    assert record.value.status is ChangeStatus.FAILED
+    assert record.value.error == "s has left the cluster meanwhile"
+
+
+@pytest.mark.parametrize(("fenced", "still"), [({"s"}, set()), ({"s", "t"}, {"t"}), ({"t"}, {"t"})])
+def test_nobody_waits_for_a_leader_of_a_shard_that_leaves(fenced: set[str], still: set[str]) -> None:
+    nodes = (Node("s", Address("s", 2), state=NodeState.DRAINING), Node("t", Address("t", 2)))
+    leaves = Topology(
+        1,
+        nodes=nodes,
+        shards=(LEFT, STAYS),
+        placement=Placement(8, (("s", 1.0), ("t", 1.0))),
+        transition=Transition("change", Placement(8, (("t", 1.0),)), (), leaving="s"),
+        fenced_shards=frozenset(fenced),
+    )
+    finished = Finish(frozenset()).apply(leaves)
+    assert finished.shards == (STAYS,)
+    assert finished.fenced_shards == still
