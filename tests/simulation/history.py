@@ -163,9 +163,12 @@ class KeyHistory:
         held = [states for at_ms, states in self._snapshots if at_ms >= since_ms]
         earlier = [states for at_ms, states in self._snapshots if at_ms < since_ms]
         held.append(earlier[-1] if earlier else frozenset({Possible(ABSENT)}))
+        # What was asked after such a time is as open as before the cut.
+        under_way = {number for possible in self.possible for number in possible.open}
+        back = {replace(p, open=tuple(sorted(under_way.union(p.open)))) for states in held for p in states}
         self.lost_at_ms = now_ms
         self._note(f"{now_ms:.1f} power lost, back to {since_ms:.1f} at most")
-        self._become(self.possible.union(*held), now_ms)
+        self._become(self.possible | back, now_ms)
 
     def listed(self, *, there: bool, begin_ms: float, end_ms: float) -> None:
         """A scan between these times, in which the key's client did nothing else, has found the key, or not."""

@@ -92,6 +92,19 @@ def test_a_power_cut_may_undo_what_is_acknowledged_only_after_it(told_ms: int) -
     history.check(None, 2000)
 
 
+def test_what_a_power_cut_took_stays_lost_where_a_command_of_that_time_is_refused() -> None:
+    history = KeyHistory(b"k")
+    _appended(history, b"a", 1, 0)
+    _appended(history, b"b", 2, 1000)
+    number = history.asked(Command("FLUSH"), 1200)
+    history.power_lost(since_ms=500, now_ms=1500)
+    history.not_done(number, 1600)
+    history.check(b"a", 2000)
+    history.check(b"ab", 2000)
+    with pytest.raises(Impossible):
+        history.check(None, 2000)
+
+
 def test_what_is_asked_for_after_a_power_cut_stays_done() -> None:
     history = KeyHistory(b"k")
     _appended(history, b"a", 1, 0)
