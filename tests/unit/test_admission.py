@@ -18,7 +18,7 @@ from helios.control.admission import (
     placement_after,
     refusal,
     refuse_joining,
-    with_state,
+    stays,
 )
 from helios.control.mutations import Reverse, Switch, begin
 from helios.errors import HeliosError, InvalidInput, NotFound, Refused
@@ -310,9 +310,21 @@ def test_a_change_that_is_taken_back_keeps_what_was_asked_of_the_node_since() ->
     begun = begin(
         before, "c", placement_after(before, change), (Pair("b", "a", "m-1"),), altered=altered_node(before, change)
     )
-    leaving = with_state(begun, "b", NodeState.DRAINING)
+    leaving = granted(ask(begun, remove("b")))
     back = Reverse({("b", "a"): "back-1"}).apply(Switch("b", "a").apply(leaving))
     assert [node.state for node in back.nodes] == [NodeState.ACTIVE, NodeState.DRAINING, NodeState.ACTIVE]
+    assert stays(back, "b").nodes == before.nodes, "neither the drain nor the removal has come about"
+
+
+@pytest.mark.parametrize("state", [NodeState.ACTIVE, NodeState.DRAINED])
+def test_a_node_whose_removal_is_given_up_is_what_it_was(state: NodeState) -> None:
+    whole = cluster("a", "b", "c")
+    before = performed(whole, about("b", ChangeKind.DRAIN)) if state is NodeState.DRAINED else whole
+    leaving = granted(ask(before, remove("b")))
+    assert leaving.nodes[1].state is NodeState.DRAINING
+    assert stays(leaving, "b").nodes == before.nodes
+    begun = begin(leaving, "c", placement_after(leaving, remove("b")), (Pair("a", "c", "m-1"),), leaving="b")
+    assert Reverse({("a", "c"): "back-1"}).apply(begun).nodes == before.nodes
 
 
 def test_one_request_at_a_time_imports_from_a_server() -> None:

@@ -113,3 +113,23 @@ async def test_a_request_is_refused_if_it_makes_no_sense_any_more_when_it_is_pub
         "REFUSED b is the last node: its keys would have nowhere to go; add another node first"
     )
     assert queue.next() is None
+
+
+@pytest.mark.parametrize("state", [NodeState.ACTIVE, NodeState.DRAINED])
+async def test_a_removal_that_is_cancelled_in_the_queue_leaves_the_node_as_it_was(state: NodeState) -> None:
+    store = MemoryStore()
+    publisher = await publisher_over(store)
+    nodes = (
+        Node("a", Address("a", 7001), NodeKind.EXTERNAL),
+        Node("b", Address("b", 7001), NodeKind.EXTERNAL, state),
+    )
+    await publisher.publish(lambda topology: replace(topology, nodes=nodes))
+    access = Access(MemoryConnector({}), publisher)
+    queue = Queue(publisher, access, SystemClock(), lambda: Policy(2), lambda: "id", nothing_to_do)
+    await store.commit([put_record(KEY, Change("request", ChangeKind.REMOVE_NODE, node="b"))])
+    record = await read_record(store, Change, KEY)
+    assert record is not None
+    assert await queue.take(record)
+    assert publisher.topology.nodes[1].state is NodeState.DRAINING
+    assert await queue.cancel("request")
+    assert publisher.topology.nodes == nodes

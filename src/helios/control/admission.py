@@ -259,7 +259,7 @@ def _remove(topology: Topology, node_id: str) -> Admission:
     if node.state is NodeState.DRAINING:
         raise Refused(f"{node_id} is being removed already")
     _check_not_last(topology, node_id)
-    return Admission(with_state(topology, node_id, NodeState.DRAINING), queued=True)
+    return Admission(with_node(topology, replace(node, state=NodeState.DRAINING, staying=node.state)), queued=True)
 
 
 def _with_node(topology: Topology, node: Node, members: Mapping[str, Member]) -> Topology:
@@ -294,10 +294,12 @@ def _owning_all(topology: Topology) -> Topology:
     return replace(topology, placement=with_weights(topology.placement, desired_weights(topology)))
 
 
-def with_state(topology: Topology, node_id: str, state: NodeState) -> Topology:
-    """The topology with the state of one node changed."""
+def stays(topology: Topology, node_id: str) -> Topology:
+    """The topology in which a node that was to leave is again what it was before."""
     node = topology.node(node_id)
-    return topology if node is None else with_node(topology, replace(node, state=state))
+    if node is None or node.state is not NodeState.DRAINING:
+        return topology
+    return with_node(topology, replace(node, state=node.staying, staying=NodeState.ACTIVE))
 
 
 def with_node(topology: Topology, node: Node) -> Topology:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from helios.control.admission import with_node, with_state
+from helios.control.admission import stays, with_node
 from helios.errors import Conflict, Refused, StoreError
 from helios.model.topology import Node, NodeState, Pair, PairPhase, Placement, Topology, Transition, with_numbers
 
@@ -88,7 +88,7 @@ class Reverse:
         reversed_ = replace(topology, placement=transition.next, transition=back)
         if transition.was is not None:
             reversed_ = _as_it_was(reversed_, transition.was)
-        return with_state(reversed_, transition.leaving, NodeState.ACTIVE) if transition.leaving else reversed_
+        return stays(reversed_, transition.leaving)
 
 
 def _as_it_was(topology: Topology, was: Node) -> Topology:
@@ -96,8 +96,9 @@ def _as_it_was(topology: Topology, was: Node) -> Topology:
     node = topology.node(was.id)
     if node is None:
         return topology
-    state = node.state if node.state is NodeState.DRAINING else was.state
-    return with_node(topology, replace(node, weight=was.weight, state=state))
+    if node.state is NodeState.DRAINING:
+        return with_node(topology, replace(node, weight=was.weight, staying=was.state))
+    return with_node(topology, replace(node, weight=was.weight, state=was.state))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from helios.control.admission import (
     placement_after,
     refusal,
     refuse_joining,
-    with_state,
+    stays,
 )
 from helios.control.rebalance import Rebalancing
 from helios.coordinator.access import Access
@@ -29,7 +29,7 @@ from helios.errors import Conflict, EngineError, InvalidInput, NotFound, Refused
 from helios.model.ids import founder_id
 from helios.model.migration import Change, ChangeKind, ChangeStatus, Migration, MigrationStatus
 from helios.model.notation import is_loopback
-from helios.model.topology import ANY, Member, Node, NodeKind, NodeState, Shard, Topology
+from helios.model.topology import ANY, Member, Node, NodeKind, Shard, Topology
 from helios.placement.plan import pairs_between
 from helios.ports.clock import Clock
 from helios.ports.engine import EngineInfo
@@ -135,9 +135,7 @@ class Queue:
             if not migration.status.ended
         ]
         if change.kind is ChangeKind.REMOVE_NODE:
-            await self._publisher.publish(
-                lambda topology: with_state(topology, change.node, NodeState.ACTIVE), operations, behind=behind
-            )
+            await self._publisher.publish(lambda topology: stays(topology, change.node), operations, behind=behind)
         else:
             await self._publisher.write(operations, behind=behind)
 

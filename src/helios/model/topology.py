@@ -28,7 +28,10 @@ class NodeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A place that serves: a `helios node` agent, or a plain server (external) that Helios only routes to."""
+    """A place that serves: a `helios node` agent, or a plain server (external) that Helios only routes to.
+
+    `staying` is the state to which a draining node returns if its removal is given up.
+    """
 
     id: str
     address: Address
@@ -36,6 +39,7 @@ class Node:
     state: NodeState = NodeState.ACTIVE
     weight: float = 1.0
     zone: str = ""
+    staying: NodeState = NodeState.ACTIVE
 
 
 @dataclass(frozen=True, slots=True)
