@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,7 @@ from helios.ports.records import BIG_KEYS, LOAD, TERM, BigKeysRecord, LoadRecord
 from helios.ports.store import Put
 from helios.resp.wire import encode_command
 from helios.router.stats.big_keys import CAPACITY, BigKeys
+from helios.router.stats.frames import sent_keys
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
 
@@ -239,3 +241,19 @@ def test_a_server_whose_keys_are_all_looked_at_needs_no_search() -> None:
     growth.looked(Held(0, 0), 0)
     growth.looked(Held(300, 90 * MEGABYTE), 300)
     assert not growth.sought
+
+
+def test_the_keys_of_a_long_command_cost_no_collection() -> None:
+    """Each would look through the command's arguments, too, and there may be a million of them."""
+    frame = encode_command([b"MSET", *(b"word:%d" % number for number in range(1000))])
+    gc.collect()
+    gc.disable()
+    try:
+        before = gc.get_count()[0]
+        keys, sizes = sent_keys(frame)
+        made = gc.get_count()[0] - before
+    finally:
+        gc.enable()
+    assert keys == [b"word:%d" % number for number in range(0, 1000, 2)]
+    assert len(sizes) == len(keys)
+    assert made < 50, "objects that the collector counts: none for each key"

@@ -29,17 +29,17 @@ class BigKeys:
 
     def sent(self, frame: bytes) -> None:
         """A big command goes to a server."""
-        keys = sent_keys(frame)
+        keys, sizes = sent_keys(frame)
         few = len(keys) <= _FEW_KEYS
-        for one in keys:
-            self._note(one.key, len(frame) if few else one.bytes)
+        for key, size in zip(keys, sizes, strict=True):
+            self._note(key, len(frame) if few else size)
 
     def answered(self, frame: bytes, reply_bytes: int) -> None:
         """A command has a big reply."""
-        keys = sent_keys(frame)
+        keys, _ = sent_keys(frame)
         if len(keys) <= _FEW_KEYS:
-            for one in keys:
-                self._note(one.key, reply_bytes)
+            for key in keys:
+                self._note(key, reply_bytes)
 
     async def other_than(self, known: tuple[bytes, ...]) -> tuple[bytes, ...]:
         """Wait until the keys of the last minute are others than these; they are in order."""

@@ -75,7 +75,7 @@ class HotKeys:
         return tuple(view for view in views if view.ops)
 
     def _look(self, shard: str, frame: bytes) -> None:
-        keys = [one.key for one in sent_keys(frame) if not one.key.startswith(NOWHERE)]
+        keys = [key for key in sent_keys(frame).keys if not key.startswith(NOWHERE)]
         if not keys:
             return
         key = keys[self._random.randrange(len(keys))]
