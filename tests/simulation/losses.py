@@ -74,16 +74,16 @@ class Losses:
     def imported(self, change: Change) -> None:
         """A server is asked to join with its keys: each that it has may come, if it has not come before.
 
-        One that has come comes once more only where an import of before has named it as it failed, and the server has
-        it still: whoever asks again wants it.
+        One that has come comes once more only where an import of before has named it as in conflict, and the server has
+        it still: whoever asks again wants it. What was left in doubt comes no more.
         """
         if not change.import_keys:
             return
         server = self._world.servers[change.nodes[0].id]
         arriving = {history: command for client in self._world.clients for history, command in client.arriving.items()}
         if change.status.ended:
-            said = change.error or ""
-            anew = "was started anew" in said
+            anew = "was started anew" in (change.error or "")
+            said = (change.error or "").partition(" keys may be in the cluster, too")[0]
             self._told |= {(server.shard, one.key) for one in arriving if anew or repr(one.key.decode()) in said}
         elif change.id not in self._imports:
             self._imports.add(change.id)

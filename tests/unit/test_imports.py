@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from tests.memory_shards import MemoryShards, memory_shards
@@ -10,10 +11,15 @@ from tests.shards import Latch, eventually, rests
 
 from helios.admin.views import ChangeView
 from helios.coordinator import imports, performer
+from helios.coordinator.import_doubts import Doubts
+from helios.coordinator.publisher import Publisher
 from helios.coordinator.sweep import REGISTER
+from helios.model.ids import Address
+from helios.model.topology import Member
 from helios.ports.failpoints import Point
-from helios.ports.records import CANCELS
+from helios.ports.records import CANCELS, DOUBTS, TERM
 from helios.ports.store import Put
+from helios.runtime.clock import SystemClock
 
 OWN = {b"one", b"two", b"three"}
 
@@ -130,7 +136,7 @@ async def test_an_import_waits_for_an_owner_that_comes_back() -> None:
 async def test_an_import_that_an_owner_fails_leaves_no_key_on_both_sides_without_naming_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever asks again brings back nothing that clients have deleted, but for what was named."""
+    """Whoever asks again brings back nothing that clients have deleted, though only some of it was named."""
     monkeypatch.setattr(performer, "IMPORT_ATTEMPTS_MAX", 1)
     latch = Latch()
     async with memory_shards(["a", "b"], latch, a=9, b=9, c=9) as cluster:
@@ -151,6 +157,62 @@ async def test_an_import_that_an_owner_fails_leaves_no_key_on_both_sides_without
         c.crash(lose_unsynced=True)
         assert set(c.keys()) == own - with_a
         assert a.get(REGISTER) is None
+        for server in (b, c):
+            server.restart()
+        with_b = own & set(b.keys())
+        assert with_b == own - with_a
+        deleted = set(sorted(with_b)[1:])
+        b.delete(sorted(deleted))
+        c.set(b"new", b"old")  # what is in no doubt goes its way
+        again = await _ended(cluster, await cluster.admin.add_node("c", str(cluster.addresses["c"]), import_keys=True))
+        assert f"; {len(with_b)} keys may be in the cluster, too" in (again.message or "")
+        assert "No import takes them: set in the cluster what is to come" in (again.message or "")
+        assert set(c.keys()) == with_b
+        assert own & set(b.keys()) == with_b - deleted
+        assert a.get(b"new") or b.get(b"new")
+        c.delete(sorted(with_b))
+
+        async def joined() -> bool:
+            return (await cluster.topology()).node("c") is not None and await rests(cluster.store)
+
+        await cluster.admin.add_node("c", str(cluster.addresses["c"]), import_keys=True)
+        await eventually(joined, "the node joins")
+        assert not (await cluster.store.list(DOUBTS)).entries
+        assert {key for key in own if a.get(key) or b.get(key) or c.get(key)} == own - deleted
+
+
+@pytest.mark.parametrize("decided", ["deleted", "flushed"])
+async def test_what_an_import_has_left_is_in_doubt_until_it_is_gone(decided: str) -> None:
+    async with memory_shards(["a"], a=9, c=9) as cluster:
+        a, c = cluster.servers["a"], cluster.servers["c"]
+        member = Member("c-1", "c", cluster.addresses["c"])
+        term = await cluster.store.get(TERM)
+        assert term is not None
+        publisher = await Publisher.open(cluster.store, SystemClock(), int(term.value), term.version)
+        for same in (member, replace(member, node="other"), replace(member, address=Address("elsewhere", 1))):
+            doubts = Doubts(publisher, same)
+            await doubts.note({b"one"} | await doubts.read())
+            await doubts.note({b"two"} | await doubts.read())
+        assert await Doubts(publisher, member).read() == {b"one", b"two"}
+        assert not await Doubts(publisher, Member("d-1", "d", Address("d", 1))).read()
+        for key in OWN:
+            c.set(key, b"old")
+        if decided == "deleted":
+            c.delete([b"one"])
+            change = await _ended(
+                cluster, await cluster.admin.add_node("c", str(cluster.addresses["c"]), import_keys=True)
+            )
+            assert "1 keys may be in the cluster, too" in (change.message or "")
+            assert c.keys() == [b"two"]
+            assert a.get(b"three") == b"old"
+            assert await Doubts(publisher, member).read() == {b"two"}
+        await cluster.admin.add_node("c", str(cluster.addresses["c"]), flush=True)
+
+        async def joined() -> bool:
+            return (await cluster.topology()).node("c") is not None
+
+        await eventually(joined, "the node joins")
+        assert not await Doubts(publisher, member).read()
 
 
 @pytest.mark.parametrize("successor", [False, True])

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
 from helios.coordinator.access import Access, Identity
+from helios.coordinator.import_doubts import Doubts
 from helios.coordinator.import_note import ImportNote, mark_of
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.sweep import REGISTER, make_durable
@@ -28,29 +29,32 @@ def named(keys: Collection[bytes]) -> str:
     return ", ".join([*names, *(["…"] if len(keys) > _NAMED else [])])
 
 
-async def abandon(access: Access, publisher: Publisher, change: str, server: Member | None) -> str:
+async def abandon(access: Access, publisher: Publisher, change: str, server: Member, *, known: bool) -> str:
     """Separate the two sides of an import that goes no further; a sentence about the keys for which that failed.
 
-    Such keys stay at the joining server, for a person to decide. Owners that do not answer are unclean from now on. The
-    batch stays noted until the request has ended: a successor does all this again. Raises StoreError.
+    Such keys stay at the joining server, for a person to decide, and are noted as in doubt. Owners that do not answer
+    are unclean from now on. The batch stays noted until the request has ended: a successor does all this again. Where
+    the joining server is is not `known` if it has never been started. Raises StoreError.
     """
-    note = ImportNote(publisher, change)
+    note, doubts = ImportNote(publisher, change), Doubts(publisher, server)
     keys, copied = await note.read() or (set(), True)
     async with AsyncExitStack() as opened:
         identity = opened.enter_context(access.identity())
         parting = _Parting(access, identity, opened, publisher.topology, mark_of(change))
         await parting.open_owners()
-        source = await parting.opened_or_none(server) if server is not None and keys else None
+        before = await doubts.read()
+        source = await parting.opened_or_none(server) if known and (keys or before) else None
         taken = keys if copied else await parting.taken(keys)
         parting.doubtful |= keys - taken - parting.never_came
         run = await _run_without(source, taken)
         if not run:
             parting.doubtful |= taken
-        doubtful = await _there(source, parting.doubtful)
+        doubtful = await _there(source, parting.doubtful | before)
+        await doubts.note(doubtful)
         await parting.delete_registers()
     if parting.unclean:
         await publisher.publish(lambda topology: replace(topology, unclean=topology.unclean | parting.unclean))
-    where = "the joining server" if server is None else str(server.address)
+    where = str(server.address) if known else "the joining server"
     anew = f"{'' if run else 'if '}{where} was started anew" if note.lost(run) else ""
     return _said(where, doubtful, anew)
 
@@ -60,11 +64,15 @@ def _said(where: str, doubtful: set[bytes], anew: str) -> str:
     if doubtful:
         said += (
             f"; {len(doubtful)} keys may be in the cluster, too, or have been deleted there by clients, and were left "
-            f"at {where} ({named(doubtful)})"
+            f"at {where} ({named(doubtful)}). No import takes them: set in the cluster what is to come, delete them at "
+            f"{where}, and add the node again"
         )
     if anew:
-        said += f"; {anew}, and keys that had left it may be back there, also such as clients have deleted since"
-    return said and f"{said}. Delete there what is not to come back, and add the node again"
+        said += (
+            f"; {anew}, and keys that had left it may be back there, also such as clients have deleted since. Delete "
+            "there what is not to come back, and add the node again"
+        )
+    return said
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from helios.coordinator.publisher import Publisher
@@ -20,6 +20,17 @@ _PART_BYTES = 900_000
 def mark_of(change: str) -> bytes:
     """What an import enters into each owner's register before it notes a batch: where it is missing, more may be."""
     return REGISTER + b":" + change.encode()
+
+
+def packed(keys: Collection[bytes]) -> list[bytes]:
+    """The keys in parts that fit into records."""
+    content = zlib.compress(json.dumps([b64encode(key).decode() for key in sorted(keys)]).encode())
+    return [content[start : start + _PART_BYTES] for start in range(0, len(content), _PART_BYTES)]
+
+
+def unpacked(parts: Sequence[bytes]) -> set[bytes]:
+    """The keys that these parts hold."""
+    return {b64decode(key) for key in json.loads(zlib.decompress(b"".join(parts)))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +64,8 @@ class ImportNote:
         if "keys" in whole:  # a note in one piece, by the release before there were parts
             return {b64decode(key) for key in whole["keys"]}, whole["copied"]
         self._record = decode(NoteRecord, values[IMPORTS + self.change])
-        content = b"".join(values[self._key(self._record.batch, part)] for part in range(self._record.parts))
-        return {b64decode(key) for key in json.loads(zlib.decompress(content))}, self._record.copied
+        parts = [values[self._key(self._record.batch, part)] for part in range(self._record.parts)]
+        return unpacked(parts), self._record.copied
 
     def lost(self, run: str) -> bool:
         """Whether batches before this one have left the joining server in another run of it than this."""
@@ -63,8 +74,7 @@ class ImportNote:
     async def begin(self, keys: Collection[bytes], run: str) -> None:
         """A batch is about to be copied, in this run of the joining server. Raises StoreError."""
         before = self._record
-        content = zlib.compress(json.dumps([b64encode(key).decode() for key in sorted(keys)]).encode())
-        parts = [content[start : start + _PART_BYTES] for start in range(0, len(content), _PART_BYTES)]
+        parts = packed(keys)
         self._record = NoteRecord(before.batch + 1, len(parts), run=run)
         await self.publisher.write(
             [put_record(IMPORTS + self.change, self._record)],

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from helios.coordinator.access import Access, Identity
+from helios.coordinator.import_doubts import Doubts
 from helios.coordinator.import_end import named
 from helios.coordinator.import_note import ImportNote, delete_note, mark_of
 from helios.coordinator.publisher import Publisher
@@ -49,8 +50,8 @@ class Import:
     none a second time. Each register is marked before the batch is noted. Where a successor misses the mark, the owner
     was emptied, or lost what it had written last, and nobody knows which keys it has had: those that it does not have
     stay where they are, for a person to decide. So it is where a successor finds the joining server started anew: what
-    has left it may be back, if it had not reached the disk. Whoever still writes to the server directly must be
-    stopped first: such writes are not followed.
+    has left it may be back, if it had not reached the disk. What an import before has left in doubt is not taken.
+    Whoever still writes to the server directly must be stopped first: such writes are not followed.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Import:
         self._run = ""
         self._begun: dict[str, Migration] = {}  # by a coordinator that is gone, by owner
         self._registered: set[bytes] = set()  # which their owners have had from an import that was not ended
+        self._doubtful: set[bytes] = set()  # which an import before has left, and which are there still
 
     async def run(self) -> None:
         """Move every key. Raises Refused where keys are in conflict, EngineError where a server fails."""
@@ -95,7 +97,8 @@ class Import:
             mine = [record.value for record in records if record.value.change == self._change]
             self._begun = {migration.target: migration for migration in mine if not migration.status.ended}
             conflicts: set[bytes] = set()
-            noted = await self._resume(source, identity, opened)
+            await self._leave_doubtful(source)
+            noted = await self._resume(source, identity, opened) - self._doubtful
             if noted:
                 await self._settle_doubtful(source, identity, opened, noted)
                 # As the batch that it was: among others its keys would pass for those of the cluster.
@@ -105,18 +108,29 @@ class Import:
                 conflicts |= found
                 if not moved:
                     break
-            if conflicts:
-                self._fail(conflicts)
+            self._check_left(conflicts)
             # The server joins now: what a power cut brought back to it would seem to be its own. Nor must registers.
             await make_durable(source, *(target.engine for target in self._targets.values()))
         await self._publisher.write_apart(self._ended(MigrationStatus.COMPLETED))
         await self._publisher.write_apart(await delete_note(self._publisher.store, self._change))
 
-    def _fail(self, conflicts: set[bytes]) -> None:
-        raise Refused(
-            f"{len(conflicts)} keys of {self._server.address} exist in the cluster too and were left where they are "
-            f"({named(conflicts)}): delete them on one side and add the node again"
-        )
+    def _check_left(self, conflicts: set[bytes]) -> None:
+        """Raise Refused where some keys could not leave the server."""
+        if conflicts:
+            raise Refused(
+                f"{len(conflicts)} keys of {self._server.address} exist in the cluster too and were left where they "
+                f"are ({named(conflicts)}): delete them on one side and add the node again"
+            )
+        if self._doubtful:
+            raise Refused(f"{self._server.address} still has keys that an import before has left")
+
+    async def _leave_doubtful(self, source: Engine) -> None:
+        """Take nothing of what an import before has left in doubt; what is there no longer has been decided about."""
+        doubts = Doubts(self._publisher, self._server)
+        before = sorted(await doubts.read())
+        there = await source.exists(before) if before else []
+        self._doubtful = {key for key, exists in zip(before, there, strict=True) if exists}
+        await doubts.note(self._doubtful)
 
     async def _settle_doubtful(
         self, source: Engine, identity: Identity, opened: AsyncExitStack, noted: set[bytes]
@@ -157,7 +171,7 @@ class Import:
         batch: set[bytes] = set()
         while True:
             cursor, keys = await source.scan(cursor, SCAN_COUNT)
-            batch.update(keys)
+            batch.update(key for key in keys if key not in self._doubtful)
             if len(batch) >= _BATCH_KEYS or cursor == 0:
                 left, busy = await self._move(source, identity, opened, batch, noted)
                 moved += left

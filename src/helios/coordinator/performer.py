@@ -197,7 +197,11 @@ class Performer:
     async def _end(self, change: Change, status: ChangeStatus, error: str) -> None:
         """The request ends here; an import leaves no key on both sides, or says which."""
         if change.import_keys and change.nodes:
-            error += await abandon(self._access, self._publisher, change.id, await self._joining(change))
+            server, node = await self._joining(change), change.nodes[0]
+            unknown = Member(founder_id(node.id), node.id, node.address)
+            error += await abandon(
+                self._access, self._publisher, change.id, server or unknown, known=server is not None
+            )
         await self._queue.end(change, status, error)
 
     async def _repair(self, change: Change) -> None:

@@ -21,6 +21,7 @@ from helios.control.rebalance import Rebalancing
 from helios.coordinator.access import Access
 from helios.coordinator.clocks import refuse_skewed
 from helios.coordinator.compatibility import check_readable
+from helios.coordinator.import_doubts import Doubts
 from helios.coordinator.import_note import delete_note
 from helios.coordinator.migration_records import ended_with
 from helios.coordinator.publisher import Publisher
@@ -286,8 +287,10 @@ class Queue:
         await refuse_skewed(self._access, self._clock, [(other, members[node.id]) for other in others])
         if keys and not change.flush and not change.import_keys and not change.adopt:
             raise Refused(holds_keys(node, keys, first=not self._publisher.topology.nodes))
-        if not keys and (change.flush or node.kind is NodeKind.EXTERNAL):
-            await self._keep_empty(members[node.id])
+        if not keys:
+            await Doubts(self._publisher, members[node.id]).note(())
+            if change.flush or node.kind is NodeKind.EXTERNAL:
+                await self._keep_empty(members[node.id])
         return bool(keys and change.flush)
 
     async def _keep_empty(self, member: Member) -> None:
@@ -355,6 +358,7 @@ class Queue:
                 await make_durable(engine)
             finally:
                 await engine.close()
+        await Doubts(self._publisher, member).note(())
 
 
 def foreseen(migrations: list[Migration], source: str, target: str) -> str | None:

@@ -39,6 +39,7 @@ AGENTS = "/agents/"  # + node id → AgentRecord; a heartbeat, not bound to a le
 RUNNING = "/running/"  # + node id → RunningRecord, bound to a lease of its agent: one agent at a time runs a node
 BIG_KEYS = "/big-keys/"  # + session id → BigKeysRecord, bound to the session's lease
 IMPORTS = "/imports/"  # + change id → NoteRecord (coordinator.import_note); behind it the parts of the batch's keys
+DOUBTS = "/import-doubts/"  # + name → DoubtsRecord (coordinator.import_doubts); behind it the parts of the keys
 MEMBERS = "/members/"  # + member id → MemberRecord
 BACKUPS = "/backups/"  # + change id → BackupRecord, while the copies of all shards are begun
 REPLICAS = "/replicas/"  # + shard id → ReplicasRecord; written by the coordinator alone
