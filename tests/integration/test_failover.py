@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from tests.engine_lab import KINDS, Lab, open_lab, until
 
+from helios.coordinator.failover import Failover
+from helios.coordinator.fencing import Fencing
+from helios.coordinator.following import Following
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.replicas import Replicas
 from helios.coordinator.term_context import TermContext
@@ -324,6 +327,24 @@ async def test_a_member_that_is_promoted_leads_and_has_everything(group: Group) 
         assert all([await group.has(key) for key in keys])
         keys.append(await group.write())
     await group.complete()
+
+
+async def test_when_a_failover_ends_all_that_answer_follow_already(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    key = await group.write()
+    await group.resign()  # so that nobody else tells them
+    assert group.context is not None
+    context, successor = group.context, group.shard.members[1]
+    following = Following(context.access, context.clock)
+    fencing = Fencing(context.publisher, context.sessions, ack_timeout_s=LONG_S)
+    failover = Failover(context.publisher, following, group.shard, quorum=True, fencing=fencing, successor=successor)
+    await failover.run()
+    assert group.shard.leader == successor.id
+    said = [await following.look(member) for member in group.shard.members if member.id != successor.id]
+    await following.close()
+    assert [one and one.leader for one in said] == [successor.address] * 2
+    assert await group.has(key)
 
 
 async def test_a_member_that_does_not_answer_is_not_promoted(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import logging
 from dataclasses import replace
 
 from helios.control import failover as control
-from helios.control.failover import Effect, Event, FailoverState, Stage, step
+from helios.control.failover import Effect, Event, FailoverState, Follow, Stage, step
 from helios.control.replicas import led, with_shard
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.following import Following, position_of
@@ -17,6 +17,7 @@ from helios.model.topology import Member, Shard, Topology
 
 _HAND_OVER_S = 3.0  # less than clients are held
 _LOOK_AGAIN_S = 0.005
+_FOLLOW_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,10 @@ class Failover:
 
     async def run(self) -> None:
         """Perform the failover to its end; at once where the shard has left the cluster. Raises StoreError."""
+        # Clients wait from the fence on, so that whatever can be done before it is.
+        ready = () if self._successor is None else tuple(self._members.values())
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with self._following.ready(ready), asyncio.TaskGroup() as tasks:
                 await self._carry_out(tasks)
         except* NotFound:
             logger.info("no leader chosen, since the shard has left: shard=%s", self._shard.id)
@@ -67,13 +70,20 @@ class Failover:
     async def _carry_out(self, tasks: asyncio.TaskGroup) -> None:
         self._events.put_nowait(control.Begun(self._shard.id in self._publisher.topology.fenced_shards))
         work: list[asyncio.Task[None]] = [tasks.create_task(self._accept())]
+        followers: list[asyncio.Task[None]] = []
         while self.state.stage is not Stage.DONE:
             event = await self._events.get()
             self.state, effects = step(self.state, event)
             logger.debug("failover: shard=%s event=%s effects=%s", self._shard.id, event, effects)
-            work += [tasks.create_task(self._perform(effect)) for effect in effects]
+            for effect in effects:
+                (followers if isinstance(effect, Follow) else work).append(tasks.create_task(self._perform(effect)))
         for task in work:
             task.cancel()
+        if followers:
+            # Those that do not answer now are told later, by whoever cares for the members.
+            _, late = await asyncio.wait(followers, timeout=_FOLLOW_S)
+            for task in late:
+                task.cancel()
 
     async def _perform(self, effect: Effect) -> None:
         match effect:
@@ -86,8 +96,8 @@ class Failover:
                 await self._promote(self._now(member), position)
             case control.PublishLeader():
                 await self._publish(effect)
-            case control.Follow():
-                pass  # Whoever cares for the members has them follow whom the topology names.
+            case Follow(member, leader):
+                await self._follow(self._now(member), self._now(leader))
 
     def _now(self, member_id: str) -> Member:
         """The member where it listens now: it may have been restarted elsewhere meanwhile."""
@@ -152,6 +162,15 @@ class Failover:
             self._events.put_nowait(control.Failed(member.id, str(error)))
         else:
             self._events.put_nowait(control.Detached(member.id, position_of(said, self._shard)))
+
+    async def _follow(self, member: Member, leader: Member) -> None:
+        shard = self._publisher.topology.shard(self._shard.id)
+        if shard is None or not any(member.id in membership for membership in shard.memberships):
+            return  # It counts no more, and is first taken for a learner by every router.
+        try:
+            await self._following.follow(member, leader)
+        except EngineError as error:
+            logger.info("does not follow yet: shard=%s member=%s reason=%s", self._shard.id, member.id, error)
 
     async def _promote(self, member: Member, position: control.Position) -> None:
         try:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from helios.control.failover import Position
-from helios.coordinator.access import Access
+from helios.coordinator.access import Access, Identity
 from helios.errors import EngineError
 from helios.model.topology import Member, Shard
 from helios.ports.clock import Clock
@@ -28,6 +28,7 @@ class Following:
         self._access = access
         self._clock = clock
         self._engines: dict[Member, Engine] = {}
+        self._ready: dict[Member, Engine] = {}  # to tell servers what to do, while nobody uses them
         self._answered: dict[str, float] = {}  # by member id
 
     async def look(self, member: Member) -> Replication | None:
@@ -90,7 +91,38 @@ class Following:
             return (await engine.promote()).history
 
     @asynccontextmanager
+    async def ready(self, members: Collection[Member]) -> AsyncIterator[None]:
+        """Have a connection to each of these servers at hand, as far as it answers soon: telling it takes no time then.
+
+        It is no worse than one made later, for a successor ends its user before it tells the server anything else.
+        Raises Replaced.
+        """
+        with self._access.identity() as identity:
+            try:
+                await asyncio.gather(*(self._make_ready(member, identity) for member in members))
+                yield
+            finally:
+                engines = [engine for member in members if (engine := self._ready.pop(member, None)) is not None]
+                await asyncio.gather(*(engine.close() for engine in engines))
+
+    async def _make_ready(self, member: Member, identity: Identity) -> None:
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                self._ready[member] = await self._access.open(member, identity, UserRole.REPLICATOR)
+        except (EngineError, TimeoutError):
+            pass  # It is told over a connection made then, if it answers.
+
+    @asynccontextmanager
     async def _telling(self, member: Member) -> AsyncIterator[Engine]:
+        engine = self._ready.pop(member, None)
+        if engine is not None:
+            try:
+                yield engine
+            except BaseException:
+                await engine.close()
+                raise
+            self._ready[member] = engine
+            return
         with self._access.identity() as identity:
             engine = await self._access.open(member, identity, UserRole.REPLICATOR)
             try:

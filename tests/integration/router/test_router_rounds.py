@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from redis.exceptions import ResponseError
 from tests.replicated import Replicated, replicated
 from tests.routers import RawClient, until
+
+from helios.ports.engine import SESSION_PREFIXES, UserRole
 
 
 @pytest.fixture
@@ -372,3 +375,21 @@ async def test_writes_to_keys_that_may_be_lost_wait_for_nobody(three: Replicated
     assert await raw.ask("SET", cached, "3") == b"+OK\r\n"
     assert (await raw.ask("GET", cached)).startswith(b"-TRYAGAIN")
     cont(three, 1, 2)
+
+
+async def test_behind_a_fence_the_router_can_log_in_at_all_that_may_lead_next(
+    three: Replicated, raw: RawClient
+) -> None:
+    assert await raw.ask("SET", three.lab.key_of("shard-1"), "one") == b"+OK\r\n"
+    node = three.lab.topology.nodes[0]
+    others = tuple(replace(node, id=f"node-{number}") for number in (1, 2))
+
+    async def known(number: int) -> bool:
+        async with three.direct(number) as direct:
+            return any(name.startswith(SESSION_PREFIXES[UserRole.ROUTER]) for name in await direct.acl_users())
+
+    await three.publish((0, 1, 2), nodes=(*three.lab.topology.nodes, *others))
+    assert not await known(1)
+    await three.publish((0, 1, 2), fenced_shards=frozenset({"shard-1"}))
+    await until(lambda: known(1), "the second member knows the router")
+    await until(lambda: known(2), "the third member knows the router")

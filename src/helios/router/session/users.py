@@ -37,12 +37,31 @@ class MemberUsers:
         self._credentials: dict[tuple[str, UserRole], Credentials | None] = {}  # by member and role
         self._making: dict[tuple[str, UserRole], asyncio.Lock] = {}
         self._as_default: set[str] = set()
+        self._ahead: set[asyncio.Task[None]] = set()
 
     def apply(self, topology: Topology) -> None:
         """Use these members: one that has left may come back as another server, which knows no earlier user."""
         self._topology = topology
         members = {member.id for shard in topology.shards for member in shard.members}
         self._credentials = {of: made for of, made in self._credentials.items() if of[0] in members}
+        for shard in topology.shards:
+            if shard.id in topology.fenced_shards:
+                self._make_ahead([member for member in shard.members if member.id != shard.leader])
+
+    def _make_ahead(self, members: Iterable[Member]) -> None:
+        """Have users at servers of which one is about to lead: clients wait for it."""
+        for member in members:
+            node, of = self._topology.node(member.node), (member.id, UserRole.ROUTER)
+            if of not in self._credentials and node is not None and node.kind is NodeKind.SUPERVISED:
+                task = asyncio.create_task(self._made_ahead(member))
+                self._ahead.add(task)
+                task.add_done_callback(self._ahead.discard)
+
+    async def _made_ahead(self, member: Member) -> None:
+        try:
+            await self.credentials(member, UserRole.ROUTER)
+        except HeliosError as error:
+            logger.info("no user made at %s yet: %s", member.id, error)
 
     async def credentials(self, member: Member, role: UserRole) -> Credentials | None:
         """The session's user in that role at a member, made if need be; None where an external one allows none.
@@ -81,6 +100,8 @@ class MemberUsers:
 
     async def remove(self) -> None:
         """Remove the users, as far as the members answer."""
+        for task in self._ahead:
+            task.cancel()
         members = {member.id: member for shard in self._topology.shards for member in shard.members}
         users = [
             self._remove(members[name], made.user)

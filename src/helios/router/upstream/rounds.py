@@ -92,6 +92,10 @@ class Rounds:
             self._timer.cancel()
             self._look()
 
+    def connect(self) -> None:
+        """Connect before the first round: replies wait for it as soon as there are any."""
+        self._connection.connect()
+
     def park(self, queue: ServerConnection, count: int) -> None:
         """So many more replies of the queue wait for the next round to begin."""
         self._parked.add(queue, count, self._loop.time())
@@ -188,7 +192,8 @@ class AllRounds:
         link.parks = 0 if Quorum.of(shard).alone else self._options.parks
         if link.parks and link.rounds is None:
             if shard.id not in self._rounds:
-                self._rounds[shard.id] = Rounds(shard, self._host, self._options)
+                self._rounds[shard.id] = made = Rounds(shard, self._host, self._options)
+                made.connect()
             link.rounds = self._rounds[shard.id]
         link.spares = self._spared
 
