@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SETUP_LOG := $(VENV)/setup.log
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+COMPILES := import os, shlex, shutil, sys, sysconfig; \
+	compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]; \
+	headers = os.path.join(sysconfig.get_path("include"), "Python.h"); \
+	sys.exit(not shutil.which(compiler) or not os.path.exists(headers))
 # What is compiled: the modules are built anew when one of these changes.
 SOURCES := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' 2>/dev/null)
 
@@ -50,13 +54,16 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard setup.py) $(SOURCES)
 	@if test -x $(BIN)/python && ! $(BIN)/python -c '$(NEW_ENOUGH)'; then rm -rf $(VENV); fi
 	@test -x $(BIN)/python || { $(PYTHON) -c '$(NEW_ENOUGH)' && $(PYTHON) -m venv $(VENV); } || \
 		{ echo "Helios needs Python 3.11 or newer with venv: name one by make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@# Said before the packages are fetched, which takes a minute.
+	@$(BIN)/python -c '$(COMPILES)' || \
+		{ echo "Helios has parts in Cython: install a C compiler and Python's headers (build-essential, python3-dev)" >&2; exit 1; }
 	@echo "setting up $(VENV): packages are fetched and the parts in Cython are compiled, which takes a minute or two"
 	@$(BIN)/python -m pip install --quiet --retries 2 --require-hashes --only-binary :all: --requirement constraints.txt \
 		>$(SETUP_LOG) 2>&1 || { echo "packages could not be fetched: is the package index within reach? $(SETUP_LOG) has" \
 		"what pip says" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . >$(SETUP_LOG) 2>&1 || \
-		{ echo "the parts in Cython could not be compiled: install a C compiler and Python's headers (build-essential," \
-		"python3-dev); $(SETUP_LOG) has what it says" >&2; exit 1; }
+		{ echo "the parts in Cython could not be compiled: are the C compiler and Python's headers whole (build-essential," \
+		"python3-dev)? $(SETUP_LOG) has what they say" >&2; exit 1; }
 	@# A package carries redis-cli for the tests; installed here too, with an old server, it would hide the system's.
 	@rm -f $(BIN)/redis-cli $(BIN)/redis-server
 	@# The guide starts a plain server, too: where the system has none, by the one that a package carries.
