@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -211,6 +212,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise StartError(f"{path} does not hold what Helios wrote there: put it back from a backup")
     return value
+
+
+def open_log(path: str | Path) -> int:
+    """A descriptor by which to add to a log that no other user reads. Raises OSError, also where it is a link."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        said = "is a symbolic link, through which nothing is logged: remove it, or use another folder by --data-dir"
+        raise OSError(error.errno, said, str(path)) from None
 
 
 def _no_link(path: str, flags: int) -> int:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from helios.node.files import open_log
+
 _POLL_S = 0.1  # where the system has no pidfd
 _KILL_WAIT_S = 5.0
 
@@ -209,7 +211,7 @@ def start_process(
 
     With `parent_pipe` its input is a pipe that ends when this process does. Raises OSError.
     """
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    descriptor = open_log(log)
     try:
         child = subprocess.Popen(
             list(argv),

@@ -14,6 +14,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from helios.model.sections import LogFormat, LoggingSettings
+from helios.node.files import open_log
 
 _PLACES = re.compile(r"(?:(?P<name>[a-z][a-z0-9_]*)=)?%[-+ #0]*[0-9]*(?:\.[0-9]+)?[a-zA-Z]")
 _BYTES = 32 << 20
@@ -66,10 +67,7 @@ class _OwnFile(logging.handlers.RotatingFileHandler):
     """A rotated file that is never written through a link, and that no other user reads."""
 
     def _open(self) -> TextIOWrapper:
-        descriptor = os.open(
-            self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
-        return os.fdopen(descriptor, "a", encoding=self.encoding)
+        return os.fdopen(open_log(self.baseFilename), "a", encoding=self.encoding)
 
 
 def start_logging(settings: LoggingSettings, path: Path | None) -> None:
