@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.cluster import Cluster, ask, running_cluster
+from tests.cluster import Cluster, ask, ending, running_cluster
 from tests.replicated_cluster import (
     LONG_S,
     Writer,
     assert_kept,
     complete,
+    fields,
     folder_of,
     kill,
     leader,
@@ -132,6 +136,69 @@ def test_a_member_whose_port_is_taken_gets_another(cluster: Cluster, which: str)
         is_back(cluster, member)
         writer.progresses()
     assert_kept(cluster, writer)
+
+
+@contextmanager
+def small_disk(cluster: Cluster, member: str) -> Iterator[Path]:
+    """A disk of its own for a data server that has not been started yet."""
+    root = folder_of(cluster, member).root
+    root.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs", root], check=False).returncode:
+        pytest.skip("a disk of its own needs root")
+    try:
+        yield root
+    finally:
+        subprocess.run(["umount", root], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on a disk; gives the file that takes it."""
+    ballast = disk / "ballast"
+    descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT)
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                os.write(descriptor, bytes(4096))
+    finally:
+        os.close(descriptor)
+    return ballast
+
+
+def reason_of(cluster: Cluster, node: str) -> str:
+    """What is said of a node that is not well."""
+    nodes = cluster.command("LISTNODES", timeout_s=30.0)
+    assert isinstance(nodes, list)
+    found = next(view for view in map(fields, nodes) if view[b"id"] == node.encode())[b"status_reason"]
+    assert isinstance(found, bytes)
+    return found.decode()
+
+
+@pytest.mark.crashes
+@pytest.mark.parametrize("which", ["leader", "replica"])
+def test_the_disk_of_one_member_is_full_and_the_others_go_on(tmp_path: Path, which: str) -> None:
+    settings = {**SOON, "HELIOS_COORDINATOR__HEALTH_TIMEOUT": "6"}
+    cluster = Cluster(tmp_path, 3, settings, FACTOR)
+    led = founder_id("shard-2")
+    member = led if which == "leader" else replica_id("shard-2", "shard-3")
+    with small_disk(cluster, member) as disk, ending(cluster):
+        cluster.start()
+        blocking_until(lambda: complete(cluster), LONG_S)
+        writer = Writer(cluster.resp_ports[0])
+        with writer.writing():
+            writer.progresses()
+            ballast = fill(disk)
+            if which == "leader":
+                led_by_another(cluster, "shard-2", led)
+            # It follows, or followed, and cannot take down what comes from its leader: it is out until there is room.
+            blocking_until(lambda: "make room" in reason_of(cluster, node_of(member)), LONG_S)
+            blocking_until(lambda: not complete(cluster), LONG_S)
+            writer.refused.clear()
+            writer.progresses()
+            assert not writer.refused
+            ballast.unlink()
+            is_back(cluster, member)
+            writer.progresses()
+        assert_kept(cluster, writer)
 
 
 def test_everything_is_killed_and_started_in_another_order(tmp_path: Path) -> None:

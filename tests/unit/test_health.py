@@ -109,7 +109,7 @@ async def test_a_new_coordinator_looks_before_it_judges() -> None:
     access = Access(MemoryConnector({leader.address: MemoryServer("a", wall=clock.wall)}), publisher)
     written = store.watch(HEALTH, version)
     watching = asyncio.create_task(
-        Watch(publisher, access, clock, ClusterSettings, History(publisher, clock).note).run()
+        Watch(publisher, access, clock, ClusterSettings, History(publisher, clock).note, set()).run()
     )
     async with asyncio.timeout(10):
         (event,) = await anext(written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helios.control.leaders import STEADY_MAX_S, STEADY_S, Steadiness, away_from, home_of
+from helios.control.leaders import STEADY_MAX_S, STEADY_S, Steadiness, able_instead_of, away_from, home_of
 from helios.model.ids import Address
 from helios.model.topology import Member, Shard
 
@@ -28,6 +28,14 @@ def test_home_is_where_a_shard_began() -> None:
     assert home_of(led_by("a@b"), ()) == "a.0"
     assert home_of(led_by("a@b"), {"a"}) == ""
     assert home_of(Shard("a", "a@b", MEMBERS[1:]), ()) == ""
+
+
+def test_instead_of_a_leader_that_refuses_writes_one_leads_that_does_not() -> None:
+    assert able_instead_of(led_by("a.0"), {"a@b"}, ()) == ()
+    assert able_instead_of(led_by("a.0"), {"a.0"}, ()) == ("a@b", "a@c")
+    assert able_instead_of(led_by("a.0"), {"a.0", "a@b"}, ()) == ("a@c",)
+    assert able_instead_of(led_by("a.0"), {"a.0"}, {"c"}) == ("a@b",)
+    assert able_instead_of(led_by("a.0"), {"a.0", "a@b", "a@c"}, ()) == ()
 
 
 def test_a_member_is_steady_after_it_has_been_in_sync_for_a_while() -> None:

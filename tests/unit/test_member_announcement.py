@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import pytest
+from tests.engine_lab import until
 
-from helios.errors import Conflict, StoreUnreachable
+from helios.errors import Conflict, StartError, StoreUnreachable
 from helios.model.ids import Address
 from helios.model.topology import Topology
+from helios.node.files import MemberFolder
 from helios.node.keeper import MemberKeeper
 from helios.node.member import MemberServer, MemberSpec
 from helios.ports.records import MEMBERS, MemberRecord, read_record
@@ -39,6 +43,9 @@ class _Server:
     async def start(self, *, needed: bool, leads: bool) -> None:
         self.port += 1
 
+    async def stop(self) -> None:
+        pass
+
     def record(self) -> MemberRecord:
         return MemberRecord("a.0", "a", Address("host", self.port), "admin")
 
@@ -59,3 +66,33 @@ async def test_an_announcement_that_comes_late_takes_no_newer_one_back() -> None
     record = await read_record(store, MemberRecord, MEMBERS + "a.0")
     assert record is not None
     assert record.value.address == Address("host", 7002)
+
+
+async def test_a_server_whose_files_cannot_be_written_is_one_that_cannot_be_started(tmp_path: Path) -> None:
+    (tmp_path / "member").touch()
+    server = MemberServer(MemberSpec("a.0", "a", 0), MemberFolder(tmp_path / "member"), tmp_path / "log")
+    with pytest.raises(StartError, match=r"the files of a.0 in .*member cannot be written \(File exists\)"):
+        await server.start(needed=False)
+
+
+async def test_what_keeps_a_server_from_starting_is_told_until_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = _Server()
+    keeper = MemberKeeper(cast(MemberServer, server), MemoryStore(), SystemClock(), _tell)
+    tried = asyncio.Event()
+
+    async def came_up() -> bool:
+        return keeper.came_up
+
+    async def fail(*, needed: bool, leads: bool) -> None:
+        if keeper.trouble:
+            tried.set()
+        raise StartError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "start", fail)
+        carried = asyncio.create_task(keeper.carry())
+        await tried.wait()
+        assert keeper.trouble == "a.0 cannot be started: no room"
+    await until(came_up)
+    assert keeper.trouble == ""
+    carried.cancel()

@@ -51,6 +51,13 @@ def away_from(shard: Shard, leaving: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(staying, key=lambda member_id: (member_id != founder_id(shard.id), member_id)))
 
 
+def able_instead_of(shard: Shard, refusing: Collection[str], leaving: Collection[str]) -> tuple[str, ...]:
+    """The members that are to lead instead of one that refuses writes (its disk is full); none where it does not."""
+    if shard.leader not in refusing:
+        return ()
+    return tuple(m.id for m in shard.members if m.id not in refusing and m.node not in leaving)
+
+
 def home_of(shard: Shard, leaving: Collection[str]) -> str:
     """The founding member, where it does not lead and could; else empty."""
     founder = founder_id(shard.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from helios.control.health import Signs, judge
 from helios.coordinator.access import Access
@@ -49,7 +49,9 @@ class Watch:
         clock: Clock,
         settings: Callable[[], ClusterSettings],
         note: Callable[[Change], Awaitable[None]],
+        refusing: set[str],
     ) -> None:
+        """`refusing` is told of the members whose servers take no writes."""
         self._publisher = publisher
         self._access = access
         self._clock = clock
@@ -60,7 +62,8 @@ class Watch:
         self._before: dict[str, float] = {}  # by node id: when its servers answered the coordinator before
         self._heard: dict[str, tuple[int, float]] = {}  # each agent's record: its version, and when that came
         self._trouble: dict[str, str] = {}  # by member id
-        self._refuses: dict[str, str] = {}
+        self._refuses: dict[str, str] = {}  # by member id, of those that lead
+        self._refusing = refusing
 
     async def run(self) -> None:
         """Watch forever. Raises StoreError."""
@@ -94,7 +97,8 @@ class Watch:
                 if leads and not await self._serves(node, member, engine):
                     return
                 if not leads:
-                    await engine.replication()
+                    self._refuses.pop(member.id, None)
+                    await self._refused(member, engine)
                 self._answered[member.id] = self._clock.wall()
                 self._trouble.pop(member.id, None)
                 if node.kind is NodeKind.EXTERNAL:
@@ -111,7 +115,7 @@ class Watch:
         """Whether a leader answers clients; what keeps it from that is ended, if that can be. Raises EngineError."""
         try:
             await engine.count()
-            self._refuses[node.id] = await engine.refuses_writes()
+            self._refuses[member.id] = await self._refused(member, engine)
         except EngineBusy:
             trouble = await self._scripts.end(node.id, engine)
             if trouble:
@@ -119,6 +123,12 @@ class Watch:
                 return False
         self._scripts.over(node.id)
         return True
+
+    async def _refused(self, member: Member, engine: Engine) -> str:
+        """Why a server takes no writes, or would take none; empty where it does."""
+        refuses = await engine.refuses_writes()
+        (self._refusing.add if refuses else self._refusing.discard)(member.id)
+        return refuses
 
     async def _end_users(self, node: Node, engine: Engine) -> None:
         try:
@@ -132,6 +142,7 @@ class Watch:
         records = await list_records(self._publisher.store, AgentRecord, AGENTS)
         now, timeout_s = self._clock.wall(), self._settings().coordinator.health_timeout
         heartbeats = {record.value.node: self._heard_at(record, now) for record in records}
+        told = {record.value.node: record.value.trouble for record in records}
         judged: dict[str, NodeHealth] = {}
         servers: dict[str, list[str]] = {}
         for member, _ in _servers(self._publisher.topology):
@@ -141,7 +152,8 @@ class Watch:
             mine = servers.get(node.id, [node.id])
             answered_at = min(self._answered.setdefault(member_id, new) for member_id in mine)
             heartbeat_at = answered_at if node.kind is NodeKind.EXTERNAL else heartbeats.get(node.id)
-            signs = Signs(heartbeat_at, answered_at, self._trouble_of(mine), self._refuses.get(node.id, ""))
+            trouble = told.get(node.id) or self._first_of(self._trouble, mine)
+            signs = Signs(heartbeat_at, answered_at, trouble, self._first_of(self._refuses, mine))
             health = judged[node.id] = judge(node.id, signs, self._known.get(node.id), now, timeout_s)
             before = self._known.get(node.id)
             if before is not None and before.status is not health.status:
@@ -155,8 +167,9 @@ class Watch:
             record = HealthRecord(tuple(judged[node] for node in sorted(judged)))
             await self._publisher.write([put_record(HEALTH, record)])
 
-    def _trouble_of(self, member_ids: list[str]) -> str:
-        return next((self._trouble[member_id] for member_id in member_ids if member_id in self._trouble), "")
+    @staticmethod
+    def _first_of(said: Mapping[str, str], member_ids: list[str]) -> str:
+        return next((said[member_id] for member_id in member_ids if said.get(member_id)), "")
 
     def _heard_at(self, record: Record[AgentRecord], now: float) -> float:
         """When the agent was last heard from, by this process's clock: others' clocks may be far off.

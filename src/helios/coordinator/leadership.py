@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from helios.control.leaders import Steadiness, away_from, home_of
+from helios.control.leaders import Steadiness, able_instead_of, away_from, home_of
 from helios.control.replicas import Look, is_caught_up
 from helios.coordinator.term_context import TermContext
 from helios.model.balancing import quiet_hours_of
@@ -62,8 +62,11 @@ class Leadership:
             return (self._asked[shard.id],)
         if away := away_from(shard, self._leaving):
             return away
+        refusing = self._context.refusing
+        if able := able_instead_of(shard, refusing, self._leaving):
+            return able
         home = home_of(shard, self._leaving)
-        return (home,) if home and self._may_go_home(home) else ()
+        return (home,) if home and home not in refusing and self._may_go_home(home) else ()
 
     def going_home(self, shard: Shard, member_id: str) -> None:
         """A leader hands over; where that is its way home, the next one waits for a moment."""

@@ -34,4 +34,5 @@ class TermContext:
         self.access = Access(connector, publisher)
         self.rate = RateLimit(clock, lambda: self.settings.sharding.migration_rate)
         self.bandwidth = RateLimit(clock, lambda: self.settings.sharding.migration_bandwidth)
+        self.refusing: set[str] = set()  # members whose servers take no writes, by their own word
         self.sessions = Sessions(publisher, clock, lambda: self.settings.router.session_ttl)

@@ -84,7 +84,15 @@ class Agent:
         self._store = store
         self._clock = clock
         self._coordinate = coordinate
-        self._heartbeat = Heartbeat(spec.node_id, spec.address, spec.version, store, clock, ready=self.serves)
+        self._heartbeat = Heartbeat(
+            spec.node_id,
+            spec.address,
+            spec.version,
+            store,
+            clock,
+            ready=self.serves,
+            trouble=lambda: self._members.trouble,
+        )
         self._members = Members(self._folder, store, self._member)
         self._workers = [Worker(f"{spec.node_id}/{number}", worker(number)) for number in range(spec.workers)]
         self._acting = False

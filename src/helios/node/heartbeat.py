@@ -25,7 +25,15 @@ class Heartbeat:
     """Tells the cluster that a node's agent lives, whether the node serves, and what has happened to it."""
 
     def __init__(
-        self, node_id: str, address: Address, version: str, store: Store, clock: Clock, *, ready: Callable[[], bool]
+        self,
+        node_id: str,
+        address: Address,
+        version: str,
+        store: Store,
+        clock: Clock,
+        *,
+        ready: Callable[[], bool],
+        trouble: Callable[[], str] = str,
     ) -> None:
         self._node_id = node_id
         self._address = address
@@ -33,6 +41,7 @@ class Heartbeat:
         self._store = store
         self._clock = clock
         self._ready = ready
+        self._trouble = trouble
         self._news: deque[str] = deque(maxlen=_NEWS)
         self._news_count = 0
 
@@ -48,6 +57,7 @@ class Heartbeat:
             version=self._version,
             news=tuple(self._news),
             news_count=self._news_count,
+            trouble=self._trouble(),
         )
         await self._store.commit([put_record(AGENTS + self._node_id, record)])
 

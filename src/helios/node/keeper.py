@@ -42,6 +42,7 @@ class MemberKeeper:
         self.ready = False
         self.came_up = False
         self.solo = False
+        self.trouble = ""  # why it could not be started the last time
         self._topology = Topology(epoch=0)
         self._store = store
         self._clock = clock
@@ -73,6 +74,7 @@ class MemberKeeper:
             self.server.remember_epoch(topology.epoch)
         await once_answered(lambda: self._announce(self.server.record()), logger.warning)
         self.ready = self.came_up = True
+        self.trouble = ""
 
     async def _start_anew(self, error: EndedWhileStarting) -> None:
         """Start the server without its files: those that its leader has are no fewer."""
@@ -149,6 +151,7 @@ class MemberKeeper:
                 await self.server.stop()
             except StartError as error:
                 logger.warning("member not started: member=%s error=%s", self._id, error)
+                self.trouble = f"{self._id} cannot be started: {error}"
                 if str(error) != told:
                     told = str(error)
                     await self._tell(f"{self._name} did not come {'back' if again else 'up'}: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import secrets
 import ssl
@@ -147,6 +148,16 @@ class MemberServer:
         Unless it `leads`, it takes no writes and follows nobody until it is told to. Loading takes as long as it
         takes. Raises StartError. If this is cancelled, `process` is what runs.
         """
+        try:
+            await self._start(needed=needed, leads=leads)
+        except OSError as error:
+            remedy = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+            reason = error.strerror or error
+            raise StartError(
+                f"the files of {self.spec.id} in {self.folder.root} cannot be written ({reason}): {remedy}"
+            ) from error
+
+    async def _start(self, *, needed: bool, leads: bool) -> None:
         self._leads = leads
         self.folder.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = RunLock.try_acquire(self.folder.lock)

@@ -58,6 +58,11 @@ class Members:
         """Whether the founder serves, and each of the others that has come up."""
         return self._founder.ready and all(keeper.ready for keeper in self._others.values() if keeper.came_up)
 
+    @property
+    def trouble(self) -> str:
+        """Why one of them cannot be started; empty where each can."""
+        return next((keeper.trouble for keeper in (self._founder, *self._others.values()) if keeper.trouble), "")
+
     async def start(self) -> None:
         """Start or adopt the founder. Raises StartError or StoreError; call `stop` then."""
         await self._founder.start(await once_answered(lambda: read_topology(self._store), logger.warning))

@@ -135,7 +135,8 @@ class BigKeysRecord:
 class AgentRecord:
     """A node's heartbeat: when it was last heard from (Unix seconds) and how to reach it.
 
-    `news` are the last sentences that its agent has for people, of `news_count` since the agent's start.
+    `news` are the last sentences that its agent has for people, of `news_count` since the agent's start. `trouble`:
+    why one of its data servers cannot be started; empty where each can.
     """
 
     node: str
@@ -147,6 +148,7 @@ class AgentRecord:
     version: str = ""
     news: tuple[str, ...] = ()
     news_count: int = 0
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
