@@ -14,10 +14,12 @@ from helios.resp.wire import encode_command
 from helios.router._fast_path import Lease
 from helios.router.frontend.caller import FutureReply
 from helios.router.options import RouterOptions
+from helios.router.upstream.connection import Wire
 from helios.router.upstream.link import ServerConnection
 from helios.router.upstream.state import ConnectionState
 
 TIMEOUT_S = 10.0
+MAX_REPLY_BYTES = 1000
 LASTING = Lease(lambda: -1.0)
 PART_S = TIMEOUT_S / 4
 
@@ -35,9 +37,11 @@ class Watched:
         self.ended: list[str] = []
         link: Any = self.link
         link._loop = self.timers
-        link._wire = SimpleNamespace(
-            transport=SimpleNamespace(write=lambda data: None), abort=self.ended.append, kept_bytes=0
-        )
+        wire: Any = Wire(LASTING, MAX_REPLY_BYTES)
+        wire.transport = SimpleNamespace(write=lambda data: None)
+        wire.abort = self.ended.append
+        self.wire: Wire = wire
+        link._wire = wire
         self.link.state = ConnectionState.READY
 
     def send(self, *words: bytes) -> None:
@@ -67,6 +71,25 @@ async def test_a_script_that_everybody_waits_for_is_named(watched: Watched, word
         watched.timers.pass_by(PART_S)
     name = word.decode().upper()
     assert watched.ended == [f"it answered nothing for 10 s, since {name} was sent to it: that script may still run"]
+
+
+@pytest.mark.parametrize("begun", [b"$5\r\nab", b"*2\r\n:1\r\n", b"+O"])
+async def test_a_reply_that_stops_halfway_is_told_as_that(watched: Watched, begun: bytes) -> None:
+    watched.send()
+    watched.wire.data_received(begun)
+    for _ in range(5):
+        watched.timers.pass_by(PART_S)
+    assert watched.ended == ["it began a reply and sent no more of it for 10 s"]
+
+
+@pytest.mark.parametrize("begun", [b"$100000000000\r\nab", b"*1000000\r\n" + b":1\r\n" * 500])
+async def test_a_reply_without_an_end_is_told_as_that(watched: Watched, begun: bytes) -> None:
+    watched.send()
+    watched.wire.data_received(begun)
+    for _ in range(4):
+        watched.timers.pass_by(PART_S)
+        watched.wire.data_received(b":1\r\n" * 100)
+    assert watched.ended == ["its reply is too long to be kept (see router.max_reply) and did not end in 10 s"]
 
 
 async def test_silence_counts_from_the_last_answer(watched: Watched) -> None:

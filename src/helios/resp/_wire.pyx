@@ -422,6 +422,11 @@ cdef class ReplySplitter(Stream):
         """Bytes that are kept until the rest of a reply comes."""
         return self.end - self.start + self.filled
 
+    @property
+    def drops(self):
+        """Whether the reply under way is too big, and dropped as it comes."""
+        return self.dropping
+
     def feed(self, bytes data not None):
         """The replies that `data` completes. Raises ProtocolError; the connection is of no use then."""
         cdef list replies = []

@@ -85,9 +85,16 @@ def wrong_number(name: str) -> bytes:
 PATTERN_TOO_LONG = error_reply(f"ERR a pattern may have at most {LONGEST_PATTERN} bytes")
 
 
-def silence(lasted_s: float, oldest: bytes | None = None) -> str:
-    """What is wrong with a server that answers nothing; `oldest` is what was sent to it first of all unanswered."""
+def silence(lasted_s: float, oldest: bytes | None = None, *, begun: bool = False, endless: bool = False) -> str:
+    """What is wrong with a server that has answered nothing whole; `oldest` is the first command that is unanswered.
+
+    It may have `begun` a reply, which may be `endless`: longer than any that is kept, and with no end yet.
+    """
     fault = f"it answered nothing for {lasted_s:g} s"
+    if endless:
+        fault = f"its reply is too long to be kept (see router.max_reply) and did not end in {lasted_s:g} s"
+    elif begun:
+        fault = f"it began a reply and sent no more of it for {lasted_s:g} s"
     command = find(oldest.split(b"\r\n", 3)[2]) if oldest else None  # behind *N and $length
     if command is None or command.name not in SCRIPTS:
         return fault

@@ -20,6 +20,7 @@ from helios.resp.encoding import error_reply
 from helios.resp.odd import ODD_REPLY
 from helios.resp.wire import ReplySplitter, encode_command
 from helios.router._fast_path import LATE, Lease
+from helios.router.errors import silence
 from helios.router.options import RouterOptions
 from helios.router.upstream.heavy import HEAVY_BYTES
 
@@ -95,6 +96,11 @@ class Wire(asyncio.Protocol):
     def kept_bytes(self) -> int:
         """How much has come of a reply that is not complete; little where it is too big to be kept."""
         return self._splitter.buffered
+
+    def silence(self, lasted_s: float, oldest: bytes | None) -> str:
+        """What is wrong with the server if it ends no reply for so long, while that command waits for its own."""
+        begun, endless = self._splitter.buffered > 0, self._splitter.drops
+        return silence(lasted_s, oldest, begun=begun, endless=endless)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The server has taken the connection."""

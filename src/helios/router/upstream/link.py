@@ -13,7 +13,7 @@ from helios.model.topology import Member
 from helios.ports.engine import UserRole
 from helios.resp.encoding import error_reply
 from helios.router._fast_path import CommandQueue, write_all
-from helios.router.errors import NOT_EXECUTED, PERHAPS_EXECUTED, refusals, silence
+from helios.router.errors import NOT_EXECUTED, PERHAPS_EXECUTED, refusals
 from helios.router.frontend.caller import NO_TOUCH, Waiter
 from helios.router.options import RouterOptions
 from helios.router.stats.big_keys import BigKeys
@@ -173,7 +173,7 @@ class ServerConnection(CommandQueue):
         elif looks < LOOKS:
             self._watch(answered_then, kept_then, looks)
         else:
-            self._wire.abort(silence(self._options.member_timeout_s, self.oldest()))
+            self._wire.abort(self._wire.silence(self._options.member_timeout_s, self.oldest()))
 
     @property
     def client_id(self) -> int:

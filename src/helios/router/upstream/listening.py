@@ -9,7 +9,6 @@ from collections.abc import Callable
 from helios.errors import HeliosError
 from helios.model.topology import Member
 from helios.resp.wire import encode_command
-from helios.router.errors import silence
 from helios.router.options import RouterOptions
 from helios.router.upstream.connection import Identities, Wire, open_wire
 from helios.router.upstream.state import ConnectionState
@@ -122,7 +121,7 @@ class ListeningLink:
             self.read_to_here(answered.set)
             await asyncio.wait((wire.lost,), timeout=timeout_s)
             if not answered.is_set():
-                wire.abort(silence(timeout_s))
+                wire.abort(wire.silence(timeout_s, None))
         return wire.lost.result()
 
     def _forget(self) -> None:
