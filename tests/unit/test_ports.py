@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from helios.errors import StartError
 from helios.model.ids import Address
-from helios.node.ports import Reservation, choose_member_port, outward_host, taken
+from helios.node import ports
+from helios.node.ports import MEMBER_PORT_OFFSET, Reservation, choose_member_port, free_ports, outward_host, taken
 
 HOST = "127.0.0.1"
 
@@ -63,11 +65,39 @@ def test_what_an_earlier_server_left_does_not_stop_a_reservation() -> None:
 
 
 def test_a_servers_port_lies_above_its_nodes_where_it_can() -> None:
-    with listening() as server:
-        port = server.getsockname()[1]
-        if port > 10000:
-            assert choose_member_port(HOST, port) != port
-    assert 0 < choose_member_port(HOST, 75000) <= 65535
+    wished = free_ports(1)
+    assert choose_member_port(HOST, wished) == wished
+    with socket.create_server((HOST, wished)):
+        assert choose_member_port(HOST, wished) != wished
+
+
+@pytest.mark.parametrize(
+    "outgoing",
+    ["32768\t60999\n", "10000\t65535\n", "20000\t65535\n", "1024\t40000\n", "-", ""],
+)
+@pytest.mark.parametrize("wished", [0, 16379, 33000, 40000, 75000])
+def test_no_outgoing_connection_takes_a_servers_port(
+    outgoing: str, wished: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But where the system may give every port to one, and where nothing says which it gives."""
+    said = tmp_path / "ip_local_port_range"
+    if outgoing:
+        said.write_text(outgoing)
+    monkeypatch.setattr(ports, "_OUTGOING", said)
+    port = choose_member_port(HOST, wished)
+    assert taken(HOST, port) is None
+    assert 1023 < port <= 65535
+    if outgoing not in ("", "-", "10000\t65535\n"):
+        assert port not in ports.outgoing_ports()
+
+
+def test_a_servers_port_lies_below_its_nodes_where_the_system_has_those_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = free_ports(1) + MEMBER_PORT_OFFSET  # nobody listens there, and where it came from neither
+    monkeypatch.setattr(ports, "_OUTGOING", tmp_path / "ip_local_port_range")
+    (tmp_path / "ip_local_port_range").write_text(f"{node + 1}\t65535\n")
+    assert choose_member_port(HOST, node + MEMBER_PORT_OFFSET) == node - MEMBER_PORT_OFFSET
 
 
 def test_others_reach_what_is_bound_to_every_address_by_one() -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import errno
 import random
 import socket
+from pathlib import Path
 
 from helios.errors import StartError
 from helios.model.ids import Address
 
 MEMBER_PORT_OFFSET = 10000
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_PRIVILEGED = 1023
+_LAST = 65535
+_TRIES = 500
 
 
 def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
@@ -113,10 +118,29 @@ def _bound(family: socket.AddressFamily, where: tuple[str, int]) -> socket.socke
     raise AssertionError("the last attempt returns or raises")
 
 
+def outgoing_ports() -> range:
+    """The ports that the system gives to outgoing connections, of which any may be taken at any moment."""
+    try:
+        first, last = map(int, _OUTGOING.read_text(encoding="ascii").split())
+    except (OSError, ValueError):
+        return range(MEMBER_PORT_OFFSET, MEMBER_PORT_OFFSET)
+    return range(first, last + 1)
+
+
 def choose_member_port(host: str, wished: int = 0) -> int:
-    """A free port for a data server: the wished one if it is free."""
-    if 0 < wished <= 65535 and taken(host, wished) is None:
-        return wished
+    """A free port for a data server: the wished one, or the same place below the node's, or any other.
+
+    Where there is a choice it is none that an outgoing connection could take before the server listens there, or while
+    it is started again.
+    """
+    outgoing = outgoing_ports()
+    near = [wished, wished - 2 * MEMBER_PORT_OFFSET]
+    # Above those of the system first: below them lie those that people choose.
+    places = range(outgoing.stop, _LAST + 1), range(MEMBER_PORT_OFFSET, outgoing.start)
+    far = [random.choice(place) for place in places if place for _ in range(_TRIES)]
+    for port in [*near, *far]:
+        if _PRIVILEGED < port <= _LAST and port not in outgoing and taken(host, port) is None:
+            return port
     with socket.socket(resolve(host, 0)[0][0], socket.SOCK_STREAM) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
