@@ -19,7 +19,7 @@ from tests.waiting import until
 
 from helios.errors import Conflict, LeaseLost, StoreError, WatchLost
 from helios.ports.store import Compare, Event, Put
-from helios.stores import sqlite, sqlite_file
+from helios.stores import sqlite, sqlite_connection
 from helios.stores.sqlite import SqliteStore
 from helios.stores.sqlite_file import SqliteFile
 
@@ -115,7 +115,7 @@ async def test_a_lease_lives_over_a_restart_but_not_over_a_boot(path: Path, monk
 
     boot_id = path.parent / "boot_id"
     boot_id.write_text("another boot\n")
-    monkeypatch.setattr(sqlite_file, "_BOOT_ID", boot_id)
+    monkeypatch.setattr(sqlite_connection, "_BOOT_ID", boot_id)
     store = await SqliteStore.open(path)
     assert await store.get("/a") is None
     with pytest.raises(LeaseLost):
@@ -287,7 +287,7 @@ async def test_commits_are_noticed_without_the_bell(path: Path, monkeypatch: pyt
     if lost == "no inotify":
         monkeypatch.setattr(sqlite, "_listen", _deaf)
     else:
-        monkeypatch.setattr(sqlite_file, "ring", _deaf)
+        monkeypatch.setattr(sqlite_connection, "ring", _deaf)
     reader, writer = await SqliteStore.open(path), await SqliteStore.open(path)
     watch = reader.watch("/a", (await reader.list("")).revision)
     for n in range(5):
