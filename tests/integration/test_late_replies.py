@@ -114,9 +114,16 @@ async def test_a_write_that_runs_after_the_lease_is_no_success(tmp_path: Path, a
         for router in cluster.routers("shard-1"):
             router.send(signal.SIGCONT)
         replies = await late.replies()
-        assert {str(reply).split()[0] for reply in replies} <= {"b'OK'", "UNKNOWN"}, replies[:3]
+        # What the router had not begun to send when its lease ended is refused.
+        assert {str(reply).split()[0] for reply in replies} <= {"b'OK'", "UNKNOWN", "CLUSTERDOWN"}, replies[:3]
+        assert any(str(reply).startswith("UNKNOWN") for reply in replies), replies[:3]
         there = await verb(cluster, "MGET", *KEYS, port=cluster.resp_ports[1])
         assert isinstance(there, list)
+        refused = [key for key, reply in zip(KEYS, replies, strict=True) if str(reply).startswith("CLUSTERDOWN")]
+        assert {there[KEYS.index(key)] for key in refused} <= {b"before"}
+        left = await asyncio.to_thread(ask, late.external.port, "MGET", *refused, "none")
+        assert isinstance(left, list)
+        assert VALUE not in left, "commands that were refused have been executed"
         lost = [
             key for key, reply, value in zip(KEYS, replies, there, strict=True) if reply == b"OK" and value != VALUE
         ]
