@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from tests.replicated import Replicated, replicated
 from tests.routers import RawClient, until
 
+from helios.model.topology import Term
 from helios.ports.engine import SESSION_PREFIXES, UserRole
 
 
@@ -393,3 +394,36 @@ async def test_behind_a_fence_the_router_can_log_in_at_all_that_may_lead_next(
     await three.publish((0, 1, 2), fenced_shards=frozenset({"shard-1"}))
     await until(lambda: known(1), "the second member knows the router")
     await until(lambda: known(2), "the third member knows the router")
+
+
+async def test_what_was_under_way_at_a_leader_that_leads_again_is_unknown_and_ended_before_a_fence_is_settled(
+    three: Replicated, raw: RawClient
+) -> None:
+    key = three.lab.key_of("shard-1")
+    assert await raw.ask("SET", key, "one") == b"+OK\r\n"
+    link = three.lab.router.pool.link("shard-1", 2)
+    before = link.client_id
+    stop(three, 0)
+    raw.send("SET", key, "two")
+    await until(lambda: _is(link.issued > link.answered), "it is under way")
+    shard = three.lab.topology.shard("shard-1")
+    other = three.lab.topology.shard("shard-2")
+    assert shard is not None and other is not None
+    # Another has led between, and the router has not seen its term; then it has.
+    router = three.lab.router
+    for history in ("f" * 40, shard.lineage[0].history):
+        lineage = (Term(history, 0), *shard.lineage)
+        await three.lab.publish(shards=(replace(shard, lineage=lineage), other))
+        await until(lambda: _is(router.topology.epoch == three.lab.topology.epoch), "the router has it")
+        assert router.pool.marks(["shard-1"], lambda key: True), "a fence would wait for it"
+    assert (await raw.line()).startswith(b"-UNKNOWN the connection to shard-1")
+    cont(three, 0)
+    for again, mark in router.pool.marks(["shard-1"], lambda key: True):
+        await again.settled(mark)
+    async with three.direct(0) as direct:
+        assert before not in [int(client["id"]) for client in await direct.client_list()]
+    assert await raw.ask("SET", key, "three") == b"+OK\r\n"
+
+
+async def _is(fulfilled: bool) -> bool:
+    return fulfilled

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from helios.control.rounds import Quorum
-from helios.model.topology import Member, Shard
+from helios.model.topology import Member, Shard, Topology
+from helios.ports.engine import UserRole
 
 
 def why_left(member: Member, leader: Member | None) -> str:
@@ -31,3 +34,39 @@ def why_ended(before: Shard, now: Shard | None) -> str:
     if reason or now is None:
         return reason
     return "" if _same_term(before, now) else "another has led the shard meanwhile"
+
+
+class Left(Protocol):
+    """A connection that is about to be closed."""
+
+    member: Member
+    role: UserRole
+
+    def left_behind(self) -> list[tuple[int, bytes, int]]:
+        """The connections on which something would be unanswered: client id, server's run id, commands."""
+
+
+class LeftBehind:
+    """What was under way at members that led, for when they lead again: the same process may carry it out yet."""
+
+    def __init__(self) -> None:
+        self._orphaned: dict[tuple[str, UserRole], list[tuple[int, bytes, int]]] = {}  # by member id and role
+
+    def note(self, link: Left) -> None:
+        """The link is about to be closed."""
+        if orphaned := link.left_behind():
+            self._orphaned.setdefault((link.member.id, link.role), []).extend(orphaned)
+
+    def led_again(self, topology: Topology) -> list[tuple[str, UserRole, list[tuple[int, bytes, int]]]]:
+        """What is to be ended at once, by shard and role, since its member leads again; others are kept in mind."""
+        leading = {shard.leader: shard.id for shard in topology.shards}
+        listed = {member.id for shard in topology.shards for member in shard.servers}
+        found = [
+            (leading[member], role, orphaned)
+            for (member, role), orphaned in self._orphaned.items()
+            if member in leading
+        ]
+        self._orphaned = {
+            of: orphaned for of, orphaned in self._orphaned.items() if of[0] in listed and of[0] not in leading
+        }
+        return found

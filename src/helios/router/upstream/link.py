@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from hashlib import md5
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from helios.errors import HeliosError
 from helios.model.topology import Member
@@ -25,6 +25,7 @@ from helios.router.upstream.state import ConnectionState
 
 logger = logging.getLogger(__name__)
 _NEVER_NS = (1 << 63) - 1
+Orphaned: TypeAlias = tuple[int, bytes, int]  # client id, server's run id, commands unanswered
 LOOKS = 4  # within the time that a server may be silent
 
 
@@ -79,7 +80,7 @@ class ServerConnection(CommandQueue):
         self._wire: Wire | None = None
         self._known_heavy: bytes | None = None  # the command whose big reply flows, or flowed last
         self._nudged = asyncio.Event()
-        self._orphaned: list[tuple[int, bytes, int]] = []  # client id, server's run id, commands unanswered
+        self._orphaned: list[Orphaned] = []
         self._settled = Marks(lambda mark: self.answered >= mark or self._state is ConnectionState.CLOSED)
         self._told = Marks(self.is_told)
         self._task: asyncio.Task[None] | None = None
@@ -349,6 +350,17 @@ class ServerConnection(CommandQueue):
         self.answered += sum(count for _, _, count in self._orphaned)
         self._orphaned = []
         self.look()
+
+    def left_behind(self) -> list[Orphaned]:
+        """The connections on which something would be unanswered if this were closed now."""
+        sent, wire = len(self.waiters) - len(self.out), self._wire
+        return [*self._orphaned, *([(wire.client_id, wire.run_id, sent)] if wire is not None and sent else ())]
+
+    def take_over(self, orphaned: list[Orphaned]) -> None:
+        """Of a new link: end these connections, which led to the same server, before anything else."""
+        self._orphaned += orphaned
+        self.issued += sum(count for _, _, count in orphaned)
+        self.connect()
 
     def close(self, reason: str) -> None:
         """End the connection for good; what waits for it is answered now."""

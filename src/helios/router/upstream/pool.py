@@ -14,7 +14,7 @@ from helios.router.frontend.caller import NO_TOUCH, FutureReply
 from helios.router.options import RouterOptions
 from helios.router.stats.counters import Retired
 from helios.router.upstream.dedicated import DedicatedConnection, DedicatedConnections, Mark
-from helios.router.upstream.leaders import why_ended
+from helios.router.upstream.leaders import LeftBehind, why_ended
 from helios.router.upstream.link import ConnectionHost, ServerConnection
 from helios.router.upstream.marks import Told
 from helios.router.upstream.rounds import AllRounds
@@ -47,6 +47,7 @@ class Pool:
         self._rounds = AllRounds(host, options)
         self.dedicated = DedicatedConnections(host, options, lambda shard: self.link(shard, 2), self._rounds.tie)
         self.retired = Retired()
+        self._left = LeftBehind()
         self._host = host
         self._options = options
         self._topology = Topology(epoch=0)
@@ -59,11 +60,18 @@ class Pool:
         for links in self._all():
             for shard in ended.keys() & links.keys():
                 link = links.pop(shard)
+                self._left.note(link)
                 link.close(ended[shard])
                 self.retired.add(link)
+        for shard in ended:
+            for link in self.dedicated.of(shard):
+                self._left.note(link)
         self.dedicated.end(ended)
         self._rounds.apply(shards, ended)
         self._tie()
+        for shard_id, role, orphaned in self._left.led_again(topology):
+            link = self.flush_link(shard_id) if role is UserRole.FLUSHER else self.link(shard_id, 2)
+            link.take_over(orphaned)
 
     def _tie(self) -> None:
         """Have all links know what their shards' members have to agree on."""
@@ -203,6 +211,7 @@ class Pool:
                 self.retired.add(link)
             links.clear()
         self._rounds.close(reason)
+        self._left = LeftBehind()  # Their users end with the session.
 
     def configure(self, options: RouterOptions) -> None:
         """Use other timeouts and limits from now on."""
