@@ -388,6 +388,9 @@ class FakeAdmin:
         self._note("rebalance", strategy, by)
         return self.change_view
 
+    async def figures(self, *, exact: bool = True) -> tuple[StatsView, list[ShardView]]:
+        return await self.stats(exact=exact), await self.list_shards()
+
     async def stats(self, *, exact: bool = True) -> StatsView:
         self._note("stats")
         return StatsView(1, 1, 3, True, 1, 150, 1, 0, 9, "shard-1", True, 1000, 0, (NODE,))

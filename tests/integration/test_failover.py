@@ -300,6 +300,18 @@ async def test_a_server_that_followed_another_leads_when_it_is_alone(group: Grou
     assert await group.has(await group.write())
 
 
+async def test_a_server_that_followed_another_and_is_to_have_no_fellows_leads(group: Group) -> None:
+    engine = await group.labs["a.0"].open()
+    await engine.detach()
+    await group.coordinate(1)
+
+    async def leads() -> bool:
+        return (await engine.replication()).leads
+
+    await until(leads)
+    await engine.close()
+
+
 async def test_a_leader_that_was_restarted_does_not_lead_without_a_decision(group: Group) -> None:
     await group.coordinate(3)
     await group.grown(3)

@@ -12,6 +12,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from tests.fake_gateway import HISTORY, MIGRATION, Gateway
 
+from helios.admin.views import ShardView, StatsView
 from helios.errors import Unavailable
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,22 @@ async def test_the_cluster_in_gauges(scraper: Scraper) -> None:
     assert samples["helios_migration_keys_copied", pair] == 5
     assert samples["helios_migration_keys_expected", pair] == 10
     assert samples["helios_migration_slowed_seconds", pair] == 0
+
+
+async def test_a_scrape_looks_at_the_servers_once(scraper: Scraper, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[bool] = []
+    admin = scraper.gateway.admin
+    stats, shards = await admin.stats(), await admin.list_shards()
+
+    async def figures(*, exact: bool = True) -> tuple[StatsView, list[ShardView]]:
+        looks.append(exact)
+        return stats, shards
+
+    monkeypatch.setattr(admin, "figures", figures)
+    for other in ("stats", "list_shards", "list_nodes"):
+        monkeypatch.delattr(type(admin), other)
+    assert await scraper.sample("helios_cluster_up") == 1
+    assert looks == [False]
 
 
 async def test_a_pause_is_counted_once(scraper: Scraper) -> None:

@@ -10,7 +10,7 @@ from helios.control.rebalance import RebalancePolicy, Rebalancing, decide, outco
 from helios.errors import Unavailable
 from helios.model.balancing import Measure, QuietHours, Strategy
 from helios.model.ids import Address
-from helios.model.topology import Node, NodeState, Pair, Placement, Topology, Transition
+from helios.model.topology import Member, Node, NodeState, Pair, Placement, Shard, Topology, Transition
 from helios.placement.change import moved, with_weights
 from helios.placement.load import Load, ShardLoad
 
@@ -115,6 +115,16 @@ def test_with_one_silent_a_plan_of_the_others_is_the_last_one() -> None:
     assert propose(THREE, load, UNIFORM) is None
     said = outcome(None, load, THREE, DEFAULT)
     assert said == "balanced, nothing to move; left as it is: shard-3 does not answer (no answer)"
+
+
+def test_leaders_that_go_home_are_named() -> None:
+    home = Member("shard-1.0", "shard-1", Address("host", 1))
+    away = Member("shard-1@shard-2", "shard-2", Address("host", 2))
+    shards = (Shard("shard-1", away.id, (home, away)),)
+    load = load_of(shard_1=1000, shard_2=1000, shard_3=1000)
+    said = outcome(None, load, replace(THREE, shards=shards), DEFAULT)
+    assert said == "balanced, nothing to move; 1 leader goes home as soon as all is in sync there: shard-1"
+    assert outcome(None, load, THREE, DEFAULT) == "balanced, nothing to move"
 
 
 def test_what_cannot_be_evened_out_is_not_called_balanced() -> None:

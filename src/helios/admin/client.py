@@ -413,6 +413,10 @@ class Admin:
 
     async def stats(self, *, exact: bool = True) -> StatsView:
         """The cluster in numbers; without `exact`, servers whose every key would have to be looked at count none."""
+        return (await self.figures(exact=exact))[0]
+
+    async def figures(self, *, exact: bool = True) -> tuple[StatsView, list[ShardView]]:
+        """The same, and the shards that it was counted from."""
         topology = await self._topology()
         settings = await self._settings()
         coordinator = await read_record(self._store, CoordinatorRecord, COORDINATOR)
@@ -421,7 +425,8 @@ class Admin:
             shard_views(topology, self._connector, settings),
         )
         running = None if coordinator is None else coordinator.value
-        return reports.stats_view(topology, settings, nodes, shards, await self._migrations.records(), running)
+        stats = reports.stats_view(topology, settings, nodes, shards, await self._migrations.records(), running)
+        return stats, shards
 
     # Requests
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from helios.admin.balance import read_standing
@@ -46,6 +46,7 @@ async def node_views(
     )
     seen = {shard.id: look for shard, look in zip(topology.shards, looks, strict=True)}
     nobody = _Look()
+    refuses = _refuses_by_node(topology, seen)
     now = clock.wall()
     return [
         _node_view(
@@ -53,7 +54,7 @@ async def node_views(
             topology,
             routes,
             standing.stats.get(node.id),
-            as_answered(standing.health[node.id], seen.get(node.id, nobody).refuses, now),
+            as_answered(standing.health[node.id], refuses.get(node.id), now),
             seen.get(node.id, nobody).keys,
             deviations.get(node.id),
         )
@@ -67,6 +68,16 @@ class _Look:
 
     keys: int | None = None
     refuses: str | None = None
+
+
+def _refuses_by_node(topology: Topology, seen: Mapping[str, _Look]) -> dict[str, str | None]:
+    """Why servers that lead refuse writes, by their nodes: empty where all take them, None where one is silent."""
+    found: dict[str, str | None] = {}
+    for shard in topology.shards:
+        node, refuses = shard.leading.node, seen[shard.id].refuses
+        before = found.get(node, "")
+        found[node] = before or refuses if before is not None else refuses or None
+    return found
 
 
 async def _look(connector: Connector, routes: Routes, shard: Shard, exact: bool, strays: int) -> _Look:

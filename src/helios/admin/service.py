@@ -156,6 +156,9 @@ class AdminService(Protocol):
         `exact` that is left out, and such a node's `keys` is None.
         """
 
+    async def figures(self, *, exact: bool = True) -> tuple[StatsView, list[ShardView]]:
+        """What `stats` and `list_shards` say, by one look at the servers."""
+
     async def routers(self) -> list[RouterView]:
         """How every router process fares; takes a second where one does not answer."""
 

@@ -80,11 +80,11 @@ class Metrics:
     async def render(self) -> bytes:
         """Everything in the text format; without the cluster's metrics where it does not answer."""
         try:
-            stats: StatsView | None = await self._admin.stats(exact=False)
+            stats: StatsView | None
+            stats, shards = await self._admin.figures(exact=False)
             migrations = await self._admin.migrations()
             routers = await self._admin.routers()
             history = await self._admin.history()
-            shards = await self._admin.list_shards()
         except HeliosError:
             stats, migrations, routers, shards = None, [], [], []
         else:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from helios.control.admission import desired_weights
+from helios.control.leaders import home_of
 from helios.errors import Unavailable
 from helios.model.balancing import Measure, QuietHours, Strategy
 from helios.model.topology import Placement, Topology
@@ -133,7 +134,7 @@ def _planned(
 def outcome(made: Rebalancing | None, load: Load, topology: Topology, policy: RebalancePolicy) -> str:
     """What is done and why, or that nothing is, in one sentence for people."""
     if made is not None:
-        return made.reason
+        return made.reason + _going_home(topology)
     # What silent shards carry may be a guess, and must not make the others look uneven.
     carried = {shard: one.by(policy.by) for shard, one in load.shards.items() if shard not in load.silent}
     weights = {shard: weight for shard, weight in desired_weights(topology).items() if shard not in load.silent}
@@ -143,7 +144,7 @@ def outcome(made: Rebalancing | None, load: Load, topology: Topology, policy: Re
         said = f"nothing worth moving, though {_carries(shard, deviations[shard], policy.by)}"
     else:
         said = NOTHING_TO_MOVE
-    return said + _left(load, load.silent.keys())
+    return said + _left(load, load.silent.keys()) + _going_home(topology)
 
 
 def _concerned(load: Load, *placements: Placement) -> Set[str]:
@@ -155,6 +156,15 @@ def _concerned(load: Load, *placements: Placement) -> Set[str]:
 
 def _left(load: Load, silent: Set[str]) -> str:
     return f"; left as it is: {_said(load.silent, silent)}" if silent else ""
+
+
+def _going_home(topology: Topology) -> str:
+    """Which shards are led elsewhere than where they began; whoever asks for a rebalance lets their leaders go home."""
+    shards = [shard.id for shard in topology.shards if home_of(shard, ())]
+    if not shards:
+        return ""
+    leaders = "1 leader goes" if len(shards) == 1 else f"{len(shards)} leaders go"
+    return f"; {leaders} home as soon as all is in sync there: {', '.join(shards)}"
 
 
 def _said(reasons: Mapping[str, str], silent: Set[str]) -> str:

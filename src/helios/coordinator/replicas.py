@@ -54,6 +54,7 @@ class Replicas:
         self._wishes: dict[str, tuple[str, ...]] = {}  # by shard id, as the store has them
         self._read = False  # whether these are known
         self._since: dict[str, tuple[object, int]] = {}  # by shard id: its servers, and the epoch that they are from
+        self._led: dict[str, str] = {}  # by member id: the run in which it was seen to lead
         self._rest: dict[str, float] = {}  # by shard id: until when no leader hands over again
         self._failovers: dict[str, Failover] = {}
         self._leadership = Leadership(context)
@@ -145,7 +146,12 @@ class Replicas:
             self._context.settings.sharding.replication_factor > 1
             or any(len(shard.servers) > 1 for shard in self._publisher.topology.shards)
             or any(member_id != founder_id(record.node) for member_id, record in self._records.items())
+            or any(self._is_doubtful(shard.leader) for shard in self._publisher.topology.shards)
         )
+
+    def _is_doubtful(self, leader: str) -> bool:
+        """Whether this run of a server has not been seen to lead: one that had fellows starts as nobody's leader."""
+        return leader in self._records and self._led.get(leader) != self._records[leader].run
 
     async def _locate(self) -> None:
         """Publish where servers listen now, if one was enlisted where it had been before."""
@@ -215,6 +221,8 @@ class Replicas:
             successors=self._leadership.successors(shard),
         )
         self._leadership.seen(look)
+        if leader is not None and leader.leads and shard.leader in self._records:
+            self._led[shard.leader] = self._records[shard.leader].run
         decisions = decide(look)
         self._unsettled.discard(shard.id)
         if decisions or shard.learners or shard.outgoing:
