@@ -14,7 +14,7 @@ from helios.errors import EngineUnreachable
 from helios.model.ids import Address
 from helios.model.sections import ShardingSettings
 from helios.model.settings import ClusterSettings
-from helios.model.topology import Member, Node, Shard, Term, Topology
+from helios.model.topology import Member, Node, NodeKind, Shard, Term, Topology
 from helios.ports.engine import Follower, Replication
 
 A, B, C = (Member(f"s@{name}", name, Address(name, 7000)) for name in "abc")
@@ -101,3 +101,13 @@ async def test_a_shard_of_one_is_not_asked() -> None:
 def test_a_key_is_where_its_shard_has_members_and_first_where_it_leads() -> None:
     assert places(TOPOLOGY, "s") == (PlaceView("b", "b:6379", "leader"), PlaceView("a", "a:6379", "replica"))
     assert places(TOPOLOGY, "unknown") == ()
+
+
+def test_a_shard_of_an_external_node_says_that_it_gets_no_copies() -> None:
+    member = Member("s.0", "s", Address("s", 7000))
+    topology = replace(TOPOLOGY, nodes=(*NODES, Node("s", Address("s", 7000), NodeKind.EXTERNAL)))
+    topology = replace(topology, shards=(Shard("s", member.id, (member,)),))
+    assert under_replicated(topology, THREE) == [
+        "s is under-replicated: it has 1 of 3 copies, since keys on an external node have one: `drain s` gives them to "
+        "nodes whose keys have more"
+    ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from helios.access.request_context import may
 from helios.access.rights import HIDDEN, Need
-from helios.admin.shards import missing_copies
+from helios.admin.shards import copies_of, missing_copies
 from helios.admin.views import Finding
 from helios.errors import EngineDenied, EngineError
 from helios.model.migration import Change, Migration, MigrationStatus
@@ -54,7 +54,7 @@ async def findings(
         for shard_id, engine in engines.items():
             found += await _keys(shard_id, engine, engines, routes)
         for shard in topology.shards:
-            found += _replicas(shard, settings)
+            found += _replicas(topology, shard, settings)
             if shard.id in engines:
                 engine = engines[shard.id]
                 found += await (
@@ -107,18 +107,11 @@ def _names(keys: Sequence[bytes]) -> str:
     return f"{shown}, …" if len(keys) > _NAMED else shown
 
 
-def _replicas(shard: Shard, settings: ClusterSettings) -> list[Finding]:
+def _replicas(topology: Topology, shard: Shard, settings: ClusterSettings) -> list[Finding]:
     missing = missing_copies(shard, settings)
     if not missing:
         return []
-    return [
-        Finding(
-            "under_replicated",
-            shard.id,
-            missing,
-            f"{len(shard.members)} of {missing + len(shard.members)} copies exist",
-        )
-    ]
+    return [Finding("under_replicated", shard.id, missing, f"it has {copies_of(topology, shard, settings)}")]
 
 
 def _supervised(topology: Topology, shard: Shard) -> bool:

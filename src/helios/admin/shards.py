@@ -7,7 +7,7 @@ import asyncio
 from helios.admin.views import CopyView, ShardView
 from helios.errors import EngineError
 from helios.model.settings import ClusterSettings
-from helios.model.topology import Member, Shard, Topology
+from helios.model.topology import Member, NodeKind, Shard, Topology
 from helios.ports.engine import Connector, Follower, Replication
 
 _LOOK_S = 2.0
@@ -26,12 +26,22 @@ def missing_copies(shard: Shard, settings: ClusterSettings) -> int:
 
 def under_replicated(topology: Topology, settings: ClusterSettings) -> list[str]:
     """The shards that lack copies, a sentence each."""
-    factor = settings.sharding.replication_factor
     return [
-        f"{shard.id} is under-replicated: it has {len(shard.members)} of {factor} copies"
+        f"{shard.id} is under-replicated: it has {copies_of(topology, shard, settings)}"
         for shard in topology.shards
         if missing_copies(shard, settings)
     ]
+
+
+def copies_of(topology: Topology, shard: Shard, settings: ClusterSettings) -> str:
+    """How many copies a shard has of how many, and why, where that will not change by itself."""
+    said = f"{len(shard.members)} of {settings.sharding.replication_factor} copies"
+    node = topology.node(shard.id)
+    if node is None or node.kind is not NodeKind.EXTERNAL:
+        return said
+    return (
+        f"{said}, since keys on an external node have one: `drain {node.id}` gives them to nodes whose keys have more"
+    )
 
 
 async def _look(shard: Shard, connector: Connector) -> Replication | None:
