@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import hiredis
@@ -38,8 +38,8 @@ _FOLLOWER = re.compile(rb"^slave\d+:ip=([^,\r]*),port=(\d+),state=online,offset=
 
 
 @cache
-def _wait(followers: int) -> bytes:
-    return encode_command([b"WAIT", b"%d" % followers, b"%d" % _LONGEST_WAIT_MS])
+def _wait(followers: int, longest_ms: int) -> bytes:
+    return encode_command([b"WAIT", b"%d" % followers, b"%d" % longest_ms])
 
 
 class RoundConnection(ServerConnection):
@@ -48,21 +48,31 @@ class RoundConnection(ServerConnection):
     def slow(self, raw: bytes, waiter: Waiter, took_ns: int) -> None:
         """Waiting is what it is for."""
 
+    def ask(self, followers: int, ended: Callable[[Standing | None], None], wait_ms: int = _LONGEST_WAIT_MS) -> None:
+        """Begin a round that waits for so many followers, whoever they are; `ended` is told what the leader said."""
+        commands = [_MESSAGE, _ROLE, _wait(followers, wait_ms), _STATE]
+        self.send_together(commands, _Round(self, ended))
+
 
 class _Round:
     """Takes the replies to one round."""
 
-    __slots__ = ("_replies", "_rounds")
+    __slots__ = ("_connection", "_ended", "_replies")
 
-    def __init__(self, rounds: Rounds) -> None:
-        self._rounds = rounds
+    def __init__(self, connection: RoundConnection, ended: Callable[[Standing | None], None]) -> None:
+        self._connection = connection
+        self._ended = ended
         self._replies: list[bytes] = []
 
     def fill(self, reply: bytes) -> None:
         """Take one reply; there is one to each of its commands, be it an error."""
         self._replies.append(reply)
         if len(self._replies) == 4:
-            self._rounds.ended(self._replies)
+            history = self._connection.history
+            standing = _standing(self._replies, tls=self._connection.member.address.tls)
+            if standing is not None and history and standing.history != history:
+                standing = None  # it leads in another term
+            self._ended(standing)
 
 
 class Rounds:
@@ -82,7 +92,7 @@ class Rounds:
     def apply(self, shard: Shard) -> None:
         """The shard's members are these now; it is still led by the same one."""
         self._quorum = Quorum.of(shard)
-        self._connection.history = self._history = history_of(shard)
+        self._connection.history = history_of(shard)
 
     def configure(self, options: RouterOptions) -> None:
         """Use other timeouts from now on."""
@@ -122,13 +132,11 @@ class Rounds:
             self._under_way = False
             return
         self._parked.begin()
-        wait = _wait(self._quorum.wait_for(self._ahead))
-        self._connection.send_together([_MESSAGE, _ROLE, wait, _STATE], _Round(self))
+        self._connection.ask(self._quorum.wait_for(self._ahead), self._ended)
 
-    def ended(self, replies: list[bytes]) -> None:
+    def _ended(self, standing: Standing | None) -> None:
         """The round is over."""
-        standing = _standing(replies, tls=self.leader.address.tls)
-        if standing is None or (self._history and standing.history != self._history):
+        if standing is None:
             self._failed(_PAUSE_S)
             return
         asked, self._ahead = self._quorum.wait_for(self._ahead), standing.followers
