@@ -10,7 +10,7 @@ from typing import Final
 from helios.access.logins import Logins
 from helios.access.rights import Nobody, Rights
 from helios.errors import WrongPassword
-from helios.model.users import DEFAULT_USER, Role, User
+from helios.model.users import DEFAULT_USER, ReadFrom, Role, User
 
 logger = logging.getLogger(__name__)
 NO_USERS = (
@@ -26,6 +26,11 @@ class Identity:
     name: str
     user: User | None
     rights: Rights | None
+
+    @property
+    def reads_replicas(self) -> bool:
+        """Whether replicas may answer what it reads, unless it says otherwise."""
+        return self.user is not None and self.user.read_from is ReadFrom.REPLICA
 
 
 OWNER: Final = Identity(DEFAULT_USER, None, None)

@@ -48,7 +48,7 @@ _BY_NAME: dict[Need, frozenset[str]] = {
     Need.ANY: _names("""acl|cat acl|genpass acl|whoami client|caching client|capa client|getname client|getredir
         client|id client|info client|maint_notifications
         client|no-evict client|no-touch client|reply client|setinfo client|setname client|trackinginfo
-        discard echo exec info lolwut
+        discard echo exec info lolwut readonly readwrite
         module|list multi ping punsubscribe role select sunsubscribe time unsubscribe unwatch wait waitaof
         client command command|count command|docs command|getkeys command|getkeysandflags command|info command|list
         config function latency memory object pubsub script slowlog commandlog xgroup xinfo"""),

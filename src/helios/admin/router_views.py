@@ -86,6 +86,8 @@ class RouterView:
     held: int = 0
     held_total: int = 0
     slowed_total: int = 0
+    replica_reads: int = 0
+    replica_reads_by_leader: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
     unanswered: int = 0
     slow_commands: int = 0

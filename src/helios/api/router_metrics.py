@@ -34,6 +34,12 @@ _COUNTERS: tuple[tuple[str, str, Callable[[RouterView], float]], ...] = (
     ("sent_bytes", "Bytes to clients", lambda r: r.bytes_out),
     ("held", "Commands that had to wait for their keys to be handed over", lambda r: r.held_total),
     ("slowed", "Writes that were delayed because their keys change faster than they copy", lambda r: r.slowed_total),
+    ("replica_reads", "Reads that replicas answered, for clients that let them", lambda r: r.replica_reads),
+    (
+        "replica_reads_by_leader",
+        "Reads of such clients that the leader answered, since no replica was known to be fresh enough",
+        lambda r: r.replica_reads_by_leader,
+    ),
     ("sessions", "Sessions that the router has had", lambda r: r.sessions),
     ("slow_commands", "Commands that took as long as the slow log's threshold", lambda r: r.slow_commands),
 )

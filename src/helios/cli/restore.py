@@ -17,6 +17,7 @@ from helios.cli.records import Record
 from helios.client.connection import CommandRefused, RespClient
 from helios.errors import Refused
 from helios.model.backup import ClusterState
+from helios.model.users import ReadFrom
 from helios.placement.table import PlacementTable, table_of
 
 
@@ -186,6 +187,7 @@ def _as_json(cluster: ClusterState) -> str:
             "role": user.role,
             "password_hash": user.password_hash,
             **({"keys": user.keys} if user.keys else {}),
+            **({"read_from": user.read_from} if user.read_from is not ReadFrom.LEADER else {}),
         }
         for user in cluster.users
     }

@@ -153,6 +153,13 @@ class ReplicationSettings(Section):
         default=Reads.LEADER,
         description="What a read may show: whatever the leader has, or only what no failover can take back",
     )
+    max_staleness: Seconds = Field(
+        default=1.0,
+        ge=0.05,
+        le=3600,
+        description="How old what a replica answers may be, where a client lets replicas answer (READONLY)",
+        json_schema_extra=unit("duration"),
+    )
     ack_timeout: Seconds = Field(
         default=1.0,
         ge=0.01,

@@ -148,7 +148,7 @@ def _allowed(field: FieldInfo, unit: str) -> str:
     if parser is parse_listen:
         return "host:port, as in 127.0.0.1:8443, with a port from 1 to 65535"
     if parser is parse_user_list:
-        return "users by name, each with role, password_hash and perhaps keys"
+        return "users by name, each with role, password_hash and perhaps keys and read_from"
     if parser is parse_host:
         return "an IP address or a host name, without a port"
     if parser is parse_store_url:

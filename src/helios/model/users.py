@@ -15,7 +15,7 @@ DEFAULT_USER = "default"
 """Who a connection is before it says who it is, where this user exists and has no password."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}\Z")
-_FIELDS = frozenset(("role", "password_hash", "keys"))
+_FIELDS = frozenset(("role", "password_hash", "keys", "read_from"))
 _MAX_USERS = 10_000
 _MAX_PATTERNS = 100
 
@@ -35,6 +35,13 @@ class Role(StrEnum):
         return self in (Role.READ_WRITE, Role.READ_ONLY)
 
 
+class ReadFrom(StrEnum):
+    """Who answers what a user reads. A connection can say otherwise, by READONLY and READWRITE."""
+
+    LEADER = "leader"
+    REPLICA = "replica"
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """One user. `password_hash` is empty only for a `default` user that everybody is; no `keys` means every key."""
@@ -43,6 +50,7 @@ class User:
     role: Role
     password_hash: str = field(default="", repr=False)
     keys: tuple[str, ...] = ()
+    read_from: ReadFrom = ReadFrom.LEADER
 
     def still_may(self, before: User) -> bool:
         """Whether this user has the same password as `before` and may do everything that `before` could.
@@ -79,7 +87,12 @@ def _by_name(users: Iterable[object]) -> dict[str, object]:
     found: dict[str, object] = {}
     for each in users:
         if isinstance(each, User):
-            found[each.name] = {"role": each.role, "password_hash": each.password_hash, "keys": each.keys or None}
+            found[each.name] = {
+                "role": each.role,
+                "password_hash": each.password_hash,
+                "keys": each.keys or None,
+                "read_from": each.read_from,
+            }
         elif isinstance(each, Mapping) and isinstance(each.get("name"), str):
             found[each["name"]] = {key: each[key] or None for key in each if key != "name"}
         else:
@@ -98,13 +111,14 @@ def _user(name: str, fields: object) -> User:
         raise InvalidInput(f"{where} needs role and password_hash, indented below the name")
     unknown = sorted(map(str, fields.keys() - _FIELDS))
     if unknown:
-        raise InvalidInput(f"{where} has no {unknown[0]!r}: a user has role, password_hash and keys")
+        raise InvalidInput(f"{where} has no {unknown[0]!r}: a user has role, password_hash, keys and read_from")
     choices = ", ".join(Role)
     try:
         role = Role(str(fields.get("role", "")))
     except ValueError:
         raise InvalidInput(f"{where}.role must be one of {choices}") from None
-    return User(name, role, _hash(where, name, fields.get("password_hash") or ""), _keys(where, role, fields))
+    stored = _hash(where, name, fields.get("password_hash") or "")
+    return User(name, role, stored, _keys(where, role, fields), _read_from(where, role, fields))
 
 
 def _hash(where: str, name: str, stored: object) -> str:
@@ -117,6 +131,16 @@ def _hash(where: str, name: str, stored: object) -> str:
     except ValueError as error:
         raise InvalidInput(f"{where}.password_hash {error}") from None
     return str(stored)
+
+
+def _read_from(where: str, role: Role, fields: Mapping[str, object]) -> ReadFrom:
+    try:
+        chosen = ReadFrom(str(fields.get("read_from") or ReadFrom.LEADER))
+    except ValueError:
+        raise InvalidInput(f"{where}.read_from must be one of {', '.join(ReadFrom)}") from None
+    if chosen is ReadFrom.REPLICA and role in (Role.OPERATOR, Role.METRICS):
+        raise InvalidInput(f"{where}.read_from: the role {role} reads no keys")
+    return chosen
 
 
 def _keys(where: str, role: Role, fields: Mapping[str, object]) -> tuple[str, ...]:

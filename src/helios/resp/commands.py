@@ -66,7 +66,8 @@ def _names(text: str) -> frozenset[str]:
 _SPLIT = frozenset(("mget", "mset", "del", "unlink", "exists", "touch"))
 _ANYWHERE = _names("""acl|cat acl|genpass command|getkeys command|getkeysandflags lolwut
     object|help xinfo|help xgroup|help""")
-_ROUTER = _names("""ping echo hello auth quit reset select time info dbsize scan keys randomkey flushall flushdb
+_ROUTER = _names("""ping echo hello auth quit readonly readwrite reset select time info dbsize scan keys randomkey
+    flushall flushdb
     acl|whoami acl|users lastsave role module|list
     command command|count command|info command|docs command|list command|help acl|help module|help
     client|capa client|id client|setname client|getname client|setinfo client|info client|list client|no-evict
@@ -109,8 +110,6 @@ _REFUSED: dict[str, str] = {
     "pfdebug": _DEBUG,
     "pfselftest": _DEBUG,
     "psync": _OWN,
-    "readonly": _CLUSTER,
-    "readwrite": _CLUSTER,
     "replconf": _OWN,
     "replicaof": _OWN,
     "restore-asking": _CLUSTER,

@@ -84,6 +84,9 @@ class RouterContext(Identities, Protocol):
     def spawn(self, caller: Caller, work: Coroutine[None, None, bytes]) -> None:
         """Answer the caller with what `work` returns; a HeliosError becomes an error reply."""
 
+    async def execute(self, argv: list[bytes], raw: bytes | None = None, like: Caller | None = None) -> bytes:
+        """The raw reply to one command, errors included, as if that caller had given it. Raises Unavailable."""
+
     def fill_later(self, waiter: Waiter, work: Coroutine[None, None, bytes]) -> None:
         """Give a waiter what `work` returns; a HeliosError becomes an error reply."""
 

@@ -185,7 +185,8 @@ class Router:
         under_way = [link.settled(mark) for link, mark in self.pool.marks(shards, lambda key: True)]
         try:
             async with asyncio.timeout(_END_TIMEOUT_S):
-                await asyncio.gather(*under_way, *(link.told(mark) for link, mark in self.pool.untold(shards)))
+                untold = (*self.pool.untold(shards), *self.pool.replicas.untold())
+                await asyncio.gather(*under_way, *(link.told(mark) for link, mark in untold))
         except TimeoutError:
             return False
         return True
@@ -197,11 +198,16 @@ class Router:
         )
         return self.port
 
-    async def execute(self, argv: list[bytes]) -> bytes:
-        """The raw RESP2 reply to one command, errors included; held commands wait as a client's do."""
+    async def execute(self, argv: list[bytes], raw: bytes | None = None, like: Caller | None = None) -> bytes:
+        """The raw reply to one command, errors included; held commands wait as a client's do.
+
+        In RESP2, and counted as a use of its keys, unless it is to be as for another caller.
+        """
         if not self._running:
             raise Unavailable("this router does not run")
-        call = OneCommand(self._dispatcher.dispatch, self._outbox, self.holding, (encode_command(argv), argv))
+        call = OneCommand(self._dispatcher.dispatch, self._outbox, self.holding, (raw or encode_command(argv), argv))
+        if like is not None:
+            call.protocol, call.no_touch = like.protocol, like.no_touch
         self._calls.add(call)
         try:
             call.run()

@@ -37,6 +37,7 @@ class RouterOptions:
     quorum_by_key: tuple[tuple[str, bool], ...] = ()  # writes to keys that match a pattern, the first that does
     linearizable: bool = False  # writes and reads
     ack_timeout_s: float = 1.0
+    max_staleness_s: float = 1.0  # of what a replica answers to clients that let it
     # Of commands under way when a shard is to get another leader; then they are told as unknown.
     leader_grace_s: float = 0.3
     min_backoff_s: float = 0.05

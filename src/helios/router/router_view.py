@@ -46,6 +46,8 @@ def view(router: RouterContext) -> RouterView:
         held=held,
         held_total=router.holding.total,
         slowed_total=router.holding.delayed,
+        replica_reads=router.pool.replicas.counts.served,
+        replica_reads_by_leader=router.pool.replicas.counts.by_leader,
         errors=dict(sorted(router.totals.errors.items())),
         unanswered=sum(shard.unanswered for shard in shards),
         slow_commands=router.slowlog.total,

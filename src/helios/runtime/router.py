@@ -76,6 +76,7 @@ def router_options(settings: Settings, node: str, worker: int = 0, inspected: Re
         ),
         linearizable=settings.replication.reads is Reads.LINEARIZABLE,
         ack_timeout_s=settings.replication.ack_timeout,
+        max_staleness_s=settings.replication.max_staleness,
         login_timeout_s=settings.security.login_timeout,
         handshake_timeout_s=settings.security.tls_handshake_timeout,
         server_tls=known_servers(server_tls(settings.atlas)),

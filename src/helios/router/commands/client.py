@@ -171,6 +171,7 @@ def _flags(client: ClientConnection, *, subscribed: bool) -> str:
         "x": client.transaction is not None,
         "b": client.call is not None,
         "e": client.spared,
+        "r": client.stale_reads is not None,
         "T": client.no_touch,
     }
     tracked = "" if client.tracking is None else client.tracking.letters

@@ -22,6 +22,7 @@ from helios.router.commands import (
     latency,
     memory,
     pubsub,
+    replica_reads,
     scan,
     scatter,
     scatter_many,
@@ -73,6 +74,7 @@ HANDLERS: dict[str, Handler] = {
     **tracking.HANDLERS,
     **memory.HANDLERS,
     **latency.HANDLERS,
+    **replica_reads.HANDLERS,
     "scan": scan.scan,
 }
 
@@ -128,6 +130,8 @@ class Dispatcher:
                 caller.transaction.fail()
             caller.answer(server.no_database(caller, argv[0]))
             return DONE
+        if caller.stale_reads is not None and replica_reads.must_wait(caller, argv):
+            return WAIT_ALL
         if caller.modes & IN_MULTI:
             return self._queue(caller, raw, argv)
         command = find(argv[0])
@@ -151,10 +155,14 @@ class Dispatcher:
             return SLOW
         if len(raw) >= HEAVY_BYTES or self._heavy.has(command.name, key):
             return self._send_apart(caller, shard, raw, command)
-        self._send(caller, shard, raw, command, (key,))
+        self._send(caller, shard, raw, argv, command, (key,))
         return DONE
 
-    def _send(self, caller: Caller, shard: str, raw: bytes, command: Command, keys: Sequence[bytes]) -> None:
+    def _send(
+        self, caller: Caller, shard: str, raw: bytes, argv: list[bytes], command: Command, keys: Sequence[bytes]
+    ) -> None:
+        if caller.stale_reads is not None and replica_reads.sent(self._router, caller, shard, raw, argv, command):
+            return
         link = self._links[caller.variant].get(shard)
         if link is None:
             link = self._router.pool.link(shard, caller.variant)
@@ -278,7 +286,7 @@ class Dispatcher:
             elif command.name in scripting.CALLS:
                 scripting.call(self._router, caller, first, raw, argv, command)
             else:
-                self._send(caller, first, raw, command, keys)
+                self._send(caller, first, raw, argv, command, keys)
         elif command.how is How.SPLIT:
             scatter.split(self._router, caller, argv, command, owners)
         elif borrows(command, positions):

@@ -86,6 +86,8 @@ def _helios(router: RouterContext) -> Fields:
         "dedicated_connections": len(router.pool.dedicated),
         "held_clients": len(router.holding),
         "held_commands_total": router.holding.total,
+        "replica_reads_total": router.pool.replicas.counts.served,
+        "replica_reads_by_leader_total": router.pool.replicas.counts.by_leader,
         "unclean_shards": len(router.unclean),
         "stray_scripts": len(router.stray_scripts.found),
         "router_memory_rss": resident_bytes(),

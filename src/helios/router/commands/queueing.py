@@ -8,7 +8,17 @@ from helios.errors import InvalidInput
 from helios.resp.commands import ELEMENT_SCANS, NO_DATABASES, Command, How, key_positions, looked_up, objection
 from helios.resp.encoding import error_reply
 from helios.resp.keys import Malformed
-from helios.router.commands import client, command_info, config, latency, pubsub, scripting, server, tracking
+from helios.router.commands import (
+    client,
+    command_info,
+    config,
+    latency,
+    pubsub,
+    replica_reads,
+    scripting,
+    server,
+    tracking,
+)
 from helios.router.commands.handlers import Work, as_work
 from helios.router.commands.lookup import recognise, shown
 from helios.router.errors import ErrorReply
@@ -31,6 +41,7 @@ QUEUED: dict[str, Work] = {
             **client.ANSWERS,
             **tracking.ANSWERS,
             **latency.ANSWERS,
+            **replica_reads.ANSWERS,
         }.items()
     },
     **server.WORKS,

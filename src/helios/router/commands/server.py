@@ -112,7 +112,7 @@ async def _reset_without_subscriptions(router: RouterContext, client: ClientConn
 def _as_new(router: RouterContext, caller: Caller) -> bytes:
     if isinstance(caller, ClientConnection):
         router.tracker.forget(caller)
-    caller.protocol, caller.no_touch = 2, False
+    caller.protocol, caller.no_touch, caller.stale_wish = 2, False, None
     caller.name = b""
     if isinstance(caller, ClientConnection):
         caller.moving_endpoint = b""

@@ -36,6 +36,7 @@ from helios.router._fast_path import (
     Push,
     Slot,
 )
+from helios.router.frontend.stale_reads import StaleReads
 from helios.router.frontend.tracking import Tracking
 from helios.router.frontend.transaction import Transaction
 
@@ -179,6 +180,8 @@ class Caller(ClientState):
         self.preparation: Preparation | None = None  # for its command that waits to be tried again
         self.call: WaitingCommand | None = None  # its command that waits at a server
         self.resumed: tuple[list[bytes], float | None] | None = None  # that command, to be run again, and its deadline
+        self.stale_reads: StaleReads | None = None  # replicas may answer what it reads
+        self.stale_wish: bool | None = None  # whether it wants that, by READONLY and READWRITE; None: as its user does
         self._open_fast_path = fast_path
         self.become(OWNER)
 
@@ -186,7 +189,9 @@ class Caller(ClientState):
         """Give commands as this user from now on; those with limited rights pass the dispatcher, one and all."""
         self.identity = identity
         self.rights = identity.rights
-        looked_at = self.no_touch or self.tracking is not None
+        wish = self.stale_wish if self.stale_wish is not None else identity.reads_replicas
+        self.stale_reads = (self.stale_reads or StaleReads()) if wish else None
+        looked_at = self.no_touch or self.tracking is not None or wish
         by_fast_path = (self.rights is None or self.rights.by_fast_path) and not looked_at
         self.fast_path = self._open_fast_path if by_fast_path else None
 

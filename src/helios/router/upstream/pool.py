@@ -15,8 +15,9 @@ from helios.router.options import RouterOptions
 from helios.router.stats.counters import Retired
 from helios.router.upstream.dedicated import DedicatedConnection, DedicatedConnections, Mark
 from helios.router.upstream.leaders import LeftBehind, why_ended
-from helios.router.upstream.link import ConnectionHost, ServerConnection
+from helios.router.upstream.link import ServerConnection
 from helios.router.upstream.marks import Told
+from helios.router.upstream.replicas import ReplicaHost, Replicas
 from helios.router.upstream.rounds import AllRounds
 
 _STRANGER_S = 10
@@ -39,13 +40,14 @@ class Pool:
     `links[variant]` stays the same dict forever.
     """
 
-    def __init__(self, host: ConnectionHost, options: RouterOptions) -> None:
+    def __init__(self, host: ReplicaHost, options: RouterOptions) -> None:
         self.links: dict[int, dict[str, ServerConnection]] = {variant: {} for variant in _VARIANTS}
         self._heavy_links: dict[int, dict[str, ServerConnection]] = {variant: {} for variant in _VARIANTS}
         self._spare_links: dict[int, dict[str, ServerConnection]] = {variant: {} for variant in _VARIANTS}
         self._flush_links: dict[str, ServerConnection] = {}
         self._rounds = AllRounds(host, options)
         self.dedicated = DedicatedConnections(host, options, lambda shard: self.link(shard, 2), self._rounds.tie)
+        self.replicas = Replicas(host, options)
         self.retired = Retired()
         self._left = LeftBehind()
         self._host = host
@@ -68,6 +70,7 @@ class Pool:
                 self._left.note(link)
         self.dedicated.end(ended)
         self._rounds.apply(shards, ended)
+        self.replicas.apply(topology, shards)
         self._tie()
         for shard_id, role, orphaned in self._left.led_again(topology):
             link = self.flush_link(shard_id) if role is UserRole.FLUSHER else self.link(shard_id, 2)
@@ -205,6 +208,7 @@ class Pool:
     def close(self, reason: str) -> None:
         """End every connection; what was in flight is answered with an error."""
         self.dedicated.close(reason)
+        self.replicas.close(reason)
         for links in self._all():
             for link in links.values():
                 link.close(reason)
@@ -217,6 +221,7 @@ class Pool:
         """Use other timeouts and limits from now on."""
         self._options = options
         self.dedicated.configure(options)
+        self.replicas.configure(options)
         for links in self._all():
             for link in links.values():
                 link.configure(options)
