@@ -135,6 +135,7 @@ def after_weighing(placement: Placement, before: Where, weights: dict[str, float
 @example(founded("a", "b", "c"), [("a", "b", "user:*"), ("a", "c", "*"), ("b", "a", "user:*")])
 @example(founded("a", "b", "c"), [("c", "a", "user:*"), ("a", "b", "*"), ("b", "a", "*")])
 @example(founded("a", "b", "c"), [("a", "b", "*"), ("b", "c", "*"), ("c", "a", "*"), ("a", "b", "user:*")])
+@example(founded("a"), [(ANY, "a", "*"), ("a", ANY, "user:*"), ("a", "b", "*")])
 def test_each_change_does_to_a_dictionary_what_it_says(
     placement: Placement, steps: list[tuple[str, str, str] | str | dict[str, float]]
 ) -> None:

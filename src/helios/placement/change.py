@@ -38,13 +38,18 @@ def moved(placement: Placement, source: str, target: str, pattern: str) -> Place
     if target == ANY:
         return _returned(placement, source, pattern)
     undo = Rule(target, source, (pattern,)) in placement.rules
+    own_leave = source in dict(placement.weights) and not undo
     rules: list[Rule] = []
     for rule in placement.rules:
         leaves = rule.target == source and not (undo and rule.source == source)
         if leaves and can_match_both(rule.patterns, (pattern,)):
             rules.append(Rule(rule.source, target, (*rule.patterns, pattern)))
+        # A rule to where the ring has them keeps the source's own keys there.
+        stays = rule.target == ANY and rule.source in (source, ANY)
+        if own_leave and stays and can_match_both(rule.patterns, (pattern,)):
+            rules.append(Rule(source, target, (*rule.patterns, pattern)))
         rules.append(rule)
-    if source in dict(placement.weights) and not undo:
+    if own_leave:
         rules.append(Rule(source, target, (pattern,)))
     return replace(placement, rules=shortened(rules))
 
