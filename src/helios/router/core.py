@@ -150,12 +150,10 @@ class Router:
     def configure(self, options: RouterOptions) -> None:
         """Use other timeouts and limits: from the next command that is held, and from the next client's connection."""
         self.options = options
-        self.clients.configure(options)
         self.holding.timeout_s = options.hold_timeout_s
         self.slowlog.configure(options.slow_s, options.slow_entries)
-        self.pool.configure(options)
-        self.hub.configure(options)
-        self.tracker.configure(options)
+        for part in (self.clients.configure, self.pool.configure, self.hub.configure, self.tracker.configure):
+            part(options)
 
     async def stop(self) -> None:
         """End connections and session, within a few seconds. Commands under way get an answer that says so."""
@@ -181,12 +179,9 @@ class Router:
 
     async def _all_answered(self) -> bool:
         """Wait a moment for what is in flight."""
-        shards = [shard.id for shard in self.topology.shards]
-        under_way = [link.settled(mark) for link, mark in self.pool.marks(shards, lambda key: True)]
         try:
             async with asyncio.timeout(_END_TIMEOUT_S):
-                untold = (*self.pool.untold(shards), *self.pool.replicas.untold())
-                await asyncio.gather(*under_way, *(link.told(mark) for link, mark in untold))
+                await self.pool.answered([shard.id for shard in self.topology.shards])
         except TimeoutError:
             return False
         return True
@@ -199,10 +194,7 @@ class Router:
         return self.port
 
     async def execute(self, argv: list[bytes], raw: bytes | None = None, like: Caller | None = None) -> bytes:
-        """The raw reply to one command, errors included; held commands wait as a client's do.
-
-        In RESP2, and counted as a use of its keys, unless it is to be as for another caller.
-        """
+        """The raw reply to one command, errors too, as for `like` or in RESP2; held commands wait as a client's do."""
         if not self._running:
             raise Unavailable("this router does not run")
         call = OneCommand(self._dispatcher.dispatch, self._outbox, self.holding, (raw or encode_command(argv), argv))
@@ -266,9 +258,8 @@ class Router:
         """Send nothing more; what is in flight gets an answer that says that its outcome is unknown."""
         self.lease.deadline = 0.0
         self._fault = reason
-        self.pool.close(f"this router's session is over: {reason}")
-        self.hub.close(f"this router's session is over: {reason}")
-        self.tracker.close(f"this router's session is over: {reason}")
+        for close in (self.pool.close, self.hub.close, self.tracker.close):
+            close(f"this router's session is over: {reason}")
 
     def record(self, session_id: str) -> SessionRecord:
         """What the store is to say of a session of this router."""

@@ -19,8 +19,10 @@ from helios.router._fast_path import CommandStats
 from helios.router.errors import ErrorReply
 from helios.router.frontend.caller import FutureReply, Waiter
 from helios.router.options import RouterOptions
-from helios.router.upstream.link import LOOKS, ConnectionHost, ServerConnection
+from helios.router.upstream.host import ConnectionHost
+from helios.router.upstream.link import ServerConnection
 from helios.router.upstream.state import ConnectionState
+from helios.router.upstream.watchdog import LOOKS
 
 Mark: TypeAlias = tuple[ServerConnection, int]
 SharedLink = Callable[[str], ServerConnection]

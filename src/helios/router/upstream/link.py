@@ -6,47 +6,28 @@ import asyncio
 import contextlib
 import logging
 from hashlib import md5
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from helios.errors import HeliosError
 from helios.model.topology import Member
 from helios.ports.engine import UserRole
 from helios.resp.encoding import error_reply
-from helios.router._fast_path import CommandQueue, write_all
+from helios.router._fast_path import write_all
 from helios.router.errors import NOT_EXECUTED, PERHAPS_EXECUTED, refusals
 from helios.router.frontend.caller import NO_TOUCH, Waiter
 from helios.router.options import RouterOptions
-from helios.router.stats.big_keys import BigKeys
-from helios.router.stats.hot_keys import HotKeys
-from helios.router.upstream.connection import Busy, Identities, Wire, check_leads, greeted, in_time, named
-from helios.router.upstream.heavy import HeavyCommands
+from helios.router.upstream.connection import Busy, Wire, check_leads, greeted, in_time, named
+from helios.router.upstream.host import ConnectionHost
 from helios.router.upstream.marks import Marks
 from helios.router.upstream.state import ConnectionState
+from helios.router.upstream.watchdog import WatchedQueue
 
 logger = logging.getLogger(__name__)
 _NEVER_NS = (1 << 63) - 1
 Orphaned: TypeAlias = tuple[int, bytes, int]  # client id, server's run id, commands unanswered
-LOOKS = 4  # within the time that a server may be silent
 
 
-class ConnectionHost(Identities, Protocol):
-    """What a link needs of the router around it."""
-
-    hot_keys: HotKeys
-    big_keys: BigKeys
-    heavy: HeavyCommands
-
-    def reroute(self, link: ServerConnection) -> None:
-        """A big reply flows over a link: what is sent from now on should not wait behind it."""
-
-    def learned(self, product: dict[bytes, bytes]) -> None:
-        """What a member says of its version."""
-
-    def slow(self, frame: bytes, waiter: Waiter, took_s: float) -> None:
-        """A command has taken long."""
-
-
-class ServerConnection(CommandQueue):
+class ServerConnection(WatchedQueue):
     """A queue of commands to one member, over one connection at a time, for clients of one RESP version.
 
     Every command has a sequence number: `issued` counts those taken, `answered` those whose outcome can
@@ -77,14 +58,14 @@ class ServerConnection(CommandQueue):
         self._host = host
         self.configure(options)
         self._loop = asyncio.get_running_loop()
-        self._wire: Wire | None = None
+        self._wire = None
         self._known_heavy: bytes | None = None  # the command whose big reply flows, or flowed last
         self._nudged = asyncio.Event()
         self._orphaned: list[Orphaned] = []
         self._settled = Marks(lambda mark: self.answered >= mark or self._state is ConnectionState.CLOSED)
         self._told = Marks(self.is_told)
         self._task: asyncio.Task[None] | None = None
-        self._watchdog: asyncio.TimerHandle | None = None
+        self._watchdog = None
 
     # --- commands ---
 
@@ -150,31 +131,6 @@ class ServerConnection(CommandQueue):
         write_all(self._wire.transport, out)
         if self._watchdog is None:
             self._watch(self.answered)
-
-    def _watch(self, answered: int, kept_bytes: int = 0, looks: int = 0) -> None:
-        """Look again soon; so often nothing has come at the last looks."""
-        # In parts of the time: silence is noticed not much later than it should be, and after a stall of this very
-        # process what has come meanwhile is read before the server is given up.
-        later_s = self._options.member_timeout_s / LOOKS
-        self._watchdog = self._loop.call_later(later_s, self._look, answered, kept_bytes, looks + 1)
-
-    def _look(self, answered_then: int, kept_then: int, looks: int) -> None:
-        """See whether the server has answered anything since the last looks, be it a part of a reply.
-
-        A reply that is too big grows no more, so one without an end is silence.
-        """
-        self._watchdog = None
-        if len(self.waiters) == len(self.out) or self._wire is None:
-            return
-        kept_bytes = self._wire.kept_bytes
-        if self.answered != answered_then:
-            self._watch(self.answered)
-        elif kept_bytes > kept_then:
-            self._watch(answered_then, kept_bytes)
-        elif looks < LOOKS:
-            self._watch(answered_then, kept_then, looks)
-        else:
-            self._wire.abort(self._wire.silence(self._options.member_timeout_s, self.oldest()))
 
     @property
     def client_id(self) -> int:
@@ -303,9 +259,7 @@ class ServerConnection(CommandQueue):
         """The connection has ended by itself: what was in flight may still run until it is known to be dead."""
         self._wire = None
         self.state = ConnectionState.CONNECTING
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
+        self._unwatch()
         self._fail_unsent(self.down())
         sent = self._fail_sent()
         if sent:
@@ -370,8 +324,7 @@ class ServerConnection(CommandQueue):
         self.last_fault = reason
         if self._task is not None:
             self._task.cancel()
-        if self._watchdog is not None:
-            self._watchdog.cancel()
+        self._unwatch()
         if self._wire is not None:
             self._wire.abort(reason)
             self._wire = None

@@ -163,6 +163,12 @@ class Pool:
         links = [link for shard in shards for link in (*self.of(shard), *self.dedicated.of(shard))]
         return [(link, link.issued) for link in links if not link.is_told(link.issued)]
 
+    async def answered(self, shards: Sequence[str]) -> None:
+        """Wait until all that is in flight has been answered, and can change nothing any more."""
+        settled = [link.settled(mark) for link, mark in self.marks(shards, lambda key: True)]
+        untold = (*self.untold(shards), *self.replicas.untold())
+        await asyncio.gather(*settled, *(link.told(mark) for link, mark in untold))
+
     def marks_behind(self, fences: Sequence[Fence], fenced: Callable[[bytes], bool]) -> list[Mark | tuple[Told, int]]:
         """What has been issued behind these fences and is under way.
 

@@ -20,8 +20,9 @@ from helios.router.frontend.caller import CLOSED, Slot
 from helios.router.frontend.stale_reads import StaleReads
 from helios.router.options import RouterOptions
 from helios.router.upstream.connection import Wire
+from helios.router.upstream.host import ConnectionHost
 from helios.router.upstream.leaders import history_of
-from helios.router.upstream.link import ConnectionHost, ServerConnection
+from helios.router.upstream.link import ServerConnection
 from helios.router.upstream.rounds import RoundConnection
 
 _KEPT_S = 10.0  # for which rounds go on after the last read

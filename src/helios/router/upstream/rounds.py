@@ -25,8 +25,9 @@ from helios.router.frontend.caller import Waiter
 from helios.router.options import RouterOptions
 from helios.router.upstream.connection import decoded, history_led
 from helios.router.upstream.durability import spared
+from helios.router.upstream.host import ConnectionHost
 from helios.router.upstream.leaders import history_of
-from helios.router.upstream.link import ConnectionHost, ServerConnection
+from helios.router.upstream.link import ServerConnection
 
 _LONGEST_WAIT_MS = 100  # for followers; then it begins again, with those that are members and answer by then
 _PAUSE_S = 0.02  # before another round where one proved nothing, and did not wait
