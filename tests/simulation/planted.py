@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from unittest.mock import patch
 
 from tests.simulation.invariants import Invariants
+from tests.simulation.planted_replicated import REPLICATED
 
 from helios.coordinator.access import Access, Identity
 from helios.coordinator.changes import Follower
@@ -180,4 +181,5 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "functions-left-behind": lambda: patch("helios.coordinator.transition_work.bring_functions", _bring_nothing),
     # A server's own number of keys is believed, whatever scripts have left there.
     "strays-counted": lambda: patch.object(OwnKeys, "_strays", _no_strays),
+    **REPLICATED,
 }
