@@ -19,6 +19,8 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as NoAnswer
 from tests.noting_clients import NotingClients, code_of
 
+from helios.model.ids import Address
+
 
 @dataclass(frozen=True, slots=True)
 class Added:
@@ -115,9 +117,18 @@ def _out_of_order(story: Story, final: Sequence[bytes]) -> Iterable[str]:
 class Adders(NotingClients):
     """Clients that add to and read lists and sets that nobody else writes and that do not exist at the start."""
 
-    def __init__(self, ports: Sequence[int], keys: Sequence[str], *, seed: int, pause_s: float = 0.01) -> None:
+    def __init__(
+        self,
+        ports: Sequence[int | Address],
+        keys: Sequence[str],
+        *,
+        seed: int,
+        pause_s: float = 0.01,
+        login: tuple[str, str] | None = None,
+        patience_s: float = 15,
+    ) -> None:
         """The first half of the keys are lists."""
-        super().__init__(ports, seed=seed, pause_s=pause_s)
+        super().__init__(ports, seed=seed, pause_s=pause_s, login=login, patience_s=patience_s)
         self.stories = {key: Story(number < len(keys) / 2) for number, key in enumerate(keys)}
 
     @property

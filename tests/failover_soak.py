@@ -25,12 +25,11 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from tests.additions import Adders, Story, elements_of, faults, lost
 from tests.cluster import Cluster, running_cluster
-from tests.histories import Recorder
 from tests.reckoning import assert_checked, at_rest, opened, topology_of, verb
 from tests.replicated_cluster import fields
 from tests.shards import eventually, topology_in
+from tests.witnesses import Witnesses
 
 from helios.model.topology import Member, Topology
 from helios.node.process import ProcessId
@@ -110,10 +109,8 @@ class FailoverSoak:
 
     async def _round(self, number: int, deeds: int) -> None:
         seed = self._seed * 10_000 + number
-        recorder = Recorder(self._cluster.resp_ports, [f"reg:{number}:{n}" for n in range(8)], seed=seed, pause_s=0.01)
-        adders = Adders(self._cluster.resp_ports, [f"add:{number}:{n}" for n in range(8)], seed=seed)
-        recorder.start(_CLIENTS)
-        adders.start(_CLIENTS)
+        witnesses = Witnesses(self._cluster.resp_ports, str(number), seed=seed)
+        witnesses.start(_CLIENTS)
         try:
             for _ in range(deeds):
                 await asyncio.sleep(self._chooser.uniform(0.05, 0.6))
@@ -121,33 +118,15 @@ class FailoverSoak:
             await self._thawed()
             await self._served()
         finally:
-            await asyncio.gather(recorder.stop(), adders.stop())
-        self.operations += recorder.operations + adders.operations
-        self.refused += recorder.refused + adders.refused
-        for key, story in adders.stories.items():
-            final = await self._finally(key, story)
-            gone = lost(story, final)
-            self.lost += len(gone)
-            if self._safe:
-                found = faults(story, final)
-                assert not found, f"{key}, round {number}: {found[:10]}"
-            elif gone:
-                self._note(f"{key}: {len(gone)} acknowledged elements are lost")
+            await witnesses.stop()
+        self.operations += witnesses.operations
+        self.refused += witnesses.refused
         if self._safe:
-            await asyncio.to_thread(recorder.check)
-
-    async def _finally(self, key: str, story: Story) -> list[bytes]:
-        """What a list or set holds in the end: asked again as long as nobody says."""
-        replies: list[list[bytes]] = []
-
-        async def answered() -> bool:
-            with suppress(RedisError):
-                async with redis.asyncio.Redis(port=next(self._turn), socket_timeout=15) as client:
-                    replies.append(await elements_of(client, key, story))
-            return bool(replies)
-
-        await eventually(answered, f"{key} is read", timeout_s=LONG_S)
-        return replies[0]
+            await witnesses.check()
+            return
+        for key, gone in (await witnesses.lost()).items():
+            self.lost += gone
+            self._note(f"{key}: {gone} acknowledged elements are lost")
 
     # What is broken
 

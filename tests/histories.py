@@ -14,6 +14,8 @@ from redis.exceptions import TimeoutError as NoAnswer
 from tests.linearizability import Operation, Reply, error
 from tests.noting_clients import NotingClients, code_of
 
+from helios.model.ids import Address
+
 # Reads are the witnesses. Appended pieces would grow without end if nothing took their place now and then.
 REGISTER = ("GET", "GET", "GET", "SET", "SET", "GETSET", "APPEND", "DEL")
 COUNTER = ("INCR", "INCR", "GET")
@@ -22,9 +24,18 @@ COUNTER = ("INCR", "INCR", "GET")
 class Recorder(NotingClients):
     """Histories of keys that nobody else writes and that do not exist at the start."""
 
-    def __init__(self, ports: Sequence[int], keys: Sequence[str], *, seed: int, pause_s: float = 0.002) -> None:
+    def __init__(
+        self,
+        ports: Sequence[int | Address],
+        keys: Sequence[str],
+        *,
+        seed: int,
+        pause_s: float = 0.002,
+        login: tuple[str, str] | None = None,
+        patience_s: float = 15,
+    ) -> None:
         """The first half of the keys are registers."""
-        super().__init__(ports, seed=seed, pause_s=pause_s)
+        super().__init__(ports, seed=seed, pause_s=pause_s, login=login, patience_s=patience_s)
         self._keys = list(keys)
         self._histories: dict[str, list[Operation]] = {key: [] for key in keys}
 

@@ -13,13 +13,25 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ClusterDownError, ResponseError, TryAgainError
 
+from helios.model.ids import Address
+
 
 class NotingClients(ABC):
     """Begins and ends them; who derives says what they do."""
 
-    def __init__(self, ports: Sequence[int], *, seed: int, pause_s: float) -> None:
+    def __init__(
+        self,
+        ports: Sequence[int | Address],
+        *,
+        seed: int,
+        pause_s: float,
+        login: tuple[str, str] | None = None,
+        patience_s: float = 15,
+    ) -> None:
         self.refused: Counter[str] = Counter()
         self._ports = list(ports)
+        self._login = login
+        self._patience_s = patience_s
         self._seed = seed
         self._pause_s = pause_s
         self._stopping = asyncio.Event()
@@ -52,9 +64,23 @@ class NotingClients(ABC):
         await client.aclose()
 
     def _connect(self, turn: int) -> redis.asyncio.Redis:
-        port = self._ports[turn % len(self._ports)]
-        retry = Retry(NoBackoff(), 0)
-        return redis.asyncio.Redis(port=port, socket_timeout=15, retry=retry, single_connection_client=True)
+        return connected(self._ports[turn % len(self._ports)], self._login, self._patience_s)
+
+
+def connected(port: int | Address, login: tuple[str, str] | None, patience_s: float) -> redis.asyncio.Redis:
+    """A client with one connection, to a port of this machine or elsewhere, that repeats nothing by itself."""
+    place = Address("127.0.0.1", port) if isinstance(port, int) else port
+    name, password = login or (None, None)
+    return redis.asyncio.Redis(
+        host=place.host,
+        port=place.port,
+        username=name,
+        password=password,
+        socket_timeout=patience_s,
+        socket_connect_timeout=patience_s,
+        retry=Retry(NoBackoff(), 0),
+        single_connection_client=True,
+    )
 
 
 def code_of(error: ResponseError) -> str:
