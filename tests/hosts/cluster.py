@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import json
 import shlex
 import shutil
@@ -47,28 +48,39 @@ security:
 sharding:
   auto_rebalance: true
   migration_rate: 0
+  replication_factor: {copies}
+replication:
+  durability: quorum
+  reads: linearizable
+  failover_timeout: {failover_s:g}s
 router:
   session_ttl: 4s
 """
+FAILOVER_S = 2.0  # how long a member may be silent
+_ETCD_HOSTS = 3
 
 
 class HostsCluster:
     """What a test knows of it."""
 
-    def __init__(self, network: Network, folder: Path) -> None:
+    def __init__(self, network: Network, folder: Path, copies: int) -> None:
         self.hosts = network.hosts
+        self.etcd_hosts = network.hosts[:_ETCD_HOSTS]
         self.subnet = network.subnet
         self.folder = folder
         self.config = folder / "sharded-cluster.yaml"
-        self.config.write_text(_CONFIG.format(hash=hashed(LOGIN[1].encode(), b"sixteen bytes ok")))
+        password = hashed(LOGIN[1].encode(), b"sixteen bytes ok")
+        self.config.write_text(_CONFIG.format(hash=password, copies=copies, failover_s=FAILOVER_S))
         self.processes: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
 
     # --- setting it up ---
 
     def start_etcd(self, host: Host) -> None:
-        """Run etcd on a host, or run it again."""
+        """Run etcd on a host, or run it again; a host that has none stays without."""
+        if host not in self.etcd_hosts:
+            return
         client, peer = f"http://{host.etcd_address}:2379", f"http://{host.etcd_address}:2380"
-        peers = ",".join(f"{each.name}=http://{each.etcd_address}:2380" for each in self.hosts)
+        peers = ",".join(f"{each.name}=http://{each.etcd_address}:2380" for each in self.etcd_hosts)
         words = ["etcd", "--name", host.name, "--data-dir", str(host.folder / "etcd")]
         words += ["--listen-client-urls", client, "--advertise-client-urls", client]
         words += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", peers]
@@ -85,13 +97,23 @@ class HostsCluster:
 
     def start_node(self, host: Host) -> None:
         """`helios node` on a host."""
-        self.processes[host.name, "node"] = host.start(
-            self.shown(host, f"helios node --id {self.node(host)}"), "node.log"
-        )
+        words = self.shown(host, f"helios node --id {self.node(host)}")
+        self.processes[host.name, "node"] = host.start(words, "node.log")
 
-    def shown(self, host: Host, beginning: str) -> list[str]:
-        """The command that the guide shows and that begins so, as it is typed on a host of this test."""
-        lines = GUIDE.read_text(encoding="utf-8").splitlines()
+    def add_node(self, host: Host) -> None:
+        """Take a node that runs into the cluster, from the first host."""
+        first = self.hosts[0]
+        done = first.run(
+            self.shown(first, f"helios-cli -h 10.0.0.1 --user boss addnode {self.node(host)}", host), 120.0
+        )
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self.logs()}"
+
+    def shown(self, host: Host, beginning: str, about: Host | None = None) -> list[str]:
+        """The command that the guide shows and that begins so, as it is typed on a host, perhaps about another one."""
+        guide, last = GUIDE.read_text(encoding="utf-8"), (about or host).number
+        if last > 3:  # it shows three hosts: a fourth one is set up as the third
+            guide = guide.replace("shard-3", f"shard-{last}").replace("10.0.0.3", f"10.0.0.{last}")
+        lines = guide.splitlines()
         exports = [line.removeprefix("export ") for line in lines if line.startswith("export ")]
         command = next(line for line in lines if line.startswith(beginning))
         program, *words = shlex.split(command)
@@ -117,6 +139,23 @@ class HostsCluster:
         host.plug()
         self.start_etcd(host)
         self.start_node(host)
+
+    def part(self, host: Host, *, from_etcd_only: bool = False) -> None:
+        """Let nothing pass between a host and the others, or their etcd; clients reach all of them."""
+        for other in self.hosts:
+            if other is not host:
+                host.mute(*self._addresses(other, from_etcd_only))
+                other.mute(*self._addresses(host, from_etcd_only))
+
+    def join(self, host: Host, *, from_etcd_only: bool = False) -> None:
+        """The end of that."""
+        for other in self.hosts:
+            if other is not host:
+                host.unmute(*self._addresses(other, from_etcd_only))
+                other.unmute(*self._addresses(host, from_etcd_only))
+
+    def _addresses(self, host: Host, of_etcd_only: bool) -> list[str]:
+        return [host.etcd_address] if of_etcd_only else [host.address, host.etcd_address]
 
     # --- asking it ---
 
@@ -216,7 +255,7 @@ class HostsCluster:
         leaders: list[Host] = []
 
         def found() -> bool:
-            leaders.extend(host for host in self.hosts if self._leads(host))
+            leaders.extend(host for host in self.etcd_hosts if self._leads(host))
             return bool(leaders)
 
         self.until(found, "etcd has a leader")
@@ -234,7 +273,7 @@ class HostsCluster:
 
     def etcd_healthy(self) -> bool:
         """Whether etcd answers with a majority."""
-        for host in self.hosts:
+        for host in self.etcd_hosts:
             with contextlib.suppress(OSError, urllib.error.URLError):
                 return b'"true"' in urllib.request.urlopen(f"http://{host.etcd_address}:2379/health", timeout=2).read()
         return False
@@ -273,6 +312,33 @@ class HostsCluster:
         places = [Address(host.address, PORT) for host in self.hosts]
         return Ledger(places, seed=seed, pause_s=0.01, login=LOGIN, patience_s=_PATIENCE_S, label=f":{seed}")
 
+    def shards(self, host: Host) -> dict[str, str]:
+        """Each shard with the node that leads it, as a node says; "" where none does. Raises redis.RedisError."""
+        said = self.command(host, "LISTSHARDS", timeout_s=_PATIENCE_S)
+        assert isinstance(said, list), said
+        return {view["id"]: view["leader_node"] for view in said}
+
+    def led_on(self, host: Host) -> list[str]:
+        """The shards that are led on a host; waits until every shard is led."""
+        found: dict[str, str] = {}
+
+        def all_led() -> bool:
+            with contextlib.suppress(redis.RedisError):
+                found.update(self.shards(self.hosts[0]))
+            return bool(found) and all(found.values())
+
+        self.until(all_led, "every shard has a leader")
+        return sorted(shard for shard, node in found.items() if node == self.node(host))
+
+    def key_of(self, shard: str) -> str:
+        """A key that the shard owns, unless keys move."""
+        for number in itertools.count():
+            said = self.command(self.hosts[0], "NODEFORKEY", f"beat:{number}")
+            assert isinstance(said, dict), said
+            if said["node_id"] == shard:
+                return f"beat:{number}"
+        raise AssertionError("there is no end of keys")
+
     def logs(self) -> str:
         """The ends of all logs, for a failing test."""
         paths = [path for host in self.hosts for path in sorted(host.folder.rglob("*.log"))]
@@ -282,11 +348,11 @@ class HostsCluster:
 
 
 @contextmanager
-def running_hosts(folder: Path, count: int = 3) -> Iterator[HostsCluster]:
+def running_hosts(folder: Path, count: int = 3, *, copies: int = 1) -> Iterator[HostsCluster]:
     """A cluster whose nodes serve, each on a host of its own; at the end nothing of it is left."""
     with made_network(count, folder) as network:
-        cluster = HostsCluster(network, folder)
-        for host in cluster.hosts:
+        cluster = HostsCluster(network, folder, copies)
+        for host in cluster.etcd_hosts:
             cluster.start_etcd(host)
         cluster.until(cluster.etcd_healthy, "etcd elects a leader")
         cluster.found()
@@ -298,8 +364,6 @@ def running_hosts(folder: Path, count: int = 3) -> Iterator[HostsCluster]:
         for host in others:
             log = host.folder / "node.log"
             cluster.until(lambda log=log: "ready\n" in log.read_text(), f"{host.name} is ready")  # type: ignore[misc]
-            beginning = f"helios-cli -h 10.0.0.1 --user boss addnode {cluster.node(host)}"
-            done = first.run(cluster.shown(first, beginning), 120.0)
-            assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{cluster.logs()}"
+            cluster.add_node(host)
         cluster.wait_serving()
         yield cluster
