@@ -244,6 +244,27 @@ async def test_a_write_lock_that_is_held_fails_commits_but_no_reads(store: Sqlit
     await store.commit([Put("/a", b"3")], compares=[Compare("/a", version)])
 
 
+async def test_a_lock_that_is_held_for_long_is_looked_at_ever_more_seldom(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With a hundred nodes as many processes wait for it, and together they would need all of the machine.
+    store, sleep, pauses_s = await SqliteStore.open(path, busy_timeout_s=1.0), time.sleep, []
+
+    def noted(pause_s: float) -> None:
+        pauses_s.append(pause_s)
+        sleep(pause_s)
+
+    monkeypatch.setattr(time, "sleep", noted)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="database is locked"):
+        await store.commit([Put("/a", b"1")])
+    other.close()
+    await store.close()
+    assert pauses_s[0] == min(pauses_s) <= 0.001
+    assert len(pauses_s) < 80
+
+
 async def test_a_full_disk_fails_the_commit_and_leaves_nothing(store: SqliteStore, path: Path) -> None:
     version = await store.commit([Put("/a", b"1")])
     connection = store._file._connection

@@ -18,7 +18,8 @@ _SCHEMA_VERSION = 1
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _WAL_BYTES = 4 * 1024 * 1024
 _CHECKPOINT_WAIT_S = 0.2
-_LOCK_LOOK_S = 0.001
+_LOCK_LOOKS_S = (0.001, 0.03)  # at first, and after long
+_LOCK_LOOK_PART = 1 / 8  # of what a process has waited so far, it waits until it looks again
 
 _SCHEMA = """
 CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER NOT NULL, forgotten INTEGER NOT NULL);
@@ -135,8 +136,8 @@ class SqliteConnection:
     def _impatient(self) -> Iterator[None]:
         """Inside, SQLite does not wait for locks by itself.
 
-        It would look ever more seldom, up to ten times a second. Routers acknowledge a fence all at once, and clients
-        wait for the last of them.
+        It would soon look only ten times a second. Routers acknowledge a fence all at once, and clients wait for the
+        last of them.
         """
         self._connection.execute("PRAGMA busy_timeout = 0")
         try:
@@ -146,15 +147,20 @@ class SqliteConnection:
                 self._connection.execute(f"PRAGMA busy_timeout = {round(self._busy_timeout_s * 1000)}")
 
     def _execute_patiently(self, statement: str) -> sqlite3.Cursor:
-        """Try again for as long as a lock may take, where SQLite itself does not wait for it."""
-        give_up_at = time.monotonic() + self._busy_timeout_s
+        """Try again for as long as a lock may take, where SQLite itself does not wait for it.
+
+        Hundreds of processes that look every millisecond would leave no processor to the one that has the lock.
+        """
+        began_s = time.monotonic()
         while True:
             try:
                 return self._connection.execute(statement)
             except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() >= give_up_at:
+                waited_s = time.monotonic() - began_s
+                if not _is_busy(error) or waited_s >= self._busy_timeout_s:
                     raise
-                time.sleep(_LOCK_LOOK_S)
+                often_s, seldom_s = _LOCK_LOOKS_S
+                time.sleep(min(max(often_s, waited_s * _LOCK_LOOK_PART), seldom_s))
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
