@@ -18,7 +18,7 @@ import pytest
 from tests.waiting import until
 
 from helios.errors import Conflict, LeaseLost, StoreError, WatchLost
-from helios.ports.store import Compare, Event, Put
+from helios.ports.store import Compare, Delete, Event, Put
 from helios.stores import sqlite, sqlite_connection
 from helios.stores.sqlite import SqliteStore
 from helios.stores.sqlite_file import SqliteFile
@@ -166,6 +166,31 @@ async def test_only_the_owner_may_read_the_files(path: Path) -> None:
     path.chmod(0o644)
     await (await SqliteStore.open(path)).close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("operations", "waits"),
+    [
+        ([Put("/a", b"1")], True),
+        ([Put("/a", b"1", durable=False)], False),
+        ([Put("/a", b"1", durable=False), Put("/b", b"1")], True),
+        ([Delete("/a"), Put("/a", b"1", durable=False)], True),
+    ],
+)
+def test_a_commit_waits_for_the_disk_unless_nothing_in_it_need_be_durable(
+    path: Path, operations: list[Put | Delete], waits: bool
+) -> None:
+    levels: list[int] = []
+    file = SqliteFile(
+        path,
+        monotonic=time.monotonic,
+        keep_commits=10,
+        busy_timeout_s=5,
+        before_commit=lambda: levels.append(file._pragma("synchronous")),
+    )
+    file.commit(operations, ())
+    file.close()
+    assert levels == [2 if waits else 1]  # FULL, or NORMAL
 
 
 async def test_the_files_stay_bounded(path: Path) -> None:

@@ -338,6 +338,6 @@ async def list_records(store: Store, kind: type[T], prefix: str) -> list[Record[
     return [Record(entry.key, decode(kind, entry.value), entry.version) for entry in snapshot.entries]
 
 
-def put_record(key: str, value: object, lease: str | None = None) -> Put:
+def put_record(key: str, value: object, lease: str | None = None, *, durable: bool = True) -> Put:
     """The operation that writes `value` at `key`."""
-    return Put(key, encode(value), lease)
+    return Put(key, encode(value), lease, durable)

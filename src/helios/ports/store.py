@@ -49,11 +49,16 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Write `value`; with a lease, the key goes when the lease does. Without one, an earlier binding ends."""
+    """Write `value`; with a lease, the key goes when the lease does. Without one, an earlier binding ends.
+
+    What is soon written anew need not be `durable`: a machine that loses its power may lose it, and a store may spare
+    the wait for its disk. With a lease, which no reboot of the store's machine outlives, nothing is.
+    """
 
     key: str
     value: bytes
     lease: str | None = None
+    durable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ class SqliteFile(SqliteConnection):
 
     def commit(self, operations: Sequence[Put | DeleteKey], compares: Sequence[Compare]) -> int:
         """Do all operations as one; raises Conflict or LeaseLost, having done nothing."""
-        with self._writing(durable=not all(isinstance(one, Put) and one.lease is not None for one in operations)):
+        with self._writing(durable=any(map(_is_durable, operations))):
             self._end_expired()
             for compare in compares:
                 row = self._connection.execute(
@@ -242,3 +242,7 @@ def _range(prefix: str) -> dict[str, bytes]:
     """The bounds of the keys that begin with `prefix`; no byte of UTF-8 is above 0xF4."""
     first = _to_blob(prefix)
     return {"first": first, "last": first + b"\xff"}
+
+
+def _is_durable(operation: Put | DeleteKey) -> bool:
+    return not isinstance(operation, Put) or (operation.durable and operation.lease is None)
