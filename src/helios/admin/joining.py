@@ -1,12 +1,12 @@
-"""Who answers at an address: a node of this cluster, a plain server, or somebody else."""
+"""What may be asked for a node, and who answers at its address: a node of this cluster, a plain server, another."""
 
 from __future__ import annotations
 
 from helios.access.request_context import demand
 from helios.access.rights import Need
 from helios.admin.measuring import Open, measure_all
-from helios.errors import EngineDenied, EngineError, Refused, Unavailable
-from helios.model.ids import Address, founder_id
+from helios.errors import EngineDenied, EngineError, InvalidInput, Refused, Unavailable
+from helios.model.ids import Address, check_id, founder_id
 from helios.model.topology import Member, Node, NodeKind, Shard, Topology
 from helios.ports.engine import Connector, Engine, EngineInfo
 from helios.ports.records import AGENTS, RUNNING, AgentRecord, read_record
@@ -14,6 +14,24 @@ from helios.ports.store import Store
 from helios.ports.topologies import read_topology
 
 _OLDEST_MAJOR = 7
+_WEIGHT_MAX = 1000.0
+
+
+def check_keys_wish(import_keys: bool, flush: bool, adopt: bool) -> None:
+    """Raise InvalidInput where more than one thing is to become of the keys that a server brings."""
+    if import_keys + flush + adopt > 1:
+        raise InvalidInput(
+            "import, flush and adopt exclude each other: keys move to their owners, are deleted, or stay where they are"
+        )
+
+
+def check_node(node_id: str, weight: float) -> None:
+    """Raise InvalidInput for an id or a weight that no node can have."""
+    check_id("node", node_id)
+    if not 0 < weight <= _WEIGHT_MAX:
+        raise InvalidInput(
+            f"weight {weight} of {node_id} is out of bounds: use a number above 0, up to {_WEIGHT_MAX:g}"
+        )
 
 
 async def identify(store: Store, connector: Connector, node_id: str, address: Address) -> Node:

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from helios.admin.client import SHOWN
+from helios.admin.inspection import SHOWN
 from helios.api.problems import TooLarge
 from helios.errors import InvalidInput
 
