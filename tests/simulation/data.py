@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from helios.engines.memory.server import GROUPED, STREAM
+from helios.engines.memory.keyspace import GROUPED, STREAM
 from helios.resp.encoding import encode
 
 _LIST = b"\x00list"

@@ -13,7 +13,7 @@ from helios.coordinator import changes, copy_target, transition_work
 from helios.coordinator.copying import CopyLimits
 from helios.coordinator.sweep import REGISTER
 from helios.engines.memory import MemoryEngine, MemoryServer
-from helios.engines.memory.server import GROUPED
+from helios.engines.memory.keyspace import GROUPED
 from helios.errors import EngineUnreachable
 from helios.model.router_settings import RouterSettings
 from helios.placement.routing import Routes
