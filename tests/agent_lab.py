@@ -20,7 +20,7 @@ from helios.model.topology import Member, Node, Shard, Topology
 from helios.node.agent import Agent, AgentSpec, lock_node
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
-from helios.node.member import member_of, members_of
+from helios.node.member_state import member_of, members_of
 from helios.node.ports import free_ports
 from helios.node.probe import ask
 from helios.node.process import ProcessId

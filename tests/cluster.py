@@ -22,7 +22,7 @@ from helios.model.ids import Address
 from helios.model.topology import Member, Shard
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
-from helios.node.member import member_of
+from helios.node.member_state import member_of
 from helios.node.ports import free_ports as free_ports
 from helios.node.process import ProcessId
 

@@ -12,7 +12,7 @@ from tests.cluster import Cluster, ask
 from tests.waiting import blocking_until
 
 from helios.node.files import MemberFolder
-from helios.node.member import member_of
+from helios.node.member_state import member_of
 
 LONG_S = 120.0
 

@@ -19,7 +19,7 @@ from tests.waiting import LIMIT_S, until
 from helios.errors import EngineUnreachable, StartError
 from helios.node.agent import lock_node
 from helios.node.files import read_json
-from helios.node.member import member_of
+from helios.node.member_state import member_of
 from helios.node.probe import ask
 from helios.node.process import ProcessId
 from helios.ports.records import (

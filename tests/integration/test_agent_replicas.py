@@ -20,7 +20,7 @@ from helios.model.ids import Address, founder_id, replica_id
 from helios.model.settings import Settings
 from helios.model.topology import Member, Node, Shard, Topology
 from helios.node.files import MemberFolder, read_json
-from helios.node.member import member_of, members_of
+from helios.node.member_state import member_of, members_of
 from helios.ports.engine import Engine
 from helios.ports.records import (
     AGENTS,

@@ -29,7 +29,7 @@ from tests.replicated_cluster import (
 from tests.waiting import blocking_until
 
 from helios.model.ids import founder_id, replica_id
-from helios.node.member import member_of
+from helios.node.member_state import member_of
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(400)]
 

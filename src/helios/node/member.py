@@ -9,7 +9,7 @@ import logging
 import secrets
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import hiredis
@@ -18,8 +18,9 @@ from helios.errors import EngineUnreachable, StartError
 from helios.model.ids import Address
 from helios.model.passwords import derived
 from helios.model.sections import AofFsync
-from helios.node.files import MemberFolder, NodeFolder, read_json, write_json, write_private
+from helios.node.files import MemberFolder, write_private
 from helios.node.locks import RunLock, holder_of
+from helios.node.member_state import MemberState, member_of, read_state, write_state
 from helios.node.ports import choose_member_port, inward_host, taken
 from helios.node.probe import Line, Reply, ask
 from helios.node.process import Process, ProcessId, size_of, start_process, tail
@@ -45,7 +46,6 @@ _FREE_S = 20.0
 STOP_S = 10.0
 _CROWDED = 0.5  # of a server's places, of which Helios itself takes few
 _FULL = "max number of clients"
-_NEWER = ("epoch", "tls")  # what is remembered beyond what the release before did
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +75,6 @@ class EndedWhileStarting(StartError):
     """A data server ended by itself before it served; it may be unable to load its files."""
 
 
-@dataclass(frozen=True, slots=True)
-class MemberState:
-    """What is remembered of a data server beside its folder. `started`: it has once come up with its data.
-
-    `server` is the program that ran last, for people: which one runs next, the folder does not say. `epoch` is that of
-    the topology at its last start, of members that can be taken away; earlier topologies do not know of it.
-    """
-
-    id: str
-    port: int
-    password: str
-    server: str = ""
-    version: str = ""
-    started: bool = False
-    salt: str = ""  # of a password that comes of the cluster's key
-    epoch: int = 0
-    tls: bool = False  # whether it speaks TLS at its port
-
-
 class MemberServer:
     """One data server process, its folder and what is remembered of it."""
 
@@ -102,7 +83,7 @@ class MemberServer:
         self.folder = folder
         self.log = log
         self.process: Process | None = None
-        self.state = _read_state(folder.state, spec.id)
+        self.state = read_state(folder.state, spec.id)
         self.crowded = False  # others than Helios take many of its places
         self._leads = True
         self._line: Line | None = None
@@ -266,9 +247,7 @@ class MemberServer:
 
     def _remember(self, state: MemberState) -> None:
         if state != self.state:
-            # An older release would not know what to make of names that it does not have.
-            known = {name: value for name, value in asdict(state).items() if name not in _NEWER or value}
-            write_json(self.folder.state, known)
+            write_state(self.folder.state, state)
             self.state = state
 
     def remember_epoch(self, epoch: int) -> None:
@@ -397,19 +376,6 @@ class MemberServer:
             self.process = None
 
 
-def _read_state(path: Path, member_id: str) -> MemberState | None:
-    value = read_json(path)
-    if value is None:
-        return None
-    try:
-        state = MemberState(**value)
-    except TypeError as error:
-        raise StartError(f"{path} does not hold what Helios wrote there ({error})") from error
-    if state.id != member_id:
-        raise StartError(f"{path} belongs to {state.id}, not to {member_id}: one folder serves one member")
-    return state
-
-
 def _part_taken(clients: Reply) -> float:
     """How many of its places a server has given away, by its INFO."""
     fields = dict(line.partition(":")[::2] for line in _text(clients).splitlines())
@@ -419,21 +385,3 @@ def _part_taken(clients: Reply) -> float:
 
 def _text(reply: Reply) -> str:
     return reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
-
-
-def member_of(folder: MemberFolder) -> Process | None:
-    """The data server that runs on this folder's data now, if its process is known."""
-    holder = holder_of(folder.lock)
-    return Process(holder.process) if holder else None
-
-
-def members_of(folder: NodeFolder) -> list[Process]:
-    """The data servers of a node that run now, as far as their processes are known."""
-    return [process for member in folder.members() if (process := member_of(member))]
-
-
-def described(folder: MemberFolder) -> str:
-    """A data server for people: its program and port, as last started."""
-    value = read_json(folder.state) or {}
-    tls = ", TLS" if value.get("tls") else ""
-    return f"{value.get('version', 'unknown')}, port {value.get('port', '?')}{tls}"

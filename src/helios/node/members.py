@@ -13,7 +13,8 @@ from helios.model.sections import AofFsync
 from helios.model.topology import Topology
 from helios.node.files import NodeFolder
 from helios.node.keeper import MemberKeeper
-from helios.node.member import STOP_S, members_of
+from helios.node.member import STOP_S
+from helios.node.member_state import members_of
 from helios.node.standing import placed_on, shard_has_fellows, to_hand_over, wished_on
 from helios.node.waiting import drop
 from helios.ports.following import lasting_updates, once_answered

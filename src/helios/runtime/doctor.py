@@ -22,7 +22,7 @@ from helios.model.settings import Settings
 from helios.node.agent import last_listen
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
-from helios.node.member import members_of
+from helios.node.member_state import members_of
 from helios.node.ports import taken
 from helios.node.process import ProcessId
 from helios.node.server import find_server

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helios.model.settings import Settings
 from helios.node.files import DataFolder
-from helios.node.member import described
+from helios.node.member_state import described
 from helios.runtime.preflight import Plan
 
 

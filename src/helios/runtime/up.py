@@ -15,7 +15,7 @@ from helios.admin.client import Admin
 from helios.model.settings import Settings
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
-from helios.node.member import members_of
+from helios.node.member_state import members_of
 from helios.node.ports import Reservation
 from helios.node.process import Process
 from helios.node.stalled_writer import StalledWriterWatch
