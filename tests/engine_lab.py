@@ -23,6 +23,7 @@ from helios.ports.engine import Connector, Engine
 REAL = ["valkey", *(["redis"] if redis_binary() else [])]
 KINDS = ["memory", *REAL]
 WAIT_S = 60.0
+SHORT_S = 0.2  # a time-out that is meant to pass
 # As Helios runs servers that may follow each other, but for how little a leader remembers for those that come back.
 FOLLOWING = {
     "replica-serve-stale-data": "no",
@@ -31,6 +32,8 @@ FOLLOWING = {
     "repl-backlog-size": "64kb",
 }
 REMEMBERED = 30  # changes, and those of real servers have more than 64 KB where they are as many
+
+Commands: TypeAlias = list[tuple[bytes | str | int, ...]]
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -233,3 +236,29 @@ async def open_lab(kind: str, folder: Path, servers: dict[Address, MemoryServer]
 
 async def _admin(_member: Member) -> tuple[str, str]:
     return ADMIN_USER, ADMIN_PASSWORD
+
+
+async def scan_all(engine: Engine, count: int = 10) -> list[bytes]:
+    """Everything that a whole scan gives."""
+    cursor, keys = await engine.scan(0, count)
+    while cursor:
+        cursor, more = await engine.scan(cursor, count)
+        keys += more
+    return keys
+
+
+async def clients(engine: Engine) -> list[bytes]:
+    """What the server says of its connections."""
+    return bytes(await run(engine, "CLIENT", "LIST")).splitlines()
+
+
+@asynccontextmanager
+async def listening(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[Member]:
+    """A peer of another kind."""
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield Member("legacy.0", "legacy", Address("127.0.0.1", server.sockets[0].getsockname()[1]))
+    finally:
+        server.close()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,30 @@ from uuid import uuid4
 
 from tests.etcd_servers import has_etcd
 
-from helios.ports.store import Compare, Delete, Put, Store
+from helios.ports.store import Compare, Delete, Event, Put, Store
 from helios.stores.etcd import EtcdStore
 from helios.stores.etcd_gateway import Access, Gateway
 from helios.stores.memory import MemoryStore
 from helios.stores.sqlite import SqliteStore
 
 Open = Callable[[], Awaitable[Store]]
+KEPT_COMMITS = 50
 
 
 # How much faster leases of tests end in etcd, whose clock nobody can put forward, and how late it may be with that.
 _HASTE = 15.0
 _ETCD_LATE_S = 1.0
+
+
+async def take(watch: AsyncIterator[tuple[Event, ...]], count: int) -> list[tuple[Event, ...]]:
+    """The next `count` commits of a watch."""
+    async with asyncio.timeout(20):
+        return [await anext(watch) for _ in range(count)]
+
+
+async def revision_of(store: Store) -> int:
+    """The revision that the store has come to."""
+    return (await store.list("")).revision
 
 
 class JumpingClock:

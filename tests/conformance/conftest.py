@@ -1,4 +1,4 @@
-"""Servers for the suites of this folder."""
+"""Servers and stores for the suites of this folder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tests.engine_lab import KINDS, REAL, Lab, Three, Two, open_lab
 from tests.etcd_servers import started_etcd
-from tests.store_homes import HOMES
+from tests.store_homes import HOMES, KEPT_COMMITS, Home, JumpingClock, Open, Site
 
 from helios.engines.memory import MemoryServer
 from helios.model.ids import Address
+from helios.ports.store import Store
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -67,3 +68,36 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an etcd that runs for as long as the tests do."""
     with started_etcd(tmp_path_factory.mktemp("etcd")) as address:
         yield address
+
+
+@pytest.fixture(params=HOMES)
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    """Each home of the store."""
+    return HOMES[request.param](Site(tmp_path, KEPT_COMMITS, request.getfixturevalue))
+
+
+@pytest.fixture
+def clock(home: Home) -> JumpingClock:
+    """The clock that the leases of the home go by."""
+    return home.clock
+
+
+@pytest.fixture
+async def handle(home: Home) -> AsyncIterator[Open]:
+    """Opens handles of one store; they are closed after the test."""
+    opened: list[Store] = []
+
+    async def open_one() -> Store:
+        store = await home.open()
+        opened.append(store)
+        return store
+
+    yield open_one
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+async def store(handle: Open) -> Store:
+    """One handle."""
+    return await handle()
