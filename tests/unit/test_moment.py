@@ -53,6 +53,8 @@ class CopyOf:
 
     async def read(self) -> bytes:
         await asyncio.sleep(0)
+        if self._taken.breaks:
+            raise EngineUnreachable(f"{self._member.id} ended the connection before its copy was complete")
         data, self._left = self._left[:100_000], self._left[100_000:]
         return data
 
@@ -63,8 +65,12 @@ class CopyOf:
 class Copies:
     """Makes copies, and remembers how the cluster stood when each began."""
 
-    def __init__(self, cluster: MemoryShards, error: Exception | None = None, *, hangs: bool = False) -> None:
+    def __init__(
+        self, cluster: MemoryShards, error: Exception | None = None, *, hangs: bool = False, breaks: bool = False
+    ) -> None:
+        """The `error` comes when a copy begins; one that `breaks` does so while it is read."""
         self.cluster = cluster
+        self.breaks = breaks
         self.begun: list[tuple[str, bool]] = []
         self.closed: set[str] = set()
         self._error = error
@@ -128,6 +134,19 @@ async def test_a_copy_is_read_in_parts_and_again_from_where_one_was() -> None:
         assert not await admin.end_backup(view.id)
         with pytest.raises(NotFound, match="there is no backup"):
             await admin.read_backup(view.id, "a", len(COPY))
+
+
+async def test_a_copy_that_breaks_off_ends_the_backup() -> None:
+    """So that whoever asks once more hears that another is to be taken, and not of the same error."""
+    async with memory_shards(["a", "b"], a=9, b=9) as cluster:
+        copies = Copies(cluster, breaks=True)
+        admin = admin_of(cluster, copies)
+        view = await admin.backup()
+        with pytest.raises(EngineUnreachable, match=r"a\.0 ended the connection"):
+            await admin.read_backup(view.id, "a", 0)
+        assert copies.closed == {"a.0", "b.0"}
+        with pytest.raises(NotFound, match=r"there is no backup .* take it anew"):
+            await admin.read_backup(view.id, "a", 0)
 
 
 @pytest.mark.parametrize(

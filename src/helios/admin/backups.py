@@ -233,14 +233,18 @@ class Backups:
     # What has begun
 
     async def read(self, backup_id: str, shard: str, offset: int) -> CopyPartView:
-        """What a shard's copy has from `offset` on. Raises NotFound."""
+        """What a shard's copy has from `offset` on. Raises NotFound, or the error that has ended the copy."""
         copies = self._held.get(backup_id)
         if copies is None:
             raise NotFound(f"there is no backup {backup_id} here any more: take it anew")
         if shard not in copies:
             raise NotFound(f"the backup {backup_id} has no shard {shard!r}: it has {', '.join(sorted(copies))}")
         self._read_now(backup_id)
-        return await copies[shard].read(offset)
+        try:
+            return await copies[shard].read(offset)
+        except EngineError:
+            await self.end(backup_id)  # it will never be whole: whoever asks again is to take another
+            raise
 
     async def end(self, backup_id: str) -> bool:
         """Let go of it; whether it was there."""
