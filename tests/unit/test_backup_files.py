@@ -103,6 +103,15 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         check(folder)
 
 
+def test_what_was_interrupted_before_it_had_a_name_is_nothing(tmp_path: Path) -> None:
+    for name in (CLUSTER, f".{CLUSTER}.new", f".{UNFINISHED}.new"):
+        assert backup_files.is_empty(tmp_path)
+        (tmp_path / name).write_text("{")
+    assert backup_files.is_empty(tmp_path)
+    (tmp_path / "shard-1.rdb").write_bytes(b"somebody's own")
+    assert not backup_files.is_empty(tmp_path)
+
+
 def test_what_is_no_backup(tmp_path: Path) -> None:
     with pytest.raises(FileProblem, match=r"holds no backup: backup\.json is not there"):
         check(tmp_path)

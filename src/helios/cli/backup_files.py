@@ -117,11 +117,15 @@ def _digest(fields: dict[str, Any]) -> str:
 def write(path: Path, data: bytes) -> None:
     """Write a file whole, for its owner alone; it is on disk when this returns. Raises FileProblem."""
     with telling(path):
-        beside = path.with_name(f".{path.name}.new")
+        beside = _beside(path)
         with open_private(beside, append=False) as file:
             file.write(data)
             sync(file)
         beside.replace(path)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
 
 
 def open_private(path: Path, *, append: bool) -> Any:
@@ -198,9 +202,10 @@ def opened(folder: Path, file: File) -> Iterator[Records]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether there is nothing in a folder, or none. Raises FileProblem."""
+    """Whether a folder has nothing, or only what one that was interrupted at once has left. Raises FileProblem."""
+    first = {CLUSTER, *(_beside(folder / name).name for name in (CLUSTER, UNFINISHED))}
     with telling(folder):
-        return not folder.exists() or not any(folder.iterdir())
+        return not folder.exists() or all(path.name in first for path in folder.iterdir())
 
 
 @contextmanager
