@@ -175,7 +175,7 @@ class FailoverSoak:
             found["router"] += [(f"router of {node.id}", [router]) for router in routers]
             everything = [*([agent] if agent else []), *routers, *_servers(cluster, topology, node.id)]
             found["node"].append((node.id, everything))
-        return found
+        return {kind: those for kind, those in found.items() if those}
 
     def _freeze(self, processes: list[ProcessId], duration_s: float) -> None:
         for process in processes:

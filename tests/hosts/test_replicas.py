@@ -158,7 +158,9 @@ async def test_each_host_is_cut_off_in_turn(cluster: HostsCluster) -> None:
     async with watched(cluster, seed=2):
         for host in cluster.hosts * 2:
             if await asyncio.to_thread(cluster.led_on, host):
+                coordinator = await asyncio.to_thread(cluster.coordinator)
                 took_s += await cut_off(cluster, *await leading(cluster, [host]))
+                print(f"{host.name}{', which coordinated' if host is coordinator else ''}: {took_s[-1]:.2f} s")
                 await asyncio.to_thread(cluster.wait_clean)
     median_s = statistics.median(took_s)
     print(f"first acknowledged write after {len(took_s)} cuts: median {median_s:.2f} s, longest {max(took_s):.2f} s")
