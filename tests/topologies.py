@@ -9,6 +9,7 @@ from random import Random
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from helios.control.mutations import begin
 from helios.model.ids import Address
 from helios.model.topology import Member, Node, NodeState, Pair, PairPhase, Placement, Shard, Topology, Transition
 from helios.placement.change import moved, with_weights, without_shard
@@ -117,3 +118,14 @@ def one_way(topology: Topology, key: tuple[str, str]) -> Topology:
         for pair in topology.transition.pairs
     )
     return replace(topology, transition=replace(topology.transition, pairs=pairs))
+
+
+def rebalancing(nodes: int, pairs: int) -> Topology:
+    """A cluster of that many nodes that has begun to move keys between as many pairs, with many points given away."""
+    names = [f"shard-{number}" for number in range(nodes)]
+    random = Random(1)
+    before = cluster(*names, placement=Placement(150, tuple((name, 1.0) for name in sorted(names))))
+    points = tuple(sorted((random.getrandbits(64), random.choice(names)) for _ in range(50 * nodes)))
+    keys = [(random.choice(names), name) for name in names[:pairs]]
+    moves = tuple(Pair(source, target, f"{number:026}") for number, (source, target) in enumerate(keys))
+    return begin(before, "change", replace(before.placement, reassigned=points), moves)
