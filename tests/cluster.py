@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import hiredis
-from tests.cluster_store import store_settings
+from tests.cluster_store import ON_ETCD, store_settings
+from tests.waiting import blocking_until
 
 from helios.model.ids import Address
 from helios.model.topology import Member, Shard
@@ -130,6 +131,19 @@ class Cluster:
         """End it as Ctrl-C does; its exit status."""
         assert self.up is not None, "it was started"
         return self.up.terminate()
+
+    def found(self, node_id: str, *flags: str) -> HeliosProcess:
+        """Run the first node by a command of its own, until it owns all keys."""
+        if ON_ETCD:
+            founded = self.run("init")
+            assert founded.returncode == 0, founded.stderr
+        address = f"localhost:{self.resp_ports[0]}"
+        node = self.helios("node", "--id", node_id, "--listen", address, *flags)
+        node.wait_ready()
+        if not ON_ETCD:
+            assert not isinstance(self.command("ADDNODE", node_id, address), hiredis.ReplyError)
+        blocking_until(lambda: node_id in str(self.command("LISTNODES")))
+        return node
 
     def helios(self, *words: str) -> HeliosProcess:
         """Run another `helios` command on the same data folder."""

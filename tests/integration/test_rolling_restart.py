@@ -72,8 +72,7 @@ def counting(ports: Sequence[int]) -> Iterator[list[Counting]]:
 
 
 def begin(cluster: Cluster, node: str, *flags: str) -> HeliosProcess:
-    port = cluster.resp_ports[NODES.index(node)]
-    process = cluster.helios("node", "--id", node, "--listen", f"localhost:{port}", *flags)
+    process = cluster.helios("node", "--id", node, "--listen", f"localhost:{port_of(cluster, node)}", *flags)
     process.wait_ready()
     return process
 
@@ -84,9 +83,12 @@ def nodes_apart(cluster: Cluster, *flags: str) -> Iterator[dict[str, HeliosProce
     running: dict[str, HeliosProcess] = {}
     with ending(cluster):
         try:
-            for node, port in zip(NODES, cluster.resp_ports, strict=True):
+            first, *others = NODES
+            running[first] = cluster.found(first, *flags)
+            for node in others:
                 running[node] = begin(cluster, node, *flags)
-                assert not isinstance(cluster.command("ADDNODE", node, f"localhost:{port}"), hiredis.ReplyError)
+                address = f"localhost:{port_of(cluster, node)}"
+                assert not isinstance(cluster.command("ADDNODE", node, address), hiredis.ReplyError)
             blocking_until(lambda: all_online(cluster), LIMIT_S)
             yield running
         finally:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster import HELIOS, Cluster, ask, free_ports, running_cluster
+from tests.cluster import HELIOS, Cluster, ask, ending, free_ports, running_cluster
+from tests.cluster_store import ON_ETCD
 from tests.etcd_servers import has_etcd, started_etcd
 from tests.reckoning import at_rest
 from tests.waiting import blocking_until
@@ -168,14 +169,14 @@ def test_a_folder_that_cannot_be_written(stopped: Cluster) -> None:
 def test_a_cluster_that_cannot_come_back_says_why_and_leaves_nothing(cluster: Cluster) -> None:
     fill(cluster)
     assert cluster.stop() == 0
-    cluster.env = {"HELIOS_SHARDING__VIRTUAL_NODES": "7"}
+    cluster.env["HELIOS_SHARDING__VIRTUAL_NODES"] = "7"
     up = cluster.begin()
     assert up.wait() == 2
     assert one_line(up.err), up.err
     assert "founded with sharding.virtual_nodes 150" in up.err
     assert cluster.leftovers() == {}
 
-    cluster.env = {}
+    del cluster.env["HELIOS_SHARDING__VIRTUAL_NODES"]
     [log] = (cluster.data.node("shard-2").founder.root / "appendonlydir").glob("*.incr.aof")
     content = log.read_bytes()
     log.write_bytes(content[:60] + b"!" * 100 + content[160:])
@@ -279,10 +280,8 @@ def test_a_node_of_its_own_joins_and_comes_back_with_the_cluster(cluster: Cluste
 
 def test_a_node_alone_founds_a_cluster(tmp_path: Path) -> None:
     lone = Cluster(tmp_path, 1, None, ())
-    node = lone.helios("node", "--id", "a", "--listen", f"localhost:{lone.resp_ports[0]}")
-    try:
-        node.wait_ready()
-        assert lone.command("ADDNODE", "a", f"localhost:{lone.resp_ports[0]}")
+    with ending(lone):
+        node = lone.found("a")
         blocking_until(lambda: lone.command("SET", "key:1", "v") == b"OK")
         # A start of the whole leaves alone what somebody runs already.
         up = lone.helios("up", "--api-port", str(lone.api_port))
@@ -294,9 +293,6 @@ def test_a_node_alone_founds_a_cluster(tmp_path: Path) -> None:
         assert node.terminate() == 0
         assert node.err == ""
         assert lone.leftovers() == {}
-    finally:
-        node.kill()
-        lone.clean_up()
 
 
 def test_several_workers_share_a_port(tmp_path: Path) -> None:
@@ -370,6 +366,7 @@ def test_a_cluster_agrees_in_etcd_and_outlives_its_absence(stopped: Cluster, tmp
     assert "no endpoint of etcd is within reach" in away.stderr
 
 
+@pytest.mark.skipif(ON_ETCD, reason="it is about the file of SQLite")
 def test_a_store_elsewhere_is_used_by_all_processes(stopped: Cluster, tmp_path: Path) -> None:
     (tmp_path / "agreement").mkdir(mode=0o700)
     store = tmp_path / "agreement" / "cluster.db"
