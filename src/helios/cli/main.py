@@ -137,6 +137,16 @@ def init(
     store: StoreUrl = None,
     config: Config = None,
     data_dir: DataDir = None,
+    adopt: Annotated[
+        str | None,
+        typer.Option(
+            "--adopt", metavar="nodes", help="After a loss of the store, on each host: take up what its nodes remember."
+        ),
+    ] = None,
+    lost: Annotated[
+        str | None,
+        typer.Option("--lost", metavar="ID,ID", help="With --adopt: nodes that are lost with their hosts."),
+    ] = None,
 ) -> None:
     """Found a cluster in a store, with its settings and users, for nodes on many hosts. Once.
 
@@ -146,12 +156,18 @@ def init(
     def start() -> None:
         import asyncio
 
+        from helios.errors import InvalidInput
+        from helios.runtime.adoption import NODES
         from helios.runtime.init import run_init
+        from helios.runtime.recovery import run_recovery
         from helios.runtime.settings import SettingsSource
 
-        asyncio.run(
-            run_init(SettingsSource(config, os.environ, {"atlas.data_dir": data_dir, "store.url": store}).read())
-        )
+        if adopt not in (None, NODES):
+            raise InvalidInput(f"init takes --adopt {NODES} alone; `helios up --adopt` takes a running server over")
+        if lost and adopt is None:
+            raise InvalidInput(f"--lost goes with --adopt {NODES}")
+        read = SettingsSource(config, os.environ, {"atlas.data_dir": data_dir, "store.url": store}).read()
+        asyncio.run(run_init(read) if adopt is None else run_recovery(read, lost.split(",") if lost else ()))
 
     carry_out(start)
 

@@ -50,6 +50,7 @@ STRAY_SCRIPTS = "/stray-scripts/"  # + SHA1 of its name → StrayScript
 USERS = "/users"  # UsersRecord: who may use the cluster; there is none before users were ever configured
 LOAD = "/load"  # LoadRecord: what the coordinator has last found on all shards
 IMPORTING = "/importing"  # b"1" while `helios import-store` writes: there is no cluster yet
+ADOPTION = "/adoption"  # AdoptionRecord, while a lost store is made again from what the nodes of each host remember
 HEALTH = "/health"  # HealthRecord: how the nodes are, written when that changes
 HISTORY = "/history/"  # + change id → HistoryRecord: the last changes that have ended
 
@@ -79,6 +80,14 @@ class ClusterRecord:
     key_check: str = ""
     format: int = 1
     version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptionRecord:
+    """Which nodes have been heard after a loss of the store, and which are still to be: nothing starts before."""
+
+    heard: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from helios.ports.topologies import TopologyReader
 from helios.ports.topology_records import stored
 
 NODES = "nodes"
-"""What `helios up --adopt` is given where the cluster is to be made again from what its nodes have kept."""
+"""What `--adopt` is given where the cluster is to be made again from what its nodes have kept."""
 
 _LOST = "the store was lost or put back from a backup; how this ended is not known"
 
@@ -32,19 +32,21 @@ def check_store(data: DataFolder, location: StoreLocation, kept: Topology, topol
         return
     names = ", ".join(node.id for node in kept.nodes)
     knows = f"is older (epoch {topology.epoch}) than" if topology.nodes else "knows of no cluster, but there is"
+    again = "start with `helios up --adopt nodes`, which makes the cluster again as its nodes last knew it"
+    if location.spans_hosts:
+        again = "make the cluster again as its nodes last knew it, by `helios init --adopt nodes` on the host of each"
     raise StartError(
         f"the store {location} {knows} the cluster of {names} that the nodes in {data.nodes} remember (epoch "
         f"{kept.epoch}); nothing was started. Put the store back from a backup, name the one that the "
-        f"cluster has by --store, or start with `helios up "
-        f"--adopt {NODES}`, which makes the cluster again as its nodes last knew it. For a new cluster choose another "
-        "--data-dir"
+        f"cluster has by --store, or {again}. For a new cluster choose another --data-dir"
     )
 
 
 async def adopt(store: Store, clock: Clock, kept: Topology) -> Topology | None:
     """Make the store's topology the one that the nodes have kept; None where the store knows all. No agent may run.
 
-    A transition that was under way goes on; what else the store says to be on its way ends as failed.
+    A transition that was under way goes on; what else the store says to be on its way ends as failed. The epoch
+    stays, so that nodes of other hosts that remember the next one are still seen to know more.
     """
     record = await TopologyReader(store).read()
     if record is not None and kept.epoch <= record.value.epoch:
@@ -52,11 +54,10 @@ async def adopt(store: Store, clock: Clock, kept: Topology) -> Topology | None:
     operations = await _ended(store, clock)
     if kept.transition is not None:
         operations += _under_way(kept.transition, clock)
-    for batch in batches(operations):
+    for batch in batches(list({put.key: put for put in operations}.values())):
         await store.commit(batch)
-    adopted = replace(kept, epoch=kept.epoch + 1)
-    await _write(store, adopted, record.version if record else 0)
-    return adopted
+    await _write(store, kept, record.version if record else 0)
+    return kept
 
 
 async def move_nodes(store: Store, addresses: Mapping[str, Address]) -> None:

@@ -17,7 +17,7 @@ from helios.node.files import DataFolder
 from helios.node.ownership import check_owned
 from helios.ports.following import once_answered
 from helios.ports.location import StoreLocation
-from helios.ports.records import IMPORTING, MEMBERS, MemberRecord, read_record
+from helios.ports.records import ADOPTION, IMPORTING, MEMBERS, AdoptionRecord, MemberRecord, read_record
 from helios.ports.store import Store
 from helios.runtime.failpoints import committing
 from helios.runtime.identity import read_key
@@ -58,12 +58,18 @@ def _first_line(name: str) -> str:
 
 @asynccontextmanager
 async def opened_store(
-    data: DataFolder, location: StoreLocation, *, expires: bool = True, tell: Callable[[str], None] | None = None
+    data: DataFolder,
+    location: StoreLocation,
+    *,
+    expires: bool = True,
+    unfinished: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> AsyncIterator[Store]:
     """The store, closed at the end. Without `expires` it writes only what it is told to.
 
     With `tell` it waits for a store that does not answer, and says so. Raises StoreError, or StartError where the data
-    folder or the place of the store is not this user's.
+    folder or the place of the store is not this user's, or an import or an adoption was not finished; with
+    `unfinished` the latter is no obstacle.
     """
     data.check_owned()
     for path in location.paths:
@@ -72,6 +78,13 @@ async def opened_store(
     try:
         if await once_answered(lambda: store.get(IMPORTING), tell) is not None:
             raise StartError(f"an import into {location} was not finished: run helios import-store again")
+        adoption = await once_answered(lambda: read_record(store, AdoptionRecord, ADOPTION), tell)
+        if adoption is not None and not unfinished:
+            missing = ", ".join(adoption.value.missing)
+            raise StartError(
+                f"the cluster in {location} is being made again from what its nodes remember, and {missing} is still "
+                "to be heard: run `helios init --adopt nodes` there"
+            )
         yield store
     finally:
         await store.close()

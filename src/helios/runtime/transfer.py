@@ -39,7 +39,7 @@ class Exported:
 
 async def export_store(store: Store, file: Path, clock: Clock) -> Exported:
     """Write everything but leases and what is bound to them. Raises Refused while the cluster runs."""
-    entries = await _at_rest(store)
+    entries = await at_rest(store)
     if not entries:
         raise Refused("there is no cluster in this store: name another by --store or --data-dir")
     if any(entry.key == IMPORTING for entry in entries):
@@ -64,7 +64,7 @@ async def import_store(store: Store, file: Path) -> Exported:
     An import that was not finished is begun anew. The topology comes last: before it there is no cluster.
     """
     exported, puts = read_export(file)
-    entries = await _at_rest(store)
+    entries = await at_rest(store)
     marker = next((entry for entry in entries if entry.key == IMPORTING), None)
     if entries and marker is None:
         raise Refused(
@@ -109,7 +109,7 @@ def read_export(file: Path) -> tuple[Exported, list[Put]]:
     return Exported(len(puts), len(body), version), puts
 
 
-async def _at_rest(store: Store) -> Sequence[Entry]:
+async def at_rest(store: Store) -> Sequence[Entry]:
     """What is in the store; raises Refused while processes of the cluster run."""
     await store.commit([])  # Leases that are over end with the next commit.
     entries = (await store.list("")).entries
