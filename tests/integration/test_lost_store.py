@@ -11,9 +11,7 @@ from tests.cluster import Cluster, running_cluster
 from tests.cluster_store import ON_ETCD
 from tests.waiting import blocking_until
 
-pytestmark = pytest.mark.processes
-
-pytestmark = pytest.mark.skipif(ON_ETCD, reason="it is about the file of SQLite")
+pytestmark = [pytest.mark.processes, pytest.mark.skipif(ON_ETCD, reason="it is about the file of SQLite")]
 
 SHARDS = 2
 KEYS = [f"key:{number}" for number in range(200)]
