@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -127,11 +128,17 @@ class Lab:
         store = MemoryStore()
         return cls(await Publisher.open(store, SystemClock(), 1, await store.commit([Put(TERM, b"1")])))
 
-    def collector(self, settings: ClusterSettings | None = None) -> Collector:
+    def collector(self, settings: ClusterSettings | None = None, counted: Mapping[str, int] | None = None) -> Collector:
         """That of another term."""
         addresses = {shard.leading.address: self.servers[shard.id] for shard in self.topology.shards}
         access = Access(MemoryConnector(addresses), self.publisher)
-        return Collector(self.publisher, access, SystemClock(), lambda: settings or ClusterSettings())
+        return Collector(
+            self.publisher,
+            access,
+            SystemClock(),
+            lambda: settings or ClusterSettings(),
+            {} if counted is None else counted,
+        )
 
     async def routers_name(self, *keys: bytes) -> None:
         """A router has seen that these are big."""
@@ -198,6 +205,34 @@ async def test_what_nobody_names_is_sought_where_a_server_has_grown_by_it(monkey
     rules = (Rule("b", "a", ("nothing:*",)),)
     lab.publisher.topology = replace(lab.topology, placement=replace(lab.topology.placement, rules=rules))
     await eventually(met, "the samples have been everywhere")
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_the_stats_are_fresh_where_the_watch_has_counted_many_keys_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "_COUNT_EVERY_S", 0.01)
+    lab = await Lab.made()
+    settings = ClusterSettings(coordinator=CoordinatorSettings(collect_interval=3600))
+    counted: dict[str, int] = {}
+    running = asyncio.create_task(lab.collector(settings, counted).run())
+
+    async def keys_of_b() -> int | None:
+        record = await read_record(lab.publisher.store, LoadRecord, LOAD)
+        return None if record is None else record.value.shards[1].keys
+
+    async def looked() -> bool:
+        return await keys_of_b() is not None
+
+    async def known() -> bool:
+        return bool(await keys_of_b())
+
+    await eventually(looked, "the first look is over")
+    routes = Routes(lab.topology)
+    theirs = [key for key in (b"n:%d" % number for number in range(1000)) if routes.owner(key) == "b"]
+    for key in theirs:
+        lab.servers["b"].set(key, b"small")
+    counted["b.0"] = len(theirs)
+    await eventually(known, "the next look does not wait for its time")
     running.cancel()
     await asyncio.wait([running])
 

@@ -6,18 +6,21 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from tests.shards import eventually
 from tests.topologies import cluster
 
 from helios.control.health import Signs, as_answered, judge, seen_by_reader, suspect_after_s
-from helios.coordinator.access import Access
 from helios.coordinator.health import Watch
 from helios.coordinator.history import History
 from helios.coordinator.publisher import Publisher
+from helios.coordinator.term_context import TermContext
 from helios.engines.memory import MemoryConnector
+from helios.engines.memory.connection import MemoryConnection
 from helios.engines.memory.server import MemoryServer
 from helios.model.codec import decode
 from helios.model.health import NodeHealth, NodeStatus
 from helios.model.settings import ClusterSettings
+from helios.ports.ids import new_id
 from helios.ports.records import AGENTS, HEALTH, TERM, TOPOLOGY, AgentRecord, HealthRecord, put_record
 from helios.ports.store import Put
 from helios.runtime.clock import SystemClock
@@ -90,6 +93,57 @@ def test_an_agent_that_is_heard_again_is_believed_before_the_coordinator_says_so
     assert seen_by_reader("n", silent, 1099.0, 1100.0, TIMEOUT_S) == silent
 
 
+def watch_of(publisher: Publisher, connector: MemoryConnector) -> Watch:
+    """That of a new term."""
+    clock = SystemClock()
+    context = TermContext(publisher, connector, clock, ClusterSettings(), lambda: new_id(clock))
+    return Watch(context, History(publisher, clock).note)
+
+
+class Watched(MemoryServer):
+    """A server that knows how often it was greeted, and how often it was asked how many keys it has."""
+
+    greeted = looked = 0
+
+    def join(self, connection: MemoryConnection, password: str | None) -> None:
+        """Let a connection in."""
+        self.greeted += 1
+        super().join(connection, password)
+
+    def keys(self) -> list[bytes]:
+        """Those that there are."""
+        self.looked += 1
+        return super().keys()
+
+
+async def test_looks_share_a_connection_until_it_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helios.coordinator.health._LOOK_EVERY_S", 0.01)
+    topology, store, server = cluster("a"), MemoryStore(), Watched("a", wall=SystemClock().wall)
+    version = await store.commit([Put(TERM, b"1"), put_record(TOPOLOGY, topology)])
+    publisher = await Publisher.open(store, SystemClock(), 1, version)
+    watching = asyncio.create_task(
+        watch_of(publisher, MemoryConnector({topology.shards[0].leading.address: server})).run()
+    )
+
+    async def looked(times: int) -> None:
+        wanted = server.looked + times
+
+        async def enough() -> bool:
+            return server.looked >= wanted
+
+        await eventually(enough, "it is looked at again and again")
+
+    await looked(5)
+    assert server.greeted == 1
+    server.crash()
+    server.restart()
+    await looked(5)
+    assert server.greeted == 2
+    watching.cancel()
+    await asyncio.wait([watching])
+    assert not server.connections(), "nothing stays open behind the term"
+
+
 async def test_a_new_coordinator_looks_before_it_judges() -> None:
     topology = cluster("a")
     leader, clock, store = topology.shards[0].leading, SystemClock(), MemoryStore()
@@ -106,10 +160,9 @@ async def test_a_new_coordinator_looks_before_it_judges() -> None:
         ]
     )
     publisher = await Publisher.open(store, SystemClock(), 1, version)
-    access = Access(MemoryConnector({leader.address: MemoryServer("a", wall=clock.wall)}), publisher)
     written = store.watch(HEALTH, version)
     watching = asyncio.create_task(
-        Watch(publisher, access, clock, ClusterSettings, History(publisher, clock).note, set()).run()
+        watch_of(publisher, MemoryConnector({leader.address: MemoryServer("a", wall=clock.wall)})).run()
     )
     async with asyncio.timeout(10):
         (event,) = await anext(written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helios.access.request_context import demand
 from helios.access.rights import Need
-from helios.admin.measuring import Open, measure_all
+from helios.admin.measuring import Open, for_once, measure_all
 from helios.errors import EngineDenied, EngineError, InvalidInput, Refused, Unavailable
 from helios.model.ids import Address, check_id, founder_id
 from helios.model.topology import Member, Node, NodeKind, Shard, Topology
@@ -69,7 +69,7 @@ async def refuse_known(topology: Topology, open_engine: Open, node_id: str, addr
     async def run_id(engine: Engine, _: Shard) -> str:
         return (await engine.info()).run_id
 
-    for shard, found in (await measure_all(topology, open_engine, run_id)).items():
+    for shard, found in (await measure_all(topology, for_once(open_engine), run_id)).items():
         if found == info.run_id:
             known = topology.shard(shard)
             where = "" if known is None else f" at {known.leading.address}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from helios.ports.engine import Engine, EngineInfo
 from helios.ports.records import ShardStats
 
 Open = Callable[[Member], Awaitable[Engine]]
+Opened = Callable[[Member], AbstractAsyncContextManager[Engine]]
 Found = TypeVar("Found")
 
 PLAN_SAMPLE_KEYS = 5000
@@ -99,20 +101,30 @@ async def _looked_at(engine: Engine, keys: list[bytes], info: EngineInfo) -> lis
     return found
 
 
+def for_once(open_engine: Open) -> Opened:
+    """Engines that are closed when they have been looked at."""
+
+    @asynccontextmanager
+    async def opened(member: Member) -> AsyncIterator[Engine]:
+        engine = await open_engine(member)
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+    return opened
+
+
 async def measure_all(
-    topology: Topology, open_engine: Open, look: Callable[[Engine, Shard], Awaitable[Found]]
+    topology: Topology, opened: Opened, look: Callable[[Engine, Shard], Awaitable[Found]]
 ) -> dict[str, Found | EngineError]:
     """`look` at every shard, some at a time; for one that does not answer the error, which keeps none from the rest."""
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def one(shard: Shard) -> Found | EngineError:
         try:
-            async with places, asyncio.timeout(_TIMEOUT_S):
-                engine = await open_engine(shard.leading)
-                try:
-                    return await look(engine, shard)
-                finally:
-                    await engine.close()
+            async with places, asyncio.timeout(_TIMEOUT_S), opened(shard.leading) as engine:
+                return await look(engine, shard)
         except TimeoutError:
             return EngineUnreachable(f"{shard.leading.id} did not answer within {_TIMEOUT_S:g} s")
         except EngineError as error:
@@ -135,7 +147,7 @@ async def snapshot(
     async def look(engine: Engine, shard: Shard) -> Measured:
         return await measure(engine, routes, shard.id, PLAN_SAMPLE_KEYS)
 
-    results = await measure_all(topology, open_engine, look)
+    results = await measure_all(topology, for_once(open_engine), look)
     measured = {shard: one for shard, one in results.items() if isinstance(one, Measured)}
     silent = {shard: str(error) for shard, error in results.items() if isinstance(error, EngineError)}
     if silent and not measured:

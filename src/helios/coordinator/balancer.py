@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
 
 from helios.control.rebalance import RebalancePolicy, Rebalancing, decide, outcome, propose
-from helios.coordinator.collector import Collector, nap
+from helios.coordinator.collector import Collector
 from helios.coordinator.history import History
 from helios.coordinator.publisher import Publisher
 from helios.errors import Unavailable
@@ -18,6 +19,8 @@ from helios.placement.load import Load
 from helios.ports.clock import Clock
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_NAP_S = 5.0
 
 
 class Balancer:
@@ -55,7 +58,7 @@ class Balancer:
         """Look each `rebalance_interval`, forever, and submit a rebalance where one is due. Raises StoreError."""
         impeded = False  # and that has been said
         while True:
-            await nap(lambda: self._settings().sharding.rebalance_interval, self._clock)
+            await self._nap()
             sharding = self._settings().sharding
             topology = self._publisher.topology
             if not sharding.auto_rebalance or not topology.sharding_enabled or topology.transition is not None:
@@ -90,6 +93,15 @@ class Balancer:
             minute_of_day=local.tm_hour * 60 + local.tm_min,
             rested=await self._history.rested_s(),
         )
+
+    async def _nap(self) -> None:
+        """Sleep for a `rebalance_interval`, also if that is changed meanwhile."""
+        began_s = self._clock.monotonic()
+        while True:
+            left_s = began_s + self._settings().sharding.rebalance_interval - self._clock.monotonic()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(min(left_s, _LONGEST_NAP_S))
 
     def _policy(self, change: Change) -> RebalancePolicy:
         sharding = self._settings().sharding

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import exp
 
@@ -50,7 +51,6 @@ _HOT_HITS = 100  # fewer accesses lately are no sign of anything
 _FRESH_S = 20.0
 # Operations are averaged, so that a moment's burst moves no keys.
 _OPS_MEMORY_S = 60.0
-_LONGEST_NAP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,19 @@ class Collector:
     """
 
     def __init__(
-        self, publisher: Publisher, access: Access, clock: Clock, settings: Callable[[], ClusterSettings]
+        self,
+        publisher: Publisher,
+        access: Access,
+        clock: Clock,
+        settings: Callable[[], ClusterSettings],
+        counted: Mapping[str, int],
     ) -> None:
+        """`counted`: how many keys each leader's server holds, by what is known without asking it."""
         self._publisher = publisher
         self._access = access
         self._clock = clock
         self._settings = settings
+        self._counted = counted
         self._stats: dict[str, ShardStats] = {}
         self._cursors: dict[str, int] = {}
         self._noted: dict[str, tuple[bytes, ...]] = {}
@@ -111,8 +118,10 @@ class Collector:
             await self.collect()
             looked_s = self._clock.monotonic()
             while self._clock.monotonic() < looked_s + self._interval_s() and not moved():
-                await nap(lambda: min(self._interval_s(), _COUNT_EVERY_S), self._clock, moved)
-                if self._seeks() or await self._many_came_or_went():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(self._interval_s(), _COUNT_EVERY_S)):
+                        await self._publisher.until(lambda _: moved())
+                if self._seeks() or self._many_came_or_went():
                     break
 
     def _interval_s(self) -> float:
@@ -122,16 +131,11 @@ class Collector:
         """Whether a server holds a big value that has not been met."""
         return any(self._growth[shard.id].sought for shard in self._publisher.topology.shards)
 
-    async def _many_came_or_went(self) -> bool:
+    def _many_came_or_went(self) -> bool:
         """Whether a server holds many keys more or less than when it was last looked at."""
-
-        async def count(engine: Engine, shard: Shard) -> int:
-            return await engine.count()
-
-        counts = await measure_all(self._publisher.topology, self._access.administer, count)
-        for shard, held in counts.items():
-            before = self._held.get(shard)
-            if isinstance(held, int) and before is not None:
+        for shard in self._publisher.topology.shards:
+            held, before = self._counted.get(shard.leader), self._held.get(shard.id)
+            if held is not None and before is not None:
                 changed = abs(held - before)
                 if changed > max(_CHANGED_KEYS, _CHANGED_PART * before) or (changed and not before):
                     return True
@@ -149,7 +153,7 @@ class Collector:
             cursor = self._cursors.get(shard.id, 0)
             return await measure(engine, routes, shard.id, self._sample_keys(shard.id), cursor, named[shard.id])
 
-        results = await measure_all(topology, self._access.administer, look)
+        results = await measure_all(topology, self._access.standing, look)
         now = self._clock.wall()
         self._stats = {
             shard: self._failed(shard, result) if isinstance(result, EngineError) else self._taken(shard, result, now)
@@ -235,16 +239,6 @@ class Collector:
         average = self._averages.get(shard, rate)
         self._averages[shard] = average + (rate - average) * (1 - exp(-passed_s / _OPS_MEMORY_S))
         return rate
-
-
-async def nap(duration_s: Callable[[], float], clock: Clock, called: Callable[[], bool] = lambda: False) -> None:
-    """Sleep for as long as a setting says, also if it is changed meanwhile, or until it is called for."""
-    began_s = clock.monotonic()
-    while True:
-        left_s = began_s + duration_s() - clock.monotonic()
-        if left_s <= 0 or called():
-            return
-        await asyncio.sleep(min(left_s, _LONGEST_NAP_S))
 
 
 def _top(found: Iterable[FoundKey], weight: Callable[[FoundKey], int]) -> list[FoundKey]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 from helios.coordinator.access import OUR_PREFIXES, Access
 from helios.coordinator.publisher import Publisher
 from helios.errors import Conflict, EngineDenied, EngineError
 from helios.model.topology import Member
 from helios.ports.clock import Clock
+from helios.ports.following import updates
 from helios.ports.records import DEPARTED, SESSIONS, SessionRecord, list_records
 from helios.ports.store import Compare, Delete
 
@@ -35,17 +36,22 @@ class Departures:
 
     async def run(self) -> None:
         """For ever. Raises StoreError."""
-        while True:
-            await self.look()
-            await asyncio.sleep(_LOOK_EVERY_S)
+        async with aclosing(updates(self._publisher.store, DEPARTED)) as following:
+            async for _ in following:
+                left = await self.look()
+                while left:
+                    await asyncio.sleep(_LOOK_EVERY_S)
+                    left = await self.look()
 
-    async def look(self) -> None:
-        """See to each of the servers once. Raises StoreError."""
-        for record in await list_records(self._publisher.store, Member, DEPARTED):
+    async def look(self) -> bool:
+        """See to each of the servers once; whether there were any. Raises StoreError."""
+        records = await list_records(self._publisher.store, Member, DEPARTED)
+        for record in records:
             if await self._is_over(record.value):
                 self._since.pop(record.value.id, None)
                 with suppress(Conflict):  # Work that has begun meanwhile makes itself a user there.
                     await self._publisher.write([Delete(record.key)], [Compare(record.key, record.version)])
+        return bool(records)
 
     async def _is_over(self, member: Member) -> bool:
         topology, now_s = self._publisher.topology, self._clock.monotonic()

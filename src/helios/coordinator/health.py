@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
 
 from helios.control.health import Signs, judge
-from helios.coordinator.access import Access
 from helios.coordinator.long_scripts import LongScripts
-from helios.coordinator.publisher import Publisher
+from helios.coordinator.term_context import TermContext
 from helios.errors import EngineBusy, EngineDenied, EngineError
 from helios.model.health import NodeHealth
 from helios.model.migration import Change
-from helios.model.settings import ClusterSettings
 from helios.model.topology import Member, Node, NodeKind, Topology
-from helios.ports.clock import Clock
 from helios.ports.engine import Engine, session_of
 from helios.ports.records import (
     AGENTS,
@@ -33,37 +31,33 @@ logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 2.0
 _FIRST_LOOK_S = 1.0
+_END_USERS_EVERY_S = 10.0
 
 
 class Watch:
     """Looks at every server every two seconds, and writes down how the nodes are whenever that changes.
 
-    A look that takes long keeps none of the others waiting. Between two looks at a server that answers, its
-    users that belong to nobody any more are ended. A script that keeps a server too long is ended, too.
+    A look that takes long keeps none of the others waiting. Now and then the users of a server that belong to nobody
+    any more are ended. A script that keeps a server too long is ended, too.
     """
 
     def __init__(
         self,
-        publisher: Publisher,
-        access: Access,
-        clock: Clock,
-        settings: Callable[[], ClusterSettings],
+        context: TermContext,
         note: Callable[[Change], Awaitable[None]],
-        refusing: set[str],
     ) -> None:
-        """`refusing` is told of the members whose servers take no writes."""
-        self._publisher = publisher
-        self._access = access
-        self._clock = clock
-        self._settings = settings
-        self._scripts = LongScripts(clock, settings, note)
+        self._context = context
+        self._publisher = context.publisher
+        self._access = context.access
+        self._clock = context.clock
+        self._scripts = LongScripts(context.clock, lambda: context.settings, note)
         self._known: dict[str, NodeHealth] = {}
         self._answered: dict[str, float] = {}  # by member id
         self._before: dict[str, float] = {}  # by node id: when its servers answered the coordinator before
         self._heard: dict[str, tuple[int, float]] = {}  # each agent's record: its version, and when that came
         self._trouble: dict[str, str] = {}  # by member id
         self._refuses: dict[str, str] = {}  # by member id, of those that lead
-        self._refusing = refusing
+        self._users_ended: dict[str, float] = {}  # by member id: when its server was last rid of users
 
     async def run(self) -> None:
         """Watch forever. Raises StoreError."""
@@ -74,26 +68,33 @@ class Watch:
         for health in self._known.values():
             # Nobody looked between two coordinators: a silence of that time proves nothing.
             self._before[health.node] = began if health.status.heard else (health.answered_at or began)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await self._watch(tasks, began)
+        finally:
+            await self._access.let_go()
+
+    async def _watch(self, tasks: asyncio.TaskGroup, began: float) -> None:
         looks: dict[str, asyncio.Task[None]] = {}
         first = True
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                topology = self._publisher.topology
-                for member, leads in _servers(topology):
-                    node = topology.node(member.node)
-                    if node is not None and (member.id not in looks or looks[member.id].done()):
-                        looks[member.id] = tasks.create_task(self._look(node, member, leads))
-                if first and looks:
-                    # Else servers that were silent under the coordinator before would be so until the second look.
-                    await asyncio.wait(looks.values(), timeout=_FIRST_LOOK_S)
-                    first = False
-                await self._judge(began)
-                await asyncio.sleep(_LOOK_EVERY_S)
+        while True:
+            topology = self._publisher.topology
+            servers = _servers(topology)
+            for member, leads in servers:
+                node = topology.node(member.node)
+                if node is not None and (member.id not in looks or looks[member.id].done()):
+                    looks[member.id] = tasks.create_task(self._look(node, member, leads))
+            if first and looks:
+                # Else servers that were silent under the coordinator before would be so until the second look.
+                await asyncio.wait(looks.values(), timeout=_FIRST_LOOK_S)
+                first = False
+            await self._access.let_go(but=[member for member, _ in servers])
+            await self._judge(began)
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _look(self, node: Node, member: Member, leads: bool) -> None:
         try:
-            engine = await self._access.administer(member)
-            try:
+            async with self._access.standing(member) as engine:
                 if leads and not await self._serves(node, member, engine):
                     return
                 if not leads:
@@ -104,17 +105,18 @@ class Watch:
                 if node.kind is NodeKind.EXTERNAL:
                     seen = AgentRecord(node.id, node.address, node.kind, self._clock.wall())
                     await self._publisher.write([put_record(AGENTS + node.id, seen)])
-                await self._end_users(node, engine)
-            finally:
-                await engine.close()
+                if self._clock.monotonic() >= self._users_ended.get(member.id, -inf) + _END_USERS_EVERY_S:
+                    await self._end_users(node, engine)
+                    self._users_ended[member.id] = self._clock.monotonic()
         except EngineError as error:
             self._trouble[member.id] = str(error)
+            self._context.counted.pop(member.id, None)
             logger.debug("no answer: node=%s error=%s", node.id, error)
 
     async def _serves(self, node: Node, member: Member, engine: Engine) -> bool:
         """Whether a leader answers clients; what keeps it from that is ended, if that can be. Raises EngineError."""
         try:
-            await engine.count()
+            self._context.counted[member.id] = await engine.count()
             self._refuses[member.id] = await self._refused(member, engine)
         except EngineBusy:
             trouble = await self._scripts.end(node.id, engine)
@@ -127,20 +129,36 @@ class Watch:
     async def _refused(self, member: Member, engine: Engine) -> str:
         """Why a server takes no writes, or would take none; empty where it does."""
         refuses = await engine.refuses_writes()
-        (self._refusing.add if refuses else self._refusing.discard)(member.id)
+        refusing = self._context.refusing
+        (refusing.add if refuses else refusing.discard)(member.id)
         return refuses
 
     async def _end_users(self, node: Node, engine: Engine) -> None:
         try:
             await self._access.end_users(engine)
-            await _end_sessions(self._publisher, engine)
+            await self._end_sessions(engine)
         except EngineDenied:
             if node.kind is not NodeKind.EXTERNAL:
                 raise
 
+    async def _end_sessions(self, engine: Engine) -> None:
+        """Users of sessions that have ended are of no use to anyone."""
+        users = {user: session for user in await engine.users() if (session := session_of(user)) is not None}
+        known = self._context.sessions.present
+        users = {user: session for user, session in users.items() if session not in known}
+        if not users:
+            return
+        # The store is asked after the users are listed: a session that was made in between is in both.
+        snapshot = await self._publisher.store.list(SESSIONS)
+        living = {entry.key.removeprefix(SESSIONS) for entry in snapshot.entries}
+        for user, session in users.items():
+            if session not in living:
+                await self._publisher.confirm()
+                await engine.force_off(user)
+
     async def _judge(self, began: float) -> None:
         records = await list_records(self._publisher.store, AgentRecord, AGENTS)
-        now, timeout_s = self._clock.wall(), self._settings().coordinator.health_timeout
+        now, timeout_s = self._clock.wall(), self._context.settings.coordinator.health_timeout
         heartbeats = {record.value.node: self._heard_at(record, now) for record in records}
         told = {record.value.node: record.value.trouble for record in records}
         judged: dict[str, NodeHealth] = {}
@@ -190,17 +208,3 @@ class Watch:
 def _servers(topology: Topology) -> list[tuple[Member, bool]]:
     """Every server of every shard, and whether it leads."""
     return [(member, member.id == shard.leader) for shard in topology.shards for member in shard.servers]
-
-
-async def _end_sessions(publisher: Publisher, engine: Engine) -> None:
-    """Users of sessions that have ended are of no use to anyone."""
-    users = {user: session for user in await engine.users() if (session := session_of(user)) is not None}
-    if not users:
-        return
-    # The sessions are listed after the users: one that was made in between is in both.
-    snapshot = await publisher.store.list(SESSIONS)
-    living = {entry.key.removeprefix(SESSIONS) for entry in snapshot.entries}
-    for user, session in users.items():
-        if session not in living:
-            await publisher.confirm()
-            await engine.force_off(user)

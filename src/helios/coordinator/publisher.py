@@ -101,27 +101,30 @@ class Publisher:
             self._published = asyncio.Event()
             return following
 
+    async def until(self, holds: Callable[[Topology], bool]) -> None:
+        """Return when that holds of the topology."""
+        while not holds(self.topology):
+            await self._published.wait()
+
     async def unfenced(self) -> None:
         """Return when no shard is being failed over: until then nothing moves."""
-        while self.topology.fenced_shards:
-            await self._published.wait()
+        await self.until(lambda topology: not topology.fenced_shards)
 
     async def fenced(self, shard_id: str) -> None:
         """Return when routers are told to hold every command of the shard."""
-        while shard_id not in self.topology.fenced_shards:
-            await self._published.wait()
+        await self.until(lambda topology: shard_id in topology.fenced_shards)
 
     async def led_by(self, shard_id: str, member_id: str) -> None:
         """Return when that member leads the shard."""
-        while not any(shard.id == shard_id and shard.leader == member_id for shard in self.topology.shards):
-            await self._published.wait()
+        await self.until(lambda now: any(one.id == shard_id and one.leader == member_id for one in now.shards))
 
     async def vacated(self, node_id: str) -> None:
         """Return when a node carries members of no shard but its own."""
-        while any(
-            member.node == node_id for shard in self.topology.shards if shard.id != node_id for member in shard.servers
-        ):
-            await self._published.wait()
+        await self.until(
+            lambda topology: all(
+                member.node != node_id for shard in topology.shards if shard.id != node_id for member in shard.servers
+            )
+        )
 
     async def write(
         self,
@@ -150,8 +153,11 @@ class Publisher:
         """For ever: remove what earlier topologies were stored as. Raises StoreError."""
         while True:
             await asyncio.sleep(_TIDY_S)
+            published = self._published
             if not self.topology.fences:  # clients wait for the next publication
                 await self.tidy()
+                if not self._objects.unnamed:
+                    await published.wait()
 
     async def tidy(self) -> None:
         """Remove what no topology has named for long enough that every reader has seen a later one."""

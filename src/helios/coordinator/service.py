@@ -76,9 +76,7 @@ class Coordinator:
                 tasks.create_task(publisher.keep_tidy())
                 tasks.create_task(Maintenance(publisher, self._clock).run())
                 tasks.create_task(Departures(publisher, access, self._clock).run())
-                tasks.create_task(
-                    Watch(publisher, access, self._clock, lambda: context.settings, term.note, context.refusing).run()
-                )
+                tasks.create_task(Watch(context, term.note).run())
         finally:
             # Whoever comes next need not wait for the lease to run out.
             try:

@@ -35,4 +35,5 @@ class TermContext:
         self.rate = RateLimit(clock, lambda: self.settings.sharding.migration_rate)
         self.bandwidth = RateLimit(clock, lambda: self.settings.sharding.migration_bandwidth)
         self.refusing: set[str] = set()  # members whose servers take no writes, by their own word
+        self.counted: dict[str, int] = {}  # by leader: how many keys its server held at the last look
         self.sessions = Sessions(publisher, clock, lambda: self.settings.router.session_ttl)

@@ -22,6 +22,11 @@ class TopologyObjects:
         self._unnamed: dict[str, float] = {}  # by digest: since when no topology names it
         self._base = ""
 
+    @property
+    def unnamed(self) -> bool:
+        """Whether any are there that no topology has named for a while, and that are to go."""
+        return bool(self._unnamed)
+
     async def look(self) -> None:
         """Read which objects there are. Raises StoreError."""
         for entry in (await self._store.list(OBJECTS)).entries:
