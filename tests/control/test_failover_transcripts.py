@@ -1,7 +1,7 @@
 """Transcripts of failovers: each event as it comes in and, indented, what the control does about it.
 
 A transcript names the members first, the old leader before all others, and the terms, the latest first, each as
-history@begin; then who is to lead, if the leader hands over.
+history@begin; then who is to lead, if the leader hands over, and which members are on external servers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,18 @@ class Performer:
     """Stands where the coordinator stands, and does nothing."""
 
     def __init__(self, line: str) -> None:
-        members, _, rest = line.partition("; terms: ")
-        terms, _, successor = rest.partition("; successor: ")
-        names = members.split(", ")
-        lineage = tuple(map(_term, terms.split(", ")))
-        self._begun = FailoverState("shard", names[0], (frozenset(names),), lineage, preferred=successor)
+        members, *others = line.split("; ")
+        names, said = members.split(", "), dict(other.split(": ") for other in others)
+        lineage = tuple(map(_term, said["terms"].split(", ")))
+        external = frozenset(said.get("external", "").split(", ")) - {""}
+        self._begun = FailoverState(
+            "shard",
+            names[0],
+            (frozenset(names),),
+            lineage,
+            preferred=said.get("successor", ""),
+            external=external,
+        )
         self._state = self._begun
 
     def feed(self, line: str) -> list[str]:
@@ -68,6 +75,8 @@ def _event(line: str) -> Event:
             return control.Promoted(member, detail)
         case "loss accepted":
             return control.LossAccepted(member)
+        case "answered":
+            return control.Answered(stands=member == "it leads")
     raise AssertionError(f"no such event: {line}")
 
 
@@ -84,6 +93,10 @@ def _shown(effect: Effect) -> str:
             return f"publish that {member} leads{' alone' * alone}; terms: {terms}"
         case control.Follow(member, leader):
             return f"have {member} follow {leader}"
+        case control.Ask(leader):
+            return f"ask {leader} whether it leads still"
+        case control.LiftFence(shard):
+            return f"lift the fence of {shard}"
 
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)

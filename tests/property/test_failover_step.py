@@ -1,5 +1,7 @@
 """Failovers of a shard whose members lag, die, lose their ends and come back: what was acknowledged stays.
 
+The first leader may be external: it comes back as a leader, with as much as it likes, and nobody can follow it then.
+
 Each life is drawn from a seed. Faults put into the control are found by it, so that it is known to look.
 """
 
@@ -14,6 +16,8 @@ import pytest
 
 from helios.control import failover
 from helios.control.failover import (
+    Answered,
+    Ask,
     Begun,
     Detach,
     Detached,
@@ -22,6 +26,7 @@ from helios.control.failover import (
     Failed,
     FailoverState,
     Follow,
+    LiftFence,
     Position,
     Promote,
     Promoted,
@@ -53,8 +58,10 @@ class Server:
 class Life:
     """One shard, its clients, its faults, and a coordinator that performs what the control decides."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, external: bool = False) -> None:
         self.random = Random(seed)
+        self.external = frozenset(["m0"] if external else [])
+        self.lifted = 0
         names = [f"m{number}" for number in range(self.random.choice((2, 3, 3, 4, 5)))]
         self.servers = {name: Server(follows="m0" if name != "m0" else "") for name in names}
         self.leader = "m0"
@@ -125,9 +132,22 @@ class Life:
         server = self.random.choice(list(self.servers.values()))
         if server.up and sum(s.up for s in self.servers.values()) > self.majority - 1:
             server.up = False
+            if server is self.servers["m0"] and self.external:
+                self.die_outside(server)
+                return
             # Of the end that was not on its disk, some is gone; and no position survives a restart.
             server.log = server.log[: max(0, len(server.log) - self.random.choice((0, 0, 1, 3)))]
             server.history, server.before = "", None
+
+    def die_outside(self, server: Server) -> None:
+        """It takes the logins of its followers with it, comes back as it likes, and may tell a position of before."""
+        server.log = server.log[: self.random.choice((0, len(server.log) // 2, len(server.log)))]
+        self.histories += 1
+        server.before = Position(server.history, len(server.log))
+        server.history, server.follows = f"x{self.histories}", ""
+        for other in self.servers.values():
+            if other.follows == "m0":
+                other.follows = "nobody"
 
     def come_back(self) -> None:
         for server in self.servers.values():
@@ -145,7 +165,7 @@ class Life:
     def fail_over(self) -> None:
         if self.state is None:
             members = frozenset(self.servers)
-            self.state = FailoverState("shard", self.leader, (members,), self.lineage)
+            self.state = FailoverState("shard", self.leader, (members,), self.lineage, external=self.external)
             self.feed(Begun())
 
     def replace(self) -> None:
@@ -153,7 +173,9 @@ class Life:
         if self.state is not None:
             fenced = self.state.stage is not Stage.FENCING
             self.todo.clear()
-            self.state = FailoverState("shard", self.leader, self.state.memberships, self.lineage)
+            self.state = FailoverState(
+                "shard", self.leader, self.state.memberships, self.lineage, external=self.external
+            )
             self.feed(Begun(fenced))
 
     def feed(self, event: Event) -> None:
@@ -176,10 +198,29 @@ class Life:
                 self.publish(member, lineage)
             case Follow(member, leader):
                 self.follow(member, leader)
+            case Ask(leader):
+                self.ask(leader)
+            case LiftFence():
+                self.lift_fence()
+
+    def ask(self, leader: str) -> None:
+        server = self.servers[leader]
+        if server.up and server.reached:
+            self.feed(Answered(stands=server.history == self.lineage[0].history))
+        else:
+            self.todo.append(Ask(leader))
+
+    def lift_fence(self) -> None:
+        self.lifted += 1
+        self.feed(Published())
+        self.state = None
+        self.todo = [Follow(member, self.leader) for member in self.servers if member != self.leader]
 
     def follow(self, member: str, leader: str) -> None:
         if leader != self.leader or self.state is not None:
             return  # somebody else leads by now, or will
+        if leader in self.external and self.servers[leader].history != self.lineage[0].history:
+            return
         if self.servers[member].up and self.servers[member].reached:
             self.servers[member].follows = leader
         else:
@@ -212,6 +253,7 @@ class Life:
     def publish(self, member: str, lineage: tuple[Term, ...]) -> None:
         assert self.state is not None
         server = self.servers[member]
+        assert member not in self.external
         if self.state.lossy:
             self.acknowledged &= set(server.log)
         elif server.history == lineage[0].history:
@@ -234,6 +276,18 @@ def test_what_was_acknowledged_stays() -> None:
         failovers += life.failovers
         writes += len(life.acknowledged)
     assert failovers > LIVES
+    assert writes > LIVES
+
+
+def test_what_an_external_leader_had_acknowledged_stays_when_it_comes_back_with_less() -> None:
+    failovers = lifted = writes = 0
+    for seed in range(LIVES):
+        life = Life(seed, external=True)
+        life.run()
+        failovers, lifted = failovers + life.failovers, lifted + life.lifted
+        writes += len(life.acknowledged)
+    assert failovers > LIVES // 2
+    assert lifted > LIVES // 10
     assert writes > LIVES
 
 
@@ -291,3 +345,27 @@ def test_a_planted_fault_is_found(
     with plant(monkeypatch), pytest.raises(AssertionError, match="leads without"):  # type: ignore[attr-defined]
         for seed in range(MAX_LIVES):
             Life(seed).run()
+
+
+@contextmanager
+def external_servers_vote(patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take what an external server has for what it had."""
+    patch.setattr(FailoverState, "voters", property(lambda state: state.members))
+    yield
+
+
+@contextmanager
+def one_that_was_restarted_is_enough(patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Promote a member without a position where an external leader is over, though there are others."""
+    missing = FailoverState.missing.fget  # type: ignore[attr-defined]
+    patch.setattr(FailoverState, "missing", property(lambda state: 0 if state.over else missing(state)))
+    yield
+
+
+@pytest.mark.parametrize("plant", [external_servers_vote, one_that_was_restarted_is_enough])
+def test_a_fault_planted_about_external_leaders_is_found(
+    plant: Callable[[pytest.MonkeyPatch], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with plant(monkeypatch), pytest.raises(AssertionError):  # type: ignore[attr-defined]
+        for seed in range(MAX_LIVES):
+            Life(seed, external=True).run()

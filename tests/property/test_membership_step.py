@@ -24,6 +24,7 @@ from helios.control.replicas import (
     HandOver,
     Lead,
     Look,
+    Seal,
     Settle,
     Sight,
     decide,
@@ -53,6 +54,7 @@ class Server:
     follows: str = "nobody"
     up: bool = True
     reached: bool = True  # by the coordinator
+    linked: bool = True  # with whom it follows
 
 
 @dataclass
@@ -67,8 +69,11 @@ class Router:
 class Life:
     """One shard, its servers, its routers, its faults, and a coordinator that performs what the control decides."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, external: bool = False) -> None:
         self.random = Random(seed)
+        self.external = frozenset(["a.0"] if external else [])
+        self.sealed: set[str] = set()
+        self.let_in: set[str] = set()
         self.topology = cluster("a", "b")
         founder = self.shard.leading
         members = [founder, *(Member(f"a@{node}", node, Address(node, 1)) for node in NODES[1:])]
@@ -84,7 +89,7 @@ class Life:
         self.settling = False
         self.looking: Generator[None, None, None] | None = None
         self.since: tuple[object, int] = (None, 0)
-        self.done: dict[type[Decision], int] = {}
+        self.done: dict[type[Decision | failover.Effect], int] = {}
 
     @property
     def shard(self) -> Shard:
@@ -114,6 +119,8 @@ class Life:
         leader = self.servers.get(server.follows)
         if leader is None or leader is server or leader.follows != "" or not (server.up and leader.up):
             return
+        if not server.linked:
+            return
         if server.history and server.log == leader.log[: len(server.log)]:
             server.log = leader.log[: self.random.randint(len(server.log), len(leader.log))]
         else:
@@ -132,7 +139,7 @@ class Life:
         attached = {
             name: server
             for name, server in self.servers.items()
-            if server.up and server.follows == shard.leader and server.history == leader.history
+            if server.up and server.follows == shard.leader and server.history == leader.history and server.linked
         }
         for write in set(leader.log) - self.acknowledged:
             holders = {shard.leader} | {name for name, server in attached.items() if write in server.log}
@@ -159,10 +166,23 @@ class Life:
         counted = frozenset().union(*self.shard.memberships)
         if server.up and sum(self.servers[name].up for name in counted) > len(counted) // 2:
             server.up = False
+            if server.member.id in self.external:
+                self.die_outside(server, alone=len(counted) == 1)
+                return
             if len(counted) > 1 or server.member.id not in counted:
                 # Of the end that was not on its disk, some is gone; and no position survives a restart.
                 server.log = server.log[: max(0, len(server.log) - self.random.choice((0, 0, 1, 3)))]
             server.history, server.before, server.follows = "", None, "nobody"
+
+    def die_outside(self, server: Server, *, alone: bool) -> None:
+        """It comes back as a leader, with what it likes. Nobody who counts follows it by itself then."""
+        if not alone:
+            server.log = server.log[: self.random.choice((0, len(server.log) // 2, len(server.log)))]
+        self.lead_alone(server)
+        counted = frozenset().union(*self.shard.memberships)
+        for name, other in self.servers.items():
+            if other.follows == server.member.id and (name in self.sealed or name in counted):
+                other.linked = False
 
     def come_back(self) -> None:
         for name, server in self.servers.items():
@@ -170,7 +190,7 @@ class Life:
                 server.up = True
                 # Its agent may have read the topology a while ago.
                 shard = self.random.choice([self.shard, self.shard, self.random.choice(self.routers).shard])
-                if frozenset().union(*shard.memberships) == {name}:
+                if name not in self.external and frozenset().union(*shard.memberships) == {name}:
                     self.lead_alone(server)
 
     def cut(self) -> None:
@@ -187,7 +207,9 @@ class Life:
         """Some of those that are attached have all for a moment."""
         for server in self.random.sample(list(self.servers.values()), 2):
             leader = self.servers.get(server.follows)
-            if leader is not None and server.up and leader.up and leader.follows == "" and leader is not server:
+            if leader is None or not server.linked:
+                continue
+            if server.up and leader.up and leader.follows == "" and leader is not server:
                 server.log, server.history, server.before = list(leader.log), leader.history, None
 
     # The coordinator
@@ -195,6 +217,7 @@ class Life:
     def replace(self) -> None:
         """Another coordinator takes over, which knows the topology and nothing else."""
         self.looking, self.state, self.since, self.settling = None, None, (None, 0), False
+        self.sealed, self.let_in = set(), set()
         self.todo.clear()
         if "a" in self.topology.fenced_shards:
             self.fail_over()
@@ -205,7 +228,7 @@ class Life:
             return None
         leader = self.servers.get(server.follows)
         address = None if leader is None else leader.member.address
-        in_sync = leader is not None and server.history == leader.history
+        in_sync = leader is not None and server.history == leader.history and server.linked
         return Sight(server.follows == "", server.history, len(server.log), address, in_sync)
 
     def look(self) -> None:
@@ -230,13 +253,28 @@ class Life:
             if member.id != shard.leader:
                 sights[member.id] = self.sees(member.id)
         yield
-        wanted = tuple(self.servers[name].member for name in sorted(self.wanted))
+        left = self.external - {shard.leader}
+        wanted = tuple(self.servers[name].member for name in sorted((self.wanted | self.external) - left))
+        free = {name for name, sight in sights.items() if sight is not None and sight.leader is None}
+        self.sealed, self.let_in = self.sealed - free, self.let_in - free
         seen = {name: sight for name, sight in sights.items() if sight is not None}
         unseen = sights.keys() - seen.keys()
         # Nobody is told that a server is gone only when it is.
         gone = unseen | {name for name in sights if self.random.random() < 0.08}
         absent = {name for name in unseen if not self.servers[name].up and name not in self.wanted}
-        for decision in decide(Look(shard, wanted, seen, known, gone=gone, absent=absent, least=LEAST)):
+        look = Look(
+            shard,
+            wanted,
+            seen,
+            known,
+            gone=gone,
+            absent=absent,
+            least=LEAST,
+            external=self.external,
+            sealed=set(self.sealed),
+            let_in=set(self.let_in),
+        )
+        for decision in decide(look):
             yield
             self.decided(shard, decision)
 
@@ -247,11 +285,11 @@ class Life:
             case HandOver(member):
                 self.fail_over(member.id)
             case Follow(member):
-                server = self.servers[member.id]
-                if server.up and server.reached and self.state is None:
-                    server.follows = shard.leader
-                    if server.before is not None:
-                        server.before = None
+                self.follow(shard, self.servers[member.id])
+            case Seal(member):
+                if self.servers[member.id].up and self.servers[member.id].reached:
+                    self.let_in.discard(member.id)
+                    self.sealed.add(member.id)
             case Lead():
                 pass  # no server of this model is alone and detached
             case Detach(member):
@@ -265,12 +303,30 @@ class Life:
                     return
         self.done[type(decision)] = self.done.get(type(decision), 0) + 1
 
+    def follow(self, shard: Shard, server: Server) -> None:
+        if not (server.up and server.reached and self.state is None):
+            return
+        leader, name = self.servers[shard.leader], server.member.id
+        if shard.leader in self.external:
+            self.sealed.discard(name)
+            if not leader.up or (len(shard.members) > 1 and leader.history != shard.lineage[0].history):
+                return
+            self.let_in.add(name)
+        server.follows, server.before, server.linked = shard.leader, None, True
+
     def publish(self, topology: Topology) -> None:
         self.topology = replace(topology, epoch=self.topology.epoch + 1)
 
     def fail_over(self, preferred: str = "") -> None:
         shard = self.shard
-        self.state = FailoverState("a", shard.leader, shard.memberships, shard.lineage, preferred=preferred)
+        self.state = FailoverState(
+            "a",
+            shard.leader,
+            shard.memberships,
+            shard.lineage,
+            preferred=preferred,
+            external=self.external & frozenset(member.id for member in shard.servers),
+        )
         self.feed(failover.Begun("a" in self.topology.fenced_shards))
 
     def feed(self, event: failover.Event) -> None:
@@ -306,6 +362,19 @@ class Life:
                 self.promote(member, position)
             case failover.PublishLeader() as chosen:
                 self.lead(chosen)
+            case failover.Ask(leader):
+                self.ask(leader)
+            case failover.LiftFence():
+                self.publish(replace(self.topology, fenced_shards=frozenset()))
+                self.state, self.todo = None, []
+                self.done[failover.LiftFence] = self.done.get(failover.LiftFence, 0) + 1
+
+    def ask(self, leader: str) -> None:
+        server = self.servers[leader]
+        if server.up and server.reached:
+            self.feed(failover.Answered(stands=server.history == self.shard.lineage[0].history))
+        else:
+            self.todo.append(failover.Ask(leader))
 
     def position(self, server: Server) -> Position:
         return server.before or Position(server.history, len(server.log))
@@ -333,6 +402,7 @@ class Life:
     def lead(self, chosen: failover.PublishLeader) -> None:
         assert self.state is not None
         server = self.servers[chosen.member]
+        assert chosen.member not in self.external
         if self.state.lossy:
             self.acknowledged &= set(server.log)
         elif server.history == chosen.lineage[0].history:
@@ -347,7 +417,7 @@ class Life:
 
 
 def test_what_was_acknowledged_stays() -> None:
-    done: dict[type[Decision], int] = {}
+    done: dict[type[Decision | failover.Effect], int] = {}
     writes = 0
     for seed in range(LIVES):
         life = Life(seed)
@@ -357,6 +427,20 @@ def test_what_was_acknowledged_stays() -> None:
             done[kind] = done.get(kind, 0) + times
     assert writes > LIVES
     for kind in (FailOver, HandOver, Admit, replicas.Dismiss, Settle, Follow, Detach, replicas.Forget):
+        assert done.get(kind, 0) > LIVES // 4, (kind, done)
+
+
+def test_what_an_external_leader_had_acknowledged_stays_when_it_comes_back_with_less() -> None:
+    done: dict[type[Decision | failover.Effect], int] = {}
+    writes = 0
+    for seed in range(LIVES):
+        life = Life(seed, external=True)
+        life.run()
+        writes += len(life.acknowledged)
+        for kind, times in life.done.items():
+            done[kind] = done.get(kind, 0) + times
+    assert writes > LIVES
+    for kind in (FailOver, Admit, replicas.Dismiss, Settle, Follow, Seal, replicas.Forget):
         assert done.get(kind, 0) > LIVES // 4, (kind, done)
 
 

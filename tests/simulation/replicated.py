@@ -14,7 +14,7 @@ from tests.simulation.servers import SimServer
 from tests.simulation.terms import Terms
 from tests.simulation.world import World, agent_records, members_of
 
-from helios.coordinator.replicas import wishes_of
+from helios.control.wishes import wishes_of
 from helios.model.ids import Address, founder_id, replica_id, shard_of_replica
 from helios.model.sections import Reads, ReplicationSettings
 from helios.model.topology import Node, Shard

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from helios.admin.reports import places
-from helios.admin.shards import shard_views, under_replicated
+from helios.admin.shards import replaced_servers, shard_views, under_replicated
 from helios.admin.views import CopyView, PlaceView
 from helios.errors import EngineUnreachable
 from helios.model.ids import Address
@@ -103,11 +103,12 @@ def test_a_key_is_where_its_shard_has_members_and_first_where_it_leads() -> None
     assert places(TOPOLOGY, "unknown") == ()
 
 
-def test_a_shard_of_an_external_node_says_that_it_gets_no_copies() -> None:
-    member = Member("s.0", "s", Address("s", 7000))
+def test_an_external_server_that_a_copy_has_replaced_is_told_of_with_what_to_do() -> None:
+    copy, own = Member("s@a", "a", Address("a", 7001)), Member("s.0", "s", Address("s", 7000))
     topology = replace(TOPOLOGY, nodes=(*NODES, Node("s", Address("s", 7000), NodeKind.EXTERNAL)))
-    topology = replace(topology, shards=(Shard("s", member.id, (member,)),))
-    assert under_replicated(topology, THREE) == [
-        "s is under-replicated: it has 1 of 3 copies, since keys on an external node have one: `drain s` gives them to "
-        "nodes whose keys have more"
-    ]
+    led = replace(topology, shards=(Shard("s", own.id, (own, copy)),))
+    assert replaced_servers(led) == {}
+    replaced = replace(topology, shards=(Shard("s", copy.id, (copy,)),))
+    assert list(replaced_servers(replaced)) == ["s"]
+    assert replaced_servers(replaced)["s"].startswith("a leads what it had")
+    assert "`removenode s`" in replaced_servers(replaced)["s"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from helios.access.request_context import may
 from helios.access.rights import HIDDEN, Need
-from helios.admin.shards import copies_of, missing_copies
+from helios.admin.shards import copies_of, missing_copies, replaced_servers
 from helios.admin.views import Finding
 from helios.errors import EngineDenied, EngineError
 from helios.model.migration import Change, Migration, MigrationStatus
@@ -20,11 +20,13 @@ from helios.ports.records import (
     CHANGES,
     COORDINATOR,
     MIGRATIONS,
+    REPLICAS,
     RUNNING,
     SESSIONS,
     STRAY_SCRIPTS,
     AgentRecord,
     CoordinatorRecord,
+    ReplicasRecord,
     StrayScript,
     list_records,
     read_record,
@@ -53,8 +55,10 @@ async def findings(
                 found.append(Finding("unreachable", shard.id, 1, str(error)))
         for shard_id, engine in engines.items():
             found += await _keys(shard_id, engine, engines, routes)
+        wishes = await list_records(store, ReplicasRecord, REPLICAS)
+        refused = {wish.value.shard: wish.value.refused for wish in wishes}
         for shard in topology.shards:
-            found += _replicas(topology, shard, settings)
+            found += _replicas(shard, settings, refused.get(shard.id, ""))
             if shard.id in engines:
                 engine = engines[shard.id]
                 found += await (
@@ -63,6 +67,7 @@ async def findings(
     finally:
         for engine in engines.values():
             await engine.close()
+    found += [Finding("replaced_server", node, 1, what) for node, what in replaced_servers(topology).items()]
     found += await _stray_scripts(store)
     found += await _silent(topology, store, clock, settings)
     found += await _abandoned(store)
@@ -107,11 +112,12 @@ def _names(keys: Sequence[bytes]) -> str:
     return f"{shown}, …" if len(keys) > _NAMED else shown
 
 
-def _replicas(topology: Topology, shard: Shard, settings: ClusterSettings) -> list[Finding]:
+def _replicas(shard: Shard, settings: ClusterSettings, refused: str) -> list[Finding]:
     missing = missing_copies(shard, settings)
     if not missing:
         return []
-    return [Finding("under_replicated", shard.id, missing, f"it has {copies_of(topology, shard, settings)}")]
+    why = f", since {refused}" if refused else ""
+    return [Finding("under_replicated", shard.id, missing, f"it has {copies_of(shard, settings)}{why}")]
 
 
 def _supervised(topology: Topology, shard: Shard) -> bool:

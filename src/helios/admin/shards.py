@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from helios.admin.views import CopyView, ShardView
+from helios.control.wishes import is_external
 from helios.errors import EngineError
 from helios.model.settings import ClusterSettings
-from helios.model.topology import Member, NodeKind, Shard, Topology
+from helios.model.topology import Member, Shard, Topology
 from helios.ports.engine import Connector, Follower, Replication
 
 _LOOK_S = 2.0
@@ -27,21 +28,28 @@ def missing_copies(shard: Shard, settings: ClusterSettings) -> int:
 def under_replicated(topology: Topology, settings: ClusterSettings) -> list[str]:
     """The shards that lack copies, a sentence each."""
     return [
-        f"{shard.id} is under-replicated: it has {copies_of(topology, shard, settings)}"
+        f"{shard.id} is under-replicated: it has {copies_of(shard, settings)}"
         for shard in topology.shards
         if missing_copies(shard, settings)
     ]
 
 
-def copies_of(topology: Topology, shard: Shard, settings: ClusterSettings) -> str:
-    """How many copies a shard has of how many, and why, where that will not change by itself."""
-    said = f"{len(shard.members)} of {settings.sharding.replication_factor} copies"
-    node = topology.node(shard.id)
-    if node is None or node.kind is not NodeKind.EXTERNAL:
-        return said
-    return (
-        f"{said}, since keys on an external node have one: `drain {node.id}` gives them to nodes whose keys have more"
-    )
+def replaced_servers(topology: Topology) -> dict[str, str]:
+    """The external nodes whose keys another leads, and what is to be done about each."""
+    found: dict[str, str] = {}
+    for shard in topology.shards:
+        if is_external(topology, shard.id) and shard.leading.node != shard.id:
+            found[shard.id] = (
+                f"{shard.leading.node} leads what it had, and its own server is left out, whatever that has: "
+                f"`removenode {shard.id}` gives the keys to the other nodes; after that `addnode --flush` takes the "
+                "server in again"
+            )
+    return found
+
+
+def copies_of(shard: Shard, settings: ClusterSettings) -> str:
+    """How many copies a shard has of how many."""
+    return f"{len(shard.members)} of {settings.sharding.replication_factor} copies"
 
 
 async def _look(shard: Shard, connector: Connector) -> Replication | None:

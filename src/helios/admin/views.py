@@ -354,7 +354,8 @@ class Finding:
     """Something that a check found; `node` is empty where it concerns the whole cluster.
 
     `kind` is stray, double, stray_script (that has written keys of other nodes), orphaned_user, under_replicated,
-    unreachable, silent_node, direct_client (of an external server, past Helios) or abandoned_migration.
+    unreachable, silent_node, direct_client (of an external server, past Helios), replaced_server (an external one
+    whose keys a copy leads) or abandoned_migration.
     """
 
     kind: str

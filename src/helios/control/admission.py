@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 
+from helios.control.wishes import is_external
 from helios.errors import HeliosError, InvalidInput, NotFound, Refused
 from helios.model.migration import Change, ChangeKind
 from helios.model.topology import ANY, Member, Node, NodeKind, NodeState, Placement, Shard, Topology, with_numbers
@@ -80,6 +81,11 @@ def promoted(topology: Topology, change: Change) -> tuple[Shard, Member]:
     if topology.node(change.node) is None:
         raise NotFound(f"there is no node {change.node!r}; the nodes are {_names(topology)}")
     counted = {member.id: member for member in (*shard.outgoing, *shard.members)}
+    if is_external(topology, change.node) and shard.leading.node != change.node:
+        raise Refused(
+            f"{change.node} is external, and does not lead again what another leads by now: Helios does not start its "
+            "server, so nobody knows what it has lost"
+        )
     for member in counted.values():
         if member.node == change.node:
             return shard, member

@@ -6,6 +6,10 @@ the most advanced of these has all that was acknowledged, and is promoted. Posit
 a member that has lost its own (it was restarted, or never synced) is detached, but counts for nothing. The store's
 compare-and-set alone makes a leader; until then anything may be done again, by a successor, too.
 
+Members on external servers have no vote, for Helios does not start them: one that comes back may lead with less than
+it had, or nothing. They are told nothing and never chosen. But one that led, and leads in its term still, has lost
+nothing: where it cannot be replaced without loss it goes on.
+
 STAGES says how a failover goes on; tests/control/failover has transcripts.
 """
 
@@ -47,7 +51,8 @@ class FailoverState:
     `memberships` are the sets of members that may acknowledge: two while some router may still count by the one
     before. `lineage` are the shard's terms, the latest first. `chosen` is promoted, or to be; `lossy` tells that it may
     lack acknowledged writes. `preferred` is a member that was seen to have all, when nothing was under way behind the
-    fence any more: it is to lead then, if it can.
+    fence any more: it is to lead then, if it can. `external` are the members on servers that Helios does not start;
+    `asked` tells that the leader is one of them and is asked whether it goes on, and `over` that it cannot.
     """
 
     shard: str
@@ -62,11 +67,24 @@ class FailoverState:
     lossy: bool = False
     accepted: str = ""
     preferred: str = ""
+    external: frozenset[str] = frozenset()
+    asked: bool = False
+    over: bool = False
 
     @property
     def members(self) -> frozenset[str]:
         """Every member of either membership, the old leader included."""
         return frozenset().union(*self.memberships)
+
+    @property
+    def voters(self) -> frozenset[str]:
+        """Every member whose word counts."""
+        return self.members - self.external
+
+    @property
+    def answered(self) -> frozenset[str]:
+        """The members that were detached, or could not be."""
+        return frozenset(self.detached.keys() | self.failures.keys())
 
     @property
     def comparable(self) -> frozenset[str]:
@@ -126,7 +144,14 @@ class LossAccepted:
     member: str
 
 
-Event = Begun | Published | Detached | Failed | Promoted | LossAccepted
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The external leader was asked: it leads in its term still, or, without `stands`, was restarted."""
+
+    stands: bool
+
+
+Event = Begun | Published | Detached | Failed | Promoted | LossAccepted | Answered
 
 # Effects
 
@@ -175,12 +200,26 @@ class Follow:
     leader: str
 
 
-Effect = PublishFence | Detach | Promote | PublishLeader | Follow
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask the external leader, until it answers, whether it leads in its term still; then report Answered."""
+
+    leader: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiftFence:
+    """Have the leader go on in its term, as if nothing had been, then report Published."""
+
+    shard: str
+
+
+Effect = PublishFence | Detach | Promote | PublishLeader | Follow | Ask | LiftFence
 
 # The stage after an event or effect, by the stage before; what is not named here changes nothing.
 STAGES: Mapping[Stage, Mapping[type[Event | Effect], Stage]] = {
     Stage.FENCING: {Published: Stage.DETACHING},
-    Stage.DETACHING: {Promote: Stage.PROMOTING},
+    Stage.DETACHING: {Promote: Stage.PROMOTING, LiftFence: Stage.PUBLISHING},
     Stage.PROMOTING: {Promoted: Stage.PUBLISHING, Failed: Stage.DETACHING},
     Stage.PUBLISHING: {Published: Stage.DONE},
     Stage.DONE: {},
@@ -197,7 +236,8 @@ def step(state: FailoverState, event: Event) -> tuple[FailoverState, tuple[Effec
         case Published() if state.stage is Stage.FENCING:
             return _detach_all(_staged(state, Published))
         case Published() if state.stage is Stage.PUBLISHING:
-            others = sorted(state.members - {state.chosen})
+            # Who follows a leader that goes on, whoever cares for the members will see.
+            others = sorted(state.voters - {state.chosen}) if state.chosen else ()
             return _staged(state, Published), tuple(Follow(member, state.chosen) for member in others)
         case Detached(member, position) if state.stage is not Stage.DONE:
             return _choose(replace(state, detached={**state.detached, member: position}))
@@ -206,8 +246,10 @@ def step(state: FailoverState, event: Event) -> tuple[FailoverState, tuple[Effec
         case Promoted(member, history) if state.stage is Stage.PROMOTING and member == state.chosen:
             alone = state.lossy and member == state.accepted
             return _staged(state, Promoted), (PublishLeader(member, _lineage(state, history), alone),)
-        case LossAccepted(member) if member in state.members:
+        case LossAccepted(member) if member in state.voters:
             return _choose(replace(state, accepted=member))
+        case Answered(stands):
+            return _answered(state, stands=stands)
     return state, ()
 
 
@@ -217,7 +259,7 @@ def _staged(state: FailoverState, cause: type[Event | Effect]) -> FailoverState:
 
 def _detach_all(state: FailoverState) -> tuple[FailoverState, tuple[Effect, ...]]:
     # The old leader is among them: where it answers, it stops taking writes, and waits to be told whom to follow.
-    return state, tuple(Detach(member) for member in sorted(state.members))
+    return state, tuple(Detach(member) for member in sorted(state.voters))
 
 
 def _failed(state: FailoverState, member: str) -> tuple[FailoverState, tuple[Effect, ...]]:
@@ -236,29 +278,43 @@ def _choose(state: FailoverState) -> tuple[FailoverState, tuple[Effect, ...]]:
     if state.stage is not Stage.DETACHING:
         return state, ()
     chosen, lossy = _candidate(state)
-    if not chosen:
-        return state, ()
-    return replace(_staged(state, Promote), chosen=chosen, lossy=lossy), (Promote(chosen, state.detached[chosen]),)
+    if chosen:
+        return replace(_staged(state, Promote), chosen=chosen, lossy=lossy), (Promote(chosen, state.detached[chosen]),)
+    if state.leader in state.external and not state.asked and state.answered >= state.voters:
+        return replace(state, asked=True), (Ask(state.leader),)
+    return state, ()
+
+
+def _answered(state: FailoverState, *, stands: bool) -> tuple[FailoverState, tuple[Effect, ...]]:
+    """What the external leader has said; where others can be chosen by now it is of no importance."""
+    if not stands:
+        return _choose(replace(state, over=True))
+    if state.stage is not Stage.DETACHING:
+        return replace(state, asked=False), ()
+    return _staged(state, LiftFence), (LiftFence(state.shard),)
 
 
 def _candidate(state: FailoverState) -> tuple[str, bool]:
     """Who is to lead, "" while nobody can, and whether it may lack what was acknowledged."""
     if state.preferred in state.comparable and (state.missing == 0 or not state.quorum):
         return state.preferred, False
-    if state.preferred and state.preferred not in state.detached.keys() | state.failures.keys():
+    if state.preferred and state.preferred not in state.answered:
         return "", False
     best = min(state.comparable, key=lambda member: _behind(state, member), default="")
     if state.quorum and state.missing == 0:
         return best, False
-    answered = state.detached.keys() | state.failures.keys()
-    if state.accepted in state.detached and answered >= state.members:
+    if state.accepted in state.detached and state.answered >= state.voters:
         return state.accepted, True  # no sooner: the others may make a loss needless
-    if not state.quorum and best and answered >= state.members - {state.leader}:
+    if not state.quorum and best and state.answered >= state.voters - {state.leader}:
         return best, True
     # All were restarted, and no position is left to compare. The old leader had everything, but for what it
-    # had not yet written to its disk; of so many deaths at once nobody promises more.
-    if state.detached.keys() >= state.members:
-        return state.leader, True
+    # had not yet written to its disk; of so many deaths at once nobody promises more. The only replica of an external
+    # leader had as much; of several a person has to choose.
+    if state.detached.keys() >= state.voters:
+        if state.leader in state.voters:
+            return state.leader, True
+        if state.over and len(state.voters) == 1:
+            return min(state.voters), True
     return "", False
 
 

@@ -38,6 +38,11 @@ class Look:
     shard as it stands before the look began. Of those that did not answer, `gone` have been silent for too long, `dead`
     have no process, and `absent` have been given up by their agents. It never shrinks below `least` members because
     some are gone. `successors` are those that are to lead, the best first; none where whoever leads may.
+
+    `external` are on servers that Helios does not start. Such a one follows nobody, and counts no more once another
+    leads. Where it leads, what follows it knows a login only until it has come in: of those that did, `sealed` know
+    none any more, and `let_in` know one still. A server that is restarted in its place, perhaps empty, has no followers
+    then that would empty themselves after it.
     """
 
     shard: Shard
@@ -49,6 +54,14 @@ class Look:
     absent: Collection[str] = ()
     least: int = 1
     successors: tuple[str, ...] = ()
+    external: Collection[str] = ()
+    sealed: Collection[str] = ()
+    let_in: Collection[str] = ()
+
+    @property
+    def led_from_outside(self) -> bool:
+        """Whether the shard is led by a server that Helios does not start."""
+        return self.shard.leader in self.external
 
 
 # Decisions
@@ -78,6 +91,13 @@ class Lead:
 @dataclass(frozen=True, slots=True)
 class Follow:
     """Make the member follow the leader."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Have the member forget how it logs in to the leader: it follows as long as its connection lasts."""
 
     member: Member
 
@@ -156,7 +176,7 @@ class Forget:
 
 
 Mutation = Enlist | Admit | Dismiss | Settle | Forget
-Decision = FailOver | HandOver | Lead | Follow | Detach | Mutation
+Decision = FailOver | HandOver | Lead | Follow | Seal | Detach | Mutation
 
 
 def decide(look: Look) -> tuple[Decision, ...]:
@@ -224,7 +244,9 @@ def with_shard(topology: Topology, shard_id: str, change: Callable[[Shard], Shar
 def _leads_nobody(look: Look) -> bool:
     """Whether the shard's only member takes no writes."""
     shard, sight = look.shard, look.sights.get(look.shard.leader)
-    return sight is not None and not sight.leads and frozenset().union(*shard.memberships) == {shard.leader}
+    if sight is None or sight.leads or look.led_from_outside:
+        return False
+    return frozenset().union(*shard.memberships) == {shard.leader}
 
 
 def _leader_lost(look: Look) -> str:
@@ -249,6 +271,8 @@ def _membership(look: Look, leader: Sight) -> tuple[Mutation, ...]:
         return (Settle(),) if look.known and _has_majority(level, shard.members) else ()
     wanted = {member.id for member in look.wanted}
     for learner in shard.learners:
+        if look.led_from_outside and learner.id not in look.sealed:
+            continue
         if learner.id in wanted and look.known and _has_caught_up(look.sights.get(learner.id), leader):
             return (Admit(learner, leader.history),)
     for member in shard.members:
@@ -256,7 +280,8 @@ def _membership(look: Look, leader: Sight) -> tuple[Mutation, ...]:
         if member.id == shard.leader or not _has_majority(level, rest):
             continue
         surplus = member.id not in wanted and wanted <= {one.id for one in rest}  # who takes its place comes first
-        if surplus or (member.id in look.gone and len(rest) >= look.least):
+        gone = member.id in look.gone or member.id in look.external
+        if surplus or (gone and len(rest) >= look.least):
             return (Dismiss(member),)
     return ()
 
@@ -266,7 +291,7 @@ def _succession(look: Look, leader: Sight) -> tuple[HandOver, ...]:
     wanted = look.successors or tuple(member.id for member in look.wanted)
     if shard.leader in wanted or shard.outgoing:
         return ()
-    members = {member.id: member for member in shard.members}
+    members = {member.id: member for member in shard.members if member.id not in look.external}
     able = (members[member_id] for member_id in wanted if member_id in members)
     return tuple(HandOver(member) for member in able if _has_caught_up(look.sights.get(member.id), leader))[:1]
 
@@ -279,27 +304,37 @@ def is_caught_up(look: Look, member_id: str) -> bool:
     return member_id == look.shard.leader or _has_caught_up(look.sights.get(member_id), leader)
 
 
-def _attachments(look: Look) -> tuple[Follow | Detach, ...]:
+def _attachments(look: Look) -> tuple[Follow | Seal | Detach, ...]:
     shard = look.shard
     wanted = {member.id for member in look.wanted}
     counted = frozenset().union(*shard.memberships)
-    found: list[Follow | Detach] = []
+    found: list[Follow | Seal | Detach] = []
     for member in shard.servers:
         sight = look.sights.get(member.id)
-        if sight is None or member.id == shard.leader:
+        if sight is None or member.id == shard.leader or member.id in look.external:
             continue
         if member.id not in counted and member.id not in wanted:
             if sight.leader is not None:
                 found.append(Detach(member))
-        elif sight.leader != shard.leading.address and (member.id in counted or look.known):
-            found.append(Follow(member))
+        elif sight.leader != shard.leading.address or _is_shut_out(look, member, sight):
+            if member.id in counted or look.known:
+                found.append(Follow(member))
+        elif look.led_from_outside and sight.in_sync and member.id not in look.sealed:
+            found.append(Seal(member))
     return tuple(found)
+
+
+def _is_shut_out(look: Look, member: Member, sight: Sight) -> bool:
+    """Whether a member has lost its external leader, and cannot log in to it by itself."""
+    return look.led_from_outside and not sight.in_sync and member.id not in look.let_in
 
 
 def _is_over(look: Look, member: Member) -> bool:
     """Whether a learner is not wanted, and is attached to nobody for certain."""
     if any(other.id == member.id for other in look.wanted):
         return False
+    if member.id in look.external:
+        return True  # It never was attached to anybody.
     sight = look.sights.get(member.id)
     return member.id in look.absent if sight is None else sight.leader is None
 

@@ -13,12 +13,12 @@ from helios.control.rounds import Quorum, Standing
 from helios.coordinator.publisher import Publisher
 from helios.errors import EngineDenied, EngineUnreachable, NotFound
 from helios.model.topology import Member, Shard
-from helios.ports.engine import MOVER_PREFIX, SESSION_PREFIXES, Connector, Engine, UserRole
+from helios.ports.engine import FOLLOWER_PREFIX, MOVER_PREFIX, SESSION_PREFIXES, Connector, Engine, UserRole
 from helios.ports.records import DEPARTED, put_record
 
 _MAJORITY_S = 3.0
 _ROUND_S = 0.2
-OUR_PREFIXES = (MOVER_PREFIX, *SESSION_PREFIXES.values())
+OUR_PREFIXES = (MOVER_PREFIX, FOLLOWER_PREFIX, *SESSION_PREFIXES.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from helios.control import failover as control
 from helios.control.failover import Effect, Event, FailoverState, Follow, Stage, step
 from helios.control.replicas import led, with_shard
+from helios.control.wishes import external_members
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.following import Following, position_of
 from helios.coordinator.publisher import Publisher
@@ -18,6 +19,7 @@ from helios.model.topology import Member, Shard, Topology
 _HAND_OVER_S = 3.0  # less than clients are held
 _LOOK_AGAIN_S = 0.005
 _FOLLOW_S = 1.0
+_ASK_AGAIN_S = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,13 @@ class Failover:
         self._fencing = fencing
         preferred = "" if successor is None else successor.id
         self.state = FailoverState(
-            shard.id, shard.leader, shard.memberships, shard.lineage, quorum=quorum, preferred=preferred
+            shard.id,
+            shard.leader,
+            shard.memberships,
+            shard.lineage,
+            quorum=quorum,
+            preferred=preferred,
+            external=external_members(publisher.topology, shard),
         )
 
     def accept_loss(self, member_id: str) -> None:
@@ -96,6 +104,10 @@ class Failover:
                 await self._promote(self._now(member), position)
             case control.PublishLeader():
                 await self._publish(effect)
+            case control.Ask(leader):
+                await self._ask(self._now(leader))
+            case control.LiftFence():
+                await self._lift_fence()
             case Follow(member, leader):
                 await self._follow(self._now(member), self._now(leader))
 
@@ -182,6 +194,23 @@ class Failover:
             self._events.put_nowait(control.Failed(member.id, "it is not where it was"))
         else:
             self._events.put_nowait(control.Promoted(member.id, history))
+
+    async def _ask(self, leader: Member) -> None:
+        while True:
+            said = await self._following.look(leader)
+            if said is not None:
+                break
+            await asyncio.sleep(_ASK_AGAIN_S)
+        stands = said.leads and said.history == self._shard.lineage[0].history
+        self._events.put_nowait(control.Answered(stands))
+
+    async def _lift_fence(self) -> None:
+        def lifted(topology: Topology) -> Topology:
+            return replace(topology, fenced_shards=topology.fenced_shards - {self._shard.id})
+
+        await self._publisher.publish(lifted)
+        logger.warning("leader goes on: shard=%s leader=%s", self._shard.id, self._shard.leader)
+        self._events.put_nowait(control.Published())
 
     async def _publish(self, chosen: control.PublishLeader) -> None:
         def lifted(topology: Topology) -> Topology:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from helios.control.failover import Position
 from helios.coordinator.access import Access, Identity
-from helios.errors import EngineError
+from helios.errors import EngineError, EngineUnreachable
 from helios.model.topology import Member, Shard
 from helios.ports.clock import Clock
 from helios.ports.engine import FOLLOWER_PREFIX, Engine, Replication, UserRole
@@ -62,13 +62,23 @@ class Following:
         """An engine with the member's own administrator. Raises EngineError."""
         return await self._access.administer(member)
 
-    async def follow(self, member: Member, leader: Member) -> None:
-        """Make a server follow a leader. Raises EngineError or Replaced."""
+    async def follow(self, member: Member, leader: Member, term: str = "") -> None:
+        """Make a server follow a leader, that of the `term` of this history. Raises EngineError or Replaced.
+
+        Should the leader be restarted behind that, it does not know the login any more.
+        """
         user, password = FOLLOWER_PREFIX + member.id, secrets.token_hex(24)
         async with self._telling(leader) as engine:
             await engine.allow(user, password, UserRole.FOLLOWER)
+            if term and (await engine.replication()).history != term:
+                raise EngineUnreachable(f"{leader.id} has been restarted: nobody follows it")
         async with self._telling(member) as engine:
             await engine.follow(leader, user, password)
+
+    async def seal(self, member: Member) -> None:
+        """Have a server forget how it logs in to its leader. Raises EngineError or Replaced."""
+        async with self._telling(member) as engine:
+            await engine.forget_login()
 
     async def detach(self, member: Member) -> Replication:
         """Make a server follow nobody, and acknowledge nothing any more. Raises EngineError or Replaced."""

@@ -12,6 +12,7 @@ from helios.coordinator.long_scripts import LongScripts
 from helios.coordinator.term_context import TermContext
 from helios.errors import EngineBusy, EngineDenied, EngineError
 from helios.model.health import NodeHealth
+from helios.model.ids import founder_id
 from helios.model.migration import Change
 from helios.model.topology import Member, Node, NodeKind, Topology
 from helios.ports.engine import Engine, session_of
@@ -206,5 +207,8 @@ class Watch:
 
 
 def _servers(topology: Topology) -> list[tuple[Member, bool]]:
-    """Every server of every shard, and whether it leads."""
-    return [(member, member.id == shard.leader) for shard in topology.shards for member in shard.servers]
+    """Every server of every shard, and whether it leads; and external ones that others have replaced."""
+    listed = [(member, member.id == shard.leader) for shard in topology.shards for member in shard.servers]
+    there = {member.node for member, _ in listed}
+    replaced = [node for node in topology.nodes if node.kind is NodeKind.EXTERNAL and node.id not in there]
+    return [*listed, *((Member(founder_id(node.id), node.id, node.address), False) for node in replaced)]

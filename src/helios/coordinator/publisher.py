@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from helios.coordinator.topology_objects import TopologyObjects
 from helios.errors import Conflict, LeaseLost, StoreError, TooBig
-from helios.model.topology import NodeKind, Topology
+from helios.model.ids import founder_id
+from helios.model.topology import Member, NodeKind, Topology
 from helios.ports.clock import Clock
 from helios.ports.records import DEPARTED, TERM, TOPOLOGY, put_record
 from helios.ports.store import Compare, Operation, Put, Store, batches, fits
@@ -224,6 +225,6 @@ class Publisher:
 
 def _departed(before: Topology, after: Topology) -> list[Put]:
     """The servers of external nodes that leave: they are to be left without our users."""
-    left = {node.id for node in before.nodes if node.kind is NodeKind.EXTERNAL and after.node(node.id) is None}
-    members = (member for shard in before.shards for member in shard.members if member.node in left)
+    left = (node for node in before.nodes if node.kind is NodeKind.EXTERNAL and after.node(node.id) is None)
+    members = (Member(founder_id(node.id), node.id, node.address) for node in left)
     return [put_record(DEPARTED + member.id, member) for member in members]

@@ -16,11 +16,14 @@ from helios.control.replicas import (
     HandOver,
     Lead,
     Look,
+    Seal,
     Sight,
     decide,
     located,
     mutated,
 )
+from helios.control.wishes import external_members, is_external, wishes_of
+from helios.coordinator.attaching import Attaching
 from helios.coordinator.failover import Failover
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.following import Following
@@ -29,8 +32,7 @@ from helios.coordinator.term_context import TermContext
 from helios.errors import EngineError, NotFound, Refused, Unavailable
 from helios.model.ids import founder_id, replica_id
 from helios.model.migration import Change, ChangeStatus
-from helios.model.topology import Member, NodeKind, NodeState, Shard, Topology
-from helios.placement.replicas import Copies, Host, place_replicas
+from helios.model.topology import Member, Shard, Topology
 from helios.ports.engine import Replication
 from helios.ports.records import CHANGES, REPLICAS, MemberRecord, ReplicasRecord, list_records, put_record
 from helios.ports.store import Delete, Operation
@@ -50,8 +52,9 @@ class Replicas:
         self._context = context
         self._publisher = context.publisher
         self._following = Following(context.access, context.clock)
+        self._attaching = Attaching(context, self._following)
         self._records: dict[str, MemberRecord] = {}  # by member id
-        self._wishes: dict[str, tuple[str, ...]] = {}  # by shard id, as the store has them
+        self._wishes: dict[str, ReplicasRecord] = {}  # by shard id, as the store has them
         self._read = False  # whether these are known
         self._since: dict[str, tuple[object, int]] = {}  # by shard id: its servers, and the epoch that they are from
         self._led: dict[str, str] = {}  # by member id: the run in which it was seen to lead
@@ -131,7 +134,7 @@ class Replicas:
                     continue
                 if shard.id in topology.fenced_shards or shard.id in self._losses:
                     looks[shard.id] = tasks.create_task(self._fail_over(shard))
-                elif self._is_supervised(topology, shard) or len(shard.servers) > 1:
+                elif self._is_tended(topology, shard):
                     looks[shard.id] = tasks.create_task(self._look(shard))
             try:
                 async with asyncio.timeout(_LOOK_AGAIN_S if self._unsettled else _LOOK_EVERY_S):
@@ -163,10 +166,9 @@ class Replicas:
         if current(self._publisher.topology) != self._publisher.topology:
             await self._publisher.publish(current)
 
-    @staticmethod
-    def _is_supervised(topology: Topology, shard: Shard) -> bool:
-        node = topology.node(shard.leading.node)
-        return node is not None and node.kind is NodeKind.SUPERVISED
+    def _is_tended(self, topology: Topology, shard: Shard) -> bool:
+        """Whether the shard has servers that Helios starts, or is to have some."""
+        return len(shard.servers) > 1 or shard.id in self._wishes or not is_external(topology, shard.leading.node)
 
     # Wishes
 
@@ -174,13 +176,13 @@ class Replicas:
         """Write down on which nodes each shard is to have a member, wherever that has changed."""
         if not self._read:
             for record in await list_records(self._publisher.store, ReplicasRecord, REPLICAS):
-                self._wishes[record.value.shard] = record.value.nodes
+                self._wishes[record.value.shard] = record.value
             self._read = True
-        wishes = wishes_of(self._publisher.topology, self._context.settings.sharding.replication_factor)
+        wished = wishes_of(self._publisher.topology, self._context.settings.sharding.replication_factor)
+        refused = self._attaching.refused
+        wishes = {shard: ReplicasRecord(shard, nodes, refused.get(shard, "")) for shard, nodes in wished.items()}
         operations: list[Operation] = [
-            put_record(REPLICAS + shard, ReplicasRecord(shard, nodes))
-            for shard, nodes in wishes.items()
-            if self._wishes.get(shard, ()) != nodes
+            put_record(REPLICAS + shard, wish) for shard, wish in wishes.items() if self._wishes.get(shard) != wish
         ]
         operations += [Delete(REPLICAS + shard) for shard in self._wishes.keys() - wishes.keys()]
         if operations:
@@ -189,11 +191,16 @@ class Replicas:
 
     def _wanted(self, shard: Shard) -> tuple[Member, ...]:
         """The servers that are to have the shard's keys, as far as they run."""
-        found = (self._founder(shard), *(self._replica(shard, node) for node in self._wishes.get(shard.id, ())))
+        wish = self._wishes.get(shard.id)
+        nodes = () if wish is None else wish.nodes
+        found = (self._founder(shard), *(self._replica(shard, node) for node in nodes))
         return tuple(member for member in found if member is not None)
 
     def _founder(self, shard: Shard) -> Member | None:
-        return next((member for member in shard.servers if member.id == founder_id(shard.id)), None)
+        founder = next((member for member in shard.servers if member.id == founder_id(shard.id)), None)
+        if founder is None or founder.id == shard.leader or not is_external(self._publisher.topology, founder.node):
+            return founder
+        return None
 
     def _replica(self, shard: Shard, node: str) -> Member | None:
         record = self._records.get(replica_id(shard.id, node))
@@ -209,27 +216,32 @@ class Replicas:
         others = [member for member in shard.servers if member.id != shard.leader]
         said = await asyncio.gather(*(self._following.look(member) for member in others))
         seen = {member.id: what for member, what in zip([shard.leading, *others], [leader, *said], strict=True)}
+        sights = {member_id: _sight(what) for member_id, what in seen.items() if what is not None}
+        self._attaching.seen(sights)
         look = Look(
             shard,
             self._wanted(shard),
-            {member_id: _sight(what) for member_id, what in seen.items() if what is not None},
+            sights,
             known,
             gone=self._gone(shard),
             dead={member.id for member in shard.servers if self._is_dead(member)},
             absent={member.id for member in shard.servers if member.id not in self._records},
             least=self._least,
             successors=self._leadership.successors(shard),
+            external=external_members(self._publisher.topology, shard),
+            sealed=self._attaching.sealed,
+            let_in=self._attaching.let_in,
         )
         self._leadership.seen(look)
         if leader is not None and leader.leads and shard.leader in self._records:
             self._led[shard.leader] = self._records[shard.leader].run
         decisions = decide(look)
         self._unsettled.discard(shard.id)
-        if decisions or shard.learners or shard.outgoing:
+        if (decisions or shard.learners or shard.outgoing) and shard.id not in self._attaching.refused:
             self._unsettled.add(shard.id)
         for decision in decisions:
             try:
-                await self._perform(shard, decision)
+                await self._perform(look, decision)
             except (EngineError, Refused) as error:
                 logger.info("members not cared for yet: shard=%s reason=%s", shard.id, error)
                 return
@@ -258,7 +270,8 @@ class Replicas:
         await self._context.sessions.look()
         return all(record.value.acked_epoch >= epoch for record in self._context.sessions.present.values())
 
-    async def _perform(self, shard: Shard, decision: Decision) -> None:
+    async def _perform(self, look: Look, decision: Decision) -> None:
+        shard = look.shard
         match decision:
             case FailOver(reason):
                 logger.warning("leader lost: shard=%s leader=%s reason=%s", shard.id, shard.leader, reason)
@@ -276,7 +289,9 @@ class Replicas:
                 logger.warning("made to lead: shard=%s member=%s", shard.id, member.id)
                 await self._following.lead(member)
             case Follow(member):
-                await self._following.follow(member, shard.leading)
+                await self._attaching.follow(shard, member, external=look.led_from_outside)
+            case Seal(member):
+                await self._attaching.seal(member)
             case Detach(member):
                 await self._following.detach(member)
             case _:
@@ -317,28 +332,6 @@ class Replicas:
                 said = f"{shard.leading.node} leads {shard_id}; {lost}"
                 done = replace(change, status=ChangeStatus.DONE, outcome=said)
             await self._publisher.write([put_record(CHANGES + change.id, done)])
-
-
-def wishes_of(topology: Topology, factor: int) -> dict[str, tuple[str, ...]]:
-    """For each shard that is to have several members the nodes that carry them, beside the one that founded it.
-
-    A shard of an external node has its server and no other.
-    """
-    nodes = [node for node in topology.nodes if node.kind is NodeKind.SUPERVISED]
-    hosts = [Host(node.id, node.weight, node.zone) for node in nodes if node.state is NodeState.ACTIVE]
-    supervised = {node.id for node in nodes}
-    copies = [
-        Copies(shard.id, shard.id, tuple(_carriers(shard))) for shard in topology.shards if shard.id in supervised
-    ]
-    zones = {node.id: node.zone for node in topology.nodes}
-    placed = place_replicas(hosts, copies, factor, zones=zones) if factor > 1 and hosts else {}
-    return {shard: nodes for shard, nodes in placed.items() if nodes}
-
-
-def _carriers(shard: Shard) -> list[str]:
-    """The nodes that carry the shard beside its founder's, those that count first."""
-    members = dict.fromkeys(member.node for member in (*shard.members, *shard.outgoing, *shard.learners))
-    return [node for node in members if node != shard.id]
 
 
 def _sight(said: Replication) -> Sight:

@@ -15,7 +15,7 @@ from pathlib import Path
 import hiredis
 
 from helios.errors import EngineUnreachable, StartError
-from helios.model.ids import Address
+from helios.model.ids import Address, is_replica
 from helios.model.passwords import derived
 from helios.model.sections import AofFsync
 from helios.node.files import MemberFolder, write_private
@@ -27,6 +27,7 @@ from helios.node.process import Process, ProcessId, size_of, start_process, tail
 from helios.node.server import (
     ADMIN_USER,
     NO_TLS,
+    REPLICA_DATABASES,
     ServerConfig,
     ServerProgram,
     ServerTls,
@@ -242,6 +243,7 @@ class MemberServer:
             socket=self.folder.socket if fits(self.folder.socket) else None,
             reached_by=self.spec.reached_by,
             leads=self._leads,
+            databases=REPLICA_DATABASES if is_replica(self.spec.id) else 1,
             tls=self.spec.tls if self._known.tls else None,
         )
 

@@ -19,6 +19,7 @@ from helios.model.sections import AofFsync
 from helios.ports.engine import NOBODY
 
 OLDEST_MAJOR = 7
+REPLICA_DATABASES = 16  # as servers have unless they are told otherwise
 BACKLOG_BYTES = 32 << 20  # what a member may miss and still go on without a whole copy; taken when one follows
 ADMIN_USER = "helios-admin"
 
@@ -171,7 +172,8 @@ class ServerConfig:
     """What a data server's configuration file says. `maxmemory_bytes` 0 means no limit.
 
     Other hosts reach it by `reached_by`, and its leader names it so. Unless it `leads`, it takes no writes and follows
-    nobody until it is told to.
+    nobody until it is told to. The cluster's keys are in the first of its `databases`; a copy of an external server has
+    the others that there are, too.
     """
 
     folder: Path
@@ -186,6 +188,7 @@ class ServerConfig:
     tls: ServerTls | None = None
     reached_by: str = "127.0.0.1"
     leads: bool = True
+    databases: int = 1
 
     @property
     def path(self) -> Path:
@@ -210,7 +213,7 @@ def render(config: ServerConfig) -> str:
         *([] if config.socket is None else [f"unixsocket {_quoted(config.socket)}", "unixsocketperm 600"]),
         "daemonize no",
         "io-threads 1",
-        "databases 1",
+        f"databases {config.databases}",
         # The title keeps the command line, so that a person can see which node a server belongs to.
         "set-proc-title no",
         f"dir {_quoted(config.folder)}",

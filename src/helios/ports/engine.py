@@ -317,6 +317,15 @@ class Engine(Protocol):
         differs; else it is given a whole copy, and what it had is gone. To be told the same again changes nothing.
         """
 
+    async def forget_login(self) -> None:
+        """Make the server forget how it logs in to its leader: once the connection is lost, it cannot follow again.
+
+        Not by itself, that is; to be told to follow gives it another login.
+        """
+
+    async def databases(self) -> int:
+        """How many databases the server has, used or not. Raises EngineDenied where it does not say."""
+
     async def detach(self) -> Replication:
         """Make the server follow nobody: it takes no writes, acknowledges nothing to anybody, and stays where it is.
 

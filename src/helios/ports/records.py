@@ -187,11 +187,13 @@ class ReplicasRecord:
     """The nodes that are to carry a member of a shard, beside the one that has founded it.
 
     The agent of such a node runs the member and says where it is by a MemberRecord. One whose node is not named any
-    more goes, with its data, as soon as the topology does not list it.
+    more goes, with its data, as soon as the topology does not list it. `refused` says why none of them can follow the
+    leader, which is external; empty where they can.
     """
 
     shard: str
     nodes: tuple[str, ...]
+    refused: str = ""
 
 
 class BackupStage(StrEnum):

@@ -239,6 +239,14 @@ class MemoryEngine:
         follow = partial(self._server.replication.follow, leader.address, self._servers)
         await self.connection.call(follow, administers=True)
 
+    async def forget_login(self) -> None:
+        """Nothing: servers in memory let each other in."""
+        await self.connection.call(lambda: None, administers=True)
+
+    async def databases(self) -> int:
+        """One."""
+        return await self.connection.call(lambda: 1)
+
     async def detach(self) -> Replication:
         """Make the server follow nobody."""
         return await self.connection.call(self._server.replication.detach, administers=True)

@@ -70,6 +70,15 @@ class ValkeyEngine(Keys):
         """Make the server a read-only copy of `leader`, to which it logs in as `user` from now on (REPLICAOF)."""
         await replication.follow(self._connection, leader.address, user, password, self._timeout_s)
 
+    async def forget_login(self) -> None:
+        """Make the server forget how it logs in to its leader: once the connection is lost, it cannot follow again."""
+        await replication.forget_login(self._connection, self._timeout_s)
+
+    async def databases(self) -> int:
+        """How many databases the server has, used or not. Raises EngineDenied where it does not say."""
+        said = await self._administer("CONFIG", "GET", "databases")
+        return int(said[b"databases"])
+
     async def detach(self) -> Replication:
         """Make the server follow nobody: it takes no writes, acknowledges nothing to anybody, and stays where it is."""
         return await replication.detach(self._connection, self._timeout_s)

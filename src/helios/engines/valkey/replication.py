@@ -6,6 +6,7 @@ A server that is detached follows NOBODY.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import replace
 
 from helios.engines.valkey.connection import Connection, ErrorReply, Reply, connect
@@ -32,6 +33,11 @@ async def follow(
     login = ("masteruser", "" if password is None else user or "default", "masterauth", password or "")
     await connection.execute("CONFIG", "SET", *login, timeout_s=timeout_s)
     await connection.execute("REPLICAOF", leader.host, leader.port, timeout_s=timeout_s)
+
+
+async def forget_login(connection: Connection, timeout_s: float) -> None:
+    """Have the server know a password that is nobody's; without any it would come as the leader's default user."""
+    await connection.execute("CONFIG", "SET", "masterauth", secrets.token_hex(24), timeout_s=timeout_s)
 
 
 async def detach(connection: Connection, timeout_s: float) -> Replication:

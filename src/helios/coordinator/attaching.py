@@ -1,0 +1,100 @@
+"""Attaching members to their leader: a supervised one as it comes, an external one with care."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from helios.control.replicas import Sight
+from helios.control.rounds import Quorum
+from helios.coordinator.access import FENCING_RIGHTS
+from helios.coordinator.compatibility import unreadable
+from helios.coordinator.following import Following
+from helios.coordinator.term_context import TermContext
+from helios.errors import EngineDenied, Refused
+from helios.model.topology import Member, Shard
+
+_TRY_AGAIN_S = 10.0
+
+
+class Attaching:
+    """Makes members follow, and remembers which of them could log in to an external leader by themselves.
+
+    What an external server has beside keys may be more than a member of ours can take: it is asked before the first
+    copy is made. Who cannot be served is told why, by shard, in `refused`.
+    """
+
+    def __init__(self, context: TermContext, following: Following) -> None:
+        self._context = context
+        self._following = following
+        self._again: dict[str, float] = {}  # by shard id: when it is tried again
+        self.refused: dict[str, str] = {}  # by shard id: why no copy can follow its leader
+        self.sealed: set[str] = set()  # by member id
+        self.let_in: set[str] = set()
+
+    def seen(self, sights: Mapping[str, Sight]) -> None:
+        """Who follows nobody any more was restarted, or told so."""
+        free = {member_id for member_id, sight in sights.items() if sight.leader is None}
+        self.sealed -= free
+        self.let_in -= free
+
+    async def follow(self, shard: Shard, member: Member, *, external: bool) -> None:
+        """Make the member follow the shard's leader. Raises EngineError, Refused or Replaced."""
+        if not external:
+            await self._following.follow(member, shard.leading)
+            return
+        if all(one.id != member.id for one in shard.members):
+            await self._check(shard, member)
+        term = "" if Quorum.of(shard).alone else shard.lineage[0].history
+        self.sealed.discard(member.id)
+        await self._following.follow(member, shard.leading, term)
+        self.let_in.add(member.id)
+
+    async def seal(self, member: Member) -> None:
+        """Have the member forget how it logs in. Raises EngineError or Replaced."""
+        await self._following.seal(member)
+        self.let_in.discard(member.id)
+        self.sealed.add(member.id)
+
+    async def _check(self, shard: Shard, member: Member) -> None:
+        now_s = self._context.clock.monotonic()
+        if now_s < self._again.get(shard.id, now_s):
+            raise Refused(self.refused[shard.id])
+        reason = await self._unfit(shard.leading, member)
+        if not reason:
+            self.refused.pop(shard.id, None)
+            self._again.pop(shard.id, None)
+            return
+        self.refused[shard.id] = reason
+        self._again[shard.id] = now_s + _TRY_AGAIN_S
+        raise Refused(reason)
+
+    async def _unfit(self, leader: Member, member: Member) -> str:
+        """Why the member could not follow an external leader; empty where it can. Raises EngineError."""
+        if leader.address.tls != member.address.tls:
+            speaks, other = ("TLS", "does not") if leader.address.tls else ("no TLS", "does")
+            return f"the server at {leader.address} speaks {speaks}, and that of {member.node} {other}"
+        if await self._context.access.unfenceable(leader):
+            return (
+                f"{leader.node} at {leader.address} lets nobody make users, and a copy follows as one: allow it there "
+                f"by: {FENCING_RIGHTS}"
+            )
+        found = await unreadable(self._context.access, [(leader, member)])
+        if found:
+            return found[leader, member]
+        try:
+            there, here = await self._databases(leader), await self._databases(member)
+        except EngineDenied as error:
+            return f"{leader.node} at {leader.address} does not say how many databases it has ({error})"
+        if there > here:
+            return (
+                f"{leader.node} at {leader.address} has {there} databases, and a copy {here}: "
+                f"set `databases {here}` in its configuration, and restart it"
+            )
+        return ""
+
+    async def _databases(self, member: Member) -> int:
+        engine = await self._context.access.administer(member)
+        try:
+            return await engine.databases()
+        finally:
+            await engine.close()
