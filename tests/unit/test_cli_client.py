@@ -228,6 +228,13 @@ SHAPES = [
     ("config history", "GET", "settings/history", None),
     ("config rollback", "POST", "settings/rollback", None),
 ]
+VALUES = [
+    ("get k", "GET", "k", None),
+    ("set k Alice", "PUT", "k", {"value": "Alice"}),
+    ("set k Alice 0.25", "PUT", "k", {"value": "Alice", "ttl": 0.25}),
+    ("set \udcff v", "PUT", "%ff", {"value": "v"}),
+    ("del k", "DELETE", "k", None),
+]
 
 
 def _shape(value: Any) -> Any:
@@ -250,10 +257,22 @@ async def test_json_has_the_shapes_of_rest(
     assert _shape(json.loads(printed.stdout)) == _shape(response.json())
 
 
+@pytest.mark.parametrize(("words", "method", "path", "body"), VALUES)
+async def test_json_of_values_is_that_of_rest(
+    cluster: Cluster, words: str, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    gateway = Gateway()
+    gateway.kv.values[b"k"] = b"Alice"
+    async with gateway.http:
+        response = await gateway.http.request(method, f"/api/v1/kv/{path}", json=body)
+    assert response.is_success, response.text
+    assert json.loads(cluster.run("--json", *words.split()).stdout) == response.json()
+
+
 def test_every_verb_that_rest_has_is_compared() -> None:
-    # Values, files and the screen.
-    alone = {"set", "get", "del", "expire", "ttl", "load", "dump", "backup", "restore", "top"}
-    compared = {words.split()[0] for words, *_ in SHAPES}
+    # Times to end, files and the screen.
+    alone = {"expire", "ttl", "load", "dump", "backup", "restore", "top"}
+    compared = {words.split()[0] for words, *_ in [*SHAPES, *VALUES]}
     assert compared == set(" ".join(VERBS).split()) - alone
 
 
@@ -273,6 +292,13 @@ async def test_errors_have_the_shape_of_rest(cluster: Cluster) -> None:
     wrong = cluster.run("--json", "listnode")
     assert wrong.exit_code == 2
     assert json.loads(wrong.stdout)["error"]["code"] == "INVALID"
+
+
+def test_json_names_the_key_that_a_verb_was_about(cluster: Cluster) -> None:
+    assert json.loads(cluster.run("--json", "expire", "k", "60").stdout) == {"key": "k", "status": "set", "ttl": 60}
+    assert json.loads(cluster.run("--json", "ttl", "k").stdout) == {"key": "k", "ttl": 1.5}
+    cluster.replies[b"DEL"] = 2
+    assert json.loads(cluster.run("--json", "del", "a", "b", "c").stdout) == {"deleted": 2}
 
 
 def test_a_key_that_is_not_there_is_one_object(cluster: Cluster) -> None:

@@ -45,7 +45,7 @@ def set_value(session: Session, key: str, value: str, ttl_ms: int | None) -> Non
     content = sys.stdin.buffer.read() if value == "-" else os.fsencode(value)
     with session.connect() as client:
         client.call(b"SET", os.fsencode(key), content, *expiry)
-    _done(session, "stored")
+    _done(session, key, "stored", ttl_ms)
 
 
 @click.command("get", **described("helios-cli get user:alice > alice.bin", takes_anything=True))
@@ -61,7 +61,7 @@ def get_value(session: Session, key: str) -> None:
     if value is None:
         raise _missing(key)
     if session.as_json:
-        output.write_json(output.text_or_base64("key", os.fsencode(key)) | output.text_or_base64("value", value))
+        output.write_json(_named(key) | output.text_or_base64("value", value))
         return
     output.write_bytes(value)
 
@@ -75,12 +75,12 @@ def delete_keys(session: Session, keys: tuple[str, ...]) -> None:
     Prints how many there were; none at all is exit status 1.
     """
     deleted = _ask(session, int, b"DEL", *map(os.fsencode, keys))
-    if session.as_json and deleted:
-        output.write_json({"deleted": deleted})
-    elif not session.as_json:
+    if not session.as_json:
         output.write(str(deleted))
     if not deleted:
         raise _missing(*keys)
+    if session.as_json:
+        output.write_json(_named(keys[0]) | {"status": "deleted"} if len(keys) == 1 else {"deleted": deleted})
 
 
 @click.command("expire", **described("helios-cli expire user:alice 60", takes_anything=True))
@@ -94,7 +94,7 @@ def expire(session: Session, key: str, ttl_ms: int) -> None:
     """
     if not _ask(session, int, b"PEXPIRE", os.fsencode(key), b"%d" % ttl_ms):
         raise _missing(key)
-    _done(session, "set")
+    _done(session, key, "set", ttl_ms)
 
 
 @click.command("ttl", **described("helios-cli ttl user:alice", takes_anything=True))
@@ -109,7 +109,7 @@ def ttl(session: Session, key: str) -> None:
     if left_ms == -2:
         raise _missing(key)
     if session.as_json:
-        output.write_json({"ttl": left_ms if left_ms < 0 else left_ms / 1000})
+        output.write_json(_named(key) | {"ttl": left_ms if left_ms < 0 else left_ms / 1000})
     else:
         output.write(str(left_ms if left_ms < 0 else -(-left_ms // 1000)))
 
@@ -129,11 +129,15 @@ def _ask(session: Session, kind: Any, *command: bytes) -> Any:
     return reply
 
 
-def _done(session: Session, status: str) -> None:
+def _done(session: Session, key: str, status: str, ttl_ms: int | None) -> None:
     if session.as_json:
-        output.write_json({"status": status})
+        output.write_json(_named(key) | {"status": status, "ttl": None if ttl_ms is None else ttl_ms / 1000})
     else:
         output.write("OK")
+
+
+def _named(key: str) -> dict[str, str]:
+    return output.text_or_base64("key", os.fsencode(key))
 
 
 def _missing(*keys: str) -> NotFound:
