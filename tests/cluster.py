@@ -132,11 +132,15 @@ class Cluster:
         assert self.up is not None, "it was started"
         return self.up.terminate()
 
-    def found(self, node_id: str, *flags: str) -> HeliosProcess:
-        """Run the first node by a command of its own, until it owns all keys."""
+    def init(self) -> None:
+        """Let nodes be started by commands of their own, as over SQLite they can be at once."""
         if ON_ETCD:
             founded = self.run("init")
             assert founded.returncode == 0, founded.stderr
+
+    def found(self, node_id: str, *flags: str) -> HeliosProcess:
+        """Run the first node by a command of its own, until it owns all keys."""
+        self.init()
         address = f"localhost:{self.resp_ports[0]}"
         node = self.helios("node", "--id", node_id, "--listen", address, *flags)
         node.wait_ready()
