@@ -131,6 +131,9 @@ def test_hosts_that_do_not_go_together_are_told_so(tmp_path: Path) -> None:
             del host.env["HELIOS_SHARDING__VIRTUAL_NODES"]
         key, other = first.folder / "cluster.key", second.folder / "cluster.key"
         remember(first, "one")
+        without_copy = first.data.node("shard-2")
+        without_copy.root.mkdir()
+        write_json(without_copy.agent, {"node": "shard-2"})
         assert "cluster.key (security.cluster_key_file) cannot be read" in refused(first, *ADOPT)
         write_private(key, "ab" * 32)
         write_private(other, "cd" * 32)

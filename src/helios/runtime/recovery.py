@@ -36,7 +36,8 @@ async def run_recovery(read: SettingsRead, lost: Sequence[str]) -> None:
     async with opened_store(data, location, unfinished=True) as store:
         await at_rest(store)
         await check_folder(store, data, location)
-        adoption = await Adoption.begin(store, kept, data.node_ids(), lost)
+        heard = [node_id for node_id in data.node_ids() if data.node(node_id).topology.exists()]
+        adoption = await Adoption.begin(store, kept, heard, lost)
         if adoption is None:
             say(f"nothing to adopt: {location} knows all that the nodes in {data.nodes} know")
             return
