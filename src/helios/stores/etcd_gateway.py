@@ -5,10 +5,12 @@ The gateway writes keys and values in base64 and 64-bit numbers as text, and lea
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
 import ssl
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -20,8 +22,9 @@ from helios.stores.http_client import HttpClient, NotSent, Response, Unanswered
 
 # Requests that wait for agreement fail at etcd after 7 s at the latest; a client that hears nothing by then is cut off.
 REQUEST_TIMEOUT_S = 8.0
-# What may be asked twice is asked elsewhere after that: a lease lives while one of its etcd's hosts is away.
 REPEATABLE_TIMEOUT_S = 2.5
+# What may be asked twice is asked elsewhere, too, after that: a lease lives while one of its etcd's hosts is away.
+ELSEWHERE_AFTER_S = 0.5
 # Without it a member that has lost its leader leaves a watch open and silent.
 _NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
 # A token is over after five minutes without use, when its member is started again, and when users are changed.
@@ -73,15 +76,41 @@ class Gateway:
     async def call(self, path: str, body: Answer, *, repeatable: bool = False) -> Answer:
         """The answer to one request. Another endpoint is tried where the first cannot have got it.
 
-        What is `repeatable` is asked at another endpoint also where no answer comes. Raises Refusal if etcd says no,
-        Unanswered if the outcome is unknown, StoreUnreachable if no endpoint is within reach.
+        What is `repeatable` is asked at another endpoint also where no answer comes soon. Raises Refusal if etcd says
+        no, Unanswered if the outcome is unknown, StoreUnreachable if no endpoint is within reach.
         """
-        timeout_s = REPEATABLE_TIMEOUT_S if repeatable else REQUEST_TIMEOUT_S
+        if repeatable:
+            return await self._first_answer(path, body)
         reasons: list[str] = []
         for endpoint in tuple(self._endpoints):
-            with self._trying(endpoint, reasons, repeatable=repeatable):
-                return await self._authorised(endpoint, path, body, timeout_s)
+            with self._trying(endpoint, reasons):
+                return await self._authorised(endpoint, path, body, REQUEST_TIMEOUT_S)
         raise _out_of_reach(reasons)
+
+    async def _first_answer(self, path: str, body: Answer) -> Answer:
+        """Of the endpoints that are asked: one more whenever none of those before has answered for a while."""
+        left = deque(self._endpoints)
+        asked: dict[asyncio.Task[Answer], str] = {}
+        reasons: list[str] = []
+        try:
+            while left or asked:
+                if left:
+                    endpoint = left.popleft()
+                    asking = self._authorised(endpoint, path, body, REPEATABLE_TIMEOUT_S)
+                    asked[asyncio.create_task(asking)] = endpoint
+                patience_s = ELSEWHERE_AFTER_S if left else None
+                ended, _ = await asyncio.wait(asked, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    with self._trying(asked.pop(task), reasons, repeatable=True):
+                        answer = task.result()
+                        for silent in asked.values():
+                            self._pass_over(silent)
+                        return answer
+            raise _out_of_reach(reasons)
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
 
     async def stream(self, path: str, body: Answer) -> AsyncGenerator[Answer, None]:
         """The results of one long request as they come; ends when the endpoint ends it.
