@@ -37,7 +37,7 @@ help:
 	@echo "make test [STORE=etcd]  every test; of those of whole clusters some over etcd, too, or all over etcd alone"
 	@echo "make crashes        every process killed and frozen at every point of a move"
 	@echo "make hosts          nodes in network namespaces, with every way in which hosts and networks break (root, iproute2, etcd)"
-	@echo "make upgrade-test BEFORE=COMMIT  nodes of an earlier release, from git, beside those of this one"
+	@echo "make upgrade-test BEFORE=COMMIT [STORE=etcd]  nodes of an earlier release, from git, beside those of this one"
 	@echo "make sim [N=1000] [SEED=n]  lives of whole clusters on a virtual clock; a SEED replays one"
 	@echo "make soak [MINUTES=10] [SEED=n]  a long run of everything at once, which ends with a reckoning"
 	@echo "make failover-soak [FAULTS=300] [MINUTES=60] [SEED=n]  leaders, replicas, agents, routers die and freeze under clients"

@@ -11,12 +11,15 @@ import hiredis
 import pytest
 from tests.cluster import Cluster, HeliosProcess, ending
 from tests.integration.test_rolling_restart import (
+    LEAVE_RUNNING,
     LIMIT_S,
     NODES,
     Counting,
+    all_in_sync,
     all_online,
     await_answers,
     counting,
+    port_of,
     value,
 )
 from tests.waiting import blocking_until
@@ -33,28 +36,43 @@ NEWER: Mapping[str, str] = {}
 
 
 def begin(cluster: Cluster, node: str, release: Mapping[str, str]) -> HeliosProcess:
-    port = cluster.resp_ports[NODES.index(node)]
-    words = ["node", "--id", node, "--listen", f"localhost:{port}", "--leave-running"]
+    words = ["node", "--id", node, "--listen", f"localhost:{port_of(cluster, node)}", LEAVE_RUNNING]
     output = cluster.folder / "output"
     process = HeliosProcess([*words, "--data-dir", str(cluster.data_dir)], output, {**cluster.env, **release})
     process.wait_ready(LIMIT_S)
+    return of_release(process, release)
+
+
+def found(cluster: Cluster, release: Mapping[str, str]) -> HeliosProcess:
+    """The first node, by the release that has founded the cluster, too."""
+    own, cluster.env = cluster.env, {**cluster.env, **release}
+    process = cluster.found(NODES[0], LEAVE_RUNNING)
+    cluster.env = own
+    return of_release(process, release)
+
+
+def of_release(process: HeliosProcess, release: Mapping[str, str]) -> HeliosProcess:
+    """The process, which runs what it is to run."""
     compiled = Path(f"/proc/{process.process.pid}/maps").read_text()
-    assert (BEFORE in compiled) == (release is OLDER), "each process runs what it is to run"
+    assert (BEFORE in compiled) == (release is OLDER)
     return process
 
 
 @contextmanager
 def nodes_of(
-    tmp_path: Path, releases: Mapping[str, Mapping[str, str]]
+    tmp_path: Path, releases: Mapping[str, Mapping[str, str]], copies: int = 1
 ) -> Iterator[tuple[Cluster, dict[str, HeliosProcess]]]:
     """A cluster whose nodes are of these releases; the first one founds it, and coordinates."""
-    cluster = Cluster(tmp_path, len(NODES), {"HELIOS_SHARDING__AUTO_REBALANCE": "true"}, ())
+    settings = {"HELIOS_SHARDING__AUTO_REBALANCE": "true", "HELIOS_SHARDING__REPLICATION_FACTOR": str(copies)}
+    cluster = Cluster(tmp_path, len(NODES), settings, ())
     running: dict[str, HeliosProcess] = {}
     with ending(cluster):
         try:
-            for node, port in zip(NODES, cluster.resp_ports, strict=True):
+            first, *others = NODES
+            running[first] = found(cluster, releases[first])
+            for node in others:
                 running[node] = begin(cluster, node, releases[node])
-                done(cluster, "ADDNODE", node, f"localhost:{port}")
+                done(cluster, "ADDNODE", node, f"localhost:{port_of(cluster, node)}")
             blocking_until(lambda: all_online(cluster), LIMIT_S)
             yield cluster, running
         finally:
@@ -108,3 +126,18 @@ def test_a_cluster_is_upgraded_node_by_node(tmp_path: Path) -> None:
             done(cluster, "MIGRATE", "shard-1", "shard-2", f"count:{cluster.resp_ports[0]}:{NODES.index(node)}*")
             blocking_until(lambda: all_online(cluster), LIMIT_S)
         nothing_lost(cluster, clients)
+
+
+def test_a_cluster_with_copies_is_upgraded_node_by_node(tmp_path: Path) -> None:
+    with nodes_of(tmp_path, dict.fromkeys(NODES, OLDER), copies=3) as (cluster, running):
+        blocking_until(lambda: all_in_sync(cluster), LIMIT_S)
+        with counting(cluster.resp_ports) as clients:
+            for node, following in zip(NODES, (*NODES[1:], NODES[0]), strict=True):
+                assert running[node].terminate() == 0
+                running[node] = begin(cluster, node, NEWER)
+                blocking_until(lambda: all_in_sync(cluster), LIMIT_S)
+                # A leader of each release hands its shard to a copy, whose node is of the other one.
+                done(cluster, "PROMOTE", NODES[0], following)
+                blocking_until(lambda: all_in_sync(cluster), LIMIT_S)
+                await_answers(clients)
+            nothing_lost(cluster, clients)
