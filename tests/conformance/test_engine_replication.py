@@ -460,3 +460,18 @@ async def test_users_made_for_it_say_who_follows_whom(three: Three) -> None:
         await routed.detach()
     with pytest.raises(EngineError):
         await routed.promote()
+
+
+async def test_a_follower_that_has_forgotten_its_login_follows_as_long_as_it_is_connected(three: Three) -> None:
+    a, b, _ = three
+    leader, follower = await a.open(), await b.open()
+    await follow(follower, a)
+    await leader.keep_history()
+    await follower.forget_login()
+    await a.set(leader, b"after", b"1")
+    await everybody_has_all(leader, 1)
+    assert await b.get(follower, b"after") == b"1"
+
+
+async def test_a_server_says_how_many_databases_it_has(lab: Lab) -> None:
+    assert await (await lab.open()).databases() >= 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.cluster import Cluster, ask, running_cluster
-from tests.replicated_cluster import LONG_S, Writer, assert_kept, complete, fields, leader, led_by_another
+from tests.replicated_cluster import LONG_S, Writer, assert_kept, complete, fields, kill, leader, led_by_another
 from tests.servers import Server, start_valkey
 from tests.waiting import blocking_until
 
@@ -187,6 +187,49 @@ def test_a_person_has_a_copy_lead_and_nobody_gets_an_error(tmp_path: Path) -> No
         back = cluster.command("PROMOTE", E, E)
         assert "does not lead again" in str(back)
         assert_kept(cluster, writer)
+
+
+def test_a_server_without_which_too_little_is_left_goes_on_if_it_was_not_restarted(tmp_path: Path) -> None:
+    with (
+        start_valkey(tmp_path / "server") as server,
+        running_cluster(tmp_path, 2, flags=["--replication-factor", "3"], checked=False) as cluster,
+    ):
+        join(cluster, server)
+        blocking_until(lambda: len(replicas(cluster)) == 2, LONG_S)
+        writer = Writer(cluster.resp_ports[0])
+        with writer.writing():
+            writer.progresses()
+            server.stop()
+            kill(cluster, f"{E}@shard-2")
+            blocking_until(lambda: status(cluster, E) == b"no leader", LONG_S)
+            server.cont()
+            blocking_until(lambda: len(replicas(cluster)) == 2, LONG_S)
+            assert leader(cluster, E) == f"{E}.0"
+            writer.progresses()
+            kill(cluster, f"{E}@shard-2")
+            empty(server)
+            blocking_until(lambda: status(cluster, E) == b"no leader", LONG_S)
+            accepted = cluster.command("PROMOTE", E, E, "ACCEPT-LOSS", timeout_s=60.0)
+            assert "does not lead again" in str(accepted)
+            accepted = cluster.command("PROMOTE", E, "shard-1", "ACCEPT-LOSS", timeout_s=60.0)
+            assert not isinstance(accepted, Exception), accepted
+            led_by_another(cluster, E, f"{E}.0")
+            writer.progresses()
+        assert leader(cluster, E) == f"{E}@shard-1"
+        kept = [cluster.command("GET", key, timeout_s=30.0) for key in list(writer.acknowledged)[:100]]
+        assert None not in kept
+
+
+def replicas(cluster: Cluster) -> list[object]:
+    """The nodes that have a copy of the external server's keys, and count."""
+    return [node for node, role in copies(cluster, E).items() if role == b"replica"]
+
+
+def status(cluster: Cluster, shard: str) -> object:
+    """What listshards says of a shard."""
+    listed = cluster.command("LISTSHARDS", timeout_s=30.0)
+    assert isinstance(listed, list)
+    return next(view[b"status"] for view in map(fields, listed) if view[b"id"] == shard.encode())
 
 
 def test_copies_go_when_they_are_not_wanted_any_more(tmp_path: Path) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from helios.admin.views import CopyView, ShardView
-from helios.control.wishes import is_external
 from helios.errors import EngineError
 from helios.model.settings import ClusterSettings
-from helios.model.topology import Member, Shard, Topology
+from helios.model.topology import Member, Node, NodeKind, Shard, Topology
 from helios.ports.engine import Connector, Follower, Replication
 
 _LOOK_S = 2.0
@@ -36,15 +35,18 @@ def under_replicated(topology: Topology, settings: ClusterSettings) -> list[str]
 
 def replaced_servers(topology: Topology) -> dict[str, str]:
     """The external nodes whose keys another leads, and what is to be done about each."""
-    found: dict[str, str] = {}
-    for shard in topology.shards:
-        if is_external(topology, shard.id) and shard.leading.node != shard.id:
-            found[shard.id] = (
-                f"{shard.leading.node} leads what it had, and its own server is left out, whatever that has: "
-                f"`removenode {shard.id}` gives the keys to the other nodes; after that `addnode --flush` takes the "
-                "server in again"
-            )
-    return found
+    return {node.id: said for node in topology.nodes if (said := replaced_server(topology, node))}
+
+
+def replaced_server(topology: Topology, node: Node) -> str:
+    """Who leads what an external node had, and what is to be done; empty where its own server does."""
+    shard = topology.shard(node.id) if node.kind is NodeKind.EXTERNAL else None
+    if shard is None or shard.leading.node == node.id:
+        return ""
+    return (
+        f"{shard.leading.node} leads what it had, and its own server is left out, whatever that has: "
+        f"`removenode {node.id}` gives the keys to the other nodes; `addnode --flush` then takes the server in again"
+    )
 
 
 def copies_of(shard: Shard, settings: ClusterSettings) -> str:

@@ -14,7 +14,7 @@ class NodeView:
     `status` is online, read-only (it answers and refuses writes), suspect or offline. `state` is active, joining (keys
     are on their way to it), draining or drained. `ring_share` is between 0 and 1.
     `leader` is the id of the member that takes the shard's commands, `leader_address` where it listens.
-    `status_since` (Unix seconds) is when the status began, `status_reason` what is missing unless it is online.
+    `status_since` (Unix seconds) is when the status began, `status_reason` what is missing, empty where nothing is.
     `bytes`, `ops` (operations a second) and `deviation` (from its share by what is balanced: 0.3 is 30 % more) are
     as last collected, at `measured_at` (Unix seconds); None where nothing is known yet.
     """

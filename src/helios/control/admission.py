@@ -81,10 +81,11 @@ def promoted(topology: Topology, change: Change) -> tuple[Shard, Member]:
     if topology.node(change.node) is None:
         raise NotFound(f"there is no node {change.node!r}; the nodes are {_names(topology)}")
     counted = {member.id: member for member in (*shard.outgoing, *shard.members)}
-    if is_external(topology, change.node) and shard.leading.node != change.node:
+    leads = shard.leading.node == change.node and not change.accept_loss
+    if shard.id == change.node and is_external(topology, change.node) and not leads:
         raise Refused(
-            f"{change.node} is external, and does not lead again what another leads by now: Helios does not start its "
-            "server, so nobody knows what it has lost"
+            f"{change.node} is external, and does not lead again once it was lost: Helios does not start its server, "
+            "so nobody knows what that lacks. Promote a node of `listshards` that has a copy"
         )
     for member in counted.values():
         if member.node == change.node:

@@ -12,7 +12,8 @@ def wishes_of(topology: Topology, factor: int) -> dict[str, tuple[str, ...]]:
     A shard that an external server founded has that among its members as long as it leads. Afterwards one of the nodes
     that carry a copy stands in its place.
     """
-    hosts = [Host(n.id, n.weight, n.zone) for n in topology.nodes if _is_host(topology, n.id)]
+    nodes = [node for node in topology.nodes if node.kind is NodeKind.SUPERVISED and node.state is NodeState.ACTIVE]
+    hosts = [Host(node.id, node.weight, node.zone) for node in nodes]
     zones = {node.id: node.zone for node in topology.nodes}
     homes = {shard.id: _home(topology, shard, hosts) for shard in topology.shards}
     copies = [
@@ -28,8 +29,10 @@ def wishes_of(topology: Topology, factor: int) -> dict[str, tuple[str, ...]]:
 
 
 def external_members(topology: Topology, shard: Shard) -> frozenset[str]:
-    """The shard's members on servers that Helios does not start."""
-    return frozenset(member.id for member in shard.servers if is_external(topology, member.node))
+    """The shard's members on servers that Helios does not start: its founder, if any."""
+    if not is_external(topology, shard.id):
+        return frozenset()
+    return frozenset(member.id for member in shard.servers if member.node == shard.id)
 
 
 def is_external(topology: Topology, node_id: str) -> bool:
@@ -54,8 +57,3 @@ def _home(topology: Topology, shard: Shard, hosts: list[Host]) -> str:
     if kept or not hosts:
         return kept or shard.leading.node
     return place_replicas(hosts, [Copies(shard.id, shard.id)], 2)[shard.id][0]
-
-
-def _is_host(topology: Topology, node_id: str) -> bool:
-    node = topology.node(node_id)
-    return node is not None and node.kind is NodeKind.SUPERVISED and node.state is NodeState.ACTIVE

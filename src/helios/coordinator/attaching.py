@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from helios.control.replicas import Sight
@@ -10,8 +11,10 @@ from helios.coordinator.access import FENCING_RIGHTS
 from helios.coordinator.compatibility import unreadable
 from helios.coordinator.following import Following
 from helios.coordinator.term_context import TermContext
-from helios.errors import EngineDenied, Refused
+from helios.errors import EngineDenied
 from helios.model.topology import Member, Shard
+
+logger = logging.getLogger(__name__)
 
 _TRY_AGAIN_S = 10.0
 
@@ -38,15 +41,15 @@ class Attaching:
         self.let_in -= free
 
     async def follow(self, shard: Shard, member: Member, *, external: bool) -> None:
-        """Make the member follow the shard's leader. Raises EngineError, Refused or Replaced."""
+        """Make the member follow the shard's leader, if it can. Raises EngineError or Replaced."""
         if not external:
             await self._following.follow(member, shard.leading)
             return
-        if all(one.id != member.id for one in shard.members):
-            await self._check(shard, member)
+        if all(one.id != member.id for one in shard.members) and not await self._is_fit(shard, member):
+            return
         term = "" if Quorum.of(shard).alone else shard.lineage[0].history
         self.sealed.discard(member.id)
-        await self._following.follow(member, shard.leading, term)
+        await self._following.follow_external(member, shard.leading, term)
         self.let_in.add(member.id)
 
     async def seal(self, member: Member) -> None:
@@ -55,18 +58,20 @@ class Attaching:
         self.let_in.discard(member.id)
         self.sealed.add(member.id)
 
-    async def _check(self, shard: Shard, member: Member) -> None:
+    async def _is_fit(self, shard: Shard, member: Member) -> bool:
+        """Whether the member can follow its external leader, as far as was found out lately. Raises EngineError."""
         now_s = self._context.clock.monotonic()
         if now_s < self._again.get(shard.id, now_s):
-            raise Refused(self.refused[shard.id])
+            return False
         reason = await self._unfit(shard.leading, member)
         if not reason:
             self.refused.pop(shard.id, None)
-            self._again.pop(shard.id, None)
-            return
-        self.refused[shard.id] = reason
+            return True
         self._again[shard.id] = now_s + _TRY_AGAIN_S
-        raise Refused(reason)
+        if self.refused.get(shard.id) != reason:
+            logger.warning("no copies: shard=%s reason=%s", shard.id, reason)
+        self.refused[shard.id] = reason
+        return False
 
     async def _unfit(self, leader: Member, member: Member) -> str:
         """Why the member could not follow an external leader; empty where it can. Raises EngineError."""

@@ -62,13 +62,22 @@ class Following:
         """An engine with the member's own administrator. Raises EngineError."""
         return await self._access.administer(member)
 
-    async def follow(self, member: Member, leader: Member, term: str = "") -> None:
-        """Make a server follow a leader, that of the `term` of this history. Raises EngineError or Replaced.
+    async def follow(self, member: Member, leader: Member) -> None:
+        """Make a server follow a leader. Raises EngineError or Replaced."""
+        user, password = FOLLOWER_PREFIX + member.id, secrets.token_hex(24)
+        async with self._telling(leader) as engine:
+            await engine.allow(user, password, UserRole.FOLLOWER)
+        async with self._telling(member) as engine:
+            await engine.follow(leader, user, password)
 
-        Should the leader be restarted behind that, it does not know the login any more.
+    async def follow_external(self, member: Member, leader: Member, term: str) -> None:
+        """Make a server follow an external leader of the `term` of this history; empty: the leader is alone.
+
+        Should the leader be restarted behind that, it does not know the login any more. Raises EngineError or Replaced.
         """
         user, password = FOLLOWER_PREFIX + member.id, secrets.token_hex(24)
         async with self._telling(leader) as engine:
+            await engine.keep_history()
             await engine.allow(user, password, UserRole.FOLLOWER)
             if term and (await engine.replication()).history != term:
                 raise EngineUnreachable(f"{leader.id} has been restarted: nobody follows it")

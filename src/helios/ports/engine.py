@@ -323,6 +323,9 @@ class Engine(Protocol):
         Not by itself, that is; to be told to follow gives it another login.
         """
 
+    async def keep_history(self) -> None:
+        """Have a leader go on in its history when nobody has followed it for a while, until it is restarted."""
+
     async def databases(self) -> int:
         """How many databases the server has, used or not. Raises EngineDenied where it does not say."""
 

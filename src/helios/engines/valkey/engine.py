@@ -74,6 +74,10 @@ class ValkeyEngine(Keys):
         """Make the server forget how it logs in to its leader: once the connection is lost, it cannot follow again."""
         await replication.forget_login(self._connection, self._timeout_s)
 
+    async def keep_history(self) -> None:
+        """Have a leader go on in its history when nobody has followed it for a while, until it is restarted."""
+        await self._administer("CONFIG", "SET", "repl-backlog-ttl", "0")
+
     async def databases(self) -> int:
         """How many databases the server has, used or not. Raises EngineDenied where it does not say."""
         said = await self._administer("CONFIG", "GET", "databases")
