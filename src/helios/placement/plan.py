@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import reduce
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache, reduce
 
 from helios.model.topology import Placement, Topology
 from helios.placement.patterns import can_match_both, common_beginning, includes, literal_beginning
@@ -21,8 +21,12 @@ def pairs_between(current: Placement, following: Placement) -> tuple[tuple[str, 
     return tuple(sorted(beginnings_between(current, following)))
 
 
-def beginnings_between(current: Placement, following: Placement) -> dict[tuple[str, str], bytes]:
-    """The pairs, each with what all of its keys begin with: empty where the ring moves some."""
+@lru_cache(maxsize=4)
+def beginnings_between(current: Placement, following: Placement) -> Mapping[tuple[str, str], bytes]:
+    """The pairs, each with what all of its keys begin with: empty where the ring moves some.
+
+    The last few are kept, since it takes a walk around both rings and each shard of a transition asks for the same.
+    """
     if not current.weights or not following.weights:
         return {}
     found: dict[tuple[str, str], bytes] = {}
