@@ -243,9 +243,12 @@ def _due_copies(state: TransitionState) -> tuple[TransitionState, tuple[Effect, 
     """Copies of the sources that none serves, for as many pairs as there is room for."""
     effects: list[Effect] = []
     copying = dict(state.copying)
-    room = state.at_once - sum(target in copying.get(source, ()) for source, target in state.waiting)
-    for source in sorted({source for source, _ in state.waiting} - copying.keys()):
-        targets = tuple(target for other, target in state.waiting if other == source)[: max(0, room)]
+    waiting: dict[str, list[str]] = {}  # targets by source
+    for source, target in state.waiting:
+        waiting.setdefault(source, []).append(target)
+    room = state.at_once - sum(target in copying.get(source, ()) for source in waiting for target in waiting[source])
+    for source in sorted(waiting.keys() - copying.keys()):
+        targets = tuple(waiting[source][: max(0, room)])
         if targets:
             effects.append(Copy(source, targets, backoff_s(state.copy_attempts.get(source, 0))))
             copying[source] = targets

@@ -257,9 +257,9 @@ class DedicatedConnections:
                 connection.close(reason)
 
     def tie(self, shards: Mapping[str, Shard]) -> None:
-        """Have all know what their shards' members have to agree on."""
-        for shard, dedicated in self._all.items():
-            for connection in dedicated:
+        """Have all to these shards know what their members have to agree on."""
+        for shard in shards.keys() & self._all.keys():
+            for connection in self._all[shard]:
                 self._tie(shards[shard], connection)
 
     def configure(self, options: RouterOptions) -> None:

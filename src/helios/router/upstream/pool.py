@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from helios.model.fences import Fence
-from helios.model.topology import NodeKind, Topology
+from helios.model.topology import NodeKind, Shard, Topology
 from helios.ports.engine import UserRole
 from helios.resp.wire import encode_command
 from helios.router._fast_path import OWN, CommandStats
@@ -58,7 +58,9 @@ class Pool:
         """Let go of the links to servers that lead their shard no longer."""
         before, self._topology = self._topology, topology
         shards = {shard.id: shard for shard in topology.shards}
-        ended = {shard.id: why for shard in before.shards if (why := why_ended(shard, shards.get(shard.id)))}
+        # What a phase of a move leaves as it was is the same object, and most of a large cluster is.
+        altered = [shard for shard in before.shards if shards.get(shard.id) is not shard]
+        ended = {shard.id: why for shard in altered if (why := why_ended(shard, shards.get(shard.id)))}
         for links in self._all():
             for shard in ended.keys() & links.keys():
                 link = links.pop(shard)
@@ -71,17 +73,16 @@ class Pool:
         self.dedicated.end(ended)
         self._rounds.apply(shards, ended)
         self.replicas.apply(topology, shards)
-        self._tie()
+        self._tie({shard.id: shards[shard.id] for shard in altered if shard.id in shards})
         for shard_id, role, orphaned in self._left.led_again(topology):
             link = self.flush_link(shard_id) if role is UserRole.FLUSHER else self.link(shard_id, 2)
             link.take_over(orphaned)
 
-    def _tie(self) -> None:
-        """Have all links know what their shards' members have to agree on."""
-        shards = {shard.id: shard for shard in self._topology.shards}
+    def _tie(self, shards: Mapping[str, Shard]) -> None:
+        """Have all links to these shards know what their members have to agree on."""
         for links in self._all():
-            for shard, link in links.items():
-                self._rounds.tie(shards[shard], link)
+            for shard in shards.keys() & links.keys():
+                self._rounds.tie(shards[shard], links[shard])
         self.dedicated.tie(shards)
 
     def link(self, shard_id: str, variant: int) -> ServerConnection:
@@ -232,4 +233,4 @@ class Pool:
             for link in links.values():
                 link.configure(options)
         self._rounds.configure(options)
-        self._tie()
+        self._tie({shard.id: shard for shard in self._topology.shards})
