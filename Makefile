@@ -39,6 +39,7 @@ help:
 	@echo "make hosts          nodes in network namespaces, with every way in which hosts and networks break (root, iproute2, etcd)"
 	@echo "make upgrade-test BEFORE=COMMIT [STORE=etcd]  nodes of an earlier release, from git, beside those of this one"
 	@echo "make sim [N=1000] [SEED=n]  lives of whole clusters on a virtual clock; a SEED replays one"
+	@echo "make sim NODES=1000  one life of so many nodes, of which two join and one leaves"
 	@echo "make soak [MINUTES=10] [SEED=n]  a long run of everything at once, which ends with a reckoning"
 	@echo "make failover-soak [FAULTS=300] [MINUTES=60] [SEED=n]  leaders, replicas, agents, routers die and freeze under clients"
 	@echo "make scale [N=100] [MINUTES=10] [ARGS=...]  so many nodes on this machine, under load, of which two join and one leaves"
@@ -105,7 +106,7 @@ upgrade-test: $(STAMP)
 	HELIOS_BEFORE=$(abspath build/before/src) $(BIN)/python -m pytest tests/upgrade
 
 sim: $(STAMP)
-	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--count $(or $(N),1000)) $(if $(FIRST),--first $(FIRST)) $(if $(REPLICATED),--replicated) $(if $(PLANT),--plant $(PLANT))
+	$(BIN)/python -m tests.simulation $(if $(NODES),--nodes $(NODES)) $(if $(SEED),--seed $(SEED),--count $(or $(N),1000)) $(if $(FIRST),--first $(FIRST)) $(if $(REPLICATED),--replicated) $(if $(PLANT),--plant $(PLANT))
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

@@ -2,6 +2,7 @@
 
 python -m tests.simulation --seed 123
 python -m tests.simulation --count 1000 [--first 0] [--jobs 2] [--plant NAME] [--replicated]
+python -m tests.simulation --nodes 1000
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.simulation.life import live
+from tests.simulation.many import live_as_many
 from tests.simulation.planted import PLANTS
 from tests.simulation.report import Tally, read_line, to_line
 from tests.simulation.scenario import WAITING, Edge, choose
@@ -34,6 +36,8 @@ def main() -> int:
     if not options.verbose:
         logging.disable(logging.CRITICAL)
     WAITING.difference_update(list(Edge) if "all" in options.edges else map(Edge, options.edges))
+    if options.nodes:
+        return live_as_many(options.nodes)
     with PLANTS[options.plant]():
         if options.seed is not None:
             return _replay(options.seed, replicated=options.replicated)
@@ -51,6 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--step", type=int, default=1, help="only each so manieth seed; 5 keeps to one danger")
+    parser.add_argument("--nodes", type=int, default=0, help="one calm life of so many nodes, two more and one less")
     parser.add_argument("--replicated", action="store_true", help="lives in which shards have several members")
     parser.add_argument("--plant", choices=sorted(PLANTS), default="", help="with a bug")
     parser.add_argument("--only", choices=sorted(Edge), default="", help="those lives alone that have this edge")

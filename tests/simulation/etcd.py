@@ -99,8 +99,7 @@ class SimEtcdStore(SimStore):
         return await self._read(lambda: self._inner.list(prefix))
 
     async def commit(self, operations: Sequence[Put | Delete], *, compares: Sequence[Compare] = ()) -> int:
-        compared = {compare.key for compare in compares}
-        blind = [operation.key for operation in operations if operation.key not in compared]
+        blind = [] if compares else [operation.key for operation in operations]
         while True:
             present = await self._ask(lambda: self._versions(blind)) if blind else []
             try:

@@ -7,6 +7,8 @@ import gc
 import sys
 import uuid
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
 from random import Random
@@ -32,23 +34,28 @@ _FENCE_MAX_S = 40.0
 
 
 def live(seed: int, *, replicated: bool = False) -> Outcome:
-    """The life of a seed; `replicated`: its shards have several members.
+    """The life of a seed; `replicated`: its shards have several members."""
+    with collecting_nothing():
+        life = Life(ReplicatedWorld(seed, choose_replicated(seed)) if replicated else World(seed, choose(seed)))
+        outcome = life.run()
+        life.world.loop.close()
+        del life
+        return outcome
 
-    Collecting garbage waits until it is over, as finalizers would run at odd times."""
+
+@contextmanager
+def collecting_nothing() -> Iterator[None]:
+    """Collecting garbage waits until a life is over, as finalizers would run at odd times."""
     was_enabled = gc.isenabled()
     gc.disable()
     gc.freeze()
     hook = sys.unraisablehook
     sys.unraisablehook = lambda _: None  # tasks of killed processes end here, and may complain
     try:
-        life = Life(ReplicatedWorld(seed, choose_replicated(seed)) if replicated else World(seed, choose(seed)))
-        outcome = life.run()
-        life.world.loop.close()
-        del life
+        yield
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of coroutines that never began
             gc.collect()
-        return outcome
     finally:
         sys.unraisablehook = hook
         if was_enabled:

@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 _PRUNE_AT = 4096
 _TICK_S = 1e-6
-_STEPS_MAX = 500_000
 _BIRTH_S = 1_700_000_000.0
 
 
@@ -95,6 +94,7 @@ class SimLoop(asyncio.BaseEventLoop):
     """Runs what is ready in order, and where nothing is, lets the time jump to the next timer."""
 
     network: Network | None = None
+    steps_max = 500_000
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class SimLoop(asyncio.BaseEventLoop):
             timer = heapq.heappop(timers)[2]
             if not timer.stopped:
                 queue.append(timer)
-        if self.steps > _STEPS_MAX:
+        if self.steps > self.steps_max:
             raise Stuck(f"{self.steps} steps and no end at {self._now:.3f} s")
         for _ in range(len(queue)):
             handle = queue.popleft()
