@@ -49,6 +49,10 @@ def test_an_empty_store_founds_no_cluster_over_the_data_of_another(cluster: Clus
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "knows of no cluster, but there is the cluster of shard-1, shard-2" in refused.stderr
     assert "--adopt nodes" in refused.stderr
+    # A cluster with an id of its own in this folder would stand in the way of that.
+    refused = cluster.run("init")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "knows of no cluster, but there is the cluster of shard-1, shard-2" in refused.stderr
 
     cluster.flags = ["--adopt", "nodes"]
     assert "the cluster of shard-1, shard-2 is as its nodes last knew it" in cluster.start().out

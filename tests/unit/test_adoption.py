@@ -57,6 +57,12 @@ def test_a_copy_that_cannot_be_read_is_named(data: DataFolder) -> None:
         newest_copy(data)
 
 
+async def test_nodes_that_have_kept_nothing_make_no_cluster(data: DataFolder) -> None:
+    store = MemoryStore()
+    assert await adopt(store, SystemClock(), newest_copy(data)) is None
+    assert await store.get(TOPOLOGY) is None
+
+
 async def test_what_was_under_way_goes_on_and_what_an_old_store_had_begun_does_not() -> None:
     store, clock = MemoryStore(), SystemClock()
     current = cluster("a", "b", "c", "d").placement

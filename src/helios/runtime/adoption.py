@@ -49,7 +49,7 @@ async def adopt(store: Store, clock: Clock, kept: Topology) -> Topology | None:
     stays, so that nodes of other hosts that remember the next one are still seen to know more.
     """
     record = await TopologyReader(store).read()
-    if record is not None and kept.epoch <= record.value.epoch:
+    if kept.epoch <= (record.value.epoch if record else 0):
         return None
     operations = await _ended(store, clock)
     if kept.transition is not None:

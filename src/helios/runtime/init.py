@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from helios.errors import StartError
 from helios.node.files import DataFolder
+from helios.node.topology_copy import newest_copy
 from helios.ports.location import StoreLocation
 from helios.ports.records import CLUSTER, SETTINGS, put_record
+from helios.ports.topologies import read_topology
+from helios.runtime.adoption import check_store
 from helios.runtime.agreement import found
 from helios.runtime.backends import locate, opened_store
 from helios.runtime.clock import SystemClock
@@ -16,9 +19,10 @@ from helios.runtime.settings import SettingsRead, data_folder
 
 
 async def run_init(read: SettingsRead) -> None:
-    """Put the settings, the users and the cluster's id into the store. Raises StartError where they are there already.
+    """Put the settings, the users and the cluster's id into the store.
 
-    Makes the file of the cluster's key, if one is set and not there.
+    Raises StartError where they are there already, and where nodes in the data folder remember a cluster, which could
+    not be made again once the store has another one. Makes the file of the cluster's key, if one is set and not there.
     """
     settings = read.settings
     data = DataFolder(data_folder(settings))
@@ -28,6 +32,7 @@ async def run_init(read: SettingsRead) -> None:
     async with opened_store(data, location) as store:
         if await store.get(CLUSTER) is not None or await store.get(SETTINGS) is not None:
             raise _founded(location)
+        check_store(data, location, newest_copy(data), await read_topology(store))
         made = make_key(settings.security)
         key = read_key(settings.security)
         users = await settle_users(store, settings, lead=True)
