@@ -235,7 +235,6 @@ async def test_a_user_hears_of_its_own_keys_alone(lab: RouterLab) -> None:
         writer = await RawClient.connect(lab.port)
         assert await writer.ask("AUTH", "all", "secret") == b"+OK\r\n"
         assert await writer.ask("MSET", "theirs:1", "1", "mine:1", "1") == b"+OK\r\n"
-        writer.close()
         assert await cacher.told() == [b"invalidate", [b"mine:1"]]
         await said(lab)
         await cacher.told_nothing()
@@ -244,6 +243,16 @@ async def test_a_user_hears_of_its_own_keys_alone(lab: RouterLab) -> None:
         await cacher.ask("CLIENT", "TRACKING", "ON")
         assert isinstance(await cacher.ask("GET", "theirs:1"), redis.ResponseError)
         assert not len(lab.router.tracker.interests)
+        # Nor does it hear of what it has read as another user.
+        assert await cacher.ask("AUTH", "all", "secret") == b"OK"
+        for key in ("theirs:1", "mine:1"):
+            assert await cacher.ask("GET", key) == b"1"
+        assert await cacher.ask("AUTH", "mine", "secret") == b"OK"
+        assert await writer.ask("MSET", "theirs:1", "2", "mine:1", "2") == b"+OK\r\n"
+        writer.close()
+        assert await cacher.told() == [b"invalidate", [b"mine:1"]]
+        await said(lab)
+        await cacher.told_nothing()
         # Who may read nothing hears of nothing.
         assert await cacher.ask("AUTH", "operator", "secret") == b"OK"
         assert not len(lab.router.tracker)

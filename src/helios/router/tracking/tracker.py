@@ -238,6 +238,8 @@ class Tracker:
         for client in self._known(ids):
             if client.tracking is None or client.tracking.wish.bcast:
                 continue
+            if client.rights is not None and not client.rights.sees(key):
+                continue  # it has read the key as another user
             if client.tracking.own.heard(key):
                 self.interests.note(key, client.id)
             else:
