@@ -62,7 +62,7 @@ def test_a_migration_that_a_new_plan_has_no_need_of_is_cancelled_and_says_why() 
     assert dropped is not None
     assert (kept.status, kept.error) == (MigrationStatus.IN_PROGRESS, None)
     assert dropped.status is MigrationStatus.CANCELLED
-    assert dropped.error == "not needed any more: what was asked for was planned anew when its turn came"
+    assert dropped.error == "not needed: when its turn came, no key had to go this way any more"
 
 
 def test_who_changed_a_setting_is_a_user_at_a_host() -> None:
@@ -78,6 +78,15 @@ def test_a_data_server_is_told_from_a_node_that_wants_a_login() -> None:
     assert str(server).startswith("localhost:16379 is a data server that needs a login, not a node of Helios")
     node = refused("localhost:6379", "NOAUTH HELLO comes after a login here: write HELLO <protocol> AUTH …")
     assert str(node) == "localhost:6379 lets in its users only: say who you are (helios-cli --user NAME)"
+
+
+def test_a_weight_that_is_no_number_is_refused_by_name() -> None:
+    with helios.AdminClient() as admin:
+        for weight in ("heavy", None):
+            with pytest.raises(InvalidInput, match=f"{weight!r} is not a number"):
+                admin.reweight("shard-1", weight)  # type: ignore[arg-type]
+            with pytest.raises(InvalidInput, match=f"{weight!r} is not a number"):
+                admin.add_node("shard-4", "localhost:6382", weight=weight)  # type: ignore[arg-type]
 
 
 def test_a_key_that_is_neither_text_nor_bytes_is_refused_by_name() -> None:

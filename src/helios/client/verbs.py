@@ -94,7 +94,7 @@ def rebalance(strategy: str, by: str) -> Request[ChangeView]:
 
 def reweight(node_id: str, weight: float) -> Request[ChangeView]:
     """REWEIGHT."""
-    return _request(_view(ChangeView), "REWEIGHT", node_id, repr(float(weight)))
+    return _request(_view(ChangeView), "REWEIGHT", node_id, _number(weight))
 
 
 def drain(node_id: str) -> Request[ChangeView]:
@@ -152,7 +152,7 @@ def preview_rebalance(strategy: str, by: str) -> Request[list[PreviewView]]:
 
 def preview_reweight(node_id: str, weight: float) -> Request[list[PreviewView]]:
     """PREVIEW REWEIGHT."""
-    return _request(_views(PreviewView), "PREVIEW", "REWEIGHT", node_id, repr(float(weight)))
+    return _request(_views(PreviewView), "PREVIEW", "REWEIGHT", node_id, _number(weight))
 
 
 def preview_drain(node_id: str) -> Request[list[PreviewView]]:
@@ -282,7 +282,14 @@ def _way(strategy: str, by: str) -> list[str]:
 
 
 def _weight(weight: float) -> list[str]:
-    return [] if weight == 1.0 else ["WEIGHT", repr(float(weight))]
+    return [] if weight == 1.0 else ["WEIGHT", _number(weight)]
+
+
+def _number(value: float) -> str:
+    try:
+        return repr(float(value))
+    except (TypeError, ValueError):
+        raise InvalidInput(f"{value!r} is not a number") from None
 
 
 # How replies are read

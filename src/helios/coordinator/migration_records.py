@@ -19,7 +19,7 @@ _PHASES = {
     PairPhase.FENCED: MigrationPhase.FENCED,
     PairPhase.SWITCHED: MigrationPhase.SWITCHED,
 }
-_REPLANNED = "not needed any more: what was asked for was planned anew when its turn came"
+_UNNEEDED = "not needed: when its turn came, no key had to go this way any more"
 
 
 class Step(NamedTuple):
@@ -49,12 +49,12 @@ class MigrationRecords:
 
     def started(self, pairs: tuple[Pair, ...]) -> Step:
         """The change runs, and each pair has a migration; one that waited as pending goes on."""
-        return Step(self._change(ChangeStatus.RUNNING), self._of(pairs, MigrationStatus.CANCELLED, _REPLANNED))
+        return Step(self._change(ChangeStatus.RUNNING), self._of(pairs, MigrationStatus.CANCELLED, _UNNEEDED))
 
     def in_step(self, transition: Transition) -> list[Put]:
         """What brings the migrations in step with a transition whose beginning or reversal was not recorded wholly."""
         if not transition.reversing:
-            return self._of(transition.pairs, MigrationStatus.CANCELLED, _REPLANNED)
+            return self._of(transition.pairs, MigrationStatus.CANCELLED, _UNNEEDED)
         status = MigrationStatus.CANCELLED if self.change.cancelled else MigrationStatus.FAILED
         return self._of(transition.pairs, status, self.change.error)
 
