@@ -19,6 +19,7 @@ KEYS = {f"key:{number}".encode(): f"value {number}".encode() for number in range
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """One that has not been started yet."""
     cluster = Cluster(tmp_path, 2, None, ())
+    cluster.env.pop("HELIOS_STORE__URL", None)  # it begins in SQLite, whatever other tests run over
     yield cluster
     cluster.clean_up()
 
