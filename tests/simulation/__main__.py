@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.simulation.life import live
 from tests.simulation.many import live_as_many
 from tests.simulation.planted import PLANTS
+from tests.simulation.replicated import choose_replicated
 from tests.simulation.report import Tally, read_line, to_line
 from tests.simulation.scenario import WAITING, Edge, choose
 
@@ -43,8 +44,9 @@ def main() -> int:
             return _replay(options.seed, replicated=options.replicated)
         if options.worker:
             seeds = range(options.first, options.first + options.count, options.step)
-            chosen = [seed for seed in seeds if not options.only or options.only in choose(seed).edges]
-            return _work(chosen, replicated=options.replicated)
+            chosen_for = choose_replicated if options.replicated else choose
+            chosen = [seed for seed in seeds if not options.only or options.only in chosen_for(seed).edges]
+            return _work(chosen, replicated=options.replicated, stop_at_first=options.stop_at_first)
     return _spread(options)
 
 
@@ -81,12 +83,14 @@ def _replay(seed: int, *, replicated: bool) -> int:
     return 1 if outcome.failure else 0
 
 
-def _work(seeds: Iterable[int], *, replicated: bool) -> int:
+def _work(seeds: Iterable[int], *, replicated: bool, stop_at_first: bool) -> int:
     failed = 0
     for seed in seeds:
         outcome = live(seed, replicated=replicated)
         failed += outcome.failure is not None
         print(to_line(outcome), flush=True)
+        if failed and stop_at_first:
+            break
     return 1 if failed else 0
 
 
@@ -104,6 +108,7 @@ def _spread(options: argparse.Namespace) -> int:
         arguments = ["--first", str(start), "--count", str(count), "--step", str(options.step)]
         command = [sys.executable, "-m", "tests.simulation", "--worker", *arguments, "--plant", options.plant]
         command += ["--replicated"] if options.replicated else []
+        command += ["--stop-at-first"] if options.stop_at_first else []
         command += ["--with", *options.edges, *(["--only", options.only] if options.only else [])]
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         for line in run.stdout.splitlines():

@@ -78,18 +78,23 @@ class Failures(Faults):
             return
         choice = random.random()
         if choice < 0.5:
-            power = random.random() < 0.4
-            if self._spares(server, power=power):
-                self._end(server, power=power)
+            self._end_if_spared(server, power=random.random() < 0.4)
         elif choice < 0.75:
             self._stop(server, random.uniform(0.01, 5))
         else:
             lag_s = random.choice((0.05, 0.3, 1.0))
-            server.replication.lag_s = lambda: lag_s
-            mend = lambda: setattr(server.replication, "lag_s", lambda: 0.0)  # noqa: E731
-            self._until(mend, random.uniform(0.5, 3), f"{server.name} lags")
+            self._lag(server, lag_s, random.uniform(0.5, 3))
 
-    def _end(self, server: SimServer, *, power: bool) -> None:
+    def _lag(self, server: SimServer, lag_s: float, for_s: float) -> None:
+        """What its leader sends takes so long to come."""
+        server.replication.lag_s = lambda: lag_s
+        mend = lambda: setattr(server.replication, "lag_s", lambda: 0.0)  # noqa: E731
+        self._until(mend, for_s, f"{server.name} lags")
+
+    def _end_if_spared(self, server: SimServer, power: bool = False) -> None:
+        """The server ends, with what is not on its disk where its power fails; unless nobody could go on without it."""
+        if not server.up or not self._spares(server, power=power):
+            return
         self.count += 1
         self._nodes.note(f"fault: {server.name} {'loses its power' if power else 'crashes'}")
         server.crash(lose_unsynced=power)

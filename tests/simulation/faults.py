@@ -24,7 +24,7 @@ _LOSES_COPIES = 0.3  # how often, and in a life at most
 _LOSSES_MAX = 6
 
 
-class _Trouble:
+class Trouble:
     """A fault that lasts until it is mended."""
 
     def __init__(self, what: str, mend: Callable[[], object]) -> None:
@@ -43,7 +43,7 @@ class Faults:
         self._active = 0
         self._copies = Random(f"{world.seed}/copies")
         self._losses = 0  # of copies
-        self._zombie: _Trouble | None = None  # a coordinator that sleeps until it has been replaced
+        self._zombie: Trouble | None = None  # a coordinator that sleeps until it has been replaced
         self.mended = asyncio.Event()  # set where nothing is broken
         self.mended.set()
         self.over = False  # whether nothing new will happen
@@ -285,7 +285,7 @@ class Faults:
             pair.phase is phase and not servers[pair.target].acl and source in (None, pair.source) for pair in pairs
         )
 
-    def _freeze(self, actor: Actor, duration_s: float, *, suspended: bool = False) -> _Trouble:
+    def _freeze(self, actor: Actor, duration_s: float, *, suspended: bool = False) -> Trouble:
         actor.freeze()
         process, loop = actor.process, self._world.loop
         since_s = loop.time()
@@ -339,16 +339,16 @@ class Faults:
                 lambda: setattr(store, "loss", 0.0), random.uniform(0.5, 3), f"{actor.process.name} has a bad store"
             )
 
-    def _until(self, mend: Callable[[], object], after_s: float, what: str) -> _Trouble:
+    def _until(self, mend: Callable[[], object], after_s: float, what: str) -> Trouble:
         self._world.note(f"fault: {what} for {after_s:.3f} s")
         self._active += 1
         self.mended.clear()
         self.count += 1
-        trouble = _Trouble(what, mend)
+        trouble = Trouble(what, mend)
         self._world.loop.send_later(after_s, self._mend, trouble)
         return trouble
 
-    def _mend(self, trouble: _Trouble) -> None:
+    def _mend(self, trouble: Trouble) -> None:
         if trouble.over:
             return
         trouble.over = True

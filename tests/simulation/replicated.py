@@ -7,11 +7,11 @@ from dataclasses import replace
 from random import Random
 
 from tests.simulation.actors import Actor
-from tests.simulation.failures import Failures
 from tests.simulation.machines import AgentActor, Machine, Placed
 from tests.simulation.scenario import Danger, Edge, Scenario, ServerKind, choose
 from tests.simulation.servers import SimServer
 from tests.simulation.terms import Terms
+from tests.simulation.traps import Traps
 from tests.simulation.world import World, agent_records, members_of
 
 from helios.control.wishes import wishes_of
@@ -24,6 +24,7 @@ from helios.ports.store import Delete, Put
 
 _NODES = 3
 _FIRST_PORT = 8000
+_TRAPS = 0.3  # of all lives
 # Copies are of supervised servers alone, and a server that loses keys by itself makes every copy lose them.
 _WITHOUT = (Edge.EXTERNAL, Edge.PLAIN, Edge.LOSING, Edge.IMPORTS, Edge.ADOPTED, Edge.FLUSHES)
 
@@ -33,24 +34,28 @@ def choose_replicated(seed: int) -> Scenario:
     base, random = choose(seed), Random(f"{seed}/copies")
     danger = base.danger if base.danger in (Danger.CALM, Danger.SLOW, Danger.ZOMBIES) else Danger.MIXED
     factor = random.choice((2, 3, 3))
+    traps = Random(f"{seed}/has traps").random() < _TRAPS
     replication = ReplicationSettings(
         reads=Reads.LINEARIZABLE,
         ack_timeout=random.choice((0.2, 0.5, 1.0)),
         failover_timeout=random.choice((0.5, 1.0, 2.0)),
     )
-    sharding = base.settings.sharding.model_copy(update={"replication_factor": factor})
+    sharding = base.settings.sharding.model_copy(update={"replication_factor": 3 if traps else factor})
     return replace(
         base,
         settings=base.settings.model_copy(update={"sharding": sharding, "replication": replication}),
         nodes=_NODES,
         spare_nodes=random.randint(0, 1),
-        danger=danger,
-        peace_s=random.choice((0.0, 1.0, 3.0)),
+        danger=Danger.MIXED if traps else danger,
+        late=0.0 if traps else base.late,
+        store_late=0.0 if traps else base.store_late,
+        peace_s=2.0 if traps else random.choice((0.0, 1.0, 3.0)),
         trouble_s=random.uniform(2.0, 6.0),
-        registers=2,
+        registers=1,
+        register_weight=60,  # what is read from who does not lead any more shows there
         lists=False,
         room_bytes=1 << 20,
-        edges=base.edges.difference(_WITHOUT),
+        edges=base.edges.difference(_WITHOUT) | ({Edge.TRAPS} if traps else frozenset()),
         kinds=(ServerKind.SUPERVISED,) * len(base.kinds),
     )
 
@@ -64,7 +69,7 @@ class ReplicatedWorld(World):
         self.machines = {node: self._machine(node) for node in self.servers}
         self.agents = [AgentActor(self, machine) for machine in self.machines.values()]
         self.invariants.leads = lambda server: self.leading(server.shard) is server
-        self.faults = Failures(self)
+        self.faults = Traps(self)
         self.terms = Terms(self)
         self.unsound: set[SimServer] = set()  # those that have lost their power, and have not got everything again
 

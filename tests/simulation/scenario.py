@@ -52,6 +52,7 @@ class Edge(StrEnum):
     ELSEWHERE = "elsewhere"  # servers come back at other addresses
     ADOPTED = "adopted"  # a server that runs already, with keys, becomes a cluster
     SCRIPTS = "scripts"  # clients call scripts and functions, some of which write keys that they do not declare
+    TRAPS = "traps"  # nothing fails but what shows wrong rules for leaders
 
 
 # Those that show faults which are not mended yet. They occur only where the command line asks for them.
@@ -114,6 +115,7 @@ class Scenario:
     edges: frozenset[Edge]
     kinds: tuple[ServerKind, ...]  # of all servers
     skews_s: tuple[float, ...]  # of the servers' clocks
+    register_weight: int = 20  # how often registers are used, beside other deeds
     lists: bool = True  # whether a listing shows what there is, and not what a failover may take back
 
     @property

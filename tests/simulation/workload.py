@@ -50,7 +50,7 @@ class Client:
             "single": 60,
             "count": 15 if scenario.counters else 0,
             "count watching": 5 if scenario.counters else 0,
-            "register": 20 if scenario.registers else 0,
+            "register": scenario.register_weight if scenario.registers else 0,
             "pair": 8 if scenario.pairs else 0,
             "queue": 12 if scenario.queues else 0,
             "several": 12 if Edge.SEVERAL in scenario.edges else 0,
