@@ -27,6 +27,15 @@ def test_importing_costs_next_to_nothing() -> None:
     assert not {"asyncio", "pydantic", "hiredis"} & loaded("import helios; helios.Ring(['a']).owner('key')")
 
 
+def test_a_node_holds_no_library_in_memory_that_it_does_not_use() -> None:
+    """Each node has an agent and a router for good, so that a megabyte of each counts."""
+    people = {"fastapi", "starlette", "uvicorn", "httpx", "prometheus_client", "yaml", "rich", "anyio", "watchfiles"}
+    router = loaded("import helios.cli.main, helios.runtime.router")
+    assert not router & {*people, "helios.coordinator", "helios.api"}
+    node = loaded("import helios.cli.main, helios.runtime.node")
+    assert not node & {*people, "helios.router", "helios.api"}
+
+
 def test_the_plugin_does_not_burden_those_who_do_not_use_it() -> None:
     before = loaded("import pytest")
     assert loaded("import pytest, helios.pytest_plugin") - before <= {"helios", "helios.pytest_plugin"}

@@ -7,8 +7,6 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import watchfiles
-
 from helios.access.publishing import publish_users
 from helios.admin.settings import DEFAULT, SharedSettings, value_of
 from helios.errors import HeliosError, SettingsError
@@ -81,6 +79,8 @@ class Reloader:
         if path is None:
             await asyncio.Event().wait()
             return
+        import watchfiles  # for who follows a file
+
         # The folders, not the file: editors put another file in its place, and links are turned elsewhere.
         folders = {path.absolute().parent, path.resolve().parent}
         try:
