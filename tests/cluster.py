@@ -111,6 +111,13 @@ class Cluster:
         """The base of the REST interface."""
         return f"http://127.0.0.1:{self.api_port}"
 
+    @property
+    def store_url(self) -> str:
+        """Where its store is; empty where that is in the data folder."""
+        if "--store" in self.flags:
+            return self.flags[self.flags.index("--store") + 1]
+        return self.env.get("HELIOS_STORE__URL", "")
+
     def words(self) -> list[str]:
         """The command line behind `helios`."""
         words = ["up", "--shards", str(self.shards), "--port", str(self.resp_ports[0])]

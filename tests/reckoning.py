@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from tests.cluster import Cluster
 from tests.shards import eventually, rests, topology_in
 
+from helios.model.sections import StoreSettings
+from helios.model.settings import Settings
 from helios.model.topology import Topology
 from helios.placement.routing import Routes
 from helios.ports.engine import MOVER_PREFIX, session_of
@@ -19,7 +21,7 @@ from helios.ports.records import (
     read_record,
 )
 from helios.ports.store import Store
-from helios.stores.sqlite import SqliteStore
+from helios.runtime.backends import locate
 
 
 async def verb(cluster: Cluster, *words: str, port: int | None = None) -> object:
@@ -44,8 +46,9 @@ async def answer(cluster: Cluster, *words: str) -> object:
 
 @asynccontextmanager
 async def opened(cluster: Cluster) -> AsyncIterator[Store]:
-    """The cluster's store."""
-    store = await SqliteStore.open(cluster.data.store)
+    """The cluster's store, wherever that is."""
+    settings = Settings(store=StoreSettings(url=cluster.store_url))
+    store = await locate(settings, cluster.data).open()
     try:
         yield store
     finally:
