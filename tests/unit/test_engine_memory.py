@@ -16,7 +16,7 @@ from helios.ports.engine import UserRole
 
 MEMBER = Member("shard-1.0", "shard-1", Address("memory", 1))
 ADMIN = ("admin", "secret")
-TRAVEL_S = 0.05
+TRAVEL_S = 0.3  # more than a busy machine keeps a test from its next step
 
 
 class Wall:
