@@ -76,7 +76,8 @@ async def test_nothing_is_known_of_copies_whose_leader_is_silent() -> None:
     [
         ({}, "under-replicated", 1),
         ({"members": (A, B, C), "learners": ()}, "ok", 0),
-        ({"members": (A, B, C), "learners": (), "outgoing": (A, B)}, "ok", 0),
+        ({"members": (A, B, C), "learners": (), "outgoing": (A, B)}, "under-replicated", 1),
+        ({"members": (A, B, C), "learners": (), "outgoing": (A, B, C)}, "ok", 0),
     ],
 )
 async def test_a_shard_says_what_it_lacks(change: dict[str, Any], status: str, missing: int) -> None:

@@ -21,7 +21,7 @@ async def shard_views(topology: Topology, connector: Connector, settings: Cluste
 
 def missing_copies(shard: Shard, settings: ClusterSettings) -> int:
     """How many members a shard has less than it is to have."""
-    return max(0, settings.sharding.replication_factor - len(shard.members))
+    return max(0, settings.sharding.replication_factor - _counting(shard))
 
 
 def under_replicated(topology: Topology, settings: ClusterSettings) -> list[str]:
@@ -51,7 +51,12 @@ def replaced_server(topology: Topology, node: Node) -> str:
 
 def copies_of(shard: Shard, settings: ClusterSettings) -> str:
     """How many copies a shard has of how many."""
-    return f"{len(shard.members)} of {settings.sharding.replication_factor} copies"
+    return f"{_counting(shard)} of {settings.sharding.replication_factor} copies"
+
+
+def _counting(shard: Shard) -> int:
+    """How many members a shard has; one that has just joined saves nobody until the membership before it is over."""
+    return min(map(len, shard.memberships))
 
 
 async def _look(shard: Shard, connector: Connector) -> Replication | None:
