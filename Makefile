@@ -17,7 +17,8 @@ SANITIZED := $(addprefix tests/,property/test_wire_fuzz.py property/test_wire_ch
 	property/test_ring.py unit/test_wire.py integration/router/test_router_limits.py)
 
 # The files that take longest begin first, so that no worker is left alone with one in the end.
-LONG := $(addprefix tests/integration/test_,crashes.py crashes_external.py up.py local.py soak.py balance.py big_values.py failover_soak.py)
+LONG := $(addprefix tests/integration/test_,crashes.py crashes_external.py up.py local.py external_replicas.py backup.py take_over.py soak.py balance.py \
+	big_values.py failover_soak.py)
 
 # The crash matrix, of which every test run has a part.
 CRASHES := $(addprefix tests/integration/test_,crashes.py crashes_external.py moves_and_failovers.py replicated_repair.py)
@@ -85,7 +86,7 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -n 2 tests/unit tests/control tests/property
 
 test: check
-	$(BIN)/python -m pytest tests/simulation
+	$(BIN)/python -m pytest -n 2 tests/simulation
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/hosts $(LONG) tests/docs tests/integration tests/conformance
 	@if [ $(STORE) != etcd ] && command -v etcd >/dev/null; then \
 		STORE=etcd $(BIN)/python -m pytest -n 3 --dist loadfile $(ON_ETCD); fi
