@@ -149,6 +149,10 @@ class NodeFolder:
         found = [(path.stem.removeprefix("router-"), path) for path in self.root.glob("router-*.lock")]
         return sorted((int(number), path) for number, path in found if number.isdigit())
 
+    def process_locks(self) -> list[Path]:
+        """The locks of the agent and of all router workers."""
+        return [self.lock, *(path for _, path in self.router_locks())]
+
     def others(self) -> list[str]:
         """The ids of the members that have files here, but for the founder."""
         names = [folder.root.name.removeprefix(_MEMBER) for folder in self.members()]

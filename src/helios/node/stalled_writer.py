@@ -67,8 +67,7 @@ class StalledWriterWatch:
         """The processes of this folder that somebody starts again: by their own names in the locks that they hold."""
         paths = [self._data.gateway_lock]
         for node_id in self._data.node_ids():
-            folder = self._data.node(node_id)
-            paths += [folder.lock, *(path for _, path in folder.router_locks())]
+            paths += self._data.node(node_id).process_locks()
         for path in paths:
             holder = holder_of(path)
             if holder is not None:
