@@ -24,12 +24,16 @@ def check_agreement(stored: ClusterSettings, settings: Settings) -> None:
     for name, info in all_settings().items():
         if info.effect is not Effect.FIXED or not settings.is_set(name):
             continue
-        wanted, fixed = value_of(settings, name), value_of(stored, name)
-        if wanted != fixed:
-            raise StartError(
-                f"this cluster was founded with {name} {fixed}, which is fixed since then, "
-                f"and it is set to {wanted} now: set it to {fixed} or leave it out"
-            )
+        check_fixed(name, value_of(settings, name), value_of(stored, name))
+
+
+def check_fixed(name: str, wanted: object, fixed: object) -> None:
+    """Raise StartError if a setting is `wanted` to be another than the cluster was founded with."""
+    if wanted != fixed:
+        raise StartError(
+            f"this cluster was founded with {name} {fixed}, which is fixed since then, "
+            f"and it is set to {wanted} now: set it to {fixed} or leave it out"
+        )
 
 
 async def found(

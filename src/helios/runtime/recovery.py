@@ -16,7 +16,7 @@ from helios.ports.records import ADOPTION, SETTINGS, AdoptionRecord, put_record,
 from helios.ports.store import Compare, Delete, Put, Store
 from helios.ports.topologies import read_topology
 from helios.runtime.adoption import adopt
-from helios.runtime.agreement import found
+from helios.runtime.agreement import check_fixed, found
 from helios.runtime.backends import locate, opened_store
 from helios.runtime.clock import SystemClock
 from helios.runtime.identity import INIT, check_folder, read_key, settle_identity
@@ -69,8 +69,7 @@ def _remembered(data: DataFolder) -> Topology:
     if not kept.nodes:
         raise StartError(f"no node in {data.nodes} remembers a cluster: name the data folder of one by --data-dir")
     for node_id in data.node_ids():
-        folder = data.node(node_id)
-        for lock in (folder.lock, *(path for _, path in folder.router_locks())):
+        for lock in data.node(node_id).process_locks():
             holder = holder_of(lock)
             if holder is not None:
                 raise StartError(f"{node_id} runs (process {holder.process.pid}): end it first, with its routers")
@@ -81,11 +80,7 @@ def _as_founded(settings: Settings, kept: Topology) -> Settings:
     """The settings with what is fixed since the cluster was founded. Raises StartError where they contradict it."""
     name, points = "sharding.virtual_nodes", kept.placement.virtual_nodes
     settings = settings.with_default(name, points)
-    if settings.sharding.virtual_nodes != points:
-        raise StartError(
-            f"this cluster was founded with {name} {points}, which is fixed since then, and it is set to "
-            f"{settings.sharding.virtual_nodes} now: set it to {points} or leave it out"
-        )
+    check_fixed(name, settings.sharding.virtual_nodes, points)
     return settings
 
 
