@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import itertools
@@ -13,9 +14,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import redis
@@ -367,3 +368,16 @@ def running_hosts(folder: Path, count: int = 3, *, copies: int = 1) -> Iterator[
             cluster.add_node(host)
         cluster.wait_serving()
         yield cluster
+
+
+@asynccontextmanager
+async def broken(
+    cluster: HostsCluster, breaking: Callable[[], object], healing: Callable[[], object]
+) -> AsyncIterator[None]:
+    """What is done to the cluster at the beginning of the block, and undone at its end: then everything serves soon."""
+    await asyncio.to_thread(breaking)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(healing)
+    await asyncio.to_thread(cluster.wait_healed)

@@ -10,12 +10,12 @@ import contextlib
 import json
 import signal
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
-from tests.hosts.cluster import PORT, HostsCluster, running_hosts
+from tests.hosts.cluster import PORT, HostsCluster, broken, running_hosts
 from tests.hosts.network import has_network
 from tests.ledger import Ledger
 from tests.waiting import until
@@ -48,19 +48,6 @@ async def writing(cluster: HostsCluster, seed: int) -> AsyncIterator[Ledger]:
         await ledger.stop()
         print(cluster.logs())
         raise
-
-
-@asynccontextmanager
-async def broken(
-    cluster: HostsCluster, breaking: Callable[[], object], healing: Callable[[], object]
-) -> AsyncIterator[None]:
-    """What is done to the cluster at the beginning of the block, and undone at its end: then everything serves soon."""
-    await asyncio.to_thread(breaking)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(healing)
-    await asyncio.to_thread(cluster.wait_healed)
 
 
 async def settled(cluster: HostsCluster, ledger: Ledger, least: int) -> None:

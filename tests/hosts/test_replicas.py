@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 from redis.exceptions import RedisError
-from tests.hosts.cluster import FAILOVER_S, LOGIN, PORT, HostsCluster, running_hosts
+from tests.hosts.cluster import FAILOVER_S, LOGIN, PORT, HostsCluster, broken, running_hosts
 from tests.hosts.network import Host, has_network
 from tests.ledger import Ledger
 from tests.noting_clients import connected
@@ -96,19 +96,6 @@ async def watched(cluster: HostsCluster, seed: int) -> AsyncIterator[Load]:
         await load.stop()
     await asyncio.to_thread(cluster.wait_clean)
     await load.check()
-
-
-@asynccontextmanager
-async def broken(
-    cluster: HostsCluster, breaking: Callable[[], object], healing: Callable[[], object]
-) -> AsyncIterator[None]:
-    """What is done to the cluster at the beginning of the block, and undone at its end: then everything serves soon."""
-    await asyncio.to_thread(breaking)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(healing)
-    await asyncio.to_thread(cluster.wait_healed)
 
 
 async def leading(cluster: HostsCluster, among: Sequence[Host] = ()) -> tuple[Host, list[str]]:
