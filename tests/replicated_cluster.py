@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from collections import Counter
@@ -37,6 +38,16 @@ def leader(cluster: Cluster, shard: str) -> str:
     found = by_id[shard.encode()]
     assert isinstance(found, bytes)
     return found.decode()
+
+
+def keys_of(cluster: Cluster, shard: str) -> Iterator[str]:
+    """Keys that the shard owns, without end."""
+    for number in itertools.count():
+        key = f"key:{number}"
+        said = cluster.command("NODEFORKEY", key)
+        assert isinstance(said, list), said
+        if shard.encode() in said:
+            yield key
 
 
 def kill(cluster: Cluster, member_id: str) -> None:
