@@ -104,6 +104,21 @@ async def test_where_memory_is_short_those_with_the_most_are_let_go(servers: dic
         spared.close()
 
 
+async def test_a_client_that_is_being_let_go_is_not_let_go_again(servers: dict[str, Server]) -> None:
+    options = replace(OPTIONS, client_bytes=100_000_000)
+    async with RouterLab(servers, options=options).running() as lab:
+        limits = lab.router.clients.limits
+        raw = await RawClient.connect(lab.port)
+        raw.writer.write(b"*2\r\n$3\r\nGET\r\n$10000000\r\n" + b"x" * 3_000_000)
+        await until(lambda: limits.held_bytes > 2_000_000, "what it has sent is counted")
+        limits.options = replace(options, client_bytes=1_000_000)
+        limits.look()
+        limits.look()
+        assert limits.ended == {"client_memory": 1}
+        with suppress(ConnectionResetError):
+            assert await raw.closed() == b""
+
+
 async def test_what_is_queued_in_a_transaction_counts(servers: dict[str, Server]) -> None:
     options = replace(OPTIONS, client_bytes=3_000_000)
     async with RouterLab(servers, options=options).running() as lab:

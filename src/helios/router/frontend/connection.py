@@ -68,6 +68,7 @@ class ClientConnection(Caller, asyncio.Protocol):
         self.reserved = False  # it has one of the last places, which are for administrators
         self._trail: deque[memoryview] = deque()
         self._trail_bytes = 0
+        self.aborted = False  # nothing more is sent to it, though the connection may not be gone yet
         self.spared = False  # by CLIENT NO-EVICT: others are let go before it
         self.moving_endpoint = b""  # by CLIENT MAINT_NOTIFICATIONS: how it wants to be told of another node, if at all
 
@@ -261,6 +262,7 @@ class ClientConnection(Caller, asyncio.Protocol):
     def abort(self) -> None:
         """End the connection at once; unsent replies are dropped."""
         self.stops |= CLOSED
+        self.aborted = True
         if self.transport is not None:
             self.transport.abort()
 

@@ -36,6 +36,7 @@ class LimitedClient(Protocol):
 
     address: str
     arrived_ns: int
+    aborted: bool
     spared: bool
     connected_ns: int
 
@@ -96,6 +97,8 @@ class ClientLimits(Generic[C]):
         sizes: list[tuple[int, C]] = []
         self.held_bytes = 0
         for client in list(self._clients.values()):
+            if client.aborted:
+                continue  # What it was owed is given up once its connection is gone.
             subscribed = self._subscribed(client)
             size = client.held_bytes + subscribed
             self.held_bytes += size
