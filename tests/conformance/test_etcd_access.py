@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -139,18 +140,43 @@ async def test_a_lease_lives_on_while_the_endpoint_in_use_is_frozen(tmp_path: Pa
         await store.close()
 
 
-async def test_an_etcd_that_is_too_old_is_refused() -> None:
+@asynccontextmanager
+async def answering(*answers: tuple[int, object]) -> AsyncIterator[str]:
+    """The address of a server that gives these answers, each to one request."""
+    left = list(answers)
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        body = json.dumps({"etcdserver": "3.5.5", "etcdcluster": "3.5.0"}).encode()
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body))
+        status, found = left.pop(0)
+        body = json.dumps(found).encode()
+        head = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (status, len(body))
+        writer.write(head + body)
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    with pytest.raises(StoreError, match=r"3\.5\.5, which is too old to be safe: Helios needs 3\.4\.22, 3\.5\.6 or"):
-        await EtcdStore.open(Access((address,)), "x")
-    server.close()
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    assert not left
+
+
+async def test_an_etcd_that_is_too_old_is_refused() -> None:
+    async with answering((200, {"etcdserver": "3.5.5", "etcdcluster": "3.5.0"})) as address:
+        with pytest.raises(
+            StoreError, match=r"3\.5\.5, which is too old to be safe: Helios needs 3\.4\.22, 3\.5\.6 or"
+        ):
+            await EtcdStore.open(Access((address,)), "x")
+
+
+async def test_a_read_that_waited_for_a_new_leader_is_asked_again() -> None:
+    changed = (503, {"error": "etcdserver: leader changed", "code": 14, "message": "etcdserver: leader changed"})
+    found = {"kvs": [{"key": "L3gvYQ==", "value": "MQ==", "mod_revision": "7"}]}
+    opening: list[tuple[int, object]] = [(200, {"etcdserver": "3.5.6"}), (200, {})]
+    async with answering(*opening, changed, (200, found), changed, changed) as address:
+        store = await EtcdStore.open(Access((address,)), "x")
+        entry = await store.get("/a")
+        assert entry is not None and entry.value == b"1" and entry.version == 7
+        with pytest.raises(StoreError, match="leader changed"):
+            await store.get("/a")
+        await store.close()
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ ELSEWHERE_AFTER_S = 0.5
 _NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
 # A token is over after five minutes without use, when its member is started again, and when users are changed.
 _TOKEN_OVER = ("invalid auth token", "revision of auth store is old")
+# What a request is refused with that waited while there was no leader.
+_LEADER_CHANGED = "leader changed"
 # Older ones lose data, or answer watches and leases in ways that were mended since.
 _OLDEST = {(3, 4): 22, (3, 5): 6}
 
@@ -96,7 +98,7 @@ class Gateway:
             while left or asked:
                 if left:
                     endpoint = left.popleft()
-                    asking = self._authorised(endpoint, path, body, REPEATABLE_TIMEOUT_S)
+                    asking = self._authorised_twice(endpoint, path, body)
                     asked[asyncio.create_task(asking)] = endpoint
                 patience_s = ELSEWHERE_AFTER_S if left else None
                 ended, _ = await asyncio.wait(asked, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
@@ -176,6 +178,15 @@ class Gateway:
             await self._log_in(endpoint)
             response = await self._client.request(endpoint, path, body, self._headers(), timeout_s=timeout_s)
         return self._answer(endpoint, path, response)
+
+    async def _authorised_twice(self, endpoint: str, path: str, body: Answer) -> Answer:
+        """The answer to what may be repeated. All requests that wait for a leader end when there is a new one."""
+        try:
+            return await self._authorised(endpoint, path, body, REPEATABLE_TIMEOUT_S)
+        except Unanswered as error:
+            if _LEADER_CHANGED not in str(error):
+                raise
+        return await self._authorised(endpoint, path, body, REPEATABLE_TIMEOUT_S)
 
     async def _lines(self, endpoint: str, path: str, body: Answer) -> AsyncGenerator[Answer, None]:
         await self._log_in(endpoint)
