@@ -48,7 +48,6 @@ from helios.router.upstream.link import ServerConnection
 from helios.router.upstream.pool import Pool
 
 _END_TIMEOUT_S = 1.5
-_STRANGERS_EVERY_S = 5.0
 
 
 class Router:
@@ -137,13 +136,9 @@ class Router:
 
     async def _watch(self) -> None:
         """See again and again to the limits of clients, and to how many commands there are."""
-        looked_at = self.clock.monotonic()
         while True:
             self.rate_meter.sample(self.clock.monotonic(), self.totals.commands)
             self.hot_keys.fade(self.clock.monotonic())
-            if self.clock.monotonic() - looked_at >= _STRANGERS_EVERY_S:
-                looked_at = self.clock.monotonic()
-                self.pool.end_strangers()
             await self.clients.pause()
             self.clients.limits.look()
 

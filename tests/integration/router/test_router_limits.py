@@ -22,7 +22,6 @@ from helios.placement.glob import LONGEST_PATTERN
 from helios.resp.wire import encode_command
 from helios.router.frontend.caller import FutureReply
 from helios.router.options import RouterOptions
-from helios.router.upstream import pool
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
@@ -542,22 +541,6 @@ async def test_one_address_leaves_places_for_others(guarded: RouterLab) -> None:
     assert await elsewhere.ask("AUTH", "reader", "reader") == b"+OK\r\n"
     for raw in (boss, elsewhere, *(raw for raw, _ in readers)):
         raw.close()
-
-
-async def test_strangers_at_a_data_server_are_ended(lab: RouterLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    shorter = pool._END_STRANGERS.replace(b"$2\r\n10", b"$1\r\n1")
-    monkeypatch.setattr(pool, "_END_STRANGERS", shorter)
-    key = lab.key_of("shard-1")
-    async with lab.client() as client, lab.direct("shard-1") as direct:
-        strangers = [await RawClient.connect(lab.servers["shard-1"].port) for _ in range(5)]
-
-        async def gone() -> bool:
-            lab.router.pool.end_strangers()
-            return all(raw.reader.at_eof() for raw in strangers)
-
-        await until(gone, "they are ended, though no client has asked for anything before")
-        assert await client.set(key, "v")
-        assert await direct.ping()
 
 
 async def test_a_right_first_login_passes_those_who_guess(guarded: RouterLab) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from helios.model.fences import Fence
-from helios.model.topology import NodeKind, Shard, Topology
+from helios.model.topology import Shard, Topology
 from helios.ports.engine import UserRole
 from helios.resp.wire import encode_command
 from helios.router._fast_path import OWN, CommandStats
@@ -20,10 +20,6 @@ from helios.router.upstream.marks import Told
 from helios.router.upstream.replicas import ReplicaHost, Replicas
 from helios.router.upstream.rounds import AllRounds
 
-_STRANGER_S = 10
-_END_STRANGERS = encode_command(
-    [b"CLIENT", b"KILL", b"USER", b"default", b"MAXAGE", b"%d" % _STRANGER_S, b"SKIPME", b"yes"]
-)
 _VARIANTS = (2, 3, NO_TOUCH, NO_TOUCH + 1)  # see `Caller.variant`
 __all__ = ["Mark", "Pool"]
 
@@ -189,22 +185,6 @@ class Pool:
         reply = FutureReply()
         self.link(shard, protocol).send_as(encode_command(argv), reply, kind)
         return reply
-
-    def end_strangers(self) -> None:
-        """End connections to supervised servers that have not logged in for a while: nobody but Helios logs in there.
-
-        They would keep Helios itself out at the server's limit, so it is asked over a connection that there is. A
-        server that knows no MAXAGE answers an error, and nothing is ended.
-        """
-        supervised = {node.id for node in self._topology.nodes if node.kind is NodeKind.SUPERVISED}
-        for shard in self._topology.shards:
-            if shard.leading.node not in supervised:
-                continue
-            link = self.link(shard.id, 2)
-            if link.ready:
-                link.send(_END_STRANGERS, FutureReply())
-            else:
-                link.connect()  # before it is needed: later there may be no place for it
 
     def retry(self, shard: str) -> None:
         """Connect at once to a server that was out of reach and is so no longer."""
