@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from helios.stores import sqlite, sqlite_connection
 from helios.stores.sqlite import SqliteStore
 from helios.stores.sqlite_file import SqliteFile
 
+FULL, NORMAL = 2, 1  # as `PRAGMA synchronous` tells them
 INCREMENT = """
 import asyncio, sys
 from pathlib import Path
@@ -180,17 +182,42 @@ async def test_only_the_owner_may_read_the_files(path: Path) -> None:
 def test_a_commit_waits_for_the_disk_unless_nothing_in_it_need_be_durable(
     path: Path, operations: list[Put | Delete], waits: bool
 ) -> None:
+    with recording_levels(path) as (file, levels):
+        file.commit(operations, ())
+    assert levels == [FULL if waits else NORMAL]
+
+
+@pytest.mark.parametrize("ended", ["revoked", "expired"])
+def test_the_end_of_a_lease_does_not_wait_for_the_disk(path: Path, ended: str) -> None:
+    """It would have ended with the boot at the latest."""
+    clock = ManualClock()
+    with recording_levels(path, clock) as (file, levels):
+        lease = file.grant(1.0)
+        file.commit([Put("/a", b"1", lease)], ())
+        if ended == "revoked":
+            file.revoke(lease)
+        else:
+            clock.now_s += 2.0
+            file.expire()
+        assert file.get("/a") is None
+    assert levels == [NORMAL] * 3
+
+
+@contextmanager
+def recording_levels(path: Path, clock: ManualClock | None = None) -> Iterator[tuple[SqliteFile, list[int]]]:
+    """A file, and for each of its commits how it waits for the disk."""
     levels: list[int] = []
     file = SqliteFile(
         path,
-        monotonic=time.monotonic,
+        monotonic=time.monotonic if clock is None else clock.monotonic,
         keep_commits=10,
         busy_timeout_s=5,
         before_commit=lambda: levels.append(file._pragma("synchronous")),
     )
-    file.commit(operations, ())
-    file.close()
-    assert levels == [2 if waits else 1]  # FULL, or NORMAL
+    try:
+        yield file, levels
+    finally:
+        file.close()
 
 
 async def test_the_files_stay_bounded(path: Path) -> None:

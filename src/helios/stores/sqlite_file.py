@@ -165,7 +165,7 @@ class SqliteFile(SqliteConnection):
 
     def revoke(self, lease: str) -> None:
         """End the lease and delete what is bound to it."""
-        with self._writing():
+        with self._writing(durable=False):
             self._end_expired()
             self._end(lease)
 
@@ -174,7 +174,7 @@ class SqliteFile(SqliteConnection):
         with self._reading():
             due = self._expired()
         if due:
-            with self._writing():
+            with self._writing(durable=False):
                 self._end_expired()
 
     # What follows runs inside a transaction.
