@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from dataclasses import dataclass
 
 from helios.errors import Conflict, LeaseLost, StoreError
@@ -12,6 +13,7 @@ from helios.ports.records import COORDINATOR, TERM, CoordinatorRecord, put_recor
 from helios.ports.store import Compare, Put, Store
 
 _LOOK_AGAIN_S = 5.0  # beside the watch, which tells of an end at once
+_STAGGER_S = 0.05  # within which candidates reach for a place that has become free
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,18 @@ class Leadership:
 
 
 async def campaign(store: Store, clock: Clock, node: str, lease_ttl_s: float) -> Leadership:
-    """Wait for the place to be free and take it. Raises StoreError."""
+    """Wait for the place to be free and take it. Raises StoreError.
+
+    All candidates hear of it at the same time. Each has a moment of its own to reach for it, as the first of a hundred
+    could else not renew its lease for all that the others write in vain.
+    """
+    turn_s = _STAGGER_S * zlib.crc32(node.encode()) / 2**32
     while True:
         leadership = await _try(store, clock, node, lease_ttl_s)
         if leadership is not None:
             return leadership
         await _await_vacancy(store)
+        await asyncio.sleep(turn_s)
 
 
 async def _try(store: Store, clock: Clock, node: str, lease_ttl_s: float) -> Leadership | None:
