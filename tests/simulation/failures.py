@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from random import Random
 from typing import TYPE_CHECKING
 
 from tests.simulation.actors import Actor
 from tests.simulation.faults import Faults
 from tests.simulation.machines import AgentActor
-from tests.simulation.scenario import Danger
+from tests.simulation.scenario import Danger, Edge
 from tests.simulation.servers import SimServer
 
 from helios.model.topology import Shard, Topology
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from tests.simulation.replicated import ReplicatedWorld
 
 _SOON_S = (0.0, 0.01, 0.1, 0.5)
+_MAJORITIES = 0.3  # how often a majority is away, in lives in which somebody may accept that
 
 
 class Failures(Faults):
@@ -28,6 +31,7 @@ class Failures(Faults):
     def __init__(self, world: ReplicatedWorld) -> None:
         super().__init__(world)
         self._nodes = world
+        self._majorities = Random(f"{world.seed}/majorities")
 
     def published(self, topology: Topology) -> None:
         super().published(topology)
@@ -45,6 +49,9 @@ class Failures(Faults):
         if not topology.shards:
             return
         shard = (topology.shard(near) if near else None) or random.choice(topology.shards)
+        if Edge.ACCEPTED in self._nodes.scenario.edges and self._majorities.random() < _MAJORITIES:
+            self._leave_one(shard)
+            return
         choice = random.random()
         if choice < 0.35:
             self._hurt_member(shard)
@@ -114,6 +121,36 @@ class Failures(Faults):
         left = {member_id for member_id in sound if world.member(member_id) is not server}
         return all(len(members & left) >= len(members) - len(members) // 2 for members in shard.memberships)
 
+    def _leave_one(self, shard: Shard) -> None:
+        """All members but one that lags stand still, or are cut off from it and the coordinators; routers see them."""
+        random, world = self._majorities, self._nodes
+        found = [server for one in shard.members if (server := world.member(one.id)) is not None]
+        followers = [server for server in found if server.name != shard.leader and server.up and not server.frozen]
+        if not followers:
+            return
+        left = random.choice(followers)
+        self._lag(left, random.choice((0.3, 1.0)), random.uniform(1.0, 3.0))
+        node = next(one.node for one in shard.members if world.member(one.id) is left)
+        world.loop.send_later(random.uniform(0.5, 3.0), world.operator.call, shard.id, node)
+        coordinators = [actor.process.name for actor in world.coordinators]
+        freezes = random.random() < 0.4
+        if not freezes:
+            self._lose_store(
+                random.choice(world.routers), random.uniform(1.0, 4.0)
+            )  # and with it every word of a fence
+        for server in found:
+            if server is left or not server.up or server.frozen:
+                continue
+            for_s = random.uniform(2.0, 5.0)
+            if freezes:
+                world.loop.send_later(random.uniform(0.2, 0.5), self._stop_if_able, server, for_s)
+            else:
+                self._cut_off(server, [left.name, *coordinators], for_s)
+
+    def _stop_if_able(self, server: SimServer, for_s: float) -> None:
+        if server.up and not server.frozen:
+            self._stop(server, for_s)
+
     # The network
 
     def _part(self, shard: Shard) -> None:
@@ -129,6 +166,9 @@ class Failures(Faults):
             names = [random.choice([*world.coordinators, *world.routers]).process.name]
         else:
             names = [other.name for other in others] + [actor.process.name for actor in world.coordinators]
+        self._cut_off(server, names, random.uniform(0.1, 5))
+
+    def _cut_off(self, server: SimServer, names: Sequence[str], for_s: float) -> None:
         for name in names:
             server.cut(name)
 
@@ -136,4 +176,4 @@ class Failures(Faults):
             for name in names:
                 server.heal(name)
 
-        self._until(heal, random.uniform(0.1, 5), f"{server.name} is cut off from {', '.join(names)}")
+        self._until(heal, for_s, f"{server.name} is cut off from {', '.join(names)}")

@@ -327,17 +327,18 @@ class Faults:
         elif choice < 0.7:
             self._freeze(actor, random.choice((0.2, 1.0, 4.0)) * random.uniform(0.2, 1.5))
         elif choice < 0.85:
-            store = actor.store
-            store.cut = True
-            self._until(
-                lambda: setattr(store, "cut", False), random.uniform(0.05, 4), f"{actor.process.name} loses the store"
-            )
+            self._lose_store(actor, random.uniform(0.05, 4))
         else:
             store = actor.store
             store.loss = 0.3
             self._until(
                 lambda: setattr(store, "loss", 0.0), random.uniform(0.5, 3), f"{actor.process.name} has a bad store"
             )
+
+    def _lose_store(self, actor: Actor, for_s: float) -> None:
+        store = actor.store
+        store.cut = True
+        self._until(lambda: setattr(store, "cut", False), for_s, f"{actor.process.name} loses the store")
 
     def _until(self, mend: Callable[[], object], after_s: float, what: str) -> Trouble:
         self._world.note(f"fault: {what} for {after_s:.3f} s")

@@ -170,6 +170,14 @@ class KeyHistory:
         self._note(f"{now_ms:.1f} power lost, back to {since_ms:.1f} at most")
         self._become(self.possible | back, now_ms)
 
+    def set_back(self, value: Value, now_ms: float) -> None:
+        """Its shard goes on with this; what else was acknowledged is lost. What is open stays so."""
+        self._note(f"{now_ms:.1f} set back to {value}")
+        self._flushes.append((now_ms, self._closure(now_ms)))
+        self.lost_at_ms = now_ms
+        under_way = {number for possible in self.possible for number in possible.open}
+        self._become(frozenset({Possible(value, tuple(sorted(under_way)))}), now_ms)
+
     def listed(self, *, there: bool, begin_ms: float, end_ms: float) -> None:
         """A scan between these times, in which the key's client did nothing else, has found the key, or not."""
         possible = self._closure(end_ms)
@@ -230,23 +238,34 @@ class CounterHistory:
     uncertain: bool = False  # a power cut may have taken some back
     answers: dict[int, float] = field(default_factory=dict)  # answer → when it came
     log: list[str] = field(default_factory=list)
+    base: int = 0  # where it was set back to, by a loss that was accepted
+    set_back_at_ms: float = -1.0
 
     def answered(self, answer: int, begin_ms: float, end_ms: float) -> None:
         """One client got this number."""
         self.log.append(f"{begin_ms:.1f}-{end_ms:.1f} INCR -> {answer}")
         if self.uncertain:
             return
+        if begin_ms <= self.set_back_at_ms:
+            self.unanswered += 1  # nobody knows whether the loss included it
+            return
         if answer in self.answers:
             raise Impossible(f"{self.key!r}: two clients were answered {answer}")
-        earlier = max((other for other, at_ms in self.answers.items() if at_ms < begin_ms), default=0)
+        earlier = max((other for other, at_ms in self.answers.items() if at_ms < begin_ms), default=self.base)
         if not earlier < answer <= self.asked:
             raise Impossible(f"{self.key!r}: answered {answer} after {earlier}, having been asked {self.asked} times")
         self.answers[answer] = end_ms
 
+    def set_back(self, data: bytes | None, now_ms: float) -> None:
+        """Its shard goes on with this; what else was counted is lost."""
+        self.log.append(f"{now_ms:.1f} set back to {data!r}")
+        self.base, self.set_back_at_ms = int(data or b"0"), now_ms
+        self.answers.clear()
+
     def check(self, data: bytes | None) -> None:
         """The key's owner holds this, at rest."""
         number = int(data or b"0")
-        least = len(self.answers)
+        least = self.base + len(self.answers)
         if not self.uncertain and not (least <= number <= least + self.unanswered):
             raise Impossible(
                 f"{self.key!r} stands at {number}: {least} were answered and {self.unanswered} may have been counted"

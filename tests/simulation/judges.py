@@ -62,6 +62,21 @@ class Judges:
         for pair in self.pairs:
             pair.uncertain = True
 
+    def set_back(
+        self, owns: Callable[[bytes], bool], read: Callable[[bytes], Value], now_s: float, now_ms: float
+    ) -> None:
+        """The owner of these keys goes on with what `read` says; what else was acknowledged of them is lost."""
+        for history in filter(lambda one: owns(one.key), self.histories):
+            history.set_back(read(history.key), now_ms)
+        for counter in filter(lambda one: owns(one.key), self.counters):
+            counter.set_back(read(counter.key).data, now_ms)
+        for register in filter(lambda one: owns(one.key), self.registers):
+            register.set_back(read(register.key).data, now_s)
+        for queue in filter(lambda one: owns(one.key), self.queues):
+            queue.uncertain = True
+        for pair in filter(lambda one: owns(one.one), self.pairs):
+            pair.set_back(int(read(pair.one).data or b"0"), now_ms)
+
     def check(self, get: Callable[[bytes], bytes | None], now_s: float, now_ms: float) -> None:
         """Everything is at rest, and owners hold what `get` says; raises Impossible where that cannot be."""
         for history in self.histories:

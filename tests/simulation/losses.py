@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tests.simulation.data import Value
 from tests.simulation.history import Command, KeyHistory
 from tests.simulation.servers import SimServer
 
@@ -59,6 +60,17 @@ class Losses:
                 self._cuts.append((server.shard, history, since_ms))
         world.judges.library.power_lost(world.now_ms())
         world.judges.doubt(world.invariants, server.shard)
+
+    def set_back(self, server: SimServer) -> None:
+        """A shard goes on with what this copy has."""
+        world = self._world
+        world.judges.set_back(
+            lambda key: world.invariants.owns(server.shard, key),
+            lambda key: Value(*server.read(key)),
+            world.loop.time(),
+            world.now_ms(),
+        )
+        world.judges.library.power_lost(world.now_ms())
 
     def published(self) -> None:
         """There is a new topology: a switch may have been on its way as the power of its target went."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,7 @@ class Operator(Actor):
         super().__init__(world, name)
         self._source = ""  # whose keys are to move next
         self._wished = asyncio.Event()
+        self._open = 0
         self.idle = asyncio.Event()  # no request is without its answer
         self.idle.set()
 
@@ -86,17 +87,29 @@ class Operator(Actor):
         return self.world.serving and not (self.world.scenario.brief and self.world.faults.over)
 
     async def _verb(self, admin: Admin, random: Random, deed: str | None) -> None:
-        world = self.world
         what, ask = await self._choose(admin, random, deed or random.choices(list(_DEEDS), list(_DEEDS.values()))[0])
+        await self.ask(what, ask)
+
+    async def ask(self, what: str, request: Awaitable[object]) -> None:
+        """Ask for something, and take down what is said to it."""
+        with self._asking():
+            try:
+                await request
+            except HeliosError as error:
+                self.world.note(f"{self.name}: {what}: {error.code}")
+            else:
+                self.world.note(f"{self.name}: {what}: done")
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        self._open += 1
         self.idle.clear()
         try:
-            await ask
-        except HeliosError as error:
-            world.note(f"operator: {what}: {error.code}")
-        else:
-            world.note(f"operator: {what}: done")
+            yield
         finally:
-            self.idle.set()
+            self._open -= 1
+            if not self._open:
+                self.idle.set()
 
     async def _choose(self, admin: Admin, random: Random, deed: str) -> tuple[str, Awaitable[object]]:
         world = self.world

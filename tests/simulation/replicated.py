@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
 
+from tests.simulation.accepted import Accepted
 from tests.simulation.actors import Actor
 from tests.simulation.machines import AgentActor, Machine, Placed
-from tests.simulation.scenario import Danger, Edge, Scenario, ServerKind, choose
+from tests.simulation.on_call import OnCall
+from tests.simulation.scenario import WAITING, Danger, Edge, Scenario, ServerKind, choose
 from tests.simulation.servers import SimServer
 from tests.simulation.terms import Terms
 from tests.simulation.traps import Traps
@@ -16,6 +19,7 @@ from tests.simulation.world import World, agent_records, members_of
 
 from helios.control.wishes import wishes_of
 from helios.model.ids import Address, founder_id, replica_id, shard_of_replica
+from helios.model.migration import Change
 from helios.model.sections import Reads, ReplicationSettings
 from helios.model.topology import Node, Shard
 from helios.ports.following import next_change
@@ -25,6 +29,8 @@ from helios.ports.store import Delete, Put
 _NODES = 3
 _FIRST_PORT = 8000
 _TRAPS = 0.3  # of all lives
+# What not every life has, and none with traps. Each has a source of its own, so that others stay what they were.
+_OFTEN = {Edge.ACCEPTED: 0.25}
 # Copies are of supervised servers alone, and a server that loses keys by itself makes every copy lose them.
 _WITHOUT = (Edge.EXTERNAL, Edge.PLAIN, Edge.LOSING, Edge.IMPORTS, Edge.ADOPTED, Edge.FLUSHES)
 
@@ -40,7 +46,14 @@ def choose_replicated(seed: int) -> Scenario:
         ack_timeout=random.choice((0.2, 0.5, 1.0)),
         failover_timeout=random.choice((0.5, 1.0, 2.0)),
     )
-    sharding = base.settings.sharding.model_copy(update={"replication_factor": 3 if traps else factor})
+    drawn = (
+        set()
+        if traps
+        else {edge for edge, often in _OFTEN.items() if Random(f"{seed}/has {edge}").random() < often} - WAITING
+    )
+    sharding = base.settings.sharding.model_copy(
+        update={"replication_factor": 3 if traps or Edge.ACCEPTED in drawn else factor}
+    )
     return replace(
         base,
         settings=base.settings.model_copy(update={"sharding": sharding, "replication": replication}),
@@ -55,7 +68,7 @@ def choose_replicated(seed: int) -> Scenario:
         register_weight=60,  # what is read from who does not lead any more shows there
         lists=False,
         room_bytes=1 << 20,
-        edges=base.edges.difference(_WITHOUT) | ({Edge.TRAPS} if traps else frozenset()),
+        edges=base.edges.difference(_WITHOUT) | ({Edge.TRAPS} if traps else drawn),
         kinds=(ServerKind.SUPERVISED,) * len(base.kinds),
     )
 
@@ -66,11 +79,14 @@ class ReplicatedWorld(World):
     def __init__(self, seed: int, scenario: Scenario) -> None:
         super().__init__(seed, scenario)
         self._ports = _FIRST_PORT
+        self._made: Counter[str] = Counter()  # servers by name
         self.machines = {node: self._machine(node) for node in self.servers}
         self.agents = [AgentActor(self, machine) for machine in self.machines.values()]
         self.invariants.leads = lambda server: self.leading(server.shard) is server
         self.faults = Traps(self)
         self.terms = Terms(self)
+        self.accepted = Accepted(self)
+        self.operator: OnCall = OnCall(self, "operator")
         self.unsound: set[SimServer] = set()  # those that have lost their power, and have not got everything again
 
     def actors(self) -> list[Actor]:
@@ -103,7 +119,12 @@ class ReplicatedWorld(World):
         before = self.invariants.topology
         super().on_commit(operations, revision)
         if self.invariants.topology is not before:
+            self.accepted.published(before, self.invariants.topology)
             self.terms.published(before, self.invariants.topology)
+
+    def told(self, change: Change) -> None:
+        super().told(change)
+        self.accepted.told(change)
 
     async def announce(self, nodes: Sequence[Node]) -> None:
         for node in nodes:
@@ -138,6 +159,8 @@ class ReplicatedWorld(World):
         # It travels and waits as part of the world, whoever has it made.
         server = self.loop.outside.run(self._server, shard, name=member_id, skew_s=self.scenario.skews_s[number])
         server.up = False
+        self._made[member_id] += 1
+        server.replication.made = self._made[member_id]
         server.replication.kept = Random(f"{self.seed}/kept by {member_id}").choice((3, 1000))
         self._ports += 1
         return Placed(server, Address("server", self._ports))

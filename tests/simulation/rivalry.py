@@ -86,7 +86,7 @@ class Rivalry:
             pair.perhaps += 1
         elif not asked.refused and asked.last is not None:  # else the connection watched a key for another
             pair.seen(asked.last, "a transaction")
-            pair.counted += 1
+            pair.done(asked.begin_ms)
 
     async def queue(self, queue: Queue) -> None:
         """Push, or wait a moment for an element."""

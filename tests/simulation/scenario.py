@@ -53,6 +53,7 @@ class Edge(StrEnum):
     ADOPTED = "adopted"  # a server that runs already, with keys, becomes a cluster
     SCRIPTS = "scripts"  # clients call scripts and functions, some of which write keys that they do not declare
     TRAPS = "traps"  # nothing fails but what shows wrong rules for leaders
+    ACCEPTED = "accepted"  # a person has copies lead: in order, or whatever they lack where a majority is away
 
 
 # Those that show faults which are not mended yet. They occur only where the command line asks for them.

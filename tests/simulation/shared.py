@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from tests.linearizability import Operation, Reply, error
 from tests.simulation.history import Impossible
@@ -20,6 +20,7 @@ class Register:
     key: bytes
     operations: list[Operation] = field(default_factory=list)
     uncertain: bool = False  # a power cut or a fault may have changed it
+    _set_back: list[tuple[float, bytes | None]] = field(default_factory=list)  # when, and to what
 
     @property
     def closed(self) -> bool:
@@ -36,9 +37,27 @@ class Register:
         if self.uncertain:
             return
         last = Operation(-1, "GET", b"", held, now_s, now_s)
-        said = error([*self.operations, last])
-        if said is not None:
-            raise Impossible(f"{self.key!r} {said}")
+        begins = [(-math.inf, None), *self._set_back]
+        ends = [at_s for at_s, _ in self._set_back] + [math.inf]
+        for (begin_s, start), end_s in zip(begins, ends, strict=True):
+            said = error(_within([*self.operations, last], begin_s, end_s), start)
+            if said is not None:
+                raise Impossible(f"{self.key!r} {said}")
+
+    def set_back(self, held: bytes | None, now_s: float) -> None:
+        """Its shard goes on with this; what else was acknowledged is lost."""
+        self._set_back.append((now_s, held))
+
+
+def _within(operations: Iterable[Operation], begin_s: float, end_s: float) -> Iterator[Operation]:
+    """What may have happened between these times; nobody knows it of what was not asked and answered between them."""
+    for operation in operations:
+        if operation.invoked >= end_s or operation.responded <= begin_s:
+            continue
+        if begin_s <= operation.invoked and operation.responded < end_s:
+            yield operation
+        elif operation.command != "GET":
+            yield replace(operation, reply=None, responded=math.inf)
 
 
 @dataclass(eq=False)
@@ -85,6 +104,18 @@ class Pair:
     uncertain: bool = False
     counted: int = 0
     perhaps: int = 0
+    set_back_at_ms: float = -1.0
+
+    def done(self, begin_ms: float) -> None:
+        """It was counted up by somebody who asked at that time."""
+        if begin_ms > self.set_back_at_ms:
+            self.counted += 1
+        else:
+            self.perhaps += 1  # nobody knows whether the loss included it
+
+    def set_back(self, number: int, now_ms: float) -> None:
+        """Their shard goes on with this; what else was counted is lost."""
+        self.counted, self.set_back_at_ms = number, now_ms
 
     def seen(self, answers: list[object], what: str) -> None:
         """A transaction or a script has read both."""

@@ -129,10 +129,14 @@ class World:
             if operation.key.startswith(IMPORTS) and operation.key.count("/") == IMPORTS.count("/"):
                 self.faults.noted()
             elif operation.key.startswith(CHANGES):
-                self.losses.imported(decode(Change, operation.value))
+                self.told(decode(Change, operation.value))
             elif operation.key == COORDINATOR:
                 self.coordinator = decode(CoordinatorRecord, operation.value).node
                 self.note(f"elected: {self.coordinator}")
+
+    def told(self, change: Change) -> None:
+        """The store has a change, or what became of it."""
+        self.losses.imported(change)
 
     # Servers
 

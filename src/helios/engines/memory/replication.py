@@ -77,13 +77,15 @@ class MemoryReplication:
 
     Every change counts one. `lag_s` is asked how much longer than other messages each one of the leader's takes to
     this server; it may be replaced at any time. `kept` is how many changes a leader remembers for followers that
-    come back; `detached_at_start`: whether a restarted server leads only when it is told to.
+    come back; `detached_at_start`: whether a restarted server leads only when it is told to; `made`: which server of
+    that name this is.
     """
 
     def __init__(self, server: MemoryServer) -> None:
         self.lag_s: Callable[[], float] = lambda: 0.0
         self.kept = 1000
         self.detached_at_start = False
+        self.made = 1
         self.copies = 0  # whole ones that followers were given
         self.leads = True
         self.in_sync = True
@@ -220,7 +222,7 @@ class MemoryReplication:
 
     def _new_history(self) -> str:
         self._histories += 1
-        return sha1(f"{self._server.name}~{self._histories}".encode(), usedforsecurity=False).hexdigest()
+        return sha1(f"{self._server.name}~{self.made}~{self._histories}".encode(), usedforsecurity=False).hexdigest()
 
     # As a follower.
 

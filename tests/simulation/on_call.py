@@ -1,0 +1,61 @@
+"""Whoever operates a cluster with copies, and is called when a shard has no leader."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from random import Random
+from typing import TYPE_CHECKING
+
+from tests.simulation.operator import Operator
+from tests.simulation.scenario import Edge
+
+from helios.admin.client import Admin
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+_EVERY_S = 2.0
+_NEEDLESS = 0.2  # how often a loss is accepted where nobody has called
+_WRONG = 0.1  # how often a node is named that may have no copy
+
+
+class OnCall(Operator):
+    """An operator who does what only clusters with copies need, beside everything else."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self._calls: list[tuple[str, str]] = []
+        self._called = asyncio.Event()
+
+    def call(self, shard: str, node: str) -> None:
+        """Most copies of the shard are away, and the node's is not."""
+        self._calls.append((shard, node))
+        self._called.set()
+
+    async def _main(self) -> None:
+        if Edge.ACCEPTED not in self.world.scenario.edges:
+            await super()._main()
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(super()._main())
+            tasks.create_task(self._answer_calls(tasks))
+
+    async def _answer_calls(self, tasks: asyncio.TaskGroup) -> None:
+        random = Random(f"{self.world.seed}/on call")
+        admin = Admin(self.store, self.connector, self.clock)
+        while self._goes_on():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(random.expovariate(1 / _EVERY_S)):
+                    await self._called.wait()
+            self._called.clear()
+            accept_loss = bool(self._calls) or random.random() < _NEEDLESS
+            shard, node = self._calls.pop() if self._calls else self._some_copy(random)
+            what = f"promote {shard} {node}{' --accept-loss' * accept_loss}"
+            tasks.create_task(self.ask(what, admin.promote(shard, node, accept_loss=accept_loss)))
+
+    def _some_copy(self, random: Random) -> tuple[str, str]:
+        topology = self.world.invariants.topology
+        shard = random.choice(topology.shards)
+        with_copies = [one.node for one in shard.servers]
+        return shard.id, random.choice([one.id for one in topology.nodes] if random.random() < _WRONG else with_copies)
