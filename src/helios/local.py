@@ -24,7 +24,7 @@ from helios.model.setting_info import all_settings, nearest
 from helios.node.files import DataFolder
 from helios.node.ports import free_ports
 from helios.node.process import in_words
-from helios.runtime.children import helios_command
+from helios.runtime.children import child_command, helios_command
 from helios.runtime.lifecycle import COMPLAINT
 from helios.runtime.settings import variable
 
@@ -205,9 +205,9 @@ class LocalCluster:
             raise Refused(f"{node_id} runs already, at {self._addresses[node_id]}")
         for last in range(_TRIES):
             address = f"{_HOST}:{free_ports(1)}"
-            words = ["node", "--id", node_id, "--listen", address, "--data-dir", str(data.root)]
-            words += ["--settings", str(data.settings), *(["--zone", zone] if zone else []), "--parent-pipe"]
-            program = _Program(node_id, words, data.logs / f"{node_id}.out", _environment({}))
+            words = ["--id", node_id, "--listen", address, *(["--zone", zone] if zone else [])]
+            command = child_command("node", data.settings, *words)
+            program = _Program(node_id, command, data.logs / f"{node_id}.out", _environment({}))
             try:
                 program.await_ready()
             except StartError as error:
@@ -255,7 +255,7 @@ class LocalCluster:
         data.prepare()
         words = ["up", "--shards", str(self.shards), "--port", str(first), "--api-port", str(self._api_port)]
         words += ["--bind", _HOST, "--data-dir", str(data.root), "--parent-pipe", "--temporary"]
-        self._up = _Program("the cluster", words, data.logs / "up.out", _environment(self._settings))
+        self._up = _Program("the cluster", helios_command(*words), data.logs / "up.out", _environment(self._settings))
         self._addresses = {f"shard-{n + 1}": f"{_HOST}:{first + n}" for n in range(self.shards)}
         self._up.await_ready()
 
@@ -270,15 +270,15 @@ class LocalCluster:
 
 
 class _Program:
-    """A `helios` command that ends when this process does, or when it is told to."""
+    """A process of Helios that ends when this one does, or when it is told to."""
 
-    def __init__(self, name: str, words: list[str], out: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, name: str, command: list[str], out: Path, env: Mapping[str, str]) -> None:
         self._name = name
         # Held open, since a cluster that cannot start deletes its folder before it says why.
         self._out = out.open("w+b")
         # A session of its own: Ctrl-C at a terminal is for us, who then end it in order.
         self._process = subprocess.Popen(
-            helios_command(*words),
+            command,
             stdin=subprocess.PIPE,
             stdout=self._out,
             stderr=self._out,

@@ -25,7 +25,7 @@ def test_help_shows_what_people_use() -> None:
         assert f"  {command} " in shown.output
     assert "router" not in shown.output
     assert "Example: helios up" in runner.invoke(app, ["up", "--help"]).output
-    assert "parent-pipe" not in runner.invoke(app, ["node", "--help"]).output
+    assert "parent-pipe" not in runner.invoke(app, ["up", "--help"]).output
 
 
 def test_the_version_is_said_alike_everywhere() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,9 +16,6 @@ from helios.cli.doctor import doctor
 from helios.cli.outcome import NOT_IN_ORDER, carry_out
 from helios.cli.simulate import simulate
 from helios.cli.store_verbs import export_store, import_store
-
-if TYPE_CHECKING:
-    from helios.runtime.settings import SettingsRead, SettingsSource
 
 app = typer.Typer(
     help="Elastic sharding for Valkey and Redis: one key space over many servers.",
@@ -41,9 +38,6 @@ StoreUrl = Annotated[
     ),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Router processes of a node [default: 1].")]
-# A parent hands its resolved settings over in a file, and ends its children by closing their input.
-Handed = Annotated[Path | None, typer.Option("--settings", hidden=True)]
-ParentPipe = Annotated[bool, typer.Option("--parent-pipe", hidden=True)]
 
 
 def _version(wanted: bool) -> None:
@@ -94,7 +88,7 @@ def up(
             help="Found the cluster with a running server, its keys where they are; nodes: after a loss of the store.",
         ),
     ] = None,
-    parent_pipe: ParentPipe = False,
+    parent_pipe: Annotated[bool, typer.Option("--parent-pipe", hidden=True)] = False,
     temporary: Annotated[bool, typer.Option("--temporary", hidden=True)] = False,
 ) -> None:
     """Start a cluster on this machine, and end it by Ctrl-C. Started again, it has its data.
@@ -189,8 +183,6 @@ def node(
         bool,
         typer.Option("--leave-running", help="Its end leaves the data server and the routers to the next start."),
     ] = False,
-    settings: Handed = None,
-    parent_pipe: ParentPipe = False,
 ) -> None:
     """Run one node: a data server and what routes to all the others. Ended by Ctrl-C.
 
@@ -200,15 +192,17 @@ def node(
     def start() -> None:
         from helios.model.ids import Address
         from helios.runtime.node import NodeOptions, run_node
+        from helios.runtime.settings import SettingsSource
 
         flags: dict[str, object] = {
             "atlas.data_dir": data_dir,
             "store.url": store,
             "router.workers": workers,
         }
-        read, source = _settings(settings, config, flags)
+        source = SettingsSource(config, os.environ, flags)
         reached = None if advertise is None else Address.parse(advertise)
-        run_node(NodeOptions(node_id, Address.parse(listen), reached, zone, parent_pipe, leave_running), read, source)
+        options = NodeOptions(node_id, Address.parse(listen), reached, zone, leave_running=leave_running)
+        run_node(options, source.read(), source)
 
     carry_out(start)
 
@@ -222,8 +216,6 @@ def gateway(
     data_dir: DataDir = None,
     store: StoreUrl = None,
     config: Config = None,
-    settings: Handed = None,
-    parent_pipe: ParentPipe = False,
 ) -> None:
     """Serve the REST interface of a cluster. Ended by Ctrl-C.
 
@@ -232,13 +224,15 @@ def gateway(
 
     def start() -> None:
         from helios.runtime.gateway import run_gateway
+        from helios.runtime.settings import SettingsSource
 
         flags: dict[str, object] = {
             "atlas.data_dir": data_dir,
             "store.url": store,
             "gateway.listen": listen,
         }
-        run_gateway(*_settings(settings, config, flags), child=parent_pipe)
+        source = SettingsSource(config, os.environ, flags)
+        run_gateway(source.read(), source)
 
     carry_out(start)
 
@@ -276,49 +270,12 @@ def hash_password() -> None:
     carry_out(start)
 
 
-@app.command(hidden=True)
-def router(
-    node_id: Annotated[str, typer.Option("--id")],
-    listen: Annotated[str, typer.Option("--listen")],
-    worker: Annotated[int, typer.Option("--worker")],
-    fingerprint: Annotated[str, typer.Option("--fingerprint")],
-    settings: Annotated[Path, typer.Option("--settings")],
-    advertise: Annotated[str | None, typer.Option("--advertise")] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Run one router worker of a node; agents start these."""
-
-    def start() -> None:
-        from helios.model.ids import Address
-        from helios.runtime.router import WorkerOptions, run_router
-
-        reached = None if advertise is None else Address.parse(advertise)
-        options = WorkerOptions(node_id, Address.parse(listen), worker, fingerprint, reached)
-        run_router(options, _settings(settings, None, {"atlas.data_dir": data_dir})[0].settings)
-
-    carry_out(start)
-
-
 def _bounded(flag: str, value: int | None, most: int) -> int | None:
     from helios.errors import InvalidInput
 
     if value is not None and not 1 <= value <= most:
         raise InvalidInput(f"{flag} is {value} but must be from 1 to {most}")
     return value
-
-
-def _settings(
-    handed: Path | None, config: Path | None, flags: dict[str, object]
-) -> tuple[SettingsRead, SettingsSource | None]:
-    """The settings that a parent handed over, else those of file, environment and flags, and how to read them again."""
-    if handed is not None:
-        from helios.runtime.handover import take_over
-
-        return take_over(handed), None
-    from helios.runtime.settings import SettingsSource
-
-    source = SettingsSource(config, os.environ, flags)
-    return source.read(), source
 
 
 def main() -> None:

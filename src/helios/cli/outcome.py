@@ -12,17 +12,7 @@ WRONG_USE = 2  # the command could not do its work: wrong words, wrong settings,
 
 def carry_out(start: Callable[[], None]) -> None:
     """Run what a command does."""
-    from helios.errors import HeliosError
+    from helios.runtime import lifecycle
 
-    try:
-        start()
-    except HeliosError as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    else:
-        return
-    from helios.runtime.lifecycle import complain
-
-    complain(message)
-    raise typer.Exit(WRONG_USE)
+    if not lifecycle.carry_out(start):
+        raise typer.Exit(WRONG_USE)

@@ -20,9 +20,18 @@ logger = logging.getLogger(__name__)
 
 
 def helios_command(*words: str) -> list[str]:
-    """The command line that runs another process of this very Helios."""
+    """The command line that runs a command of this very Helios."""
+    return _program("helios.cli.main", *words)
+
+
+def child_command(kind: str, settings: Path, *words: str) -> list[str]:
+    """The command line that runs a "node", a "router" or the "gateway" with the settings handed over in a file."""
+    return _program("helios.runtime.child", kind, *words, "--settings", str(settings))
+
+
+def _program(module: str, *words: str) -> list[str]:
     # -P: modules come from where Helios was installed, not from whatever folder this was started in.
-    return [sys.executable, "-P", "-m", "helios.cli.main", *words]
+    return [sys.executable, "-P", "-m", module, *words]
 
 
 @dataclass(frozen=True, slots=True)

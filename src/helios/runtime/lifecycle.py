@@ -13,6 +13,7 @@ from typing import Any
 
 import uvloop
 
+from helios.errors import HeliosError
 from helios.terminal import shown
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,19 @@ def run(
     _allow_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(whole())
+
+
+def carry_out(start: Callable[[], None]) -> bool:
+    """Run what a process is for. What is wrong is told in a line, without a traceback; whether nothing was."""
+    try:
+        start()
+    except HeliosError as error:
+        complain(str(error))
+    except OSError as error:
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    else:
+        return True
+    return False
 
 
 def _has_terminal() -> bool:

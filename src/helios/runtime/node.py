@@ -32,7 +32,7 @@ from helios.ports.topologies import read_topology
 from helios.runtime.adoption import check_store
 from helios.runtime.agreement import agree, disagreements, follow
 from helios.runtime.backends import connector, locate, opened_store
-from helios.runtime.children import helios_command
+from helios.runtime.children import child_command
 from helios.runtime.clock import SystemClock
 from helios.runtime.departure_notice import tell_of_departure
 from helios.runtime.failpoints import failpoints
@@ -243,7 +243,7 @@ def _spec(options: NodeOptions, settings: Settings, data: Reach, key: bytes) -> 
 
 def _worker(options: NodeOptions, settings: Settings, data: DataFolder, number: int) -> WorkerSpec:
     folder = data.node(options.node_id)
-    words = ["router", "--id", options.node_id, "--listen", str(options.listen), "--worker", str(number)]
+    words = ["--id", options.node_id, "--listen", str(options.listen), "--worker", str(number)]
     if options.advertise is not None:
         words += ["--advertise", str(options.advertise)]
     # What a router was started with, and does not follow by itself, decides whether the next agent keeps it.
@@ -252,7 +252,5 @@ def _worker(options: NodeOptions, settings: Settings, data: DataFolder, number: 
     files = with_absolute_files(settings)
     tls = str(server_tls(files.atlas))
     like = fingerprint(version("helios"), *words, json.dumps(own), files.security.model_dump_json(), tls)
-    argv = helios_command(
-        *words, "--data-dir", str(data.root), "--settings", str(folder.settings), "--fingerprint", like
-    )
+    argv = child_command("router", folder.settings, *words, "--fingerprint", like)
     return WorkerSpec(argv, folder.router_lock(number), data.log(f"{options.node_id}-router-{number}"), like)

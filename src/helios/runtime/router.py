@@ -1,4 +1,4 @@
-"""`helios router`: one router worker of a node as a process. Agents start it; people do not."""
+"""One router worker of a node as a process, which its agent starts."""
 
 from __future__ import annotations
 

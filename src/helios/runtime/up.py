@@ -26,7 +26,7 @@ from helios.ports.topologies import read_topology
 from helios.runtime.adoption import adopt, move_nodes
 from helios.runtime.agreement import agree, follow
 from helios.runtime.backends import connector, locate, opened_store
-from helios.runtime.children import Child, ChildSpec, helios_command
+from helios.runtime.children import Child, ChildSpec, child_command
 from helios.runtime.clock import SystemClock
 from helios.runtime.departure_notice import tell_news, tell_of_departure
 from helios.runtime.founding import ADOPTED, bring_in
@@ -223,10 +223,10 @@ class Up:
         return child
 
     def _node_child(self, node: NodePlan, store: Store) -> ChildSpec:
-        words = ["node", "--id", node.id, "--listen", str(node.listen), *(["--zone", node.zone] if node.zone else [])]
+        words = ["--id", node.id, "--listen", str(node.listen), *(["--zone", node.zone] if node.zone else [])]
         return ChildSpec(
             node.id,
-            helios_command(*words, *self._common()),
+            child_command("node", self._data.settings, *words),
             self._data.log(node.id),
             lambda pid: agent_ready(store, node.id, pid),
             _AGENT_STOP_S,
@@ -235,14 +235,11 @@ class Up:
     def _gateway_child(self) -> ChildSpec:
         return ChildSpec(
             "the gateway",
-            helios_command("gateway", "--listen", str(self._settings.gateway.listen), *self._common()),
+            child_command("gateway", self._data.settings),
             self._data.log("gateway"),
             lambda pid: gateway_ready(self._data, pid),
             _GATEWAY_STOP_S,
         )
-
-    def _common(self) -> list[str]:
-        return ["--data-dir", str(self._data.root), "--settings", str(self._data.settings), "--parent-pipe"]
 
     async def _stop(self) -> None:
         """End everything; when a signal comes again meanwhile, at once."""
