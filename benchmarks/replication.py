@@ -1,9 +1,10 @@
 """What it costs to wait for a majority: `python -m benchmarks.replication`.
 
 A shard of three members behind a router that waits for nobody (async), for a majority before it tells of writes
-(quorum), or for writes and reads (linearizable); beside them the leader itself, asked directly, with and without a
-`WAIT 1` behind each write. All in turns, so that what else the machine does strikes all alike; medians of the turns are
-compared. The generator is in Python, on the same machine: ratios say more than figures.
+(quorum), or for writes and reads (linearizable), and whose replicas answer what is read behind `READONLY`; beside them
+the leader itself, asked directly, with and without a `WAIT 1` behind each write. All in turns, so that what else the
+machine does strikes all alike; medians of the turns are compared. The generator is in Python, on the same machine:
+ratios say more than figures.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import redis.asyncio
 import uvloop
 from tests.servers import Server, start_valkey
 
 from helios.admin.service import AdminService
 from helios.engines.valkey.connector import ValkeyConnector
 from helios.model.ids import Address
-from helios.model.topology import Member, Node, NodeKind, Placement, Shard, Topology
+from helios.model.topology import Member, Node, NodeKind, Placement, Shard, Term, Topology
 from helios.node.ports import free_ports
 from helios.ports.records import TOPOLOGY, put_record
 from helios.resp.wire import ReplySplitter, encode_command
@@ -45,7 +47,7 @@ MODES = {
     "quorum": RouterOptions("bench"),
     "linearizable": RouterOptions("bench", linearizable=True),
 }
-PLAIN, WAITING = "leader", "leader, WAIT 1"
+PLAIN, WAITING, READING = "leader", "leader, WAIT 1", "replicas"
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,13 @@ class Measured:
 # --- what is measured ---------------------------------------------------------------------------------------------
 
 
-async def _route(port: int, mode: str, ports: list[int]) -> None:
-    """Be a router in front of a shard with these members, the leader first, until ended."""
+async def _route(port: int, mode: str, history: str, ports: list[int]) -> None:
+    """Be a router in front of a shard with these members, the leader of that history first, until ended."""
     members = tuple(Member(f"m{number}", "node", Address("127.0.0.1", server)) for number, server in enumerate(ports))
     topology = Topology(
         epoch=1,
         nodes=(Node("node", members[0].address, NodeKind.EXTERNAL),),
-        shards=(Shard("shard-1", "m0", members),),
+        shards=(Shard("shard-1", "m0", members, lineage=(Term(history, 0),)),),
         placement=Placement(weights=(("shard-1", 1.0),)),
     )
     store = MemoryStore()
@@ -91,13 +93,13 @@ async def _route(port: int, mode: str, ports: list[int]) -> None:
 
 
 @contextmanager
-def _routers(ports: list[int]) -> Iterator[dict[str, int]]:
+def _routers(history: str, ports: list[int]) -> Iterator[dict[str, int]]:
     """A router in each mode; gives their ports."""
     with ExitStack() as stack:
         found: dict[str, int] = {}
         for mode in MODES:
             found[mode] = free_ports(1)
-            words = ["--route", str(found[mode]), "--mode", mode, "--members", *map(str, ports)]
+            words = ["--route", str(found[mode]), "--mode", mode, "--history", history, "--members", *map(str, ports)]
             process = subprocess.Popen([sys.executable, "-m", "benchmarks.replication", *words])
             stack.callback(process.wait)
             stack.callback(process.terminate)
@@ -144,18 +146,22 @@ def _follow(follower: Server, leader: Server) -> None:
 # --- who measures -------------------------------------------------------------------------------------------------
 
 
-def _measure(port: int, case: Case, *, waiting: bool) -> Measured:
+def _measure(port: int, case: Case, name: str) -> Measured:
     latencies: list[float] = []
-    wait = encode_command([b"WAIT", b"1", b"1000"]) if waiting else b""
+    wait = encode_command([b"WAIT", b"1", b"1000"]) if name == WAITING else b""
 
     async def client(number: int, batches: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         splitter = ReplySplitter()
+        if name == READING:
+            writer.write(encode_command([b"READONLY"]))
+            if await reader.readline() != b"+OK\r\n":
+                raise SystemExit("the router does not let replicas answer")
         for batch in range(batches):
             first = number * 7919 + batch * case.pipeline
             keys = [b"key:%012d" % ((first + i) % KEYS) for i in range(case.pipeline)]
             words = ([b"SET", key, VALUE] if case.command == "SET" else [b"GET", key] for key in keys)
-            expected = case.pipeline * (2 if waiting else 1)
+            expected = case.pipeline * (2 if wait else 1)
             sent = time.perf_counter()
             writer.write(b"".join(encode_command(argv) + wait for argv in words))
             while expected > 0:
@@ -195,16 +201,31 @@ def run(quick: bool, turns: int) -> None:
         servers = [stack.enter_context(start_valkey(Path(folder) / f"m{i}", config=CONFIG)) for i in range(3)]
         for follower in servers[1:]:
             _follow(follower, servers[0])
-        routers = stack.enter_context(_routers([server.port for server in servers]))
-        targets = {PLAIN: servers[0].port, WAITING: servers[0].port, **routers}
+        routers = stack.enter_context(_routers(asyncio.run(_history(servers[0])), [server.port for server in servers]))
+        targets = {PLAIN: servers[0].port, WAITING: servers[0].port, **routers, READING: routers["quorum"]}
         print(f"{len(os.sched_getaffinity(0))} processors, three members, values of {len(VALUE)} bytes, {turns} turns")
         for case in _cases(quick):
-            asked = [name for name in targets if name != WAITING or case.command == "SET"]
+            asked = [name for name in targets if name != (READING if case.command == "SET" else WAITING)]
             found: dict[str, list[Measured]] = {name: [] for name in asked}
             for _ in range(turns):
                 for name in asked:
-                    found[name].append(_measure(targets[name], case, waiting=name == WAITING))
+                    found[name].append(_measure(targets[name], case, name))
             _show(case, found)
+        gets = [asyncio.run(_gets(server)) for server in servers]
+        print(f"\nGETs that the leader has answered: {gets[0]:,}; its replicas: {gets[1]:,} and {gets[2]:,}")
+
+
+async def _history(server: Server) -> str:
+    """The replication id of what a leader writes."""
+    async with redis.asyncio.Redis(port=server.port, decode_responses=True) as client:
+        return str((await client.info("replication"))["master_replid"])
+
+
+async def _gets(server: Server) -> int:
+    """How many GETs a server has answered."""
+    async with redis.asyncio.Redis(port=server.port, decode_responses=True) as client:
+        stats = await client.info("commandstats")
+    return int(stats.get("cmdstat_get", {"calls": 0})["calls"])
 
 
 def _show(case: Case, found: dict[str, list[Measured]]) -> None:
@@ -224,10 +245,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="turns of each target for each figure")
     parser.add_argument("--route", type=int, metavar="PORT", help=argparse.SUPPRESS)
     parser.add_argument("--mode", choices=sorted(MODES), help=argparse.SUPPRESS)
+    parser.add_argument("--history", help=argparse.SUPPRESS)
     parser.add_argument("--members", type=int, nargs="+", metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.route:
-        uvloop.run(_route(options.route, options.mode, options.members))
+        uvloop.run(_route(options.route, options.mode, options.history, options.members))
     else:
         run(options.quick, options.turns)
 
