@@ -96,11 +96,12 @@ class SimStore:
     async def _ask(self, act: Callable[[], Coroutine[Any, Any, T]]) -> T:
         answer: asyncio.Future[T] = self._loop.create_future()
         self._loop.send_later(self._delay_s(), self._arrive, act, answer)
+        late = StoreError("the store does not answer; the outcome is unknown")
+        timer = self._loop.call_later(self.timeout_s, _settle, answer, None, late)
         try:
-            async with asyncio.timeout(self.timeout_s):
-                return await answer
-        except TimeoutError:
-            raise StoreError("the store does not answer; the outcome is unknown") from None
+            return await answer
+        finally:
+            timer.cancel()
 
     def _lost(self) -> bool:
         return self.cut or (self.loss > 0 and self._random.random() < self.loss)

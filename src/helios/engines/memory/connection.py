@@ -65,11 +65,15 @@ class MemoryConnection:
         Raises EngineUnreachable (outcome unknown) or EngineDenied.
         """
         future = self.send(run, administers=administers)
+        timer = asyncio.get_running_loop().call_later(self.timeout_s + also_s, self._give_up, future)
         try:
-            async with asyncio.timeout(self.timeout_s + also_s):
-                return await future
-        except TimeoutError:
-            raise EngineUnreachable(f"{self.endpoint} did not answer within {self.timeout_s:g} s") from None
+            return await future
+        finally:
+            timer.cancel()
+
+    def _give_up(self, future: asyncio.Future[Any]) -> None:
+        if not future.done():
+            future.set_exception(EngineUnreachable(f"{self.endpoint} did not answer within {self.timeout_s:g} s"))
 
     def deliver(self, request: Request, outcome: object, error: EngineError | None) -> None:
         """Give a reply to its caller, unless the connection broke meanwhile or the caller has gone."""
