@@ -10,21 +10,19 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 
 from tests.simulation.life import live
 from tests.simulation.many import live_as_many
 from tests.simulation.planted import PLANTS
 from tests.simulation.replicated import choose_replicated
-from tests.simulation.report import Tally, read_line, to_line
+from tests.simulation.report import Outcome, Tally, to_line
 from tests.simulation.scenario import WAITING, Edge, choose
-
-# Lives of one process: to start it takes as long as several of them.
-_MIN_CHUNK, _MAX_CHUNK = 20, 250
 
 
 def main() -> int:
@@ -42,12 +40,7 @@ def main() -> int:
     with PLANTS[options.plant]():
         if options.seed is not None:
             return _replay(options.seed, replicated=options.replicated)
-        if options.worker:
-            seeds = range(options.first, options.first + options.count, options.step)
-            chosen_for = choose_replicated if options.replicated else choose
-            chosen = [seed for seed in seeds if not options.only or options.only in chosen_for(seed).edges]
-            return _work(chosen, replicated=options.replicated, stop_at_first=options.stop_at_first)
-    return _spread(options)
+        return _live_many(options)
 
 
 def _options() -> argparse.Namespace:
@@ -71,7 +64,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--stop-at-first", action="store_true", help="end with the first failure")
     parser.add_argument("--verbose", action="store_true", help="with the log of the processes")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--lines", action="store_true", help="tell of each life in a line of JSON")
     return parser.parse_args()
 
 
@@ -83,44 +76,30 @@ def _replay(seed: int, *, replicated: bool) -> int:
     return 1 if outcome.failure else 0
 
 
-def _work(seeds: Iterable[int], *, replicated: bool, stop_at_first: bool) -> int:
-    failed = 0
-    for seed in seeds:
-        outcome = live(seed, replicated=replicated)
-        failed += outcome.failure is not None
-        print(to_line(outcome), flush=True)
-        if failed and stop_at_first:
-            break
-    return 1 if failed else 0
-
-
-def _spread(options: argparse.Namespace) -> int:
+def _live_many(options: argparse.Namespace) -> int:
     tally = Tally(options.plant, replicated=options.replicated)
     began = time.monotonic()
-    end = options.first + options.count * options.step
-    chunk_lives = max(_MIN_CHUNK, min(_MAX_CHUNK, options.count // (4 * options.jobs)))
-    starts = range(options.first, end, chunk_lives * options.step)
-
-    def chunk(start: int) -> None:
-        if options.stop_at_first and tally.failed:
-            return
-        count = min(chunk_lives * options.step, end - start)
-        arguments = ["--first", str(start), "--count", str(count), "--step", str(options.step)]
-        command = [sys.executable, "-m", "tests.simulation", "--worker", *arguments, "--plant", options.plant]
-        command += ["--replicated"] if options.replicated else []
-        command += ["--stop-at-first"] if options.stop_at_first else []
-        command += ["--with", *options.edges, *(["--only", options.only] if options.only else [])]
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        for line in run.stdout.splitlines():
-            tally.add(read_line(line))
-        if run.returncode not in (0, 1):
-            raise RuntimeError(f"a worker ended with {run.returncode} in the seeds from {start} on")
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for _ in pool.map(chunk, starts):
-            pass
+    seeds = range(options.first, options.first + options.count * options.step, options.step)
+    # Forked, so that nobody imports anything again, and the bug is planted in all of them.
+    with ProcessPoolExecutor(options.jobs, get_context("fork")) as pool:
+        for outcome in pool.map(partial(_outcome, options.replicated, options.only), seeds):
+            if outcome is None:
+                continue
+            tally.add(outcome)
+            if options.lines:
+                print(to_line(outcome), flush=True)
+            if options.stop_at_first and tally.failed:
+                pool.shutdown(cancel_futures=True)
+                break
     print(tally.summary(time.monotonic() - began))
     return 1 if tally.failed else 0
+
+
+def _outcome(replicated: bool, only: str, seed: int) -> Outcome | None:
+    """How a life went, without its trace; None where it has not the edge that is asked for."""
+    if only and only not in (choose_replicated if replicated else choose)(seed).edges:
+        return None
+    return replace(live(seed, replicated=replicated), trace=())
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ class Stuck(Exception):
 class SimLoop(asyncio.BaseEventLoop):
     """Runs what is ready in order, and where nothing is, lets the time jump to the next timer."""
 
+    _stopping: bool  # asyncio's, set by `stop`
     network: Network | None = None
     steps_max = 500_000
 
@@ -210,6 +211,11 @@ class SimLoop(asyncio.BaseEventLoop):
         process.parked.clear()
 
     def _run_once(self) -> None:
+        # All rounds until the loop is stopped, not one: to come back for each costs as much as what most of them do.
+        while not self._stopping:
+            self._run_round()
+
+    def _run_round(self) -> None:
         queue = self._queue
         timers = self._timers
         if not queue:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +25,8 @@ class Outcome:
 
 
 def to_line(outcome: Outcome) -> str:
-    """An outcome without its trace, as a line for another process."""
-    return json.dumps(asdict(replace(outcome, trace=())))
-
-
-def read_line(line: str) -> Outcome:
-    """The outcome that `to_line` wrote."""
-    return Outcome(**json.loads(line))
+    """An outcome as a line for another program."""
+    return json.dumps(asdict(outcome))
 
 
 class Tally:
@@ -45,20 +39,18 @@ class Tally:
         self._virtual_s = 0.0
         self._counts = {"acknowledged": 0, "faults": 0, "fences": 0, "switches": 0}
         self._longest_fence_s = 0.0
-        self._lock = threading.Lock()
 
     def add(self, outcome: Outcome) -> None:
         """One more life."""
-        with self._lock:
-            self._lives += 1
-            self._virtual_s += outcome.virtual_s
-            for name in self._counts:
-                self._counts[name] += getattr(outcome, name)
-            self._longest_fence_s = max(self._longest_fence_s, outcome.longest_fence_s)
-            if outcome.failure is not None:
-                self.failed.append(outcome)
-                print(f"seed {outcome.seed} failed: {outcome.failure}", flush=True)
-                print(f"    replay: make sim SEED={outcome.seed}{self._plant}", flush=True)
+        self._lives += 1
+        self._virtual_s += outcome.virtual_s
+        for name in self._counts:
+            self._counts[name] += getattr(outcome, name)
+        self._longest_fence_s = max(self._longest_fence_s, outcome.longest_fence_s)
+        if outcome.failure is not None:
+            self.failed.append(outcome)
+            print(f"seed {outcome.seed} failed: {outcome.failure}", flush=True)
+            print(f"    replay: make sim SEED={outcome.seed}{self._plant}", flush=True)
 
     def summary(self, seconds: float) -> str:
         """All of it in a sentence."""

@@ -19,7 +19,7 @@ def test_a_seed_lives_the_same_life_again() -> None:
 
 
 def test_what_a_process_lived_before_does_not_matter() -> None:
-    run = simulate("--worker", "--first", 41, "--count", 3)
+    run = simulate("--first", 41, "--count", 3, "--jobs", 1, "--lines")
     assert f'"digest": "{simulate("--seed", 43).digest}"' in run.said
 
 
