@@ -66,6 +66,7 @@ async def test_who_accepts_the_loss_of_a_shard_that_has_left_is_told() -> None:
     led = replace(STAYS, members=(*STAYS.members, Member("t@s", "s", Address("s", 1))), lineage=(Term("history", 0),))
     await publisher.publish(lambda topology: replace(topology, shards=(led,)))
     replicas = Replicas(context_of(publisher))
+    replicas.take([])
     looking = asyncio.create_task(replicas.run())
     asked = Change("promotion", ChangeKind.PROMOTE, ChangeStatus.QUEUED, shard="s", node="t", accept_loss=True)
     replicas.accept_loss(asked)

@@ -54,6 +54,7 @@ class Replicas:
         self._following = Following(context.access, context.clock)
         self._attaching = Attaching(context, self._following)
         self._records: dict[str, MemberRecord] = {}  # by member id
+        self._told = False  # whether these are known: until then every server seems to be nobody's
         self._wishes: dict[str, ReplicasRecord] = {}  # by shard id, as the store has them
         self._read = False  # whether these are known
         self._since: dict[str, tuple[object, int]] = {}  # by shard id: its servers, and the epoch that they are from
@@ -76,6 +77,7 @@ class Replicas:
     def take(self, records: Iterable[MemberRecord]) -> None:
         """These are the servers that there are now, as their agents say."""
         self._records = {record.id: record for record in records}
+        self._told = True
         self._leadership.leaving({record.node for record in self._records.values() if record.leaving})
         self._wake.set()
 
@@ -121,7 +123,7 @@ class Replicas:
         looks: dict[str, asyncio.Task[None]] = {}
         while True:
             self._wake.clear()
-            if not self._is_concerned:
+            if not (self._told and self._is_concerned):
                 await self._wake.wait()
                 continue
             await self._wish()
