@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _EVERY_S = 2.0
 _NEEDLESS = 0.2  # how often a loss is accepted where nobody has called
+_SETTINGS = (("sharding.replication_factor", ("1", "2", "3")), ("replication.min_members", ("0", "1", "2", "3")))
 _WRONG = 0.1  # how often a node is named that may have no copy
 
 
@@ -34,16 +35,25 @@ class OnCall(Operator):
         self._called.set()
 
     async def _main(self) -> None:
-        if Edge.ACCEPTED not in self.world.scenario.edges:
-            await super()._main()
-            return
+        edges = self.world.scenario.edges
+        admin = Admin(self.store, self.connector, self.clock)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(super()._main())
-            tasks.create_task(self._answer_calls(tasks))
+            if Edge.ACCEPTED in edges:
+                tasks.create_task(self._answer_calls(admin, tasks))
+            if Edge.COPIES in edges:
+                tasks.create_task(self._change_copies(admin))
 
-    async def _answer_calls(self, tasks: asyncio.TaskGroup) -> None:
+    async def _change_copies(self, admin: Admin) -> None:
+        random = Random(f"{self.world.seed}/copies wanted")
+        while self._goes_on():
+            await asyncio.sleep(random.expovariate(1 / _EVERY_S))
+            name, values = random.choice(_SETTINGS)
+            value = random.choice(values)
+            await self.ask(f"set {name} {value}", admin.change_setting(name, value))
+
+    async def _answer_calls(self, admin: Admin, tasks: asyncio.TaskGroup) -> None:
         random = Random(f"{self.world.seed}/on call")
-        admin = Admin(self.store, self.connector, self.clock)
         while self._goes_on():
             with suppress(TimeoutError):
                 async with asyncio.timeout(random.expovariate(1 / _EVERY_S)):

@@ -15,22 +15,25 @@ from tests.simulation.scenario import WAITING, Danger, Edge, Scenario, ServerKin
 from tests.simulation.servers import SimServer
 from tests.simulation.terms import Terms
 from tests.simulation.traps import Traps
+from tests.simulation.wanted import Wanted
 from tests.simulation.world import World, agent_records, members_of
 
 from helios.control.wishes import wishes_of
+from helios.model.codec import decode
 from helios.model.ids import Address, founder_id, replica_id, shard_of_replica
 from helios.model.migration import Change
 from helios.model.sections import Reads, ReplicationSettings
+from helios.model.settings import ClusterSettings
 from helios.model.topology import Node, Shard
 from helios.ports.following import next_change
-from helios.ports.records import MEMBERS
+from helios.ports.records import MEMBERS, SETTINGS
 from helios.ports.store import Delete, Put
 
 _NODES = 3
 _FIRST_PORT = 8000
 _TRAPS = 0.3  # of all lives
 # What not every life has, and none with traps. Each has a source of its own, so that others stay what they were.
-_OFTEN = {Edge.ACCEPTED: 0.25}
+_OFTEN = {Edge.ACCEPTED: 0.25, Edge.COPIES: 0.25}
 # Copies are of supervised servers alone, and a server that loses keys by itself makes every copy lose them.
 _WITHOUT = (Edge.EXTERNAL, Edge.PLAIN, Edge.LOSING, Edge.IMPORTS, Edge.ADOPTED, Edge.FLUSHES)
 
@@ -86,6 +89,7 @@ class ReplicatedWorld(World):
         self.faults = Traps(self)
         self.terms = Terms(self)
         self.accepted = Accepted(self)
+        self.wanted = Wanted(scenario.settings, self.loop.time, self.fail)
         self.operator: OnCall = OnCall(self, "operator")
         self.unsound: set[SimServer] = set()  # those that have lost their power, and have not got everything again
 
@@ -118,8 +122,12 @@ class ReplicatedWorld(World):
     def on_commit(self, operations: Sequence[Put | Delete], revision: int) -> None:
         before = self.invariants.topology
         super().on_commit(operations, revision)
+        for operation in operations:
+            if isinstance(operation, Put) and operation.key == SETTINGS:
+                self.wanted.changed(decode(ClusterSettings, operation.value))
         if self.invariants.topology is not before:
             self.accepted.published(before, self.invariants.topology)
+            self.wanted.published(before, self.invariants.topology)
             self.terms.published(before, self.invariants.topology)
 
     def told(self, change: Change) -> None:
@@ -188,7 +196,7 @@ class ReplicatedWorld(World):
 
     def unrest(self) -> Iterator[str]:
         topology = self.invariants.topology
-        wishes = wishes_of(topology, self.scenario.settings.sharding.replication_factor)
+        wishes = wishes_of(topology, self.wanted.factor)
         for shard in topology.shards:
             wanted = {founder_id(shard.id), *(replica_id(shard.id, node) for node in wishes.get(shard.id, ()))}
             if shard.id in topology.fenced_shards:

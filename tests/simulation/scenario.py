@@ -54,6 +54,7 @@ class Edge(StrEnum):
     SCRIPTS = "scripts"  # clients call scripts and functions, some of which write keys that they do not declare
     TRAPS = "traps"  # nothing fails but what shows wrong rules for leaders
     ACCEPTED = "accepted"  # a person has copies lead: in order, or whatever they lack where a majority is away
+    COPIES = "copies"  # a person changes how many copies there are to be, and how few there may be
 
 
 # Those that show faults which are not mended yet. They occur only where the command line asks for them.
