@@ -30,7 +30,7 @@ IDLE_S = 20.0
 CONNECTIONS_A_PORT = 2
 QUIET = {"HELIOS_SHARDING__MIGRATION_RATE": "0", "HELIOS_SHARDING__AUTO_REBALANCE": "true"}
 # Fifty nodes share a core: one that waits for it is slow, not lost.
-PATIENT = {"HELIOS_COORDINATOR__LEASE_TTL": "10s", "HELIOS_COORDINATOR__FENCE_ACK_TIMEOUT": "5s"}
+PATIENT = {"HELIOS_COORDINATOR__LEASE_TTL": "10s", "HELIOS_COORDINATOR__FENCE_ACK_TIMEOUT": "3s"}
 # A hundred nodes start in minutes on two cores; so long nobody gives up.
 START_S = 1800.0
 KINDS = {"agents": b"\0node\0", "routers": b"\0router\0", "data servers": b"valkey-server", "gateway": b"\0gateway\0"}

@@ -6,12 +6,16 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from helios.errors import StoreError
 from helios.stores.change_notifier import ring
+from helios.stores.sqlite_commit import CommitStatement, Operation
+
+T = TypeVar("T")
 
 _APPLICATION_ID = 0x48454C53  # "HELS", in the file's header
 _SCHEMA_VERSION = 1
@@ -51,7 +55,7 @@ class SqliteConnection:
         self._monotonic = monotonic
         self._busy_timeout_s = busy_timeout_s
         self._durable = True
-        self._changed: list[str] = []  # the keys that the transaction which runs has changed
+        self._changed: list[bytes] = []  # the keys that the transaction which runs has changed
         self._boot = ""
         self._inode = (0, 0)
         self._wal = path.with_name(path.name + "-wal")
@@ -64,8 +68,8 @@ class SqliteConnection:
             with self._explained("opened"):
                 self._prepare()
                 self._inode = _inode(path)
+                self._at_once = CommitStatement(self._connection, monotonic, before_commit)
                 self._renewals = self._connect()
-                self._renewals.create_function("monotonic", 0, monotonic)
                 self._renewals.execute("PRAGMA synchronous = NORMAL")
                 self._renewals.execute("PRAGMA wal_autocheckpoint = 0")
         except BaseException:
@@ -98,20 +102,46 @@ class SqliteConnection:
         """A write transaction. Leases and what goes with them need not be durable: none outlives its boot."""
         with self._explained("written"):
             self._check_in_place()
-            if durable != self._durable:
-                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._durable = durable
+            self._set_durable(durable)
             self._changed = []
             with self._impatient(), self._transaction("BEGIN IMMEDIATE"):
                 yield
                 if self._before_commit is not None:
                     self._before_commit()
-            # The commit is done: what fails from here on must not make it look as if it were not. Listeners also
-            # look by themselves, and if the log cannot be written back now, a later commit sees to it.
-            with suppress(sqlite3.Error, OSError):
-                if self._changed:
-                    ring(self.path, self._changed)
-                self._bound_wal(self._connection)
+            self._written(self._changed)
+
+    def _commit_at_once(
+        self,
+        operations: Sequence[Operation],
+        compares: Sequence[tuple[bytes, int]],
+        keep_commits: int,
+        *,
+        durable: bool,
+    ) -> int:
+        """Commit by a single statement, and give the revision. Raises NotSimple."""
+        with self._explained("written"):
+            self._check_in_place()
+            self._set_durable(durable)
+            self._at_once.prepare(operations, compares)
+            with self._impatient():
+                revision, changed = self._patiently(lambda: self._at_once.carry_out(self._boot, keep_commits))
+            self._written([key for key, *_ in operations] if changed else [])
+        return revision
+
+    def _set_durable(self, durable: bool) -> None:
+        if durable != self._durable:
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._durable = durable
+
+    def _written(self, changed: Sequence[bytes]) -> None:
+        """A commit is done: what fails from here on must not make it look as if it were not.
+
+        Listeners also look by themselves, and if the log cannot be written back now, a later commit sees to it.
+        """
+        with suppress(sqlite3.Error, OSError):
+            if changed:
+                ring(self.path, map(to_text, changed))
+            self._bound_wal(self._connection)
 
     def _bound_wal(self, connection: sqlite3.Connection) -> None:
         """Write the log back into the file and empty it where it has grown.
@@ -146,7 +176,7 @@ class SqliteConnection:
             with suppress(sqlite3.Error):  # by now the commit may be done, and must not look as if it were not
                 self._connection.execute(f"PRAGMA busy_timeout = {round(self._busy_timeout_s * 1000)}")
 
-    def _execute_patiently(self, statement: str) -> sqlite3.Cursor:
+    def _patiently(self, attempt: Callable[[], T]) -> T:
         """Try again for as long as a lock may take, where SQLite itself does not wait for it.
 
         Hundreds of processes that look every millisecond would leave no processor to the one that has the lock.
@@ -154,7 +184,7 @@ class SqliteConnection:
         began_s = time.monotonic()
         while True:
             try:
-                return self._connection.execute(statement)
+                return attempt()
             except sqlite3.OperationalError as error:
                 waited_s = time.monotonic() - began_s
                 if not _is_busy(error) or waited_s >= self._busy_timeout_s:
@@ -164,7 +194,7 @@ class SqliteConnection:
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
-        self._execute_patiently(begin)
+        self._patiently(lambda: self._connection.execute(begin))
         try:
             yield
             self._connection.execute("COMMIT")
@@ -225,11 +255,22 @@ class SqliteConnection:
 
     def _enter_wal_mode(self) -> None:
         """Switch to WAL; SQLite does not wait for the lock that this needs where several processes begin at once."""
-        if self._execute_patiently("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        if self._patiently(lambda: self._connection.execute("PRAGMA journal_mode = WAL")).fetchone()[0] != "wal":
             raise StoreError(f"the file system of {self.path} cannot share memory (needed for SQLite's WAL)")
 
     def _pragma(self, name: str) -> int:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def to_blob(key: str) -> bytes:
+    """A key as the file has it."""
+    # As UTF-8, SQLite orders keys as Python does; lone surrogates, which no text should have, pass too.
+    return key.encode("utf-8", "surrogatepass")
+
+
+def to_text(key: bytes) -> str:
+    """A key of the file as the store has it."""
+    return key.decode("utf-8", "surrogatepass")
 
 
 def _create_private(path: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from helios.errors import Conflict, WatchLost
 from helios.ports.store import Compare, Entry, Event, Put, Snapshot
 from helios.ports.store import Delete as DeleteKey
-from helios.stores.sqlite_connection import SqliteConnection
+from helios.stores.sqlite_commit import NOW, NotSimple, Operation, asking
+from helios.stores.sqlite_connection import SqliteConnection, to_blob, to_text
 from helios.stores.watching import lease_lost
 
 _NAMED = 200  # keys, at most, by a glance
@@ -71,7 +72,7 @@ class SqliteFile(SqliteConnection):
         named = after >= forgotten and len(changes) <= _NAMED
         return Glance(
             revision,
-            tuple(_to_text(key) for (key,) in changes) if named else None,
+            tuple(to_text(key) for (key,) in changes) if named else None,
             due_s,
         )
 
@@ -80,7 +81,7 @@ class SqliteFile(SqliteConnection):
         with self._reading():
             row = self._connection.execute(
                 f"SELECT value, version FROM entries WHERE key = :key AND {_ALIVE}",
-                {"key": _to_blob(key), **self._alive()},
+                {"key": to_blob(key), **self._alive()},
             ).fetchone()
         return None if row is None else Entry(key, row[0], row[1])
 
@@ -94,7 +95,7 @@ class SqliteFile(SqliteConnection):
                 {**_range(prefix), **self._alive()},
             ).fetchall()
         return Snapshot(
-            tuple(Entry(_to_text(key), value, version) for key, value, version in rows),
+            tuple(Entry(to_text(key), value, version) for key, value, version in rows),
             revision,
         )
 
@@ -113,19 +114,25 @@ class SqliteFile(SqliteConnection):
                 {**_range(prefix), "after": after},
             ).fetchall()
         commits = [
-            tuple(Event(_to_text(key), value, version) for _, key, value in group)
+            tuple(Event(to_text(key), value, version) for _, key, value in group)
             for version, group in groupby(rows, key=lambda row: int(row[0]))
         ]
         return commits, max(after, revision)
 
     def commit(self, operations: Sequence[Put | DeleteKey], compares: Sequence[Compare]) -> int:
         """Do all operations as one; raises Conflict or LeaseLost, having done nothing."""
-        with self._writing(durable=any(map(_is_durable, operations))):
+        durable = any(map(_is_durable, operations))
+        if len({operation.key for operation in operations}) == len(operations):
+            wanted = [_wanted(operation) for operation in operations]
+            compared = [(to_blob(compare.key), compare.version) for compare in compares]
+            with suppress(NotSimple):
+                return self._commit_at_once(wanted, compared, self.keep_commits, durable=durable)
+        with self._writing(durable=durable):
             self._end_expired()
             for compare in compares:
                 row = self._connection.execute(
                     "SELECT version FROM entries WHERE key = ?",
-                    (_to_blob(compare.key),),
+                    (to_blob(compare.key),),
                 ).fetchone()
                 version = 0 if row is None else row[0]
                 if version != compare.version:
@@ -138,25 +145,31 @@ class SqliteFile(SqliteConnection):
     def grant(self, ttl_s: float) -> str:
         """A new lease."""
         lease = secrets.token_hex(8)
-        with self._writing(durable=False):
-            self._connection.execute(
-                "INSERT INTO leases VALUES (?, ?, ?, ?)",
-                (lease, ttl_s, self._boot, self._monotonic() + ttl_s),
-            )
+        with self._explained("written"):
+            self._check_in_place()
+            self._set_durable(False)
+            row = {"lease": lease, "ttl_s": ttl_s, "boot": self._boot, "deadline": 0.0}
+            statement = "INSERT INTO leases VALUES (:lease, :ttl_s, :boot, :deadline)"
+
+            def attempt() -> None:
+                row["deadline"] = self._monotonic() + ttl_s
+                self._connection.execute(statement, row)
+
+            with self._impatient():
+                self._patiently(attempt)
+            self._written([])
         return lease
 
     def keep_alive(self, lease: str) -> None:
         """Extend the lease to its full time from now; raises LeaseLost if it is gone. For any one thread.
 
-        It is one statement: a busy interpreter lets other threads in only now and then, and each statement more asks
-        it once more. SQLite itself waits for the lock here, and the clock is read when it has it.
+        SQLite itself waits for the lock here: this thread needs no turn of the interpreter while it does.
         """
         with self._explained("written"):
             self._check_in_place()
             extended = self._renewals.execute(
-                "UPDATE leases SET deadline = monotonic() + ttl_s"
-                " WHERE id = :lease AND boot = :boot AND deadline > monotonic()",
-                {"lease": lease, "boot": self._boot},
+                f"UPDATE leases SET deadline = {NOW} + ttl_s WHERE id = :lease AND boot = :boot AND deadline > {NOW}",
+                {"lease": lease, "boot": self._boot, **asking(self._monotonic)},
             )
             with suppress(sqlite3.Error, OSError):
                 self._bound_wal(self._renewals)
@@ -192,7 +205,7 @@ class SqliteFile(SqliteConnection):
 
     def _end(self, lease: str) -> None:
         rows = self._connection.execute("SELECT key FROM entries WHERE lease = ? ORDER BY key", (lease,)).fetchall()
-        self._apply([DeleteKey(_to_text(row[0])) for row in rows])
+        self._apply([DeleteKey(to_text(row[0])) for row in rows])
         self._connection.execute("DELETE FROM leases WHERE id = ?", (lease,))
 
     def _check_lease(self, lease: str) -> None:
@@ -205,7 +218,7 @@ class SqliteFile(SqliteConnection):
         version = revision + 1
         changes: list[tuple[int, int, bytes, bytes | None]] = []
         for operation in operations:
-            key = _to_blob(operation.key)
+            key = to_blob(operation.key)
             if isinstance(operation, Put):
                 row = (key, operation.value, version, operation.lease)
                 self._connection.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", row)
@@ -214,7 +227,7 @@ class SqliteFile(SqliteConnection):
                 changes.append((version, len(changes), key, None))
         if not changes:
             return revision
-        self._changed += [_to_text(key) for _, _, key, _ in changes]
+        self._changed += [key for _, _, key, _ in changes]
         forgotten = max(forgotten, version - self.keep_commits)
         self._connection.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", changes)
         self._connection.execute("DELETE FROM changes WHERE revision <= ?", (forgotten,))
@@ -229,19 +242,16 @@ class SqliteFile(SqliteConnection):
         return {"boot": self._boot, "now": self._monotonic()}
 
 
-def _to_blob(key: str) -> bytes:
-    # As UTF-8, SQLite orders keys as Python does; lone surrogates, which no text should have, pass too.
-    return key.encode("utf-8", "surrogatepass")
-
-
-def _to_text(key: bytes) -> str:
-    return key.decode("utf-8", "surrogatepass")
-
-
 def _range(prefix: str) -> dict[str, bytes]:
     """The bounds of the keys that begin with `prefix`; no byte of UTF-8 is above 0xF4."""
-    first = _to_blob(prefix)
+    first = to_blob(prefix)
     return {"first": first, "last": first + b"\xff"}
+
+
+def _wanted(operation: Put | DeleteKey) -> Operation:
+    if isinstance(operation, Put):
+        return to_blob(operation.key), operation.value, operation.lease
+    return to_blob(operation.key), None, None
 
 
 def _is_durable(operation: Put | DeleteKey) -> bool:
