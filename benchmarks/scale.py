@@ -68,9 +68,11 @@ def moving(cluster: Cluster, name: str, until_s: float, *verb: str) -> Window:
     """Carry out a verb that moves keys; returns when its migrations have ended, or the run is over."""
     known = {one["id"] for one in get(cluster, "/api/v1/shards/migrations")["migrations"]}
     from_s = time.monotonic()
-    reply = cluster.command(*verb, timeout_s=120)
-    if isinstance(reply, hiredis.ReplyError):
-        raise SystemExit(f"{' '.join(verb)}: {reply}")
+    while isinstance(reply := cluster.command(*verb, timeout_s=120), hiredis.ReplyError):
+        print(f"{' '.join(verb)}: {reply}", flush=True)  # by a server, say, that has waited too long for a processor
+        if time.monotonic() > until_s:
+            raise SystemExit(f"{' '.join(verb)}: refused until the end")
+        time.sleep(POLL_S)
     while True:
         time.sleep(POLL_S)
         mine = [one for one in get(cluster, "/api/v1/shards/migrations")["migrations"] if one["id"] not in known]
