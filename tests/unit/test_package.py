@@ -37,6 +37,21 @@ def test_a_node_holds_no_library_in_memory_that_it_does_not_use() -> None:
     assert not node & {*people, "helios.router", "helios.api"}
 
 
+def test_what_a_process_has_imported_is_not_looked_at_for_garbage() -> None:
+    program = """
+import gc
+from helios.runtime.lifecycle import run
+
+async def main(stop):
+    print(gc.isenabled(), gc.get_freeze_count() > 10_000)
+
+gc.disable()
+run(main)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said == "True True\n"
+
+
 def test_the_plugin_does_not_burden_those_who_do_not_use_it() -> None:
     before = loaded("import pytest")
     assert loaded("import pytest, helios.pytest_plugin") - before <= {"helios", "helios.pytest_plugin"}

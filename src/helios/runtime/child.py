@@ -5,6 +5,7 @@ People's entry is `helios.cli.main`, whose library for command lines these would
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from helios.runtime.lifecycle import carry_out
 
 def run_child(kind: str, words: Sequence[str]) -> None:
     """Be a process of that kind, with the options `--name value` and the settings that a parent handed over."""
+    gc.disable()  # until it runs: there is no garbage in imports, and looking for it would be a tenth of a start
     options = dict(zip(words[::2], words[1::2], strict=True))
     read = take_over(Path(options["--settings"]))
     # Imports are here since each kind loads, and holds, only what it needs.

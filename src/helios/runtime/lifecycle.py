@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -54,6 +55,9 @@ def run(
         await main(stop)
 
     _allow_files()
+    # What has been imported stays: it is no garbage, and to look at it again and again would be a pause each time.
+    gc.freeze()
+    gc.enable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(whole())
 
