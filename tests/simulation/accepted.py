@@ -10,7 +10,7 @@ from helios.model.topology import Shard, Topology
 if TYPE_CHECKING:
     from tests.simulation.replicated import ReplicatedWorld
 
-_NOTHING = "nothing was lost"
+_LOST = "is lost"
 
 
 class Accepted:
@@ -32,7 +32,7 @@ class Accepted:
             self._open[change.id] = change
             return
         self._open.pop(change.id, None)
-        if change.status is ChangeStatus.DONE and _NOTHING not in change.outcome:
+        if change.status is ChangeStatus.DONE and _LOST in change.outcome:
             self._untold = [by for by in self._untold if change.id not in by]
         for by in self._untold:
             by.discard(change.id)

@@ -336,3 +336,13 @@ def test_one_request_at_a_time_imports_from_a_server() -> None:
     for same in (replace(one, address=elsewhere.address), replace(one, id="other")):
         with pytest.raises(Refused, match=f"one at {one.address} joins by an earlier request"):
             refuse_joining(same, [importing])
+
+
+def test_the_only_copy_of_a_shard_leads_already_whatever_loss_is_accepted() -> None:
+    alone = cluster("a", "b")
+    asked = Change("c", ChangeKind.PROMOTE, shard="a", node="a", accept_loss=True)
+    assert not admit(alone, asked, {}, Policy()).queued
+    # It is to lead first, or somebody may still ask for what another has.
+    assert admit(replace(alone, fenced_shards=frozenset({"a"})), asked, {}, Policy()).queued
+    left = replace(alone.shards[0], outgoing=(member("a"), replace(member("a"), id="a@b", node="b")))
+    assert admit(replace(alone, shards=(left, alone.shards[1])), asked, {}, Policy()).queued

@@ -62,9 +62,6 @@ async def test_a_shard_that_has_left_gets_no_leader() -> None:
 
 async def test_who_accepts_the_loss_of_a_shard_that_has_left_is_told() -> None:
     publisher = await publisher_without_the_shard()
-    # Something is replicated, and so looked at.
-    led = replace(STAYS, members=(*STAYS.members, Member("t@s", "s", Address("s", 1))), lineage=(Term("history", 0),))
-    await publisher.publish(lambda topology: replace(topology, shards=(led,)))
     replicas = Replicas(context_of(publisher))
     replicas.take([])
     looking = asyncio.create_task(replicas.run())

@@ -130,7 +130,8 @@ def placement_after(topology: Topology, change: Change) -> Placement:
 def _promote(topology: Topology, change: Change) -> Admission:
     shard, member = promoted(topology, change)
     if change.accept_loss:
-        return Admission(None, queued=True)
+        alone = all(members == {member.id} for members in shard.memberships)
+        return Admission(None, queued=not alone or shard.id in topology.fenced_shards)
     if shard.id in topology.fenced_shards:
         raise Refused(
             f"{shard.id} has no leader just now, and gets one by itself as soon as enough of its members answer: "

@@ -146,9 +146,10 @@ class Replicas:
 
     @property
     def _is_concerned(self) -> bool:
-        """Whether there are copies, or are to be any."""
+        """Whether there are copies, or are to be any, or somebody waits for one to lead."""
         return (
-            self._context.settings.sharding.replication_factor > 1
+            bool(self._losses)
+            or self._context.settings.sharding.replication_factor > 1
             or any(len(shard.servers) > 1 for shard in self._publisher.topology.shards)
             or any(member_id != founder_id(record.node) for member_id, record in self._records.items())
             or any(self._is_doubtful(shard.leader) for shard in self._publisher.topology.shards)
