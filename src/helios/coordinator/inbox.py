@@ -23,7 +23,6 @@ from helios.ports.records import (
     SETTINGS,
     MemberRecord,
     Record,
-    list_records,
     put_record,
     read_record,
 )
@@ -41,6 +40,8 @@ class Inbox:
         self._history = history
         self._performer = performer
         self._replicas = replicas
+        self._servers: list[MemberRecord] = []  # as they were at the store's revision `_servers_at`
+        self._servers_at = 0
 
     async def follow_changes(self) -> None:
         """Admit what is asked for, in the order in which it came."""
@@ -103,12 +104,16 @@ class Inbox:
                 await self._apply_members()
 
     async def _apply_members(self) -> None:
-        records = await list_records(self._publisher.store, MemberRecord, MEMBERS)
-        self._replicas.take([record.value for record in records])
-        addresses = {record.value.id: record.value.address for record in records}
-        clients = {record.value.node: record.value.clients for record in records if record.value.clients is not None}
+        snapshot = await self._publisher.store.list(MEMBERS)
+        if snapshot.revision < self._servers_at:
+            return  # a look that began later was answered sooner
+        self._servers_at = snapshot.revision
+        self._servers = [decode(MemberRecord, entry.value) for entry in snapshot.entries]
+        self._replicas.take(self._servers)
 
         def current(topology: Topology) -> Topology:
+            addresses = {server.id: server.address for server in self._servers}
+            clients = {server.node: server.clients for server in self._servers if server.clients is not None}
             nodes = tuple(replace(node, address=clients.get(node.id, node.address)) for node in topology.nodes)
             return replace(topology, nodes=nodes, shards=tuple(located(shard, addresses) for shard in topology.shards))
 
