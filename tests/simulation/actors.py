@@ -16,6 +16,7 @@ from helios.admin.client import Admin
 from helios.coordinator.service import Coordinator
 from helios.engines.memory import MemoryConnector
 from helios.errors import StartError
+from helios.model.durability import Durability, durabilities_of
 from helios.model.sections import Reads
 from helios.router.core import Router
 from helios.router.options import RouterOptions
@@ -145,6 +146,7 @@ class RouterActor(Actor):
 
     async def _main(self) -> None:
         world = self.world
+        replication = world.scenario.settings.replication
         options = RouterOptions(
             inspected=False,
             watches_scripts=False,
@@ -152,8 +154,14 @@ class RouterActor(Actor):
             session_ttl_s=world.scenario.session_ttl_s,
             member_timeout_s=_ENGINE_TIMEOUT_S,
             hold_timeout_s=world.scenario.hold_timeout_s,
-            linearizable=world.scenario.settings.replication.reads is Reads.LINEARIZABLE,
-            ack_timeout_s=world.scenario.settings.replication.ack_timeout,
+            quorum=replication.durability is Durability.QUORUM,
+            quorum_by_key=tuple(
+                (pattern, durability is Durability.QUORUM)
+                for pattern, durability in durabilities_of(replication.durability_by_key)
+            ),
+            linearizable=replication.reads is Reads.LINEARIZABLE,
+            ack_timeout_s=replication.ack_timeout,
+            max_staleness_s=replication.max_staleness,
             turn_s=0.0,  # by the real clock, which would make a life differ from run to run
         )
         admin = Admin(self.store, self.connector, self.clock)

@@ -69,6 +69,8 @@ class KeyHistory:
     log: list[str] = field(default_factory=list)
     lost_at_ms: float = -1.0
     skew_ms: float = 0.0  # by so much at most a server's clock is wrong
+    read_back_ms: float | None = None  # so old a read may be, or ahead of a majority; None: neither
+    doubtful_until_ms: float = -1.0  # till when what is acknowledged may be lost
     # Flushes and what was possible before each: commands that were under way may have found that.
     _flushes: list[tuple[float, frozenset[Possible]]] = field(default_factory=list)
     _snapshots: list[tuple[float, frozenset[Possible]]] = field(default_factory=list)
@@ -81,7 +83,15 @@ class KeyHistory:
 
     def answered(self, command: Command, answer: object, begin_ms: float, end_ms: float) -> None:
         """The client got an answer; raises Impossible where it contradicts everything that may be true."""
+        if command.reads and self.read_back_ms is not None:
+            self.looked(command, answer, begin_ms, end_ms, self.read_back_ms)
+            return
         before = self._closure(end_ms)
+        if begin_ms <= self.doubtful_until_ms:
+            self._note(f"{begin_ms:.1f}-{end_ms:.1f} {command} -> {answer!r}, perhaps of a leader that was replaced")
+            done = {Possible(command.apply(possible.value)[0], possible.open) for possible in before}
+            self._become(before if command.reads else before | done, end_ms)
+            return
         after = set()
         for possible in before:
             value = possible.value
@@ -104,6 +114,24 @@ class KeyHistory:
             after |= before
         self._become(frozenset(after), end_ms)
 
+    def looked(self, command: Command, answer: object, begin_ms: float, end_ms: float, back_ms: float) -> None:
+        """A read was answered by a server that may be so far behind, and ahead of what is acknowledged."""
+        self._note(f"{begin_ms:.1f}-{end_ms:.1f} {command} -> {answer!r}, or {back_ms:.0f} ms behind")
+        since_ms = begin_ms - back_ms
+        shown = [self.possible, *(states for at_ms, states in self._flushes if at_ms >= since_ms)]
+        for at_ms, states in reversed(self._snapshots):
+            shown.append(states)
+            if at_ms < since_ms:
+                break
+        else:
+            shown.append(frozenset({Possible(ABSENT)}))
+        values = {possible.value for states in shown for possible in self._closure(end_ms, states)}
+        if all(command.apply(value)[1] != answer for value in values):
+            raise Impossible(
+                f"{self.key!r}: {command} was answered {answer!r}, where in {back_ms:.0f} ms it held one of "
+                f"{sorted(repr(value.data) for value in values)}"
+            )
+
     def unanswered(self, command: Command, begin_ms: float, end_ms: float) -> None:
         """The client does not know what became of the command."""
         self._note(f"{begin_ms:.1f}-{end_ms:.1f} {command} -> ?")
@@ -124,7 +152,7 @@ class KeyHistory:
         if self.commands[number].name == "FLUSH":
             self._flushes.append((now_ms, before))
         after = {p for p in before if number not in p.open}
-        if self._asked_at_ms[number] <= self.lost_at_ms <= now_ms:
+        if self._asked_at_ms[number] <= self.lost_at_ms <= now_ms or now_ms <= self.doubtful_until_ms:
             after |= {_without(number, p) for p in before}
         self._become(frozenset(after), now_ms)
 
@@ -170,13 +198,15 @@ class KeyHistory:
         self._note(f"{now_ms:.1f} power lost, back to {since_ms:.1f} at most")
         self._become(self.possible | back, now_ms)
 
-    def set_back(self, value: Value, now_ms: float) -> None:
-        """Its shard goes on with this; what else was acknowledged is lost. What is open stays so."""
+    def set_back(self, value: Value, now_ms: float) -> bool:
+        """Its shard goes on with this; whether anything acknowledged is lost by it. What is open stays so."""
         self._note(f"{now_ms:.1f} set back to {value}")
-        self._flushes.append((now_ms, self._closure(now_ms)))
+        before = self._closure(now_ms)
+        self._flushes.append((now_ms, before))
         self.lost_at_ms = now_ms
         under_way = {number for possible in self.possible for number in possible.open}
         self._become(frozenset({Possible(value, tuple(sorted(under_way)))}), now_ms)
+        return all(possible.value.data != value.data for possible in before)
 
     def listed(self, *, there: bool, begin_ms: float, end_ms: float) -> None:
         """A scan between these times, in which the key's client did nothing else, has found the key, or not."""

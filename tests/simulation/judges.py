@@ -64,10 +64,11 @@ class Judges:
 
     def set_back(
         self, owns: Callable[[bytes], bool], read: Callable[[bytes], Value], now_s: float, now_ms: float
-    ) -> None:
-        """The owner of these keys goes on with what `read` says; what else was acknowledged of them is lost."""
+    ) -> int:
+        """The owner of these keys goes on with what `read` says; how many of its clients' own keys lose anything."""
+        lost = 0
         for history in filter(lambda one: owns(one.key), self.histories):
-            history.set_back(read(history.key), now_ms)
+            lost += history.set_back(read(history.key), now_ms)
         for counter in filter(lambda one: owns(one.key), self.counters):
             counter.set_back(read(counter.key).data, now_ms)
         for register in filter(lambda one: owns(one.key), self.registers):
@@ -76,6 +77,18 @@ class Judges:
             queue.uncertain = True
         for pair in filter(lambda one: owns(one.one), self.pairs):
             pair.set_back(int(read(pair.one).data or b"0"), now_ms)
+        return lost
+
+    def doubt_until(self, owns: Callable[[bytes], bool], until_ms: float) -> None:
+        """Till then, what is acknowledged of these keys may be lost: a leader that was replaced may still be asked."""
+        for history in filter(lambda one: owns(one.key), self.histories):
+            history.doubtful_until_ms = until_ms
+        for counter in filter(lambda one: owns(one.key), self.counters):
+            counter.set_back_at_ms = until_ms
+        for register in filter(lambda one: owns(one.key), self.registers):
+            register.uncertain = True
+        for pair in filter(lambda one: owns(one.one), self.pairs):
+            pair.set_back_at_ms = until_ms
 
     def check(self, get: Callable[[bytes], bytes | None], now_s: float, now_ms: float) -> None:
         """Everything is at rest, and owners hold what `get` says; raises Impossible where that cannot be."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tests.simulation.data import Value
@@ -61,11 +61,11 @@ class Losses:
         world.judges.library.power_lost(world.now_ms())
         world.judges.doubt(world.invariants, server.shard)
 
-    def set_back(self, server: SimServer) -> None:
-        """A shard goes on with what this copy has."""
+    def set_back(self, server: SimServer, among: Callable[[bytes], bool] = lambda _: True) -> None:
+        """A shard goes on with what this copy has of these keys."""
         world = self._world
-        world.judges.set_back(
-            lambda key: world.invariants.owns(server.shard, key),
+        world.lost += world.judges.set_back(
+            lambda key: among(key) and world.invariants.owns(server.shard, key),
             lambda key: Value(*server.read(key)),
             world.loop.time(),
             world.now_ms(),

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from tests.simulation.accepted import Accepted
 from tests.simulation.actors import Actor
+from tests.simulation.asynchronous import Asynchronous
 from tests.simulation.machines import AgentActor, Machine, Placed
 from tests.simulation.on_call import OnCall
 from tests.simulation.scenario import WAITING, Danger, Edge, Scenario, ServerKind, choose
@@ -20,6 +22,7 @@ from tests.simulation.world import World, agent_records, members_of
 
 from helios.control.wishes import wishes_of
 from helios.model.codec import decode
+from helios.model.durability import Durability
 from helios.model.ids import Address, founder_id, replica_id, shard_of_replica
 from helios.model.migration import Change
 from helios.model.sections import Reads, ReplicationSettings
@@ -33,7 +36,7 @@ _NODES = 3
 _FIRST_PORT = 8000
 _TRAPS = 0.3  # of all lives
 # What not every life has, and none with traps. Each has a source of its own, so that others stay what they were.
-_OFTEN = {Edge.ACCEPTED: 0.25, Edge.COPIES: 0.25}
+_OFTEN = {Edge.ACCEPTED: 0.25, Edge.COPIES: 0.25, Edge.ASYNC: 0.2, Edge.LEADER_READS: 0.2}
 # Copies are of supervised servers alone, and a server that loses keys by itself makes every copy lose them.
 _WITHOUT = (Edge.EXTERNAL, Edge.PLAIN, Edge.LOSING, Edge.IMPORTS, Edge.ADOPTED, Edge.FLUSHES)
 
@@ -44,15 +47,15 @@ def choose_replicated(seed: int) -> Scenario:
     danger = base.danger if base.danger in (Danger.CALM, Danger.SLOW, Danger.ZOMBIES) else Danger.MIXED
     factor = random.choice((2, 3, 3))
     traps = Random(f"{seed}/has traps").random() < _TRAPS
+    drawn = {edge for edge, often in _OFTEN.items() if Random(f"{seed}/has {edge}").random() < often} - WAITING
+    if traps:
+        drawn.clear()
+    if Edge.ASYNC in drawn:
+        drawn.add(Edge.LEADER_READS)  # where nothing waits for a majority, no read can be sure of one
     replication = ReplicationSettings(
-        reads=Reads.LINEARIZABLE,
+        **_promises(seed, drawn),
         ack_timeout=random.choice((0.2, 0.5, 1.0)),
         failover_timeout=random.choice((0.5, 1.0, 2.0)),
-    )
-    drawn = (
-        set()
-        if traps
-        else {edge for edge, often in _OFTEN.items() if Random(f"{seed}/has {edge}").random() < often} - WAITING
     )
     sharding = base.settings.sharding.model_copy(
         update={"replication_factor": 3 if traps or Edge.ACCEPTED in drawn else factor}
@@ -76,6 +79,19 @@ def choose_replicated(seed: int) -> Scenario:
     )
 
 
+def _promises(seed: int, edges: set[Edge]) -> dict[str, Any]:
+    """What writes wait for, and what reads show."""
+    random = Random(f"{seed}/promises")
+    by_key = random.choice(("cart:*=async", "user:*=async", "n:*=async,session:*=async"))
+    if Edge.ASYNC not in edges:
+        durability = {}
+    elif random.random() < 0.6:
+        durability = {"durability_by_key": by_key}
+    else:
+        durability = {"durability": Durability.ASYNC, "durability_by_key": random.choice(("", "user:*=quorum"))}
+    return {"reads": Reads.LEADER if Edge.LEADER_READS in edges else Reads.LINEARIZABLE, **durability}
+
+
 class ReplicatedWorld(World):
     """A world with agents. `servers` are those with which nodes found their shards."""
 
@@ -89,6 +105,7 @@ class ReplicatedWorld(World):
         self.faults = Traps(self)
         self.terms = Terms(self)
         self.accepted = Accepted(self)
+        self.asynchronous = Asynchronous(self)
         self.wanted = Wanted(scenario.settings, self.loop.time, self.fail)
         self.operator: OnCall = OnCall(self, "operator")
         self.unsound: set[SimServer] = set()  # those that have lost their power, and have not got everything again
@@ -126,6 +143,7 @@ class ReplicatedWorld(World):
             if isinstance(operation, Put) and operation.key == SETTINGS:
                 self.wanted.changed(decode(ClusterSettings, operation.value))
         if self.invariants.topology is not before:
+            self.asynchronous.published(before, self.invariants.topology)
             self.accepted.published(before, self.invariants.topology)
             self.wanted.published(before, self.invariants.topology)
             self.terms.published(before, self.invariants.topology)

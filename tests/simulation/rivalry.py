@@ -65,7 +65,7 @@ class Rivalry:
         argument = self._asker.token() if name in ("SET", "GETSET", "APPEND") else b""
         invoked = self._world.loop.time()
         asked = await self._asker.ask([name.encode(), register.key, *([argument] if argument else [])])
-        if asked.refused:
+        if asked.refused or (name == "GET" and Edge.LEADER_READS in self._world.scenario.edges):
             return
         responded = math.inf if asked.unknown else self._world.loop.time()
         register.add(self._asker.number, name, argument, None if asked.unknown else asked.last, invoked, responded)

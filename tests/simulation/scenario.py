@@ -55,6 +55,8 @@ class Edge(StrEnum):
     TRAPS = "traps"  # nothing fails but what shows wrong rules for leaders
     ACCEPTED = "accepted"  # a person has copies lead: in order, or whatever they lack where a majority is away
     COPIES = "copies"  # a person changes how many copies there are to be, and how few there may be
+    ASYNC = "async"  # some keys, or all, are acknowledged once the leader has them
+    LEADER_READS = "leader-reads"  # reads show what the leader has
 
 
 # Those that show faults which are not mended yet. They occur only where the command line asks for them.

@@ -17,6 +17,7 @@ from tests.simulation.scripts import FLUSH_SCRIPT
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+_MARGIN_S = 0.5
 _KINDS = ("user", "cart", "session")
 
 
@@ -38,6 +39,10 @@ class Client:
         self._cold = self.keys[: scenario.cold_keys_per_client]
         self._streams = self.keys[len(self.keys) - scenario.streams_per_client :]
         self._strings = self.keys[: len(self.keys) - scenario.streams_per_client]
+        if Edge.LEADER_READS in scenario.edges:
+            # A router that has not heard of another leader may go by the one of before until its lease has ended.
+            for history in self.keys:
+                history.read_back_ms = (scenario.session_ttl_s + _MARGIN_S) * 1000
         self._brought: list[KeyHistory] = []
         self.arriving: dict[KeyHistory, Command] = {}
         self._loads = Edge.SCRIPTS in scenario.edges and number == 0

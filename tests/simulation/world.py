@@ -58,6 +58,7 @@ class World:
         self.cause: BaseException | None = None
         self.serving = True
         self.acknowledged = 0
+        self.lost = 0  # of what was acknowledged, where that is allowed
         self.coordinator = ""
         self.late: dict[str, float] = {}
         self.members: dict[str, MemberRecord] = {}
