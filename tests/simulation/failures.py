@@ -32,6 +32,7 @@ class Failures(Faults):
         super().__init__(world)
         self._nodes = world
         self._majorities = Random(f"{world.seed}/majorities")
+        self._lags = Random(f"{world.seed}/lags")
 
     def published(self, topology: Topology) -> None:
         super().published(topology)
@@ -52,6 +53,8 @@ class Failures(Faults):
         if Edge.ACCEPTED in self._nodes.scenario.edges and self._majorities.random() < _MAJORITIES:
             self._leave_one(shard)
             return
+        if Edge.REPLICA_READS in self._nodes.scenario.edges and (found := self._behind(shard)) is not None:
+            self._lag(found, self._lags.choice((0.5, 1.0, 2.0)), self._lags.uniform(1.0, 3.0))
         choice = random.random()
         if choice < 0.35:
             self._hurt_member(shard)
@@ -63,6 +66,13 @@ class Failures(Faults):
             self._hurt_process(random.choice(self._nodes.actors()))
         if random.random() < 0.15:
             self.strike(shard.id)
+
+    def _behind(self, shard: Shard) -> SimServer | None:
+        """A follower that is to be far behind what clients may be shown, now and then."""
+        followers = [one for one in shard.members if one.id != shard.leader]
+        if not followers or self._lags.random() > 0.5:
+            return None
+        return self._nodes.member(self._lags.choice(followers).id)
 
     def _hurt_process(self, actor: Actor) -> None:
         if isinstance(actor, AgentActor) and not all(

@@ -36,7 +36,7 @@ _NODES = 3
 _FIRST_PORT = 8000
 _TRAPS = 0.3  # of all lives
 # What not every life has, and none with traps. Each has a source of its own, so that others stay what they were.
-_OFTEN = {Edge.ACCEPTED: 0.25, Edge.COPIES: 0.25, Edge.ASYNC: 0.2, Edge.LEADER_READS: 0.2}
+_OFTEN = {Edge.ACCEPTED: 0.25, Edge.COPIES: 0.25, Edge.ASYNC: 0.2, Edge.LEADER_READS: 0.2, Edge.REPLICA_READS: 0.3}
 # Copies are of supervised servers alone, and a server that loses keys by itself makes every copy lose them.
 _WITHOUT = (Edge.EXTERNAL, Edge.PLAIN, Edge.LOSING, Edge.IMPORTS, Edge.ADOPTED, Edge.FLUSHES)
 
@@ -54,6 +54,7 @@ def choose_replicated(seed: int) -> Scenario:
         drawn.add(Edge.LEADER_READS)  # where nothing waits for a majority, no read can be sure of one
     replication = ReplicationSettings(
         **_promises(seed, drawn),
+        max_staleness=Random(f"{seed}/staleness").choice((0.2, 0.5, 1.0)),
         ack_timeout=random.choice((0.2, 0.5, 1.0)),
         failover_timeout=random.choice((0.5, 1.0, 2.0)),
     )

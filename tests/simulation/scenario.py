@@ -57,6 +57,7 @@ class Edge(StrEnum):
     COPIES = "copies"  # a person changes how many copies there are to be, and how few there may be
     ASYNC = "async"  # some keys, or all, are acknowledged once the leader has them
     LEADER_READS = "leader-reads"  # reads show what the leader has
+    REPLICA_READS = "replica-reads"  # clients let replicas answer some of what they read
 
 
 # Those that show faults which are not mended yet. They occur only where the command line asks for them.

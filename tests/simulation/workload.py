@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from random import Random
 from typing import TYPE_CHECKING
 
 from tests.simulation.asking import Asked, Asker
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _MARGIN_S = 0.5
+_DRIFT = 1.01  # of routers' clocks, at most
 _KINDS = ("user", "cart", "session")
 
 
@@ -29,6 +31,8 @@ class Client:
         self._number = number
         self._asker = Asker(world, number)
         self._random = self._asker.random
+        self._reader = Asker(world, number)
+        self._reader.random = Random(f"{world.seed}/reader {number}")
         self._rivalry = Rivalry(self._asker)
         self._scripting = Scripting(self._asker)
         scenario = world.scenario
@@ -67,6 +71,7 @@ class Client:
             "scan": 2,
             "flush": 1 if Edge.FLUSHES in scenario.edges else 0,
             "flush one": 1 if Edge.LOSING in scenario.edges else 0,
+            "read from replicas": 40 if Edge.REPLICA_READS in scenario.edges else 0,
         }
 
     def expect(self, key: bytes, value: bytes) -> None:
@@ -128,6 +133,8 @@ class Client:
                 await self._scan()
             case "flush":
                 await self._flush()
+            case "read from replicas":
+                await self._read_from_replicas(random.choice(self.keys))
             case "flush one":
                 await self._asker.ask([b"EVAL", FLUSH_SCRIPT, b"1", random.choice(self.keys).key])
 
@@ -153,6 +160,14 @@ class Client:
             command = self._choose()
         asked = await self._asker.ask(to_argv(command.name, history.key, command.arguments))
         self._tell(history, command, asked, asked.last)
+
+    async def _read_from_replicas(self, history: KeyHistory) -> None:
+        """Over a connection of its own, which sees nothing of what the others write."""
+        command = Command("XINFO" if history in self._streams else "GET")
+        asked = await self._reader.ask([b"READONLY"], to_argv(command.name, history.key, command.arguments))
+        if not (asked.unknown or asked.refused):
+            back_ms = self._world.scenario.settings.replication.max_staleness * 1000 * _DRIFT
+            history.looked(command, asked.last, asked.begin_ms, asked.end_ms, max(back_ms, history.read_back_ms or 0.0))
 
     def _moving_streams(self) -> list[KeyHistory]:
         """Own streams that are being copied: what servers tell nobody of them is easily missed now."""
