@@ -108,6 +108,6 @@ async def test_a_record_of_another_form_is_named_in_one_sentence(store: MemorySt
     with pytest.raises(StoreError) as caught:
         await read_topology(store)
     assert str(caught.value) == (
-        "a stored Topology cannot be read (placement: Input should be an object): if another release of Helios runs on "
-        "this store, install that one here"
+        "a stored Topology cannot be read (placement: Expected `object`, got `str`): if another release of Helios "
+        "runs on this store, install that one here"
     )

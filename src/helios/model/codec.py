@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from msgspec import DecodeError
+from msgspec.json import Decoder, Encoder
 
 from helios.errors import StoreError
+from helios.model.section import Section
 
 T = TypeVar("T")
 
@@ -15,37 +17,51 @@ T = TypeVar("T")
 _KEPT = 1024
 _KEPT_BYTES = 4096
 
-_adapters: dict[type[Any], TypeAdapter[Any]] = {}
-
-
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    adapter = _adapters.get(kind)
-    if adapter is None:
-        adapter = _adapters[kind] = TypeAdapter(kind)
-    return adapter
-
 
 def encode(value: object) -> bytes:
     """The value as compact JSON."""
-    return _adapter(type(value)).dump_json(value)
+    return _ENCODER.encode(value)
 
 
 def decode(kind: type[T], data: bytes) -> T:
     """The `kind` that `data` holds; raises StoreError where it is not one."""
     try:
-        adapter = _adapter(kind)
-        value: T = _understood(adapter, data) if len(data) <= _KEPT_BYTES else adapter.validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = "".join(f"{part}: " for part in first["loc"])
+        decoder = _decoder(kind)
+        value: T = _understood(decoder, data) if len(data) <= _KEPT_BYTES else decoder.decode(data)
+    except (DecodeError, RecursionError) as error:
+        what, _, path = str(error).partition(" - at `$")
+        where = f"{path[:-1].removeprefix('.')}: " if path else ""
         raise StoreError(
-            f"a stored {kind.__name__} cannot be read ({where}{first['msg']}): if another release of Helios runs on "
+            f"a stored {kind.__name__} cannot be read ({where}{what}): if another release of Helios runs on "
             "this store, install that one here"
         ) from error
     return value
 
 
 @lru_cache(_KEPT)
-def _understood(adapter: TypeAdapter[Any], data: bytes) -> Any:
+def _understood(decoder: Decoder[Any], data: bytes) -> Any:
     """The value, which nobody changes: it is the same for all who ask."""
-    return adapter.validate_json(data)
+    return decoder.decode(data)
+
+
+def _written(value: Any) -> Any:
+    """What stands for a value that is no record."""
+    if isinstance(value, Section):
+        return value.model_dump(mode="json")
+    raise TypeError(f"a record holds no {type(value).__name__}")
+
+
+def _read(kind: type[Any], written: Any) -> Any:
+    """The value that `_written` has written; raises ValueError."""
+    return kind.model_validate(written)
+
+
+_ENCODER = Encoder(enc_hook=_written)
+_decoders: dict[type[Any], Decoder[Any]] = {}
+
+
+def _decoder(kind: type[Any]) -> Decoder[Any]:
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = Decoder(kind, dec_hook=_read)
+    return decoder
