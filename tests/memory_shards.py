@@ -19,9 +19,7 @@ from helios.ports.failpoints import OFF, Failpoints
 from helios.runtime.clock import SystemClock
 from helios.stores.memory import MemoryStore
 
-BY_HAND = ClusterSettings(
-    sharding=FAST.sharding.model_copy(update={"auto_rebalance": False}), coordinator=FAST.coordinator
-)
+BY_HAND = ClusterSettings(sharding=FAST.sharding.altered(auto_rebalance=False), coordinator=FAST.coordinator)
 
 
 class MemoryShards:

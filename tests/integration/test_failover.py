@@ -437,7 +437,7 @@ async def test_no_loss_is_taken_where_none_is_needed(group: Group) -> None:
 
 def turn_on_going_home(group: Group) -> None:
     assert group.context is not None
-    group.context.settings = group.context.settings.model_copy(update={"replication": ReplicationSettings()})
+    group.context.settings = group.context.settings.altered(replication=ReplicationSettings())
 
 
 async def test_a_leader_goes_home_when_its_node_has_been_back_for_a_while(

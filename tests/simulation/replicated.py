@@ -58,12 +58,10 @@ def choose_replicated(seed: int) -> Scenario:
         ack_timeout=random.choice((0.2, 0.5, 1.0)),
         failover_timeout=random.choice((0.5, 1.0, 2.0)),
     )
-    sharding = base.settings.sharding.model_copy(
-        update={"replication_factor": 3 if traps or Edge.ACCEPTED in drawn else factor}
-    )
+    sharding = base.settings.sharding.altered(replication_factor=3 if traps or Edge.ACCEPTED in drawn else factor)
     return replace(
         base,
-        settings=base.settings.model_copy(update={"sharding": sharding, "replication": replication}),
+        settings=base.settings.altered(sharding=sharding, replication=replication),
         nodes=_NODES,
         spare_nodes=random.randint(0, 1),
         danger=Danger.MIXED if traps else danger,

@@ -27,7 +27,7 @@ HERE = "helios up"
 
 
 def given(where: str = "command line", **sharding: object) -> SettingsRead:
-    settings = Settings.model_validate({"sharding": sharding} if sharding else {})
+    settings = Settings.of({"sharding": sharding} if sharding else {})
     return SettingsRead(settings, {f"sharding.{name}": where for name in sharding})
 
 

@@ -40,7 +40,7 @@ class Looks:
         self.now_s = 0.0
         self.submitted: list[Change] = []
         self.done = asyncio.Event()
-        self.settings = ClusterSettings(sharding=ShardingSettings.model_validate({"auto_rebalance": True, **sharding}))
+        self.settings = ClusterSettings(sharding=ShardingSettings.of({"auto_rebalance": True, **sharding}))
 
     def wall(self) -> float:
         return time.mktime((2026, 3, 2, 12, 0, 0, 0, 0, -1))

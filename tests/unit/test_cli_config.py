@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     """The folder of a cluster that was founded by a file and started with two workers."""
     data = DataFolder(tmp_path / "data")
     data.prepare()
-    settings = Settings.model_validate({"sharding": {"migration_rate": 500}, "router": {"workers": 2}})
+    settings = Settings.of({"sharding": {"migration_rate": 500}, "router": {"workers": 2}})
     read = SettingsRead(settings, {"sharding.migration_rate": "/h.yaml:2", "router.workers": "command line"})
 
     async def founded() -> None:

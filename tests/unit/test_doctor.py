@@ -52,7 +52,7 @@ def port() -> int:
 
 
 def examined(tmp_path: Path, port: int, found: Machine | None = None, **sections: object) -> dict[str, Finding]:
-    settings = Settings.model_validate({"gateway": {"listen": f"127.0.0.1:{port + 3}"}, **sections})
+    settings = Settings.of({"gateway": {"listen": f"127.0.0.1:{port + 3}"}, **sections})
     options = UpOptions(shards=2, port=port)
     data = DataFolder(tmp_path / "data")
     return {f.check: f for f in examine(data, settings, options, found or machine(tmp_path))}
@@ -68,7 +68,7 @@ def test_a_machine_in_order(tmp_path: Path, port: int) -> None:
 
 
 def test_of_a_host_among_many_only_the_ports_of_its_own_nodes_count(tmp_path: Path, port: int) -> None:
-    settings = Settings.model_validate(
+    settings = Settings.of(
         {"store": {"url": f"etcd://127.0.0.1:{port + 2}/prod"}, "gateway": {"listen": f"127.0.0.1:{port}"}}
     )
     data = DataFolder(tmp_path / "data")

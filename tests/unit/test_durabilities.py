@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
 
 from helios.model.durability import Durability, durabilities_of, parse_durabilities
 from helios.model.sections import ReplicationSettings
@@ -19,7 +18,7 @@ def test_patterns_are_written_in_one_way() -> None:
 def test_what_is_no_pattern_with_a_durability_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="pattern"):
         parse_durabilities(text)
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValueError, match="durability_by_key"):
         ReplicationSettings(durability_by_key=text)
 
 

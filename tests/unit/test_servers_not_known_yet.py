@@ -22,7 +22,7 @@ from helios.stores.memory import MemoryStore
 
 MEMBERS = tuple(Member(name, node, Address(name, 1)) for name, node in (("s.0", "s"), ("s@t", "t"), ("s@u", "u")))
 NODES = tuple(Node(name, Address(name, 2)) for name in ("s", "t", "u"))
-SETTINGS = ClusterSettings.model_validate({"sharding": {"replication_factor": 3}})
+SETTINGS = ClusterSettings.of({"sharding": {"replication_factor": 3}})
 
 
 async def test_no_member_is_dismissed_before_it_is_known_which_servers_run() -> None:

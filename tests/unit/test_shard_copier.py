@@ -224,7 +224,7 @@ async def test_a_move_of_nothing_waits_for_the_disk_of_its_source_alone(monkeypa
 
 
 async def test_a_move_of_nothing_from_a_server_without_acl_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    soon = BY_HAND.model_copy(update={"router": RouterSettings(session_ttl=1.0)})  # to be waited out by the fence
+    soon = BY_HAND.altered(router=RouterSettings(session_ttl=1.0))  # to be waited out by the fence
     monkeypatch.setattr("tests.memory_shards.BY_HAND", soon)
     async with memory_shards(["a", "b"], a=9, b=9) as cluster:
         cluster.servers["a"].acl = False

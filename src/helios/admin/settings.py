@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import ValidationError
-
 from helios.admin.views import AlteredView, SettingChangeView, SettingView
 from helios.errors import Conflict, InvalidInput, NotFound, Refused
-from helios.model.setting_info import EMPTY, Effect, all_settings, format_value, nearest
-from helios.model.settings import ClusterSettings
+from helios.model.setting_info import EMPTY, Effect, all_settings, format_value, nearest, setting_of
+from helios.model.settings import ClusterSettings, Conflicting
 from helios.ports.clock import Clock
 from helios.ports.records import (
     SETTING_CHANGES,
@@ -161,7 +159,7 @@ def with_values(settings: ClusterSettings, values: Mapping[str, str]) -> Cluster
     Raises NotFound, InvalidInput with what is allowed, Refused for what is fixed.
     """
     infos = all_settings()
-    sections = {name: dict(getattr(settings, name)) for name in type(settings).model_fields}
+    sections = {name: section.values() for name, section in settings.values().items()}
     for name, value in values.items():
         info = infos.get(name)
         if info is not None and info.effect is Effect.RESTART:
@@ -176,16 +174,14 @@ def with_values(settings: ClusterSettings, values: Mapping[str, str]) -> Cluster
         section, _, field = name.partition(".")
         if info.effect is Effect.FIXED and value != value_of(settings, name):
             raise Refused(f"{name} cannot be changed: {info.why}, and is fixed once a cluster exists")
-        kind = type(getattr(settings, section))
         try:
-            sections[section][field] = getattr(kind(**{field: "" if value == EMPTY else value}), field)
-        except ValidationError:
+            sections[section][field] = setting_of(name).read("" if value == EMPTY else value)
+        except ValueError:
             raise InvalidInput(f"{name} cannot be {value!r}: it must be {info.allowed}") from None
     try:
-        return ClusterSettings(**{name: type(getattr(settings, name))(**part) for name, part in sections.items()})
-    except ValidationError as error:
-        conflicts = (text for detail in error.errors() for _, text in detail["ctx"]["conflicts"])
-        raise InvalidInput("; ".join(conflicts)) from None
+        return ClusterSettings.of(sections)
+    except Conflicting as error:
+        raise InvalidInput(str(error)) from None
 
 
 def _key(number: int) -> str:

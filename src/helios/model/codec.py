@@ -47,13 +47,13 @@ def _understood(decoder: Decoder[Any], data: bytes) -> Any:
 def _written(value: Any) -> Any:
     """What stands for a value that is no record."""
     if isinstance(value, Section):
-        return value.model_dump(mode="json")
+        return value.written()
     raise TypeError(f"a record holds no {type(value).__name__}")
 
 
 def _read(kind: type[Any], written: Any) -> Any:
     """The value that `_written` has written; raises ValueError."""
-    return kind.model_validate(written)
+    return kind.of(written)
 
 
 _ENCODER = Encoder(enc_hook=_written)

@@ -2,174 +2,173 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from helios.model.section import (
     Bytes,
     Seconds,
     Section,
-    restart,
-    unit,
+    setting,
 )
 
 
 class RouterSettings(Section):
     """The processes that forward clients' commands to the data servers."""
 
-    workers: int = Field(
+    workers: int = setting(
         default=1,
         ge=1,
         le=64,
         description="Router processes per node; they share its port",
-        json_schema_extra=restart("the processes run already", "processes"),
+        restart="the processes run already",
+        unit="processes",
     )
-    hold_timeout: Seconds = Field(
+    hold_timeout: Seconds = setting(
         default=5.0,
         ge=0.05,
         le=300,
         description="How long a command waits for a key that changes servers before it fails without being executed",
-        json_schema_extra=unit("duration"),
+        unit="duration",
     )
-    session_ttl: Seconds = Field(
+    session_ttl: Seconds = setting(
         default=10.0,
         ge=1,
         le=60,
         description="How long a router may serve after its last lease renewal, if the store is away",
-        json_schema_extra=restart("the routers' leases were granted for that long", "duration"),
+        restart="the routers' leases were granted for that long",
+        unit="duration",
     )
-    server_timeout: Seconds = Field(
+    server_timeout: Seconds = setting(
         default=10.0,
         ge=0.1,
         le=3600,
         description="How long a data server may stay silent before commands to it fail with an unknown outcome",
-        json_schema_extra=unit("duration"),
+        unit="duration",
     )
-    script_time_limit: Seconds = Field(
+    script_time_limit: Seconds = setting(
         default=5.0,
         ge=0,
         le=86400,
         description="How long a script or function may block a data server before Helios ends it, unless it has "
         "written; servers report one only after 5 s; 0 means for ever",
-        json_schema_extra=unit("duration"),
+        unit="duration",
     )
-    max_frame: Bytes = Field(
+    max_frame: Bytes = setting(
         default=512 << 20,
         ge=64 << 10,
         le=1 << 30,
         description="Largest command or argument that a router accepts from a client; holds for new connections",
-        json_schema_extra=unit("size"),
+        unit="size",
     )
-    max_arguments: int = Field(
+    max_arguments: int = setting(
         default=1 << 20,
         ge=1024,
         le=16 << 20,
         description="Arguments that one command of a client may have",
-        json_schema_extra=unit("arguments"),
+        unit="arguments",
     )
-    max_reply: Bytes = Field(
+    max_reply: Bytes = setting(
         default=1 << 30,
         ge=1 << 20,
         le=64 << 30,
         description="Largest reply of a data server that is forwarded; a bigger one becomes an error; "
         "holds for new connections to servers",
-        json_schema_extra=unit("size"),
+        unit="size",
     )
-    max_clients: int = Field(
+    max_clients: int = setting(
         default=10_000,
         ge=1,
         le=1_000_000,
         description="Client connections that a router process accepts; the system's file limit may allow fewer",
-        json_schema_extra=unit("clients"),
+        unit="clients",
     )
-    reserved_clients: int = Field(
+    reserved_clients: int = setting(
         default=16,
         ge=0,
         le=1000,
         description="Connections beyond max_clients for administrators, if the cluster has users",
-        json_schema_extra=unit("clients"),
+        unit="clients",
     )
-    max_clients_per_user: int = Field(
+    max_clients_per_user: int = setting(
         default=0,
         ge=0,
         le=1_000_000,
         description="Connections of one user, but for administrators, that a router process takes; "
         "0: as many as of all",
-        json_schema_extra=unit("clients"),
+        unit="clients",
     )
-    max_clients_per_address: int = Field(
+    max_clients_per_address: int = setting(
         default=0,
         ge=0,
         le=1_000_000,
         description="Connections from one IP address that a router process takes; 0: as many as of all",
-        json_schema_extra=unit("clients"),
+        unit="clients",
     )
-    client_memory: Bytes = Field(
+    client_memory: Bytes = setting(
         default=1 << 30,
         ge=1 << 20,
         le=64 << 30,
         description="Memory for a client's unread replies and pending commands; a client beyond it is disconnected",
-        json_schema_extra=unit("size"),
+        unit="size",
     )
-    clients_memory: Bytes = Field(
+    clients_memory: Bytes = setting(
         default=2 << 30,
         ge=1 << 20,
         le=1 << 40,
         description="The same for all clients of a router process together; beyond it, the largest are disconnected",
-        json_schema_extra=unit("size"),
+        unit="size",
     )
-    transaction_commands: int = Field(
+    transaction_commands: int = setting(
         default=65_536,
         ge=1,
         le=16 << 20,
         description="Commands that a client may queue between MULTI and EXEC",
-        json_schema_extra=unit("commands"),
+        unit="commands",
     )
-    transaction_memory: Bytes = Field(
+    transaction_memory: Bytes = setting(
         default=64 << 20,
         ge=64 << 10,
         le=1 << 30,
         description="Memory for commands that a client queues in MULTI, and the same again for keys that it watches",
-        json_schema_extra=unit("size"),
+        unit="size",
     )
-    max_lines: int = Field(
+    max_lines: int = setting(
         default=1000,
         ge=1,
         le=1_000_000,
         description="Clients of a router process that may block or watch keys at one data server at the same time",
-        json_schema_extra=unit("clients"),
+        unit="clients",
     )
-    client_idle_timeout: Seconds = Field(
+    client_idle_timeout: Seconds = setting(
         default=0.0,
         ge=0,
         le=30 * 86400,
         description="How long a client may send nothing before it is disconnected; 0 means for ever",
-        json_schema_extra=unit("duration"),
+        unit="duration",
     )
-    client_command_timeout: Seconds = Field(
+    client_command_timeout: Seconds = setting(
         default=300.0,
         ge=0,
         le=86400,
         description="How long a client may pause within a command, or before its first one; 0 means for ever",
-        json_schema_extra=unit("duration"),
+        unit="duration",
     )
-    tcp_keepalive: Seconds = Field(
+    tcp_keepalive: Seconds = setting(
         default=300.0,
         ge=0,
         le=86400,
         description="How long a connection may be silent before TCP keep-alive probes its client; 0 means never",
-        json_schema_extra=unit("duration"),
+        unit="duration",
     )
-    slowlog_threshold: Seconds = Field(
+    slowlog_threshold: Seconds = setting(
         default=0.01,
         ge=0,
         le=3600,
         description="Commands that take this long or longer go into the slow log; 0 means none",
-        json_schema_extra=unit("duration"),
+        unit="duration",
     )
-    slowlog_length: int = Field(
+    slowlog_length: int = setting(
         default=128,
         ge=0,
         le=100_000,
         description="Commands that a router process keeps in its slow log",
-        json_schema_extra=unit("commands"),
+        unit="commands",
     )

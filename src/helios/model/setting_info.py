@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import cache
 from types import MappingProxyType
-
-from annotated_types import Ge, Le
-from pydantic import BeforeValidator
-from pydantic.fields import FieldInfo
 
 from helios.model.balancing import parse_quiet_hours
 from helios.model.durability import parse_durabilities
@@ -27,7 +23,7 @@ from helios.model.notation import (
     parse_user_list,
     without_password,
 )
-from helios.model.section import Section
+from helios.model.section import Section, Setting
 from helios.model.settings import ClusterSettings, Settings
 
 EMPTY = '""'  # how a settings file writes the text that is empty
@@ -68,9 +64,9 @@ def all_settings() -> Mapping[str, SettingInfo]:
     """Every setting by its full name ("sharding.virtual_nodes"), in the order of the model."""
     return MappingProxyType(
         {
-            f"{section}.{field}": _info(f"{section}.{field}", info)
+            f"{section}.{name}": _info(f"{section}.{name}", setting)
             for section, kind in sections().items()
-            for field, info in kind.model_fields.items()
+            for name, setting in kind.fields.items()
         }
     )
 
@@ -78,54 +74,47 @@ def all_settings() -> Mapping[str, SettingInfo]:
 @cache
 def sections() -> Mapping[str, type[Section]]:
     """The groups of settings by name."""
-    kinds = {name: info.annotation for name, info in Settings.model_fields.items()}
-    return MappingProxyType(
-        {n: kind for n, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
-    )
+    return MappingProxyType({name: setting.kind for name, setting in Settings.fields.items()})
+
+
+def setting_of(name: str) -> Setting:
+    """The setting of that full name."""
+    section, _, field = name.partition(".")
+    return sections()[section].fields[field]
 
 
 def format_value(name: str, value: object) -> str:
     """The value of a setting as a settings file would write it."""
-    section, _, field = name.partition(".")
-    return _write(sections()[section].model_fields[field], value)
+    return _write(setting_of(name), value)
 
 
 def is_structured(name: str) -> bool:
     """Whether a setting is written as a section of its own, whose contents are nobody else's business."""
-    section, _, field = name.partition(".")
-    return _parser(sections()[section].model_fields[field]) is parse_user_list
+    return setting_of(name).parse is parse_user_list
 
 
 def shown(name: str, value: str) -> str:
     """A value as somebody wrote it, without what is nobody else's business."""
-    section, _, field = name.partition(".")
-    parser = _parser(sections()[section].model_fields[field])
-    return "not shown" if parser is parse_secret else without_password(value) if parser is parse_store_url else value
+    parse = setting_of(name).parse
+    return "not shown" if parse is parse_secret else without_password(value) if parse is parse_store_url else value
 
 
-def _info(name: str, field: FieldInfo) -> SettingInfo:
-    extra = field.json_schema_extra
-    facts = {key: str(value) for key, value in extra.items()} if isinstance(extra, dict) else {}
-    unit = facts.get("unit", "")
+def _info(name: str, setting: Setting) -> SettingInfo:
     effect, why = Effect.NOW, ""
-    if "fixed" in facts:
-        effect, why = Effect.FIXED, facts["fixed"]
+    if setting.fixed:
+        effect, why = Effect.FIXED, setting.fixed
     elif is_structured(name):
         effect = Effect.APART
-    elif "restart" in facts or name.partition(".")[0] not in ClusterSettings.model_fields:
-        effect, why = Effect.RESTART, facts.get("restart", "it is read when a process starts")
-    default = _write(field, field.default)
-    return SettingInfo(name, unit, _allowed(field, unit), default, field.description or "", effect, why)
+    elif setting.restart or name.partition(".")[0] not in ClusterSettings.fields:
+        effect, why = Effect.RESTART, setting.restart or "it is read when a process starts"
+    default = _write(setting, setting.default)
+    return SettingInfo(name, setting.unit, _allowed(setting), default, setting.description, effect, why)
 
 
-def _parser(field: FieldInfo) -> Callable[..., object] | None:
-    return next((item.func for item in field.metadata if isinstance(item, BeforeValidator)), None)
-
-
-def _write(field: FieldInfo, value: object) -> str:
+def _write(setting: Setting, value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    parser = _parser(field)
+    parser = setting.parse
     if parser is parse_duration and isinstance(value, int | float):
         return format_duration(value)
     if parser is parse_user_list:
@@ -139,12 +128,12 @@ def _write(field: FieldInfo, value: object) -> str:
     return str(value) or EMPTY
 
 
-def _allowed(field: FieldInfo, unit: str) -> str:
-    parser = _parser(field)
+def _allowed(setting: Setting) -> str:
+    parser = setting.parse
     if parser is parse_duration:
-        return f"a duration {_range(field)} (written with ms, s, m, h or d; a plain number is seconds)"
+        return f"a duration {_range(setting)} (written with ms, s, m, h or d; a plain number is seconds)"
     if parser is parse_size:
-        return f"a size {_range(field)} (written with kb, mb or gb; a plain number is bytes)"
+        return f"a size {_range(setting)} (written with kb, mb or gb; a plain number is bytes)"
     if parser is parse_listen:
         return "host:port, as in 127.0.0.1:8443, with a port from 1 to 65535"
     if parser is parse_user_list:
@@ -157,25 +146,23 @@ def _allowed(field: FieldInfo, unit: str) -> str:
         return 'times of the day as in "22:00-06:00, 12:00-13:30", or empty'
     if parser is parse_durabilities:
         return 'patterns with async or quorum as in "cache:*=async, order:*=quorum", or empty'
-    kind = field.annotation
+    kind = setting.kind
     if kind is bool:
         return "true or false"
     if kind is int:
-        return f"a whole number {_range(field)} ({unit})"
+        return f"a whole number {_range(setting)} ({setting.unit})"
     if kind is float:
-        return f"a number {_range(field)} ({unit})"
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return f"a number {_range(setting)} ({setting.unit})"
+    if issubclass(kind, StrEnum):
         *others, last = [str(choice) for choice in kind]
         return f"{', '.join(others)} or {last}"
-    return "a text" if field.default == "" else "a text that is not empty"
+    return "a text" if setting.empty else "a text that is not empty"
 
 
-def _range(field: FieldInfo) -> str:
-    lowest = next((item.ge for item in field.metadata if isinstance(item, Ge)), None)
-    highest = next((item.le for item in field.metadata if isinstance(item, Le)), None)
-    if highest is None:
-        return f"of at least {_write(field, lowest)}"
-    return f"from {_write(field, lowest)} to {_write(field, highest)}"
+def _range(setting: Setting) -> str:
+    if setting.le is None:
+        return f"of at least {_write(setting, setting.ge)}"
+    return f"from {_write(setting, setting.ge)} to {_write(setting, setting.le)}"
 
 
 def nearest(name: str) -> str:
@@ -187,7 +174,7 @@ def nearest(name: str) -> str:
     known = sections().get(section)
     near = [full for full in all_settings() if full.partition(".")[2] == (field or section)][:1]
     if not near and known is not None and dot:
-        near = [f"{section}.{match}" for match in get_close_matches(field, list(known.model_fields), n=1, cutoff=0.5)]
+        near = [f"{section}.{match}" for match in get_close_matches(field, list(known.fields), n=1, cutoff=0.5)]
     if not near and dot:
         near = get_close_matches(name, list(all_settings()), n=1, cutoff=0.7)
     if not near and known is None:

@@ -5,10 +5,7 @@ Every setting has a default, so `Settings()` is a whole configuration; `configs/
 
 from __future__ import annotations
 
-from typing import Any, Self
-
-from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
-from pydantic_core import PydanticCustomError
+from typing import Any
 
 from helios.model.router_settings import RouterSettings
 from helios.model.section import Section
@@ -38,21 +35,19 @@ class ClusterSettings(Section):
     coordinator: CoordinatorSettings = CoordinatorSettings()
     logging: LoggingSettings = LoggingSettings()
 
-    @model_serializer(mode="wrap")
-    def _without_own(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def written(self, *, given_only: bool = False) -> dict[str, Any]:
+        """The shared values in the types of JSON."""
         return {
             section: {name: value for name, value in values.items() if name in getattr(self, section).shared()}
-            for section, values in write(self).items()
+            for section, values in super().written(given_only=given_only).items()
         }
 
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _agree(self) -> None:
         _refuse(_shared_conflicts(self))
-        return self
 
 
 class Settings(Section):
-    """All settings of one process. Raises pydantic's ValidationError for values outside their bounds."""
+    """All settings of one process. Raises ValueError for values outside their bounds, Conflicting."""
 
     sharding: ShardingSettings = ShardingSettings()
     replication: ReplicationSettings = ReplicationSettings()
@@ -68,24 +63,18 @@ class Settings(Section):
     @property
     def cluster(self) -> ClusterSettings:
         """The part that goes into the store when a cluster is founded."""
-        return ClusterSettings.model_validate(
-            {name: _shared_part(getattr(self, name), kind) for name, kind in _groups(ClusterSettings)}
-        )
+        return ClusterSettings.of({name: _shared_part(getattr(self, name)) for name in ClusterSettings.fields})
 
     def with_shared(self, cluster: ClusterSettings) -> Settings:
         """The settings of a process of that cluster: what is shared as the cluster has it, the rest as it is here."""
-        sections = {}
-        for name, kind in _groups(Settings):
-            own, common = getattr(self, name), getattr(cluster, name, None)
-            shared = {field: getattr(common, field) for field in kind.shared()} if common is not None else {}
-            sections[name] = own.model_copy(update=shared)
-        return Settings(**sections)
+        shared = {name: _shared_values(getattr(cluster, name)) for name in ClusterSettings.fields}
+        return Settings(**{name: own.altered(**shared.get(name, {})) for name, own in self.values().items()})
 
     def is_set(self, name: str) -> bool:
         """Whether `name` ("sharding.auto_rebalance") was given by file, environment or flag, if only as its default."""
         section, _, field = name.partition(".")
         part: Section = getattr(self, section)
-        return section in self.model_fields_set and field in part.model_fields_set
+        return section in self.given and field in part.given
 
     def with_default(self, name: str, value: object) -> Settings:
         """These settings with another default for `name`: what was set explicitly stays."""
@@ -93,25 +82,28 @@ class Settings(Section):
             return self
         section, _, field = name.partition(".")
         part: Section = getattr(self, section)
-        values = {key: getattr(part, key) for key in part.model_fields_set} | {field: value}
-        sections = {key: getattr(self, key) for key in self.model_fields_set} | {section: type(part)(**values)}
-        return Settings(**sections)
+        return self.altered(**{section: part.altered(**{field: value})})
 
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _agree(self) -> None:
         pairs = [*_pair("security", self.security), *_pair("atlas", self.atlas)]
         _refuse([*pairs, *_incomplete(self.security), *_without_authority(self.atlas), *_shared_conflicts(self)])
-        return self
 
 
 Conflict = tuple[tuple[str, ...], str]
 """Settings that are right one by one but not together: their names, and what to do."""
 
 
+class Conflicting(ValueError):
+    """Settings do not go together."""
+
+    def __init__(self, conflicts: list[Conflict]) -> None:
+        super().__init__("; ".join(message for _, message in conflicts))
+        self.conflicts = conflicts
+
+
 def _refuse(conflicts: list[Conflict]) -> None:
     if conflicts:
-        text = "; ".join(message for _, message in conflicts)
-        raise PydanticCustomError("conflict", "{text}", {"text": text, "conflicts": conflicts})
+        raise Conflicting(conflicts)
 
 
 def _pair(section: str, files: SecuritySettings | AtlasSettings) -> list[Conflict]:
@@ -164,10 +156,9 @@ def _shared_conflicts(settings: Settings | ClusterSettings) -> list[Conflict]:
     return found
 
 
-def _groups(kind: type[Section]) -> list[tuple[str, type[Section]]]:
-    kinds = ((name, field.annotation) for name, field in kind.model_fields.items())
-    return [(name, group) for name, group in kinds if isinstance(group, type) and issubclass(group, Section)]
+def _shared_values(part: Section) -> dict[str, Any]:
+    return {name: getattr(part, name) for name in part.shared()}
 
 
-def _shared_part(part: Section, kind: type[Section]) -> Section:
-    return kind(**{field: getattr(part, field) for field in kind.shared()})
+def _shared_part(part: Section) -> Section:
+    return type(part)(**_shared_values(part))

@@ -20,7 +20,7 @@ def hand_over(settings: Settings, path: Path, origins: Mapping[str, str] | None 
     The users are not among them: they are in the store.
     """
     handed = with_absolute_files(settings)
-    written = {"settings": handed.model_dump(mode="json", exclude_unset=True), "origins": dict(origins or {})}
+    written = {"settings": handed.written(given_only=True), "origins": dict(origins or {})}
     write_private(path, json.dumps(written, indent=2) + "\n")
 
 
@@ -28,7 +28,7 @@ def take_over(path: Path) -> SettingsRead:
     """The settings that a parent has written; raises SettingsError."""
     try:
         written = json.loads(path.read_bytes())
-        return SettingsRead(Settings.model_validate(written["settings"]), dict(written["origins"]))
+        return SettingsRead(Settings.of(written["settings"]), dict(written["origins"]))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

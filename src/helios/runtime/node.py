@@ -8,9 +8,9 @@ import os
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
+from helios import __version__
 from helios.admin.client import Admin
 from helios.coordinator.service import Coordinator
 from helios.errors import StartError
@@ -230,7 +230,7 @@ def _spec(options: NodeOptions, settings: Settings, data: Reach, key: bytes) -> 
         fsync=settings.atlas.aof_fsync,
         maxmemory_bytes=settings.atlas.maxmemory,
         server=settings.atlas.server,
-        version=version("helios"),
+        version=__version__,
         reserved=options.child,
         leave_running=options.leave_running,
         data_host=data.host,
@@ -248,9 +248,9 @@ def _worker(options: NodeOptions, settings: Settings, data: DataFolder, number: 
         words += ["--advertise", str(options.advertise)]
     # What a router was started with, and does not follow by itself, decides whether the next agent keeps it.
     shared = settings.router.shared()
-    own = {name: value for name, value in settings.router.model_dump(mode="json").items() if name not in shared}
+    own = {name: value for name, value in settings.router.written().items() if name not in shared}
     files = with_absolute_files(settings)
     tls = str(server_tls(files.atlas))
-    like = fingerprint(version("helios"), *words, json.dumps(own), files.security.model_dump_json(), tls)
+    like = fingerprint(__version__, *words, json.dumps(own), json.dumps(files.security.written()), tls)
     argv = child_command("router", folder.settings, *words, "--fingerprint", like)
     return WorkerSpec(argv, folder.router_lock(number), data.log(f"{options.node_id}-router-{number}"), like)

@@ -79,24 +79,28 @@ def known_servers(files: ServerTls) -> Callable[[], SSLContext]:
 
 def with_absolute_files(settings: Settings) -> Settings:
     """The settings for processes that may be started in another folder, without the users, who are in the store."""
-    security = settings.security
-    given = {name: getattr(security, name) for name in security.model_fields_set - {"users"}}
+    security = settings.security.given_values()
+    security.pop("users", None)
     for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file", "cluster_key_file"):
-        if given.get(name):
-            given[name] = str(absolute(given[name]))
-    atlas = {name: getattr(settings.atlas, name) for name in settings.atlas.model_fields_set}
+        if security.get(name):
+            security[name] = str(absolute(security[name]))
+    atlas = settings.atlas.given_values()
     atlas |= {name: str(absolute(path)) for name, path in atlas.items() if name.startswith("tls_") and path}
-    sections = {name: getattr(settings, name) for name in settings.model_fields_set}
-    if "atlas" in sections:
-        sections["atlas"] = AtlasSettings(**atlas)
-    if "security" in sections:
-        sections["security"] = SecuritySettings(**given)
-    if "store" in sections:
-        store = {name: getattr(settings.store, name) for name in settings.store.model_fields_set}
-        files = {name: str(absolute(path)) for name, path in store.items() if name.endswith("_file") and path}
-        url = {"url": absolute_url(settings.store.url)} if settings.store.url else {}
-        sections["store"] = StoreSettings(**(store | files | url))
-    return Settings(**sections)
+    store = settings.store.given_values()
+    store |= {name: str(absolute(path)) for name, path in store.items() if name.endswith("_file") and path}
+    if store.get("url"):
+        store["url"] = absolute_url(store["url"])
+    return settings.altered(
+        **{
+            name: value
+            for name, value in (
+                ("security", SecuritySettings(**security)),
+                ("atlas", AtlasSettings(**atlas)),
+                ("store", StoreSettings(**store)),
+            )
+            if name in settings.given
+        }
+    )
 
 
 @asynccontextmanager

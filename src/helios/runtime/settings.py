@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from helios.errors import SettingsError
 from helios.model.ids import Address
-from helios.model.setting_info import all_settings, is_structured, nearest, sections, shown
-from helios.model.settings import Settings
+from helios.model.setting_info import all_settings, is_structured, nearest, sections, setting_of, shown
+from helios.model.settings import Conflicting, Settings
 
 if TYPE_CHECKING:
     import yaml
@@ -110,8 +108,8 @@ def _read(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str,
         section, _, name = item.name.partition(".")
         values.setdefault(section, {})[name] = item.value
     try:
-        settings = Settings.model_validate(values)
-    except ValidationError as error:
+        settings = Settings.of(values)
+    except Conflicting as error:
         raise SettingsError("\n".join(_conflicts(error, given))) from error
     return SettingsRead(settings, {name: _lasting(item.origin, path) for name, item in given.items()}, hidden)
 
@@ -147,12 +145,11 @@ def variable(name: str) -> str:
     return PREFIX + name.upper().replace(".", "__")
 
 
-def _conflicts(error: ValidationError, given: Mapping[str, _Given]) -> Iterator[str]:
+def _conflicts(error: Conflicting, given: Mapping[str, _Given]) -> Iterator[str]:
     """One line for each set of values that do not go together, with the places that they come from."""
-    for detail in error.errors():
-        for names, message in detail["ctx"]["conflicts"]:
-            origins = [given[name].origin for name in names if name in given]
-            yield f"{', '.join(origins)}: {message}"
+    for names, message in error.conflicts:
+        origins = [given[name].origin for name in names if name in given]
+        yield f"{', '.join(origins)}: {message}"
 
 
 def _check(item: _Given) -> _Problem | None:
@@ -160,12 +157,11 @@ def _check(item: _Given) -> _Problem | None:
     info = all_settings().get(item.name)
     if info is None:
         return _Problem(item.origin, _unknown(item.name))
-    section, _, name = item.name.partition(".")
     try:
-        sections()[section].model_validate({name: item.value})
-    except ValidationError as error:
+        setting_of(item.name).read(item.value)
+    except ValueError as error:
         if is_structured(item.name):
-            return _Problem(item.origin, str(error.errors()[0]["ctx"]["error"]))
+            return _Problem(item.origin, str(error))
         return _Problem(
             item.origin, f"{item.name} is {_show(shown(item.name, str(item.value)))} but must be {info.allowed}"
         )
@@ -184,7 +180,7 @@ def _unknown(name: str) -> str:
     section, dot, _ = name.partition(".")
     known = sections().get(section)
     if known is not None and dot:
-        return f"{name} is not a setting; {nearest(name)}{section} has {', '.join(known.model_fields)}"
+        return f"{name} is not a setting; {nearest(name)}{section} has {', '.join(known.fields)}"
     return f"{section} is not a section of the settings; {nearest(name)}the sections are {', '.join(sections())}"
 
 
@@ -254,7 +250,7 @@ def _sections_of(root: yaml.Node, path: Path) -> Iterator[_Given | _Problem]:
             yield from _settings_of(section, value, path)
         elif value.tag != _NULL:
             # A section all of whose lines are commented out is null, and sets nothing.
-            fields = ", ".join(sections()[section].model_fields)
+            fields = ", ".join(sections()[section].fields)
             yield _Problem(
                 _place(path, value), f"{section} is a section: its settings ({fields}) go below it, indented"
             )
