@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "helios.values": ("Move", "Placement", "Ring", "Rule"),
     "helios.client.blocking": ("AdminClient",),
@@ -71,8 +73,6 @@ __all__ = sorted(["__version__", *_HOME_OF])
 
 
 def __getattr__(name: str) -> object:
-    if name == "__version__":
-        return import_module("importlib.metadata").version("helios")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

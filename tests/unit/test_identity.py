@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import helios
 from helios.errors import StartError
 from helios.model.codec import encode
 from helios.model.passwords import derived
@@ -62,7 +62,7 @@ async def test_a_cluster_from_before_ids_gets_one_and_a_lost_store_its_own_again
 async def test_an_older_release_refuses_a_store_of_a_newer_one_and_names_both(tmp_path: Path) -> None:
     store, data = MemoryStore(), folder(tmp_path / "data")
     mine = await settled(store, data, founder="helios up")
-    assert (mine.format, mine.version) == (FORMAT, version("helios"))
+    assert (mine.format, mine.version) == (FORMAT, helios.__version__)
     newer = replace(mine, format=FORMAT + 1, version="9.1.0")
     await store.commit([put_record(CLUSTER, newer)])
     with pytest.raises(

@@ -30,7 +30,7 @@ def test_importing_costs_next_to_nothing() -> None:
 def test_a_node_holds_no_library_in_memory_that_it_does_not_use() -> None:
     """Each node has an agent and a router for good, so that a megabyte of each counts."""
     people = {"typer", "click", "rich", "yaml", "fastapi", "starlette", "uvicorn", "httpx", "anyio", "watchfiles"}
-    people.add("prometheus_client")
+    people |= {"pydantic", "prometheus_client", "importlib.metadata"}
     router = loaded("import helios.runtime.child, helios.runtime.router")
     assert not router & {*people, "helios.coordinator", "helios.api"}
     node = loaded("import helios.runtime.child, helios.runtime.node")

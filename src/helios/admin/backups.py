@@ -11,8 +11,8 @@ import hashlib
 import logging
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from importlib.metadata import version
 
+from helios import __version__
 from helios.admin.requests import Requests
 from helios.admin.settings import DEFAULT, SharedSettings
 from helios.admin.views import BackupView, CopyPartView, ShardCopyView
@@ -190,7 +190,7 @@ class Backups:
             id=backup_id,
             taken_at=self._clock.wall(),
             pause_ms=pause_ms,
-            version=version("helios"),
+            version=__version__,
             cluster=encode(state).decode(),
             shards=tuple(ShardCopyView(shard, copies[shard].snapshot.server) for shard in sorted(copies)),
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
+from helios import __version__
 from helios.access.authenticator import Authenticator
 from helios.admin.service import AdminService
 from helios.api import docs_page, problems
@@ -57,7 +57,7 @@ def create_app(
     """
     app = FastAPI(
         title="Helios",
-        version=version("helios"),
+        version=__version__,
         description='Every error is answered as {"error": {"code", "message"}}. Bodies are read as JSON '
         "whatever their Content-Type is, except values, which are stored as they stand.",
         docs_url=None,

@@ -78,9 +78,9 @@ def _write_error(code: str, message: str) -> None:
 
 def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from helios import __version__
 
-        click.echo(f"helios-cli {version('helios')}")
+        click.echo(f"helios-cli {__version__}")
         ctx.exit()
 
 

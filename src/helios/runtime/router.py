@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 
+from helios import __version__
 from helios.access.authenticator import Authenticator
 from helios.access.publishing import following_users
 from helios.admin.client import Admin
@@ -63,7 +63,7 @@ def router_options(settings: Settings, node: str, worker: int = 0, inspected: Re
     return RouterOptions(
         node=node,
         worker=worker,
-        version=version("helios"),
+        version=__version__,
         inspected_host=inspected.host,
         inspected_at=inspected.by,
         session_ttl_s=router.session_ttl,
