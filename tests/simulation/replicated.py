@@ -36,7 +36,14 @@ _NODES = 3
 _FIRST_PORT = 8000
 _TRAPS = 0.3  # of all lives
 # What not every life has, and none with traps. Each has a source of its own, so that others stay what they were.
-_OFTEN = {Edge.ACCEPTED: 0.25, Edge.COPIES: 0.25, Edge.ASYNC: 0.2, Edge.LEADER_READS: 0.2, Edge.REPLICA_READS: 0.3}
+_OFTEN = {
+    Edge.ACCEPTED: 0.25,
+    Edge.COPIES: 0.25,
+    Edge.ASYNC: 0.2,
+    Edge.LEADER_READS: 0.2,
+    Edge.REPLICA_READS: 0.3,
+    Edge.FLUSHES: 0.15,
+}
 # Copies are of supervised servers alone, and a server that loses keys by itself makes every copy lose them.
 _WITHOUT = (Edge.EXTERNAL, Edge.PLAIN, Edge.LOSING, Edge.IMPORTS, Edge.ADOPTED, Edge.FLUSHES)
 
@@ -71,6 +78,7 @@ def choose_replicated(seed: int) -> Scenario:
         trouble_s=random.uniform(2.0, 6.0),
         registers=1,
         register_weight=60,  # what is read from who does not lead any more shows there
+        flush_weight=4,  # what failovers take back of them shows there
         lists=False,
         room_bytes=1 << 20,
         edges=base.edges.difference(_WITHOUT) | ({Edge.TRAPS} if traps else drawn),

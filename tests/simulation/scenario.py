@@ -121,6 +121,7 @@ class Scenario:
     kinds: tuple[ServerKind, ...]  # of all servers
     skews_s: tuple[float, ...]  # of the servers' clocks
     register_weight: int = 20  # how often registers are used, beside other deeds
+    flush_weight: int = 1  # the same for flushes
     lists: bool = True  # whether a listing shows what there is, and not what a failover may take back
 
     @property

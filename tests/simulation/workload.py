@@ -48,6 +48,7 @@ class Client:
             for history in self.keys:
                 history.read_back_ms = (scenario.session_ttl_s + _MARGIN_S) * 1000
         self._brought: list[KeyHistory] = []
+        self._flushes = 0
         self.arriving: dict[KeyHistory, Command] = {}
         self._loads = Edge.SCRIPTS in scenario.edges and number == 0
         self._deeds = self._choices()
@@ -69,7 +70,7 @@ class Client:
             "remember": 1 if Edge.SCRIPTS in scenario.edges else 0,
             "load": 2 if self._loads else 0,
             "scan": 2,
-            "flush": 1 if Edge.FLUSHES in scenario.edges else 0,
+            "flush": scenario.flush_weight if Edge.FLUSHES in scenario.edges else 0,
             "flush one": 1 if Edge.LOSING in scenario.edges else 0,
             "read from replicas": 40 if Edge.REPLICA_READS in scenario.edges else 0,
         }
@@ -317,7 +318,9 @@ class Client:
         numbers = {history: history.asked(Command("FLUSH"), now_ms) for history in world.judges.histories}
         world.judges.doubt_order()
         invoked = world.loop.time()
-        asked = await self._asker.ask([b"FLUSHALL"])
+        self._flushes += 1
+        name = b"FLUSHALL" if self._flushes % 2 else b"FLUSHDB"
+        asked = await self._asker.ask([name])
         responded = math.inf if asked.unknown else world.loop.time()
         if not asked.refused:
             for register in world.judges.registers:
@@ -328,4 +331,4 @@ class Client:
             elif not asked.unknown:
                 history.done(number, asked.end_ms)
         if not (asked.refused or asked.unknown) and asked.last != b"OK":
-            raise Impossible(f"FLUSHALL was answered {asked.last!r}")
+            raise Impossible(f"{name.decode()} was answered {asked.last!r}")
