@@ -1,5 +1,9 @@
 """Every error that Helios raises on purpose; each says what happened, to what, and what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+
 
 class HeliosError(Exception):
     """Base of all errors of this package. `code` is a stable name for programs."""
@@ -165,3 +169,12 @@ class ProtocolError(HeliosError):
     """The bytes of a connection are not RESP, or announce more than is allowed; the connection cannot go on."""
 
     code = "PROTOCOL"
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The errors that a group is made of, in whatever groups these are; the error itself where it is no group."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from causes(each)
+    else:
+        yield error

@@ -12,7 +12,7 @@ from helios.coordinator.leader_term import LeaderTerm
 from helios.coordinator.maintenance import Maintenance
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.term_context import TermContext
-from helios.errors import StoreError
+from helios.errors import StoreError, causes
 from helios.model.settings import ClusterSettings
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
@@ -59,8 +59,8 @@ class Coordinator:
                 logger.info("elected: node=%s term=%d", self._node_id, leadership.term)
                 await self._lead(leadership, settings)
             except* StoreError as errors:
-                for error in errors.exceptions:
-                    logger.warning("term ended: node=%s reason=%s", self._node_id, error)
+                reasons = "; ".join(dict.fromkeys(map(str, causes(errors))))  # several tasks may have the same one
+                logger.warning("term ended: node=%s reason=%s", self._node_id, reasons)
             await asyncio.sleep(_AFTER_FAILURE_S)
 
     async def _lead(self, leadership: Leadership, settings: ClusterSettings) -> None:

@@ -10,7 +10,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
-from helios.errors import Conflict, HeliosError, LeaseLost, StoreError, Unavailable
+from helios.errors import Conflict, HeliosError, LeaseLost, StoreError, Unavailable, causes
 from helios.model.topology import Topology
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
@@ -116,7 +116,7 @@ class Session:
                 tasks.create_task(self._acknowledge())
                 tasks.create_task(self._name_big_keys())
         except* HeliosError as group:
-            raise SessionOver("; ".join(str(error) for error in group.exceptions)) from group
+            raise SessionOver("; ".join(map(str, causes(group)))) from group
 
     # --- the lease ---
 

@@ -1,0 +1,47 @@
+"""A term that ends says why, in the words of the errors themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+from tests.shards import FAST, eventually
+
+from helios.coordinator.service import Coordinator
+from helios.engines.memory import MemoryConnector
+from helios.errors import Conflict, StoreError, causes
+from helios.model.migration import Change, ChangeKind
+from helios.ports.records import CHANGES, TERM, put_record
+from helios.ports.store import Put
+from helios.runtime.clock import SystemClock
+from helios.stores.memory import MemoryStore
+
+
+def test_the_causes_of_a_group_are_those_of_the_groups_in_it() -> None:
+    inner = ExceptionGroup("inner", [Conflict("a"), ExceptionGroup("innermost", [StoreError("b")])])
+    assert [str(error) for error in causes(ExceptionGroup("outer", [inner, StoreError("c")]))] == ["a", "b", "c"]
+    assert [str(error) for error in causes(StoreError("alone"))] == ["alone"]
+
+
+async def test_a_term_that_ends_names_its_reason_once(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore()
+    coordinator = Coordinator(store, MemoryConnector({}), SystemClock(), node_id="a", settings=FAST)
+    running = asyncio.create_task(coordinator.run())
+
+    async def elected() -> bool:
+        return "elected: node=a term=1" in caplog.text
+
+    async def told() -> bool:
+        return "term ended" in caplog.text
+
+    caplog.set_level("INFO")
+    await eventually(elected, "it is elected")
+    asked = Change("asked", ChangeKind.DRAIN, node="nobody")
+    await store.commit([Put(TERM, b"7"), put_record(CHANGES + asked.id, asked)])  # and so it finds out
+    await eventually(told, "its term ends")
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    (message,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("term ended")]
+    assert message == "term ended: node=a reason=coordinator of term 1 has been replaced"
