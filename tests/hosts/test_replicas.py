@@ -37,6 +37,7 @@ _COPIES = 3
 _CLIENTS = 4
 _PATIENCE_S = 3.0
 _LONG_S = 120.0
+_DEFAULT_S = 5.0  # replication.failover_timeout, unless it is changed
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +173,27 @@ async def test_each_host_is_cut_off_in_turn(cluster: HostsCluster) -> None:
     median_s = statistics.median(took_s)
     print(f"first acknowledged write after {len(took_s)} cuts: median {median_s:.2f} s, longest {max(took_s):.2f} s")
     print(f"with failover_timeout {FAILOVER_S:g} s")
+
+
+@pytest.mark.hosts
+async def test_the_host_that_coordinates_and_leads_is_cut_off(cluster: HostsCluster) -> None:
+    """Another one coordinates when the lease has ended; by default a member may be silent for longer than that."""
+    first, took_s = cluster.hosts[0], list[float]()
+    await asyncio.to_thread(cluster.cli, first, "config", "set", "replication.failover_timeout", f"{_DEFAULT_S:g}s")
+    try:
+        async with watched(cluster, seed=10):
+            for turn in range(6):
+                victim = await asyncio.to_thread(cluster.coordinator)
+                if not await asyncio.to_thread(cluster.led_on, victim):
+                    node = cluster.node(victim)
+                    await asyncio.to_thread(cluster.cli, victim, "promote", node, node)
+                led_etcd = victim is await asyncio.to_thread(cluster.etcd_leader)
+                took_s += await cut_off(cluster, *await leading(cluster, [victim]), seed=1000 + turn)
+                print(f"{victim.name}{', which led etcd' if led_etcd else ''}: {took_s[-1]:.2f} s")
+                await asyncio.to_thread(cluster.wait_clean)
+    finally:
+        await asyncio.to_thread(cluster.cli, first, "config", "set", "replication.failover_timeout", f"{FAILOVER_S:g}s")
+    print(f"first acknowledged write: median {statistics.median(took_s):.2f} s, longest {max(took_s):.2f} s")
 
 
 @pytest.mark.hosts

@@ -120,11 +120,15 @@ class Actor(ABC):
 
 
 class CoordinatorActor(Actor):
-    """A candidate for coordinator."""
+    """A candidate for coordinator, which stands for a node."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self.node = name
 
     async def _main(self) -> None:
         settings = self.world.scenario.settings
-        await Coordinator(self.store, self.connector, self.clock, node_id=self.name, settings=settings).run()
+        await Coordinator(self.store, self.connector, self.clock, node_id=self.node, settings=settings).run()
 
 
 class RouterActor(Actor):

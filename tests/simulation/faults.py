@@ -125,8 +125,8 @@ class Faults:
             self._hurt_process(actor)
 
     def _reigning(self) -> Actor | None:
-        name = self._world.coordinator
-        return next((actor for actor in self._world.coordinators if actor.name == name and actor.alive), None)
+        node = self._world.coordinator
+        return next((actor for actor in self._world.coordinators if actor.node == node and actor.alive), None)
 
     def _hurt_server(self, server: SimServer) -> None:
         random = self._random

@@ -108,6 +108,8 @@ class ReplicatedWorld(World):
         self._made: Counter[str] = Counter()  # servers by name
         self.machines = {node: self._machine(node) for node in self.servers}
         self.agents = [AgentActor(self, machine) for machine in self.machines.values()]
+        for coordinator, node in zip(self.coordinators, self.machines, strict=False):
+            coordinator.node = node
         self.invariants.leads = lambda server: self.leading(server.shard) is server
         self.faults = Traps(self)
         self.terms = Terms(self)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import zlib
 from dataclasses import dataclass
 
+from helios.control.silence import Lapse
 from helios.errors import Conflict, LeaseLost, StoreError
+from helios.model.codec import decode
 from helios.ports.clock import Clock
 from helios.ports.following import next_change
-from helios.ports.records import COORDINATOR, TERM, CoordinatorRecord, put_record
-from helios.ports.store import Compare, Put, Store
+from helios.ports.records import AGENTS, COORDINATOR, TERM, CoordinatorRecord, put_record
+from helios.ports.store import Compare, Entry, Put, Store
 
 _LOOK_AGAIN_S = 5.0  # beside the watch, which tells of an end at once
 _STAGGER_S = 0.05  # within which candidates reach for a place that has become free
@@ -18,38 +21,57 @@ _STAGGER_S = 0.05  # within which candidates reach for a place that has become f
 
 @dataclass(frozen=True, slots=True)
 class Leadership:
-    """A won election: valid as long as the lease lives, and nobody has a higher term."""
+    """A won election: valid as long as the lease lives, and nobody has a higher term.
+
+    `lapse` tells of the node that coordinated before, if its lease has ended without its doing.
+    """
 
     term: int
     term_version: int
     lease: str
+    lease_s: float
     until_s: float  # by the clock that goes on while the machine is suspended, from before the lease was asked for
+    lapse: Lapse | None = None
 
 
-async def campaign(store: Store, clock: Clock, node: str, lease_ttl_s: float) -> Leadership:
+async def campaign(store: Store, clock: Clock, node: str, lease_s: float) -> Leadership:
     """Wait for the place to be free and take it. Raises StoreError.
 
     All candidates hear of it at the same time. Each has a moment of its own to reach for it, as the first of a hundred
     could else not renew its lease for all that the others write in vain.
     """
     turn_s = _STAGGER_S * zlib.crc32(node.encode()) / 2**32
+    former: CoordinatorRecord | None = None
     while True:
-        leadership = await _try(store, clock, node, lease_ttl_s)
-        if leadership is not None:
+        snapshot = await store.list(COORDINATOR)
+        if snapshot.entries:
+            former = decode(CoordinatorRecord, snapshot.entries[0].value)
+            await next_change(store, COORDINATOR, snapshot.revision, _LOOK_AGAIN_S)
+            await asyncio.sleep(turn_s)
+        elif (leadership := await _take(store, clock, node, lease_s, former)) is not None:
             return leadership
-        await _await_vacancy(store)
-        await asyncio.sleep(turn_s)
 
 
-async def _try(store: Store, clock: Clock, node: str, lease_ttl_s: float) -> Leadership | None:
-    if await store.get(COORDINATOR) is not None:
-        return None
+async def resign(store: Store, leadership: Leadership) -> None:
+    """Let the next one take over at once, and not think that this node had fallen silent. Raises StoreError."""
+    term = await store.get(TERM)
+    if term is not None and int(term.value) == leadership.term:
+        following = [Put(TERM, str(leadership.term + 1).encode())]
+        with contextlib.suppress(Conflict):
+            await store.commit(following, compares=[Compare(TERM, term.version)])
+    await store.revoke(leadership.lease)
+
+
+async def _take(
+    store: Store, clock: Clock, node: str, lease_s: float, former: CoordinatorRecord | None
+) -> Leadership | None:
     before = await store.get(TERM)
+    lapse = await _lapse(store, node, former, before)
     term = 1 if before is None else int(before.value) + 1
-    until_s = clock.boottime() + lease_ttl_s
-    lease = await store.grant(lease_ttl_s)
+    until_s = clock.boottime() + lease_s
+    lease = await store.grant(lease_s)
     operations = [
-        put_record(COORDINATOR, CoordinatorRecord(node, term), lease),
+        put_record(COORDINATOR, CoordinatorRecord(node, term, lease_s), lease),
         Put(TERM, str(term).encode()),
     ]
     compares = [Compare(COORDINATOR, 0), Compare(TERM, 0 if before is None else before.version)]
@@ -58,21 +80,24 @@ async def _try(store: Store, clock: Clock, node: str, lease_ttl_s: float) -> Lea
     except (Conflict, LeaseLost):
         await store.revoke(lease)
         return None
-    return Leadership(term, version, lease, until_s)
+    return Leadership(term, version, lease, lease_s, until_s, lapse)
 
 
-async def _await_vacancy(store: Store) -> None:
-    snapshot = await store.list(COORDINATOR)
-    if not snapshot.entries:
-        return
-    await next_change(store, COORDINATOR, snapshot.revision, _LOOK_AGAIN_S)
+async def _lapse(store: Store, node: str, former: CoordinatorRecord | None, term: Entry | None) -> Lapse | None:
+    """What the end of a lease tells of who had it; nothing where that one, or another after it, has resigned."""
+    if former is None or former.node == node or not former.lease_s:
+        return None
+    if term is None or int(term.value) != former.term:
+        return None
+    heartbeat = await store.get(AGENTS + former.node)
+    return Lapse(former.node, former.lease_s, 0 if heartbeat is None else heartbeat.version)
 
 
-async def keep(store: Store, clock: Clock, leadership: Leadership, lease_ttl_s: float) -> None:
+async def keep(store: Store, clock: Clock, leadership: Leadership) -> None:
     """Renew the lease for ever. Raises LeaseLost, or StoreError when it could not be renewed for its whole time."""
     until_s = leadership.until_s
     while True:
-        await asyncio.sleep(lease_ttl_s / 4)
+        await asyncio.sleep(leadership.lease_s / 4)
         asked_at_s = clock.boottime()
         try:
             async with asyncio.timeout(max(until_s - asked_at_s, 0.001)):
@@ -83,4 +108,4 @@ async def keep(store: Store, clock: Clock, leadership: Leadership, lease_ttl_s: 
             if clock.boottime() >= until_s:
                 raise LeaseLost(f"the coordinator's lease could not be renewed in time: {error}") from error
         else:
-            until_s = asked_at_s + lease_ttl_s
+            until_s = asked_at_s + leadership.lease_s

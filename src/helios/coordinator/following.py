@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from helios.control.failover import Position
+from helios.control.silence import Event as SilenceEvent
+from helios.control.silence import Lapse, Looked, Silence, step
 from helios.coordinator.access import Access, Identity
 from helios.errors import EngineError, EngineUnreachable
 from helios.model.topology import Member, Shard
@@ -24,16 +26,16 @@ class Following:
     of a coordinator that has been replaced, or that has given one up, is carried out behind a later one.
     """
 
-    def __init__(self, access: Access, clock: Clock) -> None:
+    def __init__(self, access: Access, clock: Clock, lapse: Lapse | None = None) -> None:
         self._access = access
         self._clock = clock
         self._engines: dict[Member, Engine] = {}
         self._ready: dict[Member, Engine] = {}  # to tell servers what to do, while nobody uses them
-        self._answered: dict[str, float] = {}  # by member id
+        self.silence = Silence(lapse)
 
     async def look(self, member: Member) -> Replication | None:
         """What a server says of itself; None where it does not answer soon."""
-        self._answered.setdefault(member.id, self._clock.monotonic())
+        asked_s = self._clock.monotonic()
         engine = self._engines.pop(member, None)
         try:
             async with asyncio.timeout(_LOOK_S):
@@ -43,15 +45,15 @@ class Following:
         except (EngineError, TimeoutError):
             if engine is not None:
                 await engine.close()
+            self.note(Looked(member.id, member.node, asked_s, self._clock.monotonic(), answered=False))
             return None
         self._engines[member] = engine
-        self._answered[member.id] = self._clock.monotonic()
+        self.note(Looked(member.id, member.node, asked_s, self._clock.monotonic(), answered=True))
         return said
 
-    def silent_s(self, member: Member) -> float:
-        """For how long a server has not answered, as far as it was looked at."""
-        now_s = self._clock.monotonic()
-        return now_s - self._answered.get(member.id, now_s)
+    def note(self, event: SilenceEvent) -> None:
+        """Count the silence of servers by this, too."""
+        self.silence = step(self.silence, event)
 
     async def close(self) -> None:
         """End the connections that looks have left open."""

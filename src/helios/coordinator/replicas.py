@@ -22,6 +22,7 @@ from helios.control.replicas import (
     located,
     mutated,
 )
+from helios.control.silence import Beaten
 from helios.control.wishes import external_members, is_external, wishes_of
 from helios.coordinator.attaching import Attaching
 from helios.coordinator.failover import Failover
@@ -34,7 +35,7 @@ from helios.model.ids import founder_id, replica_id
 from helios.model.migration import Change, ChangeStatus
 from helios.model.topology import Member, Shard, Topology
 from helios.ports.engine import Replication
-from helios.ports.records import CHANGES, REPLICAS, MemberRecord, ReplicasRecord, list_records, put_record
+from helios.ports.records import AGENTS, CHANGES, REPLICAS, MemberRecord, ReplicasRecord, list_records, put_record
 from helios.ports.store import Delete, Operation
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Replicas:
     def __init__(self, context: TermContext) -> None:
         self._context = context
         self._publisher = context.publisher
-        self._following = Following(context.access, context.clock)
+        self._following = Following(context.access, context.clock, context.lapse)
         self._attaching = Attaching(context, self._following)
         self._records: dict[str, MemberRecord] = {}  # by member id
         self._told = False  # whether these are known: until then every server seems to be nobody's
@@ -226,7 +227,7 @@ class Replicas:
             self._wanted(shard),
             sights,
             known,
-            gone=self._gone(shard),
+            gone=await self._gone(shard),
             dead={member.id for member in shard.servers if self._is_dead(member)},
             absent={member.id for member in shard.servers if member.id not in self._records},
             least=self._least,
@@ -242,6 +243,9 @@ class Replicas:
         self._unsettled.discard(shard.id)
         if (decisions or shard.learners or shard.outgoing) and shard.id not in self._attaching.refused:
             self._unsettled.add(shard.id)
+        if leader is None and len(shard.members) > 1:
+            # Not a whole look later is it to be known that its silence has lasted long enough.
+            asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._wake.set)
         for decision in decisions:
             try:
                 await self._perform(look, decision)
@@ -254,9 +258,19 @@ class Replicas:
         settings = self._context.settings
         return settings.replication.least_members(settings.sharding.replication_factor)
 
-    def _gone(self, shard: Shard) -> set[str]:
+    async def _gone(self, shard: Shard) -> set[str]:
+        """The servers that have been silent for too long."""
+        gone, lapse = self._silent(shard), self._following.silence.lapse
+        if lapse is not None and any(member.node == lapse.node for member in gone):
+            heartbeat = await self._publisher.store.get(AGENTS + lapse.node)
+            if heartbeat is not None and heartbeat.version != lapse.heartbeat:
+                self._following.note(Beaten(lapse.node))
+                gone = self._silent(shard)
+        return {member.id for member in gone}
+
+    def _silent(self, shard: Shard) -> list[Member]:
         timeout_s = self._context.settings.replication.failover_timeout
-        return {member.id for member in shard.servers if self._following.silent_s(member) >= timeout_s}
+        return [member for member in shard.servers if self._following.silence.silent_s(member.id) >= timeout_s]
 
     def _is_dead(self, member: Member) -> bool:
         record = self._records.get(member.id)

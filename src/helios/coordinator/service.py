@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from helios.coordinator.departures import Departures
-from helios.coordinator.election import Leadership, campaign, keep
+from helios.coordinator.election import Leadership, campaign, keep, resign
 from helios.coordinator.health import Watch
 from helios.coordinator.leader_term import LeaderTerm
 from helios.coordinator.maintenance import Maintenance
@@ -54,8 +54,7 @@ class Coordinator:
         while True:
             try:
                 settings = await self._current_settings()
-                lease_ttl_s = settings.coordinator.lease_ttl
-                leadership = await campaign(self._store, self._clock, self._node_id, lease_ttl_s)
+                leadership = await campaign(self._store, self._clock, self._node_id, settings.coordinator.lease_ttl)
                 logger.info("elected: node=%s term=%d", self._node_id, leadership.term)
                 await self._lead(leadership, settings)
             except* StoreError as errors:
@@ -67,11 +66,17 @@ class Coordinator:
         try:
             publisher = await Publisher.open(self._store, self._clock, leadership.term, leadership.term_version)
             context = TermContext(
-                publisher, self._connector, self._clock, settings, lambda: new_id(self._clock), self._failpoints
+                publisher,
+                self._connector,
+                self._clock,
+                settings,
+                lambda: new_id(self._clock),
+                self._failpoints,
+                leadership.lapse,
             )
             access, term = context.access, LeaderTerm(context)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(keep(self._store, self._clock, leadership, settings.coordinator.lease_ttl))
+                tasks.create_task(keep(self._store, self._clock, leadership))
                 tasks.create_task(term.run())
                 tasks.create_task(publisher.keep_tidy())
                 tasks.create_task(Maintenance(publisher, self._clock).run())
@@ -80,7 +85,7 @@ class Coordinator:
         finally:
             # Whoever comes next need not wait for the lease to run out.
             try:
-                await self._store.revoke(leadership.lease)
+                await resign(self._store, leadership)
             except StoreError as error:
                 logger.info("lease not given back: node=%s error=%s", self._node_id, error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from helios.control.silence import Lapse
 from helios.coordinator.access import Access
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.rate import RateLimit
@@ -25,12 +26,14 @@ class TermContext:
         settings: ClusterSettings,
         new_id: Callable[[], str],
         failpoints: Failpoints = OFF,
+        lapse: Lapse | None = None,
     ) -> None:
         self.publisher = publisher
         self.clock = clock
         self.settings = settings
         self.new_id = new_id
         self.failpoints = failpoints
+        self.lapse = lapse  # of the coordinator before
         self.access = Access(connector, publisher)
         self.rate = RateLimit(clock, lambda: self.settings.sharding.migration_rate)
         self.bandwidth = RateLimit(clock, lambda: self.settings.sharding.migration_bandwidth)

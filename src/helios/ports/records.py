@@ -26,7 +26,7 @@ TOPOLOGY = "/topology"  # TopologyRecord (ports.topology_records); written by th
 PAIRS = TOPOLOGY + "/pairs/"  # + digest of the base + "/" + place in the transition → PairRecord
 OBJECTS = "/objects/"  # + digest + "/" + number of the part → what the topology names by digest, written once
 COORDINATOR = "/coordinator"  # CoordinatorRecord, bound to the coordinator's lease
-TERM = "/term"  # decimal number; grows with each election and outlives the leases
+TERM = "/term"  # decimal number; grows with each election and resignation, and outlives the leases
 SETTINGS = "/settings"  # ClusterSettings (model.settings): what all processes must agree on
 SETTING_ORIGINS = "/setting-origins"  # SettingOrigins
 SETTING_CHANGES = "/setting-changes/"  # + number, ten digits → SettingChange
@@ -60,10 +60,11 @@ LEASED = (COORDINATOR, SESSIONS, BIG_KEYS, RUNNING)
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorRecord:
-    """Who coordinates now."""
+    """Who coordinates now, by a lease that lasts for `lease_s` (0: nobody says how long)."""
 
     node: str
     term: int
+    lease_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
