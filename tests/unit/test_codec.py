@@ -228,9 +228,21 @@ def test_every_kind_of_record_has_a_sample() -> None:
 
 @pytest.mark.parametrize("number", range(len(SAMPLES)))
 def test_a_record_is_written_and_read_as_by_releases_before(number: int) -> None:
-    value, written = SAMPLES[number], golden()[number].encode()
-    assert encode(value) == written
-    assert decode(type(value), written) == value
+    value, written = SAMPLES[number], golden()[number]
+    assert decode(type(value), written.encode()) == value
+    now = encode(value).decode()
+    if now != written:  # fields have been added since
+        now = json.dumps(_known(json.loads(now), json.loads(written)), separators=(",", ":"), ensure_ascii=False)
+    assert now == written
+
+
+def _known(now: Any, before: Any) -> Any:
+    """What is there now, without fields that were not there before."""
+    if isinstance(now, dict) and isinstance(before, dict):
+        return {name: _known(value, before[name]) for name, value in now.items() if name in before}
+    if isinstance(now, list) and isinstance(before, list):
+        return [_known(one, other) for one, other in zip(now, before, strict=True)]
+    return now
 
 
 @pytest.mark.parametrize("number", range(len(SAMPLES)))
