@@ -45,6 +45,7 @@ from helios.router.tracking.tracker import Tracker
 from helios.router.upstream.connection import Credentials
 from helios.router.upstream.heavy import HeavyCommands
 from helios.router.upstream.link import ServerConnection
+from helios.router.upstream.opening import Opening
 from helios.router.upstream.pool import Pool
 
 _END_TIMEOUT_S = 1.5
@@ -80,6 +81,7 @@ class Router:
         self.hot_keys = HotKeys(clock.monotonic())
         self.big_keys = BigKeys(clock.monotonic)
         self.heavy = HeavyCommands(clock.monotonic)
+        self.opening = Opening()
         self._endpoint = StatsEndpoint(
             partial(router_view.view, self),
             partial(router_view.slow_commands, self),

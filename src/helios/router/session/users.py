@@ -14,6 +14,7 @@ from helios.ports.engine import SESSION_PREFIXES, Connector, UserRole
 from helios.router.upstream.connection import Credentials
 
 logger = logging.getLogger(__name__)
+_MADE_AT_ONCE = 8  # of a hundred at once none would be made in time by a busy machine
 
 
 class UsersSession(Protocol):
@@ -36,6 +37,7 @@ class MemberUsers:
         self._topology = Topology(epoch=0)
         self._credentials: dict[tuple[str, UserRole], Credentials | None] = {}  # by member and role
         self._making: dict[tuple[str, UserRole], asyncio.Lock] = {}
+        self._turns = asyncio.Semaphore(_MADE_AT_ONCE)
         self._as_default: set[str] = set()
         self._ahead: set[asyncio.Task[None]] = set()
 
@@ -72,7 +74,8 @@ class MemberUsers:
         of = member.id, role
         async with self._making.setdefault(of, asyncio.Lock()):
             if of not in self._credentials:
-                self._credentials[of] = await self._made(member, role)
+                async with self._turns:
+                    self._credentials[of] = await self._made(member, role)
             return self._credentials[of]
 
     async def _made(self, member: Member, role: UserRole) -> Credentials | None:

@@ -183,13 +183,14 @@ class Wire(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def in_time(options: RouterOptions) -> AsyncGenerator[None, None]:
-    """Raise a ConnectionError where what is inside takes longer than a connection may."""
+async def in_time(options: RouterOptions, patience: float = 1.0) -> AsyncGenerator[None, None]:
+    """Raise a ConnectionError where what is inside takes longer, by that factor, than a connection may."""
+    timeout_s = options.connect_timeout_s * patience
     try:
-        async with asyncio.timeout(options.connect_timeout_s):
+        async with asyncio.timeout(timeout_s):
             yield
     except TimeoutError:
-        raise ConnectionError(f"no answer within {options.connect_timeout_s:g} s") from None
+        raise ConnectionError(f"no answer within {timeout_s:g} s") from None
 
 
 async def greeted(

@@ -9,6 +9,7 @@ from helios.router.stats.big_keys import BigKeys
 from helios.router.stats.hot_keys import HotKeys
 from helios.router.upstream.connection import Identities
 from helios.router.upstream.heavy import HeavyCommands
+from helios.router.upstream.opening import Opening
 
 if TYPE_CHECKING:
     from helios.router.upstream.link import ServerConnection
@@ -20,6 +21,7 @@ class ConnectionHost(Identities, Protocol):
     hot_keys: HotKeys
     big_keys: BigKeys
     heavy: HeavyCommands
+    opening: Opening
 
     def reroute(self, link: ServerConnection) -> None:
         """A big reply flows over a link: what is sent from now on should not wait behind it."""

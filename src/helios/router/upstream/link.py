@@ -16,7 +16,7 @@ from helios.router._fast_path import write_all
 from helios.router.errors import NOT_EXECUTED, PERHAPS_EXECUTED, refusals
 from helios.router.frontend.caller import NO_TOUCH, Waiter
 from helios.router.options import RouterOptions
-from helios.router.upstream.connection import Busy, Wire, check_leads, greeted, in_time, named
+from helios.router.upstream.connection import Busy, Wire, check_leads, greeted, named
 from helios.router.upstream.host import ConnectionHost
 from helios.router.upstream.marks import Marks
 from helios.router.upstream.state import ConnectionState
@@ -271,7 +271,7 @@ class ServerConnection(WatchedQueue):
         commands = [[b"INFO", b"server", b"replication"] if self.history else [b"INFO", b"server"]]
         if self.variant >= NO_TOUCH:
             commands.append([b"CLIENT", b"NO-TOUCH", b"ON"])
-        async with in_time(self._options):
+        async with self._host.opening.in_time(self._options):
             wire, replies = await greeted(
                 self.member, self._host, self._options, self.protocol, *commands, role=self.role
             )
