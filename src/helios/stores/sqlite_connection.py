@@ -99,16 +99,11 @@ class SqliteConnection:
 
     @contextmanager
     def _writing(self, *, durable: bool = True) -> Iterator[None]:
-        """A write transaction. Leases and what goes with them need not be durable: none outlives its boot."""
-        with self._explained("written"):
-            self._check_in_place()
-            self._set_durable(durable)
-            self._changed = []
-            with self._impatient(), self._transaction("BEGIN IMMEDIATE"):
-                yield
-                if self._before_commit is not None:
-                    self._before_commit()
-            self._written(self._changed)
+        """A write transaction."""
+        with self._committing(durable=durable), self._transaction("BEGIN IMMEDIATE"):
+            yield
+            if self._before_commit is not None:
+                self._before_commit()
 
     def _commit_at_once(
         self,
@@ -119,29 +114,33 @@ class SqliteConnection:
         durable: bool,
     ) -> int:
         """Commit by a single statement, and give the revision. Raises NotSimple."""
-        with self._explained("written"):
-            self._check_in_place()
-            self._set_durable(durable)
+        with self._committing(durable=durable):
             self._at_once.prepare(operations, compares)
-            with self._impatient():
-                revision, changed = self._patiently(lambda: self._at_once.carry_out(self._boot, keep_commits))
-            self._written([key for key, *_ in operations] if changed else [])
+            revision, changed = self._patiently(lambda: self._at_once.carry_out(self._boot, keep_commits))
+            if changed:
+                self._changed = [key for key, *_ in operations]
         return revision
 
-    def _set_durable(self, durable: bool) -> None:
-        if durable != self._durable:
-            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._durable = durable
+    @contextmanager
+    def _committing(self, *, durable: bool) -> Iterator[None]:
+        """Inside, something is committed, and `_changed` says what; who follows that is told afterwards.
 
-    def _written(self, changed: Sequence[bytes]) -> None:
-        """A commit is done: what fails from here on must not make it look as if it were not.
-
-        Listeners also look by themselves, and if the log cannot be written back now, a later commit sees to it.
+        Leases and what goes with them need not be durable: none outlives its boot.
         """
-        with suppress(sqlite3.Error, OSError):
-            if changed:
-                ring(self.path, map(to_text, changed))
-            self._bound_wal(self._connection)
+        with self._explained("written"):
+            self._check_in_place()
+            if durable != self._durable:
+                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._durable = durable
+            self._changed = []
+            with self._impatient():
+                yield
+            # The commit is done: what fails from here on must not make it look as if it were not. Listeners also
+            # look by themselves, and if the log cannot be written back now, a later commit sees to it.
+            with suppress(sqlite3.Error, OSError):
+                if self._changed:
+                    ring(self.path, map(to_text, self._changed))
+                self._bound_wal(self._connection)
 
     def _bound_wal(self, connection: sqlite3.Connection) -> None:
         """Write the log back into the file and empty it where it has grown.

@@ -145,19 +145,13 @@ class SqliteFile(SqliteConnection):
     def grant(self, ttl_s: float) -> str:
         """A new lease."""
         lease = secrets.token_hex(8)
-        with self._explained("written"):
-            self._check_in_place()
-            self._set_durable(False)
-            row = {"lease": lease, "ttl_s": ttl_s, "boot": self._boot, "deadline": 0.0}
-            statement = "INSERT INTO leases VALUES (:lease, :ttl_s, :boot, :deadline)"
 
-            def attempt() -> None:
-                row["deadline"] = self._monotonic() + ttl_s
-                self._connection.execute(statement, row)
+        def attempt() -> None:
+            row = (lease, ttl_s, self._boot, self._monotonic() + ttl_s)
+            self._connection.execute("INSERT INTO leases VALUES (?, ?, ?, ?)", row)
 
-            with self._impatient():
-                self._patiently(attempt)
-            self._written([])
+        with self._committing(durable=False):
+            self._patiently(attempt)
         return lease
 
     def keep_alive(self, lease: str) -> None:
