@@ -488,3 +488,20 @@ async def test_a_node_that_is_about_to_stop_leads_no_more(group: Group) -> None:
     await group.write()
     assert group.shard.leader == "a@c"
     assert group.epoch == epoch
+
+
+async def test_a_copy_follows_again_when_its_leader_was_restarted_alone(group: Group) -> None:
+    await group.coordinate(2)
+    await group.grown(2)
+    assert group.context is not None
+    impatient = ReplicationSettings(failover_timeout=0.5, rebalance_leaders=False)
+    group.context.settings = group.context.settings.altered(replication=impatient)
+    [copy] = group.members() - {"a.0"}
+    group.labs[copy].freeze()
+    await group.becomes(lambda: group.members() == {"a.0"} and not group.shard.outgoing)
+    group.labs["a.0"].crash()
+    group.labs["a.0"].restart()  # as its agent starts the only member: it leads, and knows no login of before
+    group.announce("a.0")
+    group.labs[copy].thaw()
+    await group.grown(2)
+    assert await group.has(await group.write())

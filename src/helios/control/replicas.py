@@ -39,10 +39,13 @@ class Look:
     have no process, and `absent` have been given up by their agents. It never shrinks below `least` members because
     some are gone. `successors` are those that are to lead, the best first; none where whoever leads may.
 
+    Who follows logs in as a user that a leader knows until it is restarted: `let_in` are those that have got such a
+    login since, as far as is known.
+
     `external` are on servers that Helios does not start. Such a one follows nobody, and counts no more once another
-    leads. Where it leads, what follows it knows a login only until it has come in: of those that did, `sealed` know
-    none any more, and `let_in` know one still. A server that is restarted in its place, perhaps empty, has no followers
-    then that would empty themselves after it.
+    leads. Where it leads, what follows it knows a login only until it has come in: those that did are `sealed`, and not
+    `let_in` any more. A server that is restarted in its place, perhaps empty, has no followers then that would empty
+    themselves after it.
     """
 
     shard: Shard
@@ -325,8 +328,8 @@ def _attachments(look: Look) -> tuple[Follow | Seal | Detach, ...]:
 
 
 def _is_shut_out(look: Look, member: Member, sight: Sight) -> bool:
-    """Whether a member has lost its external leader, and cannot log in to it by itself."""
-    return look.led_from_outside and not sight.in_sync and member.id not in look.let_in
+    """Whether a member has lost its leader, and cannot log in to it by itself."""
+    return not sight.in_sync and member.id not in look.let_in
 
 
 def _is_over(look: Look, member: Member) -> bool:

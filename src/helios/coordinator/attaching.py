@@ -20,7 +20,7 @@ _TRY_AGAIN_S = 10.0
 
 
 class Attaching:
-    """Makes members follow, and remembers which of them could log in to an external leader by themselves.
+    """Makes members follow, and remembers which of them could log in to their leader by themselves.
 
     What an external server has beside keys may be more than a member of ours can take: it is asked before the first
     copy is made. Who cannot be served is told why, by shard, in `refused`.
@@ -32,30 +32,40 @@ class Attaching:
         self._again: dict[str, float] = {}  # by shard id: when it is tried again
         self.refused: dict[str, str] = {}  # by shard id: why no copy can follow its leader
         self.sealed: set[str] = set()  # by member id
-        self.let_in: set[str] = set()
+        self._let_in: dict[str, tuple[str, str]] = {}  # by member id: the leader that knows its login, and its history
 
     def seen(self, sights: Mapping[str, Sight]) -> None:
         """Who follows nobody any more was restarted, or told so."""
-        free = {member_id for member_id, sight in sights.items() if sight.leader is None}
-        self.sealed -= free
-        self.let_in -= free
+        for member_id in (member_id for member_id, sight in sights.items() if sight.leader is None):
+            self.sealed.discard(member_id)
+            self._let_in.pop(member_id, None)
 
-    async def follow(self, shard: Shard, member: Member, *, external: bool) -> None:
+    def let_in(self, shard: Shard, leader: Sight | None) -> set[str]:
+        """The members whose login the shard's leader knows, as far as its history tells: with a restart both are gone.
+
+        Where it tells none, it may have been restarted since.
+        """
+        if leader is None or not leader.history:
+            return set()
+        return {member.id for member in shard.servers if self._let_in.get(member.id) == (shard.leader, leader.history)}
+
+    async def follow(self, shard: Shard, member: Member, leader: Sight, *, external: bool) -> None:
         """Make the member follow the shard's leader, if it can. Raises EngineError or Replaced."""
         if not external:
             await self._following.follow(member, shard.leading)
+            self._let_in[member.id] = shard.leader, leader.history
             return
         if all(one.id != member.id for one in shard.members) and not await self._is_fit(shard, member):
             return
         term = "" if Quorum.of(shard).alone else shard.lineage[0].history
         self.sealed.discard(member.id)
         await self._following.follow_external(member, shard.leading, term)
-        self.let_in.add(member.id)
+        self._let_in[member.id] = shard.leader, leader.history
 
     async def seal(self, member: Member) -> None:
         """Have the member forget how it logs in. Raises EngineError or Replaced."""
         await self._following.seal(member)
-        self.let_in.discard(member.id)
+        self._let_in.pop(member.id, None)
         self.sealed.add(member.id)
 
     async def _is_fit(self, shard: Shard, member: Member) -> bool:

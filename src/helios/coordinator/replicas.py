@@ -234,7 +234,7 @@ class Replicas:
             successors=self._leadership.successors(shard),
             external=external_members(self._publisher.topology, shard),
             sealed=self._attaching.sealed,
-            let_in=self._attaching.let_in,
+            let_in=self._attaching.let_in(shard, sights.get(shard.leader)),
         )
         self._leadership.seen(look)
         if leader is not None and leader.leads and shard.leader in self._records:
@@ -306,7 +306,8 @@ class Replicas:
                 logger.warning("made to lead: shard=%s member=%s", shard.id, member.id)
                 await self._following.lead(member)
             case Follow(member):
-                await self._attaching.follow(shard, member, external=look.led_from_outside)
+                leader = look.sights[shard.leader]
+                await self._attaching.follow(shard, member, leader, external=look.led_from_outside)
             case Seal(member):
                 await self._attaching.seal(member)
             case Detach(member):
