@@ -235,13 +235,14 @@ class MemoryEngine:
         return await self.connection.call(self._server.replication.state, administers=True)
 
     async def follow(self, leader: Member, user: str | None = None, password: str | None = None) -> None:
-        """Make the server a read-only copy of `leader`; servers in memory let each other in."""
-        follow = partial(self._server.replication.follow, leader.address, self._servers)
+        """Make the server a read-only copy of `leader`, to which it logs in as `user` if one is given."""
+        login = None if user is None else (user, password)
+        follow = partial(self._server.replication.follow, leader.address, self._servers, login)
         await self.connection.call(follow, administers=True)
 
     async def forget_login(self) -> None:
-        """Nothing: servers in memory let each other in."""
-        await self.connection.call(lambda: None, administers=True)
+        """Make the server forget how it logs in to its leader."""
+        await self.connection.call(self._server.replication.forget_login, administers=True)
 
     async def keep_history(self) -> None:
         """It does."""

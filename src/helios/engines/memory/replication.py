@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # One piece of what a leader has done, done again by a follower.
 Done: TypeAlias = Callable[["MemoryServer"], None]
 
+Login: TypeAlias = tuple[str, str | None]  # a user and its password
+
 RECONNECT_S = 1.0
 
 
@@ -35,6 +37,7 @@ class Link:
     leader: MemoryServer
     follower: MemoryServer
     address: Address  # of the follower
+    login: Login | None = None
     acknowledged: int = 0
     acknowledged_at: float = 0.0
     online: bool = False
@@ -96,6 +99,7 @@ class MemoryReplication:
         self._former = ("", 0)
         self._recent: deque[Done] = deque()
         self._leader: Address | None = None
+        self._login: Login | None = None  # as whom it comes to its leader; None: as nobody, whom all let in
         self._servers: Mapping[Address, MemoryServer] = {}
         self._link: Link | None = None  # to its leader
         self._links: list[Link] = []  # from its followers
@@ -169,7 +173,7 @@ class MemoryReplication:
 
     def serve(self, link: Link, history: str, offset: int) -> None:
         """A follower asks for what it lacks, or all."""
-        if not self._server.up or not self.leads:
+        if not (self._server.up and self.leads and self._lets_in(link)):
             link.to_follower(lambda: link.follower.replication.lose(link))
             return
         if not self._history:
@@ -184,6 +188,15 @@ class MemoryReplication:
         self.copies += 1
         everything = self._server.everything()
         link.to_follower(lambda: link.follower.replication.begin(link, mine, now_at, everything))
+
+    def _lets_in(self, link: Link) -> bool:
+        return link.login is None or self._server.knows(*link.login)
+
+    def end_login(self, user: str) -> None:
+        """Whoever follows as this user is cut off."""
+        for link in [one for one in self._links if one.login is not None and one.login[0] == user]:
+            self._links.remove(link)
+            link.to_follower(partial(link.follower.replication.lose, link))
 
     def _continues(self, history: str, offset: int) -> bool:
         if not history or not self._offset - len(self._recent) <= offset <= self._offset:
@@ -226,12 +239,17 @@ class MemoryReplication:
 
     # As a follower.
 
-    def follow(self, leader: Address, servers: Mapping[Address, MemoryServer]) -> None:
-        """Follow the server at that address, as soon as it can be reached."""
+    def follow(self, leader: Address, servers: Mapping[Address, MemoryServer], login: Login | None = None) -> None:
+        """Follow the server at that address, as soon as it can be reached and lets it in."""
+        self._login = login
         if self._leader != leader:
             self.detach()
             self._leader, self._servers = leader, servers
             self._connect()
+
+    def forget_login(self) -> None:
+        """Have only a password that is nobody's."""
+        self._login = "", None
 
     def detach(self) -> Replication:
         """Follow nobody, and take no writes."""
@@ -258,7 +276,7 @@ class MemoryReplication:
             self._server.after_delay(lambda: self._server.arrive(self._connect), also_s=RECONNECT_S)
             return
         address = next(address for address, server in self._servers.items() if server is self._server)
-        link = self._link = Link(leader, self._server, address)
+        link = self._link = Link(leader, self._server, address, self._login)
         history, offset = self._history, self._offset
         link.to_leader(lambda: leader.replication.serve(link, history, offset))
 
@@ -327,6 +345,6 @@ class MemoryReplication:
     def restart(self) -> None:
         """The server has started: without a history, and following nobody."""
         self.leads = self.in_sync = not self.detached_at_start
-        self._leader = None
+        self._leader = self._login = None
         self._history, self._offset, self._former = "", 0, ("", 0)
         self._recent.clear()

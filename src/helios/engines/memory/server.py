@@ -142,6 +142,7 @@ class MemoryServer(Keyspace):
     def force_off(self, user: str) -> None:
         """Delete a user and end its connections with everything that they had not yet carried out."""
         self._users.pop(user, None)
+        self.replication.end_login(user)
         for connection in [c for c in self._connections if c.user == user]:
             self.end(connection)
 
@@ -214,12 +215,16 @@ class MemoryServer(Keyspace):
 
     def join(self, connection: MemoryConnection, password: str | None) -> None:
         """Let a connection in. Raises EngineDenied."""
-        user = self._users.get(connection.user)
-        if user is None or user.password not in (None, password):
+        if not self.knows(connection.user, password):
             raise EngineDenied(
                 f"{connection.endpoint} denies a login to {connection.user}: wrong password or no such user"
             )
         connection.joined = True
+
+    def knows(self, user: str, password: str | None) -> bool:
+        """Whether somebody may enter as this user with this password."""
+        known = self._users.get(user)
+        return known is not None and known.password in (None, password)
 
     def accept(self, connection: MemoryConnection) -> None:
         """Know a connection that has not said who it is."""
