@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
 import ssl
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from fastapi import FastAPI
 from helios.admin.client import Admin
 from helios.api.app import create_app
 from helios.api.request_timeout import PatientProtocol
+from helios.api.server import RestServer
 from helios.errors import StartError
 from helios.model.ids import Address
 from helios.model.notation import is_loopback
@@ -104,7 +104,7 @@ async def _serve(
             for sentence in disagreements(settings.cluster, read):
                 tell(sentence)
             jobs.append(Reloader(source, read, store, SystemClock(), who=_WHO, tell=tell).run(reload))
-        server = _Server(_config(_app(store, router, settings), begun.tls))
+        server = RestServer(_config(_app(store, router, settings), begun.tls))
         jobs.append(_name_when_ready(lock, server, router, child=source is None))
         await _answer(server, begun.sockets, stop, jobs)
 
@@ -178,7 +178,7 @@ def _config(app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Config:
     )
 
 
-async def _name_when_ready(lock: RunLock, server: uvicorn.Server, router: Router, *, child: bool) -> None:
+async def _name_when_ready(lock: RunLock, server: RestServer, router: Router, *, child: bool) -> None:
     """Tell who looks at the lock that requests are served now."""
     while True:
         if server.started and router.reason() is None:
@@ -188,26 +188,17 @@ async def _name_when_ready(lock: RunLock, server: uvicorn.Server, router: Router
 
 
 async def _answer(
-    server: uvicorn.Server, sockets: Sequence[socket.socket], stop: asyncio.Event, jobs: list[Coroutine[Any, Any, None]]
+    server: RestServer, sockets: Sequence[socket.socket], stop: asyncio.Event, jobs: list[Coroutine[Any, Any, None]]
 ) -> None:
     """Answer requests, and do the jobs beside that, until `stop` is set."""
     serving = asyncio.create_task(server.serve(sockets=list(sockets)))
     beside = [asyncio.create_task(stop.wait()), asyncio.create_task(together(jobs))]
     try:
         await asyncio.wait({serving, *beside}, return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
+        server.end()
         await serving
     finally:
         await drop([serving, *beside])
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, with signals left to this process."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Take no signals over: `stop` is what ends this server."""
-        yield
 
 
 def _names(listen: Address) -> list[str] | None:
