@@ -14,8 +14,11 @@ from helios.ports.topologies import TopologyReader
 
 
 async def keep_copy(store: Store, folder: NodeFolder, node_id: str) -> None:
-    """For ever: write down each topology that has the node. One without it is none of its own."""
-    async with aclosing(TopologyReader(store).followed()) as topologies:
+    """For ever: write down the topologies that have the node, as `TopologyReader.sampled` gives them.
+
+    One without the node is none of its own.
+    """
+    async with aclosing(TopologyReader(store).sampled()) as topologies:
         async for topology in topologies:
             if topology.node(node_id) is not None:
                 await asyncio.to_thread(write_private, folder.topology, encode(topology).decode())

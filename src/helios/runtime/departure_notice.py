@@ -34,7 +34,7 @@ async def tell_of_departure(
     """
     present = set(before)
     left: set[str] = set()
-    async with aclosing(TopologyReader(store).followed()) as topologies:
+    async with aclosing(TopologyReader(store).sampled()) as topologies:
         async for topology in topologies:
             now = {node.id for node in topology.nodes}
             alone = all(node.kind is NodeKind.EXTERNAL for node in topology.nodes)
