@@ -271,7 +271,7 @@ def _membership(look: Look, leader: Sight) -> tuple[Mutation, ...]:
     shard = look.shard
     level = {member_id for member_id, sight in look.sights.items() if _is_level(sight, leader)} | {shard.leader}
     if shard.outgoing:
-        return (Settle(),) if look.known and _has_majority(level, shard.members) else ()
+        return (Settle(),) if look.known and _is_kept(look, level) else ()
     wanted = {member.id for member in look.wanted}
     for learner in shard.learners:
         if look.led_from_outside and learner.id not in look.sealed:
@@ -355,6 +355,16 @@ def _has_caught_up(sight: Sight | None, leader: Sight) -> bool:
 
 def _has_majority(present: Collection[str], members: Collection[Member]) -> bool:
     return sum(member.id in present for member in members) > len(members) // 2
+
+
+def _is_kept(look: Look, level: Collection[str]) -> bool:
+    """Whether one of those that have everything is asked in every failover of the members that remain.
+
+    That is a majority of them; or fewer, where an external one was replaced: it is never asked, nor has anything more.
+    """
+    members = look.shard.members
+    behind = sum(member.id not in level and member.id not in look.external for member in members)
+    return behind < len(members) - len(members) // 2
 
 
 def _without(members: tuple[Member, ...], gone: Member) -> tuple[Member, ...]:
