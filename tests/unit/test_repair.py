@@ -21,14 +21,15 @@ class Open(Access):
     """Lets anybody in."""
 
     def __init__(self, cluster: MemoryShards) -> None:
+        self._addresses = cluster.addresses
         self._servers = MemoryConnector({cluster.addresses[name]: one for name, one in cluster.servers.items()})
 
     @contextmanager
     def identity(self) -> Iterator[Identity]:
         yield Identity("anybody", "")
 
-    async def open_source(self, member: Member, identity: Identity) -> Engine:
-        return await self._servers.open(member)
+    async def open_source(self, shard_id: str, identity: Identity) -> Engine:
+        return await self._servers.open(Member(f"{shard_id}.0", shard_id, self._addresses[shard_id]))
 
     async def on_majority(self, shard_id: str, engine: Engine) -> None:
         """Each is the only server of its shard."""

@@ -11,9 +11,17 @@ from dataclasses import dataclass
 
 from helios.control.rounds import Quorum, Standing
 from helios.coordinator.publisher import Publisher
-from helios.errors import EngineDenied, EngineUnreachable, NotFound
+from helios.errors import EngineDenied, EngineError, EngineUnreachable, NotFound
 from helios.model.topology import Member, Shard
-from helios.ports.engine import FOLLOWER_PREFIX, MOVER_PREFIX, SESSION_PREFIXES, Connector, Engine, UserRole
+from helios.ports.engine import (
+    FOLLOWER_PREFIX,
+    MOVER_PREFIX,
+    SESSION_PREFIXES,
+    Connector,
+    Engine,
+    Replication,
+    UserRole,
+)
 from helios.ports.records import DEPARTED, put_record
 
 _MAJORITY_S = 3.0
@@ -112,17 +120,32 @@ class Access:
         await self._publisher.confirm()
         return await self._connector.open(member, user=identity.user, password=identity.password)
 
-    async def open_source(self, member: Member, identity: Identity) -> Engine:
-        """The same to read keys, and to delete those that the member does not own any more.
+    async def open_source(self, shard_id: str, identity: Identity) -> Engine:
+        """The same to read the keys of a shard at its leader, and to delete those that it does not own any more.
 
         Where nobody can make users it is the server's own user. Whatever that does late does no harm there: no key
-        ever moves to such a server, so that what has left it stays away. Raises EngineUnreachable, Replaced.
+        ever moves to such a server, so that what has left it stays away. An external leader that was restarted may have
+        lost what copies have, and is refused: the engine is of one run, which has led in its term as long as it lasts.
+        Raises EngineUnreachable, NotFound, Replaced.
         """
+        member = self.leader(shard_id)
         try:
-            return await self.open(member, identity)
+            engine = await self.open(member, identity)
         except EngineDenied:
             await self._publisher.confirm()
-            return await self.administer(member)
+            engine = await self.administer(member)
+        try:
+            await self._check_term(shard_id, engine)
+        except EngineError:
+            await engine.close()
+            raise
+        return engine
+
+    async def _check_term(self, shard_id: str, engine: Engine) -> None:
+        """Raise EngineUnreachable where the server does not lead the shard in its term, if that has one."""
+        shard = self._publisher.topology.shard(shard_id)
+        if shard is not None and not Quorum.of(shard).alone and not _leads(await engine.replication(), shard):
+            raise EngineUnreachable(f"{shard.leader} does not lead {shard_id} any more: it was restarted")
 
     async def on_majority(self, shard_id: str, engine: Engine) -> None:
         """Return when a majority of the shard's members has what its leader, `engine`, has executed.
@@ -174,10 +197,15 @@ async def _has_majority(engine: Engine, shard: Shard, reached: int) -> bool:
     quorum = Quorum.of(shard)
     await engine.round(quorum.wait_for(frozenset()), _ROUND_S)
     said = await engine.replication()
-    if not said.leads or said.history != shard.lineage[0].history:
+    if not _leads(said, shard):
         raise EngineUnreachable(f"{shard.leader} does not lead {shard.id} any more")
     acknowledged = {follower.address: follower.offset for follower in said.followers if follower.online}
     return quorum.met_by(Standing(said.history, reached, acknowledged).followers)
+
+
+def _leads(said: Replication, shard: Shard) -> bool:
+    """Whether the shard's leader leads in its term still."""
+    return said.leads and said.history == shard.lineage[0].history
 
 
 def _advice(member: Member, error: EngineDenied) -> str:

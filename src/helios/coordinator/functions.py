@@ -24,7 +24,7 @@ def is_new(topology: Topology, shard: str) -> bool:
 async def open_both(access: Access, source: str, target: str, opened: AsyncExitStack) -> tuple[Engine, Engine]:
     """Engines on source and target, for as long as `opened` is. Raises EngineError, NotFound."""
     identity = opened.enter_context(access.identity())
-    here = await access.open_source(access.leader(source), identity)
+    here = await access.open_source(source, identity)
     opened.push_async_callback(here.close)
     there = await access.open(access.leader(target), identity)
     opened.push_async_callback(there.close)

@@ -31,7 +31,7 @@ async def repair(access: Access, topology: Topology) -> str:
         engines: dict[str, Engine] = {}
         for shard in topology.shards:
             try:
-                engines[shard.id] = await access.open_source(shard.leading, identity)
+                engines[shard.id] = await access.open_source(shard.id, identity)
                 opened.push_async_callback(engines[shard.id].close)
             except EngineError:
                 away.append(shard.id)

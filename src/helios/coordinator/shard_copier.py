@@ -102,7 +102,7 @@ class ShardCopier:
         try:
             async with AsyncExitStack() as opened:
                 identity = opened.enter_context(self._access.identity())
-                source = await self._access.open_source(self._access.leader(self.source), identity)
+                source = await self._access.open_source(self.source, identity)
                 opened.push_async_callback(source.close)
                 self._met.run_id = (await source.info()).run_id
                 beginning = beginning_of(self._routes().topology, self.source)

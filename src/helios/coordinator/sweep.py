@@ -105,7 +105,7 @@ async def clear(
     nothing was left to delete, since an earlier attempt, perhaps another coordinator's, may have deleted it just now.
     """
     with access.identity() as identity:
-        engine = await access.open_source(access.leader(shard), identity)
+        engine = await access.open_source(shard, identity)
         try:
             known = None if met is None else met.keys((await engine.info()).run_id)
             if known is not None:
