@@ -12,12 +12,13 @@ from tests.simulation.machines import AgentActor
 from tests.simulation.scenario import Danger, Edge
 from tests.simulation.servers import SimServer
 
-from helios.model.topology import Shard, Topology
+from helios.model.topology import NodeKind, Shard, Topology
 
 if TYPE_CHECKING:
     from tests.simulation.replicated import ReplicatedWorld
 
 _SOON_S = (0.0, 0.01, 0.1, 0.5)
+_OUTSIDE, _ENDS = 0.6, 0.5  # how often trouble is with a leader outside, and ends it
 _MAJORITIES = 0.3  # how often a majority is away, in lives in which somebody may accept that
 
 
@@ -33,6 +34,7 @@ class Failures(Faults):
         self._nodes = world
         self._majorities = Random(f"{world.seed}/majorities")
         self._lags = Random(f"{world.seed}/lags")
+        self._outside = Random(f"{world.seed}/outside")
 
     def published(self, topology: Topology) -> None:
         super().published(topology)
@@ -50,6 +52,11 @@ class Failures(Faults):
         if not topology.shards:
             return
         shard = (topology.shard(near) if near else None) or random.choice(topology.shards)
+        if Edge.OUTSIDE in self._nodes.scenario.edges and self._outside.random() < _OUTSIDE:
+            shard = self._led_from_outside() or shard
+            if self._outside.random() < _ENDS and (server := self._nodes.member(shard.leader)) is not None:
+                self._end_if_spared(server, power=self._outside.random() < 0.5)
+                return
         if Edge.ACCEPTED in self._nodes.scenario.edges and self._majorities.random() < _MAJORITIES:
             self._leave_one(shard)
             return
@@ -66,6 +73,10 @@ class Failures(Faults):
             self._hurt_process(random.choice(self._nodes.actors()))
         if random.random() < 0.15:
             self.strike(shard.id)
+
+    def _led_from_outside(self) -> Shard | None:
+        shards = self._nodes.invariants.topology.shards
+        return next((shard for shard in shards if shard.leader in self._nodes.outside), None)
 
     def _behind(self, shard: Shard) -> SimServer | None:
         """A follower that is to be far behind what clients may be shown, now and then."""
@@ -117,6 +128,15 @@ class Failures(Faults):
         server.crash(lose_unsynced=power)
         if power:
             self._nodes.unsound.add(server)
+        if server.kind is NodeKind.EXTERNAL:
+            self._begin_again(server, empty=power and self._outside.random() < 0.5)
+
+    def _begin_again(self, server: SimServer, *, empty: bool) -> None:
+        """A server that Helios does not start comes back by itself, with nothing where it has no disk."""
+        if empty:
+            server.lose_everything()
+        after_s = self._outside.choice((0.05, 0.5, 4.0)) * self._outside.uniform(0.2, 1.5)
+        self._until(lambda: self._nodes.restart(server), after_s, f"{server.name} is away{' and empty' * empty}")
 
     def _spares(self, server: SimServer, *, power: bool) -> bool:
         """Whether its end leaves somebody who has all that was acknowledged, and can be known to have it."""
@@ -126,6 +146,7 @@ class Failures(Faults):
             return True
         sound = {member.id for member in shard.servers if world.is_sound(shard, member.id)}
         world.unsound.difference_update([one for member_id in sound if (one := world.member(member_id)) is not None])
+        world.unsound.difference_update([one for one in world.unsound if world.is_replaced(one)])
         if not power and not any(other.shard == server.shard for other in world.unsound):
             return True  # all disks have everything
         left = {member_id for member_id in sound if world.member(member_id) is not server}

@@ -11,6 +11,7 @@ from tests.simulation.operator import Operator
 from tests.simulation.scenario import Edge
 
 from helios.admin.client import Admin
+from helios.control.wishes import is_external
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -19,6 +20,7 @@ _EVERY_S = 2.0
 _NEEDLESS = 0.2  # how often a loss is accepted where nobody has called
 _SETTINGS = (("sharding.replication_factor", ("1", "2", "3")), ("replication.min_members", ("0", "1", "2", "3")))
 _WRONG = 0.1  # how often a node is named that may have no copy
+_GONE_FOR_GOOD_S = 8.0  # a shard without a leader for so long has lost one that nobody else starts
 
 
 class OnCall(Operator):
@@ -41,6 +43,8 @@ class OnCall(Operator):
             tasks.create_task(super()._main())
             if Edge.ACCEPTED in edges:
                 tasks.create_task(self._answer_calls(admin, tasks))
+            if Edge.OUTSIDE in edges:
+                tasks.create_task(self._choose_for(admin))
             if Edge.COPIES in edges:
                 tasks.create_task(self._change_copies(admin))
 
@@ -63,6 +67,23 @@ class OnCall(Operator):
             shard, node = self._calls.pop() if self._calls else self._some_copy(random)
             what = f"promote {shard} {node}{' --accept-loss' * accept_loss}"
             tasks.create_task(self.ask(what, admin.promote(shard, node, accept_loss=accept_loss)))
+
+    async def _choose_for(self, admin: Admin) -> None:
+        """Of several copies that were restarted with an external leader each may lack something: a person chooses."""
+        random, since_s = Random(f"{self.world.seed}/chosen"), dict[str, float]()
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            topology, now_s = self.world.invariants.topology, self.world.loop.time()
+            since_s = {shard: since_s.get(shard, now_s) for shard in sorted(topology.fenced_shards)}
+            for shard_id, at_s in since_s.items():
+                shard = topology.shard(shard_id)
+                if shard is None or now_s < at_s + _GONE_FOR_GOOD_S or not is_external(topology, shard.leading.node):
+                    continue
+                copies = [one.node for one in (*shard.outgoing, *shard.members) if one.id != shard.leader]
+                node = random.choice(copies)
+                await self.ask(
+                    f"promote {shard_id} {node} --accept-loss", admin.promote(shard_id, node, accept_loss=True)
+                )
 
     def _some_copy(self, random: Random) -> tuple[str, str]:
         topology = self.world.invariants.topology

@@ -17,7 +17,7 @@ from tests.simulation.scenario import WAITING, Danger, Edge, Scenario, ServerKin
 from tests.simulation.servers import SimServer
 from tests.simulation.terms import Terms
 from tests.simulation.traps import Traps
-from tests.simulation.wanted import Wanted
+from tests.simulation.wanted import Wanted, members_wanted
 from tests.simulation.world import World, agent_records, members_of
 
 from helios.control.wishes import wishes_of
@@ -27,7 +27,7 @@ from helios.model.ids import Address, founder_id, replica_id, shard_of_replica
 from helios.model.migration import Change
 from helios.model.sections import Reads, ReplicationSettings
 from helios.model.settings import ClusterSettings
-from helios.model.topology import Node, Shard
+from helios.model.topology import Node, NodeKind, Shard
 from helios.ports.following import next_change
 from helios.ports.records import MEMBERS, SETTINGS
 from helios.ports.store import Delete, Put
@@ -43,8 +43,9 @@ _OFTEN = {
     Edge.LEADER_READS: 0.2,
     Edge.REPLICA_READS: 0.3,
     Edge.FLUSHES: 0.15,
+    Edge.OUTSIDE: 0.25,
 }
-# Copies are of supervised servers alone, and a server that loses keys by itself makes every copy lose them.
+# A server that loses keys by itself makes every copy lose them; and which are external is chosen here.
 _WITHOUT = (Edge.EXTERNAL, Edge.PLAIN, Edge.LOSING, Edge.IMPORTS, Edge.ADOPTED, Edge.FLUSHES)
 
 
@@ -66,11 +67,15 @@ def choose_replicated(seed: int) -> Scenario:
         failover_timeout=random.choice((0.5, 1.0, 2.0)),
     )
     sharding = base.settings.sharding.altered(replication_factor=3 if traps or Edge.ACCEPTED in drawn else factor)
+    spare_nodes = random.randint(0, 1)
+    kinds = [ServerKind.SUPERVISED] * len(base.kinds)
+    if Edge.OUTSIDE in drawn:
+        kinds[Random(f"{seed}/outside").randrange(1, _NODES + spare_nodes)] = ServerKind.EXTERNAL
     return replace(
         base,
         settings=base.settings.altered(sharding=sharding, replication=replication),
         nodes=_NODES,
-        spare_nodes=random.randint(0, 1),
+        spare_nodes=spare_nodes,
         danger=Danger.MIXED if traps else danger,
         late=0.0 if traps else base.late,
         store_late=0.0 if traps else base.store_late,
@@ -82,7 +87,7 @@ def choose_replicated(seed: int) -> Scenario:
         lists=False,
         room_bytes=1 << 20,
         edges=base.edges.difference(_WITHOUT) | ({Edge.TRAPS} if traps else drawn),
-        kinds=(ServerKind.SUPERVISED,) * len(base.kinds),
+        kinds=tuple(kinds),
     )
 
 
@@ -106,7 +111,9 @@ class ReplicatedWorld(World):
         super().__init__(seed, scenario)
         self._ports = _FIRST_PORT
         self._made: Counter[str] = Counter()  # servers by name
-        self.machines = {node: self._machine(node) for node in self.servers}
+        inside = [node for node, server in self.servers.items() if server.kind is NodeKind.SUPERVISED]
+        self.outside = {founder_id(node): server for node, server in self.servers.items() if node not in inside}
+        self.machines = {node: self._machine(node) for node in inside}
         self.agents = [AgentActor(self, machine) for machine in self.machines.values()]
         for coordinator, node in zip(self.coordinators, self.machines, strict=False):
             coordinator.node = node
@@ -123,17 +130,24 @@ class ReplicatedWorld(World):
         return [*self.agents, *super().actors()]
 
     def everyone(self) -> list[SimServer]:
-        return [server for machine in self.machines.values() for server in machine.servers]
+        return [*(server for machine in self.machines.values() for server in machine.servers), *self.outside.values()]
 
     def leading(self, shard: str) -> SimServer:
         found = self.invariants.topology.shard(shard)
         if found is None:
             return self.servers[shard]
-        leader = found.leading
-        return self.machines[leader.node].placed[leader.id].server
+        leader = self.member(found.leader)
+        assert leader is not None
+        return leader
+
+    def is_replaced(self, server: SimServer) -> bool:
+        found = self.invariants.topology.shard(server.shard)
+        return server in self.outside.values() and found is not None and self.leading(server.shard) is not server
 
     def member(self, member_id: str) -> SimServer | None:
         """The server of that member, if its node has one."""
+        if member_id in self.outside:
+            return self.outside[member_id]
         found = (machine.placed.get(member_id) for machine in self.machines.values())
         return next((placed.server for placed in found if placed is not None), None)
 
@@ -192,7 +206,8 @@ class ReplicatedWorld(World):
         shard, number = shard_of_replica(member_id), int(node.rpartition("-")[2]) - 1
         assert member_id == replica_id(shard, node)
         # It travels and waits as part of the world, whoever has it made.
-        server = self.loop.outside.run(self._server, shard, name=member_id, skew_s=self.scenario.skews_s[number])
+        skew_s = self.scenario.skews_s[number]
+        server = self.loop.outside.run(self._server, shard, member_id, skew_s, ServerKind.SUPERVISED)
         server.up = False
         self._made[member_id] += 1
         server.replication.made = self._made[member_id]
@@ -225,7 +240,7 @@ class ReplicatedWorld(World):
         topology = self.invariants.topology
         wishes = wishes_of(topology, self.wanted.factor)
         for shard in topology.shards:
-            wanted = {founder_id(shard.id), *(replica_id(shard.id, node) for node in wishes.get(shard.id, ()))}
+            wanted = members_wanted(topology, shard, wishes)
             if shard.id in topology.fenced_shards:
                 yield f"{shard.id} is being failed over"
             if shard.learners or shard.outgoing or {member.id for member in shard.members} != wanted:

@@ -49,7 +49,8 @@ async def _resume_all(world: World) -> None:
 
 async def _unrest(world: World, changes: Sequence[Change]) -> list[str]:
     sessions = {entry.key.removeprefix(SESSIONS) for entry in (await world.inner.list(SESSIONS)).entries}
-    unrest = [*world.unrest(), *world.invariants.unrest(world.everyone(), sessions)]
+    servers = [server for server in world.everyone() if not world.is_replaced(server)]
+    unrest = [*world.unrest(), *world.invariants.unrest(servers, sessions)]
     unrest += [
         f"the change {change.id} ({change.kind}) is {change.status}" for change in changes if not change.status.ended
     ]

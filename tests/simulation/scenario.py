@@ -58,6 +58,7 @@ class Edge(StrEnum):
     ASYNC = "async"  # some keys, or all, are acknowledged once the leader has them
     LEADER_READS = "leader-reads"  # reads show what the leader has
     REPLICA_READS = "replica-reads"  # clients let replicas answer some of what they read
+    OUTSIDE = "outside"  # a server that Helios does not start has keys of which there are copies
 
 
 # Those that show faults which are not mended yet. They occur only where the command line asks for them.

@@ -271,6 +271,11 @@ class SimServer(MemoryServer):
                 waiting.set_result(None)
         self._ended.clear()
 
+    def lose_everything(self) -> None:
+        """Its disk has nothing, whoever starts it."""
+        self._entries.clear()
+        self.libraries = {}
+
     def freeze(self) -> None:
         """Let nothing be carried out until `thaw`."""
         super().freeze()

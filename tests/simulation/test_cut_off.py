@@ -12,7 +12,7 @@ import pytest
 from tests.simulation.actors import CoordinatorActor
 from tests.simulation.life import Life, collecting_nothing
 from tests.simulation.replicated import ReplicatedWorld, choose_replicated
-from tests.simulation.scenario import Danger, StoreKind
+from tests.simulation.scenario import Danger, ServerKind, StoreKind
 from tests.simulation.servers import SimServer
 from tests.simulation.world import agent_records
 
@@ -47,6 +47,7 @@ class CutOff(Life):
             late=0.0,
             store_late=0.0,
             edges=frozenset(),
+            kinds=(ServerKind.SUPERVISED,) * len(scenario.kinds),
         )
         super().__init__(ReplicatedWorld(seed, calm))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from helios.control.wishes import wishes_of
+from helios.control.wishes import is_external, wishes_of
 from helios.model.ids import founder_id, replica_id
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Shard, Topology
@@ -20,6 +20,7 @@ class Wanted:
         self._fail = fail
         self._settings = settings
         self._former: list[tuple[float, ClusterSettings]] = []  # until when they held
+        self._topologies: list[tuple[float, Topology]] = []  # the same, of those with other nodes
 
     @property
     def factor(self) -> int:
@@ -33,6 +34,8 @@ class Wanted:
 
     def published(self, before: Topology, now: Topology) -> None:
         """The store has a new topology."""
+        if before.nodes != now.nodes:
+            self._topologies.append((self._now_s(), before))
         for shard in now.shards:
             was = before.shard(shard.id)
             if was is not None and was.leader == shard.leader and len(shard.members) < len(was.members):
@@ -43,7 +46,8 @@ class Wanted:
             return  # all others were given up: who may do that is looked at elsewhere
         since_s = self._now_s() - _HEARD_WITHIN_S
         held = [self._settings, *(settings for until_s, settings in self._former if until_s >= since_s)]
-        if not any(_may_shrink(topology, was, now, settings) for settings in held):
+        known = [topology, *(former for until_s, former in self._topologies if until_s >= since_s)]
+        if not any(_may_shrink(one, was, now, settings) for settings in held for one in known):
             self._fail(
                 f"{now.id} shrinks from {len(was.members)} members to {len(now.members)}, fewer than it may have"
             )
@@ -54,5 +58,12 @@ def _may_shrink(topology: Topology, was: Shard, now: Shard, settings: ClusterSet
     factor = settings.sharding.replication_factor
     if len(now.members) >= settings.replication.least_members(factor):
         return True
-    wanted = {founder_id(now.id), *(replica_id(now.id, node) for node in wishes_of(topology, factor).get(now.id, ()))}
+    wanted = members_wanted(topology, was, wishes_of(topology, factor))
     return any(member.id not in wanted for member in was.members if member not in now.members)
+
+
+def members_wanted(topology: Topology, shard: Shard, wishes: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """The members that a shard is to have: that of its founder, unless this is external and another leads."""
+    founder = founder_id(shard.id)
+    replaced = is_external(topology, shard.id) and shard.leader != founder
+    return {*(() if replaced else (founder,)), *(replica_id(shard.id, node) for node in wishes.get(shard.id, ()))}

@@ -157,6 +157,10 @@ class World:
         """The server that has the shard's keys."""
         return self.servers[shard]
 
+    def is_replaced(self, server: SimServer) -> bool:
+        """Whether the server counts no more, and what it has is nobody's."""
+        return False
+
     async def announce(self, nodes: Sequence[Node]) -> None:
         """Have the store know of the nodes' servers, and of their agents, who are not there otherwise."""
         for node in nodes:
@@ -196,9 +200,11 @@ class World:
             tell(key, value)
         self.servers[shard].sync()
 
-    def _server(self, shard: str, name: str = "", skew_s: float | None = None) -> SimServer:
+    def _server(
+        self, shard: str, name: str = "", skew_s: float | None = None, kind: ServerKind | None = None
+    ) -> SimServer:
         number = int(shard.rpartition("-")[2]) - 1
-        kind = self.scenario.kinds[number]
+        kind = kind or self.scenario.kinds[number]
         fast_s = self.scenario.skews_s[number] if skew_s is None else skew_s
         server = SimServer(
             shard,
