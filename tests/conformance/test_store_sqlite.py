@@ -553,3 +553,28 @@ async def test_a_commit_wakes_the_processes_that_it_concerns_alone(path: Path, m
         await watch.aclose()
     for store in (writer, one, all_):
         await store.close()
+
+
+async def test_who_looks_anyway_does_not_wake_up_for_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or each process at rest would wake up twice as often as it has something to do."""
+    store, loop = await SqliteStore.open(path), asyncio.get_running_loop()
+    looks: list[asyncio.TimerHandle] = []
+    call_later = loop.call_later
+
+    def noted(delay: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
+        timer = call_later(delay, callback, *args)
+        if callback == store._look:
+            looks.append(timer)
+        return timer
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    watching = asyncio.ensure_future(anext(store.watch("/mine/", 0)))
+    await until(lambda: bool(looks))
+    for _ in range(3):
+        (due,) = (look for look in looks if not look.cancelled())
+        await store.commit([Put("/others/a", b"")])
+        (later,) = (look for look in looks if not look.cancelled())
+        assert later.when() > due.when()
+    watching.cancel()
+    await asyncio.wait([watching])
+    await store.close()

@@ -22,7 +22,9 @@ from helios.stores.watching import check_commit, check_ttl
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_LOOK_EVERY_S = 1.0  # beside the notifier, which tells of all commits but those of a process that died just then
+# Beside the notifier, which tells of all commits but those of a process that died just then. Who commits more often
+# than that looks then, and need not wake up for it.
+_LOOK_EVERY_S = 2.5
 _LOOK_WITHOUT_BELL_EVERY_S = 0.02
 _EXPIRE_EVERY_S = 0.25  # at most: several processes may try at once, and a disk may be full
 _SOON_S = 0.005
@@ -35,8 +37,8 @@ class SqliteStore:
     A commit is on the disk when it returns. SQL runs in one thread per handle, in the order of the calls, and the
     renewal of leases in another, so that it waits for nothing that is read; a call that is cancelled may still be
     carried out, wholly. While there are watches, other processes' commits are noticed at once (after 20 ms where there
-    is no inotify, and after a second where the process died right behind its commit), and a lease of a
-    second or more ends in time.
+    is no inotify, and after 2.5 s where the process died right behind its commit), and a lease that was
+    there at the last look ends in time.
     """
 
     def __init__(
@@ -244,6 +246,10 @@ class SqliteStore:
             self._wake()
             return
         self._due_s = seen.due_s
+        if self._timer is not None and self._due_s > 0:
+            self._timer.cancel()
+            self._timer = None
+            self._keep_looking()
         if seen.revision != self._known:
             self._known = seen.revision
             self._wake(seen.changed)
