@@ -12,7 +12,7 @@ from helios.control.silence import Lapse
 from helios.coordinator.election import Leadership, campaign, keep, resign
 from helios.errors import LeaseLost
 from helios.ports.records import AGENTS, COORDINATOR, TERM, CoordinatorRecord, put_record
-from helios.ports.store import Delete, Put
+from helios.ports.store import Delete, Put, Snapshot
 from helios.stores.memory import MemoryStore
 
 LEASE_S = 3.0
@@ -20,9 +20,13 @@ CANDIDATES = 100
 
 
 class SlowStore(MemoryStore):
-    """A store that takes a millisecond for a lease, and counts them."""
+    """A store that takes a millisecond for a lease, and counts what it is asked for."""
 
-    granted = 0
+    granted = listed = 0
+
+    async def list(self, prefix: str) -> Snapshot:
+        self.listed += 1
+        return await super().list(prefix)
 
     async def grant(self, ttl_s: float) -> str:
         self.granted += 1
@@ -94,6 +98,22 @@ def test_a_lease_that_is_renewed_does_not_end() -> None:
         keeping.cancel()
         await asyncio.wait([keeping])
         assert (await waiting).lapse is not None
+
+    play(test)
+
+
+def test_a_candidate_that_waits_leaves_the_store_alone() -> None:
+    async def test(candidates: Candidates) -> None:
+        first = await candidates.elect("a")
+        keeping = asyncio.create_task(keep(candidates.store, candidates.clock, first))
+        waiting = asyncio.ensure_future(candidates.elect("b"))
+        await asyncio.sleep(1)
+        before = candidates.store.listed
+        await asyncio.sleep(10 * LEASE_S)
+        assert candidates.store.listed == before
+        for task in (keeping, waiting):
+            task.cancel()
+        await asyncio.wait([keeping, waiting])
 
     play(test)
 

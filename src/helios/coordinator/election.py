@@ -15,7 +15,7 @@ from helios.ports.following import next_change
 from helios.ports.records import AGENTS, COORDINATOR, TERM, CoordinatorRecord, put_record
 from helios.ports.store import Compare, Entry, Put, Store
 
-_LOOK_AGAIN_S = 5.0  # beside the watch, which tells of an end at once
+_LOOK_AGAIN_S = 60.0  # beside the watch, which tells of an end at once
 _STAGGER_S = 0.05  # within which candidates reach for a place that has become free
 
 
