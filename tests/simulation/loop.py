@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import zlib
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Protocol, TypeVar
+
+from helios.ports.pulse import BEAT_S, offset_s
 
 T = TypeVar("T")
 _PRUNE_AT = 4096
@@ -29,6 +32,7 @@ class Process:
         self.parked: deque[_Handle] = deque()
         self.context = Context()
         self.context.run(_PROCESS.set, self)
+        self.context.run(offset_s.set, BEAT_S * zlib.crc32(name.encode()) / 2**32)
 
 
 _PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)

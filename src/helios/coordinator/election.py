@@ -12,6 +12,7 @@ from helios.errors import Conflict, LeaseLost, StoreError
 from helios.model.codec import decode
 from helios.ports.clock import Clock
 from helios.ports.following import next_change
+from helios.ports.pulse import rest
 from helios.ports.records import AGENTS, COORDINATOR, TERM, CoordinatorRecord, put_record
 from helios.ports.store import Compare, Entry, Put, Store
 
@@ -97,7 +98,7 @@ async def keep(store: Store, clock: Clock, leadership: Leadership) -> None:
     """Renew the lease for ever. Raises LeaseLost, or StoreError when it could not be renewed for its whole time."""
     until_s = leadership.until_s
     while True:
-        await asyncio.sleep(leadership.lease_s / 4)
+        await rest(leadership.lease_s / 3)
         asked_at_s = clock.boottime()
         try:
             async with asyncio.timeout(max(until_s - asked_at_s, 0.001)):

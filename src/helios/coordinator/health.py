@@ -16,6 +16,7 @@ from helios.model.ids import founder_id
 from helios.model.migration import Change
 from helios.model.topology import Member, Node, NodeKind, Topology
 from helios.ports.engine import Engine, session_of
+from helios.ports.pulse import rest
 from helios.ports.records import (
     AGENTS,
     HEALTH,
@@ -91,7 +92,7 @@ class Watch:
                 first = False
             await self._access.let_go(but=[member for member, _ in servers])
             await self._judge(began)
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await rest(_LOOK_EVERY_S)
 
     async def _look(self, node: Node, member: Member, leads: bool) -> None:
         try:

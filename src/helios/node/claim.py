@@ -14,6 +14,7 @@ from helios.errors import Conflict, LeaseLost, StartError, StoreError
 from helios.model.ids import Address
 from helios.node.files import NodeFolder, read_json, write_json
 from helios.node.process import ProcessId
+from helios.ports.pulse import rest
 from helios.ports.records import RUNNING, RunningRecord, put_record, read_record
 from helios.ports.store import Compare, Store
 
@@ -93,7 +94,7 @@ class NodeClaim:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(self._lease_s / 3)
+            await rest(self._lease_s / 3)
             try:
                 await self._store.keep_alive(self._lease)
             except LeaseLost:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections import deque
@@ -12,6 +11,7 @@ from helios.errors import StoreError
 from helios.model.ids import Address
 from helios.model.topology import NodeKind
 from helios.ports.clock import Clock
+from helios.ports.pulse import rest
 from helios.ports.records import AGENTS, AgentRecord, put_record
 from helios.ports.store import Store
 
@@ -66,7 +66,7 @@ class Heartbeat:
         """Write the record again and again. Never ends by itself."""
         while True:
             await self._try_beat()
-            await asyncio.sleep(HEARTBEAT_S)
+            await rest(HEARTBEAT_S)
 
     async def tell(self, sentence: str) -> None:
         """Let people know, in the next heartbeat, which comes at once."""

@@ -17,6 +17,7 @@ from helios.node.process import in_words
 from helios.node.standing import standing_of
 from helios.ports.clock import Clock
 from helios.ports.following import once_answered
+from helios.ports.pulse import rest
 from helios.ports.records import MEMBERS, MemberRecord, put_record
 from helios.ports.store import Compare, Store
 from helios.ports.topologies import read_topology
@@ -167,7 +168,7 @@ class MemberKeeper:
         """
         answered_at = self._clock.monotonic()
         while True:
-            await asyncio.sleep(_CROWDED_LOOK_S if self.server.crowded else min(_LOOK_S, self._hang_s / 4))
+            await rest(_CROWDED_LOOK_S if self.server.crowded else min(_LOOK_S, self._hang_s / 4))
             process = self.server.process
             if not self.ready or process is None or await self.server.answers():
                 answered_at = self._clock.monotonic()

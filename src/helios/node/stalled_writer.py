@@ -7,7 +7,6 @@ again. One that merely stands still, and holds nothing, is left alone: its lease
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import signal
 import time
@@ -17,6 +16,7 @@ from helios.node.files import DataFolder
 from helios.node.locks import holder_of
 from helios.node.process import ProcessId
 from helios.ports.location import StoreLocation
+from helios.ports.pulse import rest
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class StalledWriterWatch:
         """For ever; a look costs two calls of the system."""
         while True:
             self.look(time.monotonic())
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await rest(_LOOK_EVERY_S)
 
     def look(self, now: float) -> None:
         """End what has stood still in a commit for too long by `now` (monotonic seconds)."""

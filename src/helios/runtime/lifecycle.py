@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import random
 import resource
 import signal
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import uvloop
 
 from helios.errors import HeliosError
+from helios.ports.pulse import BEAT_S, offset_s
 from helios.terminal import shown
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ def run(
     # What has been imported stays: it is no garbage, and to look at it again and again would be a pause each time.
     gc.freeze()
     gc.enable()
+    offset_s.set(random.random() * BEAT_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(whole())
 
