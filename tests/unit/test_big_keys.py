@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 from tests.shards import eventually
+from tests.simulation.loop import SimLoop
 from tests.topologies import cluster
 
 from helios.coordinator import collector as collecting
 from helios.coordinator.access import Access
 from helios.coordinator.collector import Collector
+from helios.coordinator.counts import Counts
 from helios.coordinator.growth import Growth, Held
 from helios.coordinator.publisher import Publisher
 from helios.engines.memory import MemoryConnector
@@ -128,7 +129,7 @@ class Lab:
         store = MemoryStore()
         return cls(await Publisher.open(store, SystemClock(), 1, await store.commit([Put(TERM, b"1")])))
 
-    def collector(self, settings: ClusterSettings | None = None, counted: Mapping[str, int] | None = None) -> Collector:
+    def collector(self, settings: ClusterSettings | None = None, counts: Counts | None = None) -> Collector:
         """That of another term."""
         addresses = {shard.leading.address: self.servers[shard.id] for shard in self.topology.shards}
         access = Access(MemoryConnector(addresses), self.publisher)
@@ -137,7 +138,7 @@ class Lab:
             access,
             SystemClock(),
             lambda: settings or ClusterSettings(),
-            {} if counted is None else counted,
+            counts or Counts(),
         )
 
     async def routers_name(self, *keys: bytes) -> None:
@@ -186,7 +187,7 @@ async def test_a_big_key_stays_known_where_it_moves_and_when_the_coordinator_cha
 
 
 async def test_what_nobody_names_is_sought_where_a_server_has_grown_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "_COUNT_EVERY_S", 0.01)
+    monkeypatch.setattr(collecting, "_SOON_S", 0.01)
     monkeypatch.setattr(collecting, "_MAX_SAMPLE_KEYS", 1000)
     lab = await Lab.made()
     # One look comes by itself, and another when keys have moved.
@@ -203,18 +204,19 @@ async def test_what_nobody_names_is_sought_where_a_server_has_grown_by_it(monkey
     key = lab.mine[-1]
     lab.servers["a"].set(key, 2 * BIG)
     rules = (Rule("b", "a", ("nothing:*",)),)
-    lab.publisher.topology = replace(lab.topology, placement=replace(lab.topology.placement, rules=rules))
+    moved = replace(lab.topology.placement, rules=rules)
+    await lab.publisher.publish(lambda topology: replace(topology, placement=moved))
     await eventually(met, "the samples have been everywhere")
     running.cancel()
     await asyncio.wait([running])
 
 
 async def test_the_stats_are_fresh_where_the_watch_has_counted_many_keys_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "_COUNT_EVERY_S", 0.01)
+    monkeypatch.setattr(collecting, "_SOON_S", 0.01)
     lab = await Lab.made()
     settings = ClusterSettings(coordinator=CoordinatorSettings(collect_interval=3600))
-    counted: dict[str, int] = {}
-    running = asyncio.create_task(lab.collector(settings, counted).run())
+    counts = Counts()
+    running = asyncio.create_task(lab.collector(settings, counts).run())
 
     async def keys_of_b() -> int | None:
         record = await read_record(lab.publisher.store, LoadRecord, LOAD)
@@ -231,7 +233,7 @@ async def test_the_stats_are_fresh_where_the_watch_has_counted_many_keys_more(mo
     theirs = [key for key in (b"n:%d" % number for number in range(1000)) if routes.owner(key) == "b"]
     for key in theirs:
         lab.servers["b"].set(key, b"small")
-    counted["b.0"] = len(theirs)
+    counts.saw("b.0", len(theirs))
     await eventually(known, "the next look does not wait for its time")
     running.cancel()
     await asyncio.wait([running])
@@ -292,3 +294,25 @@ def test_the_keys_of_a_long_command_cost_no_collection() -> None:
     assert keys == [b"word:%d" % number for number in range(0, 1000, 2)]
     assert len(sizes) == len(keys)
     assert made < 50, "objects that the collector counts: none for each key"
+
+
+def test_whoever_goes_by_counts_is_told_of_other_ones_alone() -> None:
+    loop = SimLoop()
+
+    async def test() -> None:
+        counts = Counts()
+        counts.saw("a.0", 7)
+        waiting = asyncio.ensure_future(counts.changed())
+        await asyncio.sleep(1)
+        counts.saw("a.0", 7)
+        await asyncio.sleep(1)
+        assert not waiting.done()
+        counts.saw("a.0", 8)
+        await waiting
+        counts.forget("a.0")
+        assert counts.of("a.0") is None
+
+    try:
+        loop.run_until_complete(test())
+    finally:
+        loop.close()

@@ -6,12 +6,12 @@ import asyncio
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import exp
 
 from helios.admin.measuring import FoundKey, Measured, known_loads, measure, measure_all, snapshot
 from helios.coordinator.access import Access
+from helios.coordinator.counts import Counts
 from helios.coordinator.growth import Growth, Held
 from helios.coordinator.publisher import Publisher
 from helios.errors import EngineError
@@ -41,7 +41,7 @@ _MIN_SAMPLE_KEYS = 1000
 _MAX_SAMPLE_KEYS = 20_000
 _COVERED_S = 60.0
 # So many keys more or less than at the last look, and it is looked again: stats are of no use beside fresh keys.
-_COUNT_EVERY_S = 2.0
+_SOON_S = 2.0
 _CHANGED_KEYS = 100
 _CHANGED_PART = 0.1
 _NAMED_KEYS = 5
@@ -80,14 +80,13 @@ class Collector:
         access: Access,
         clock: Clock,
         settings: Callable[[], ClusterSettings],
-        counted: Mapping[str, int],
+        counts: Counts,
     ) -> None:
-        """`counted`: how many keys each leader's server holds, by what is known without asking it."""
         self._publisher = publisher
         self._access = access
         self._clock = clock
         self._settings = settings
-        self._counted = counted
+        self._counts = counts
         self._stats: dict[str, ShardStats] = {}
         self._cursors: dict[str, int] = {}
         self._noted: dict[str, tuple[bytes, ...]] = {}
@@ -117,12 +116,21 @@ class Collector:
             looked_under = self._publisher.topology.placement
             await self.collect()
             looked_s = self._clock.monotonic()
-            while self._clock.monotonic() < looked_s + self._interval_s() and not moved():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(min(self._interval_s(), _COUNT_EVERY_S)):
-                        await self._publisher.until(lambda _: moved())
-                if self._seeks() or self._many_came_or_went():
-                    break
+            while not moved() and (left_s := looked_s + self._pause_s() - self._clock.monotonic()) > 0:
+                news = [
+                    asyncio.ensure_future(self._publisher.until(lambda _: moved())),
+                    asyncio.ensure_future(self._counts.changed()),
+                ]
+                try:
+                    await asyncio.wait(news, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for one in news:
+                        one.cancel()
+
+    def _pause_s(self) -> float:
+        """How long to wait from one look to the next, by what is known now."""
+        hurried = self._seeks() or self._many_came_or_went()
+        return min(self._interval_s(), _SOON_S) if hurried else self._interval_s()
 
     def _interval_s(self) -> float:
         return self._settings().coordinator.collect_interval
@@ -134,7 +142,7 @@ class Collector:
     def _many_came_or_went(self) -> bool:
         """Whether a server holds many keys more or less than when it was last looked at."""
         for shard in self._publisher.topology.shards:
-            held, before = self._counted.get(shard.leader), self._held.get(shard.id)
+            held, before = self._counts.of(shard.leader), self._held.get(shard.id)
             if held is not None and before is not None:
                 changed = abs(held - before)
                 if changed > max(_CHANGED_KEYS, _CHANGED_PART * before) or (changed and not before):
@@ -160,7 +168,7 @@ class Collector:
             for shard, result in results.items()
         }
         record = LoadRecord(now, tuple(self._stats[shard] for shard in sorted(self._stats)))
-        await self._publisher.write([put_record(LOAD, record)])
+        await self._publisher.write([put_record(LOAD, record, durable=False)])
 
     async def _named(self, routes: Routes) -> Mapping[str, list[bytes]]:
         """By owner, the keys that stood out at the last look, which may have moved, and those that routers name."""

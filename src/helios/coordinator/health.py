@@ -112,14 +112,16 @@ class Watch:
                     self._users_ended[member.id] = self._clock.monotonic()
         except EngineError as error:
             self._trouble[member.id] = str(error)
-            self._context.counted.pop(member.id, None)
+            self._context.counts.forget(member.id)
             logger.debug("no answer: node=%s error=%s", node.id, error)
 
     async def _serves(self, node: Node, member: Member, engine: Engine) -> bool:
         """Whether a leader answers clients; what keeps it from that is ended, if that can be. Raises EngineError."""
         try:
-            self._context.counted[member.id] = await engine.count()
-            self._refuses[member.id] = await self._refused(member, engine)
+            # At once: they go and come in one piece each.
+            held, refuses = await asyncio.gather(engine.count(), self._refused(member, engine))
+            self._context.counts.saw(member.id, held)
+            self._refuses[member.id] = refuses
         except EngineBusy:
             trouble = await self._scripts.end(node.id, engine)
             if trouble:

@@ -28,7 +28,7 @@ class LeaderTerm:
         publisher, access, clock = context.publisher, context.access, context.clock
         self._context = context
         self._history = History(publisher, clock)
-        self._collector = Collector(publisher, access, clock, lambda: context.settings, context.counted)
+        self._collector = Collector(publisher, access, clock, lambda: context.settings, context.counts)
         self._balancer = Balancer(publisher, self._collector, self._history, clock, lambda: context.settings)
         queue = Queue(publisher, access, clock, self._policy, context.new_id, self._balancer.plan)
         self._replicas = Replicas(context)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from helios.control.silence import Lapse
 from helios.coordinator.access import Access
+from helios.coordinator.counts import Counts
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.rate import RateLimit
 from helios.coordinator.sessions import Sessions
@@ -38,5 +39,5 @@ class TermContext:
         self.rate = RateLimit(clock, lambda: self.settings.sharding.migration_rate)
         self.bandwidth = RateLimit(clock, lambda: self.settings.sharding.migration_bandwidth)
         self.refusing: set[str] = set()  # members whose servers take no writes, by their own word
-        self.counted: dict[str, int] = {}  # by leader: how many keys its server held at the last look
+        self.counts = Counts()
         self.sessions = Sessions(publisher, clock, lambda: self.settings.router.session_ttl)
