@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.leftovers import running_with
 from tests.waiting import until
 
 from helios.model.ids import Address, founder_id
@@ -148,13 +148,7 @@ class AgentLab:
 
     def leftovers(self) -> list[str]:
         """The command lines of processes that belong to this folder."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                line = path.read_bytes().replace(b"\0", b" ").decode()
-                if str(self.data.root) in line and int(path.parent.name) != os.getpid():
-                    found.append(line)
-        return found
+        return list(running_with(str(self.data.root)).values())
 
     async def end(self) -> None:
         """Kill whatever an agent may have left, and see that it is gone."""

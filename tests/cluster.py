@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ from typing import Any
 
 import hiredis
 from tests.cluster_store import ON_ETCD, store_settings
+from tests.leftovers import end, running_with
 from tests.waiting import blocking_until
 
 from helios.model.ids import Address
@@ -242,26 +242,13 @@ class Cluster:
 
     def leftovers(self) -> dict[int, str]:
         """The processes that belong to this data folder, by pid, found by their command lines."""
-        found = {}
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                line = path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                if str(self.data_dir) in line and ProcessId.of(int(path.parent.name)) is not None:
-                    found[int(path.parent.name)] = line
-        return found
+        return running_with(str(self.data_dir))
 
     def clean_up(self) -> None:
         """End everything that is left."""
         if self.up is not None:
             self.up.kill()
-        deadline = time.monotonic() + STOP_S
-        while left := self.leftovers():
-            assert time.monotonic() < deadline, f"these do not end: {left}"
-            for pid in left:
-                process = ProcessId.of(pid)
-                if process is not None:
-                    process.send(signal.SIGKILL)
-            time.sleep(0.02)
+        end(self.leftovers, STOP_S)
 
     def assert_checked(self) -> None:
         """Soon, the cluster's own check finds nothing."""

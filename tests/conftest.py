@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 from tests.cluster_store import serving_clusters
+from tests.leftovers import nothing_left_running as nothing_left_running
 
 settings.register_profile("local", deadline=None, print_blob=True, max_examples=50)
 settings.register_profile("ci", deadline=None, print_blob=True, max_examples=50, derandomize=True, database=None)
@@ -23,7 +24,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _store_of_clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _store_of_clusters(nothing_left_running: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Where tests of whole clusters are to run over etcd, there is one."""
     with serving_clusters(tmp_path_factory.getbasetemp() / "etcd-of-clusters"):
         yield
