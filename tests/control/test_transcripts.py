@@ -1,7 +1,7 @@
 """Transcripts of transitions: each event as it comes in and, indented, what the control does about it.
 
-A transcript names the pairs first, as source>target, each with its phase where it is not being copied. `published`
-commits what was asked for last.
+A transcript names the pairs first, as source>target, each with its phase where it is not being copied, and, behind a
+semicolon, how many of them are fenced at once where that is not one. `published` commits what was asked for last.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from tests.control.transcripts import check
 from tests.topologies import cluster
 
 from helios.control import transition_state as control
-from helios.control.mutations import Mutation, Reverse
-from helios.control.transition import STAGES, step
+from helios.control.mutations import Mutation, Reverse, Together
+from helios.control.transition import STAGES, fences_at_once, step
 from helios.control.transition_state import Effect, Event, Stage, TransitionState
 from helios.model.topology import Pair, PairPhase, Topology, Transition
 
@@ -40,13 +40,14 @@ _EVENTS = {
 class Performer:
     """Stands where the coordinator stands: it commits what is published, and does nothing else."""
 
-    def __init__(self, pairs: list[str]) -> None:
-        parsed = [_pair(text) for text in pairs]
+    def __init__(self, head: str) -> None:
+        pairs, _, fenced_at_once = head.partition("; fenced at once: ")
+        parsed = [_pair(text) for text in pairs.split(", ")]
         shards = sorted({shard for pair in parsed for shard in (pair.source, pair.target)})
         self.topology: Topology = cluster(*shards)
         self.transition = Transition("change", self.topology.placement, tuple(parsed))
         self.topology = replace(self.topology, transition=self.transition)
-        self.state = TransitionState(self.transition)
+        self.state = TransitionState(self.transition, fenced_at_once=int(fenced_at_once or 1))
         self.asked: Mutation | None = None
 
     def feed(self, line: str) -> list[str]:
@@ -100,6 +101,8 @@ def _shown(effect: Effect | Mutation) -> str:
         return f"publish {_shown(effect.mutation)}"
     if isinstance(effect, Reverse):
         return "reverse"
+    if isinstance(effect, Together):
+        return f"together {' and '.join(map(_shown, effect.parts))}"
     values = {field.name: getattr(effect, field.name) for field in fields(effect)}
     name = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in type(effect).__name__).strip()
     place = [values.pop(part) for part in ("source", "target", "shard") if part in values]
@@ -118,7 +121,12 @@ def _plain(value: object) -> str:
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
 def test_the_control_does_what_its_transcript_says(path: Path) -> None:
-    check(path, "pairs: ", lambda pairs: Performer(pairs.split(", ")))
+    check(path, "pairs: ", Performer)
+
+
+@pytest.mark.parametrize(("pairs", "at_once"), [(1, 1), (6, 1), (23, 1), (24, 2), (99, 8), (999, 83)])
+def test_a_fence_holds_several_pairs_where_a_transition_has_many(pairs: int, at_once: int) -> None:
+    assert fences_at_once(pairs) == at_once
 
 
 def test_there_are_transcripts() -> None:

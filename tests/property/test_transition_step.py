@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.topologies import SHARDS, cluster, in_transition, one_way, random_topology
 
 from helios.control import transition_state as control
-from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
+from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Together, Unfence, parts_of
 from helios.control.transition import (
     BACKOFF_MAX_S,
     COPY_ATTEMPTS_MAX,
@@ -30,18 +30,19 @@ Key = tuple[str, str]
 class Witness:
     """Feeds events to `step`, commits what it publishes, and checks every effect against what has happened."""
 
-    def __init__(self, topology: Topology, at_once: int = 1_000_000) -> None:
+    def __init__(self, topology: Topology, at_once: int = 1_000_000, fenced_at_once: int = 1) -> None:
         assert topology.transition is not None
         self.topology = topology
         self.at_once = at_once
-        self.transition_state = TransitionState(topology.transition, at_once)
+        self.fenced_at_once = fenced_at_once
+        self.transition_state = TransitionState(topology.transition, at_once, fenced_at_once)
         self.pending: Mutation | None = None
         self.caught_up: set[Key] = set()
         self.copying: dict[str, set[str]] = {}
         self.sweeping: set[str] = set()
         self.swept: set[str] = set()
-        # How far the fence of now has come: "" (none, or one to be lifted), fenced, acknowledged, drained.
-        self.fence = ""
+        # How far each fence has come: fenced, acknowledged, drained. One that is not here is to be lifted.
+        self.fences: dict[Key, str] = {}
         self.cancelled = False
         self.switches = 0
         self.gave_up: Ending | None = None
@@ -63,25 +64,30 @@ class Witness:
         return {target for target in self.copying.get(source, ()) if (source, target) in self.waiting}
 
     @property
-    def fenced(self) -> Key | None:
-        return next(iter(self.pairs(PairPhase.FENCED)), None)
+    def fenced(self) -> list[Key]:
+        return self.pairs(PairPhase.FENCED)
+
+    def publishing(self, *kinds: type[Mutation]) -> set[Key]:
+        """The pairs for whose fences the publication under way does one of these."""
+        return {(part.source, part.target) for part in parts_of(self.pending) if isinstance(part, kinds)}
 
     def feed(self, event: Event) -> None:
         """One event, and what it means for what may come."""
         match event:
             case control.CaughtUp(source, target) if target in self.copying.get(source, ()):
-                self.caught_up.add((source, target))
-            case control.Acknowledged(source, target) if self.fenced == (source, target) and self.fence == "fenced":
-                self.fence = "acknowledged"
-            case control.Drained(source, target) if self.fenced == (source, target) and self.fence == "acknowledged":
-                self.fence = "drained"
-            case control.FenceFailed(source, target) if self.fenced == (source, target) and self.pending is None:
-                self.fence = ""
+                self.caught_up |= {(source, target)}.intersection(self.pairs(PairPhase.COPYING))
+            case control.Acknowledged(source, target) if self.fences.get((source, target)) == "fenced":
+                self.fences[source, target] = "acknowledged"
+            case control.Drained(source, target) if self.fences.get((source, target)) == "acknowledged":
+                self.fences[source, target] = "drained"
+            case control.FenceFailed(source, target):
+                if (source, target) not in self.publishing(Switch, Unfence):
+                    self.fences.pop((source, target), None)
             case control.CopyBroken(source):
                 self.copying.pop(source, None)
                 self.caught_up = {key for key in self.caught_up if key[0] != source}
-                if self.fenced is not None and self.fenced[0] == source and not isinstance(self.pending, Switch):
-                    self.fence = ""
+                for key in [key for key in self.fences if key[0] == source and key not in self.publishing(Switch)]:
+                    del self.fences[key]
             case control.Released(source) if not self.copied(source):
                 self.copying.pop(source, None)
             case control.Swept(shard, durable):
@@ -94,7 +100,7 @@ class Witness:
                 self.cancelled = True
             case control.PauseRequested(paused) if self.transition_state.paused and not paused:
                 # What had caught up may have fallen behind.
-                self.caught_up &= {(p.source, p.target) for p in [self.pending] if isinstance(p, Fence)}
+                self.caught_up &= self.publishing(Fence)
         self.transition_state, effects = step(self.transition_state, event)
         for effect in effects:
             self.check(effect, event)
@@ -119,7 +125,7 @@ class Witness:
                 self.copying.clear()
                 self.sweeping.clear()
                 self.caught_up.clear()
-                self.fence = ""
+                self.fences.clear()
             case control.Copy(source, targets, delay_s):
                 assert source not in self.copying
                 assert targets
@@ -127,18 +133,19 @@ class Witness:
                 assert 0 <= delay_s <= BACKOFF_MAX_S
                 self.copying[source] = set(targets)
                 under_way = sum(len(self.copied(source)) for source in self.copying)
-                assert under_way <= self.at_once
+                room = self.at_once + min(len(self.caught_up), self.fenced_at_once - 1)
+                assert under_way <= room
                 left = {target for other, target in self.waiting if other == source} - set(targets)
-                assert not left or under_way == self.at_once, "there was room for another pair"
+                assert not left or under_way == room, "there was room for another pair"
             case control.Resume(source, target):
                 assert (source, target) in self.pairs(PairPhase.COPYING)
                 assert source in self.copying
             case control.AwaitAcknowledgements(source, target):
                 assert isinstance(cause, control.Published)
-                assert self.fenced == (source, target)
+                assert (source, target) in self.fenced
             case control.Drain(source, target):
-                assert self.fenced == (source, target)
-                assert self.fence == "acknowledged"
+                assert (source, target) in self.fenced
+                assert self.fences[source, target] == "acknowledged"
             case control.Sweep(shard, delay_s):
                 assert shard not in self.sweeping | self.swept
                 assert shard not in {end for key in self.waiting for end in key}
@@ -147,17 +154,24 @@ class Witness:
 
     def check_mutation(self, mutation: Mutation) -> None:
         match mutation:
+            case Together(parts):
+                assert 1 < len(parts) == len({(part.source, part.target) for part in parts})
+                # New fences come when no other stands.
+                assert len({isinstance(part, Fence) for part in parts}) == 1
+                assert not isinstance(parts[0], Fence) or len(parts) <= self.fenced_at_once
+                for part in parts:
+                    self.check_mutation(part)
             case Fence(source, target):
-                assert self.fenced is None
+                assert not self.fenced
                 assert (source, target) in self.caught_up
                 assert (source, target) in self.pairs(PairPhase.COPYING)
                 assert not self.transition_state.paused
             case Switch(source, target):
-                assert self.fenced == (source, target)
-                assert self.fence == "drained"
+                assert (source, target) in self.fenced
+                assert self.fences[source, target] == "drained"
             case Unfence(source, target):
-                assert self.fenced == (source, target)
-                assert self.fence == ""
+                assert (source, target) in self.fenced
+                assert (source, target) not in self.fences
             case Slow(source, target, slow_ms):
                 assert (source, target) in self.pairs(PairPhase.COPYING)
                 # Nobody is slowed for the sake of a move that waits.
@@ -175,19 +189,24 @@ class Witness:
         before = set(self.pairs(PairPhase.SWITCHED))
         finished = isinstance(mutation, Finish)
         self.topology = mutation.apply(self.topology)
-        match mutation:
-            case Fence(source, target):
-                self.fence = "fenced" if source in self.copying else ""
-                self.caught_up.discard((source, target))
-            case Unfence() | Switch():
-                self.fence = ""
-                self.switches += isinstance(mutation, Switch)
-            case Reverse():
-                self.fence = ""
-                self.swept.clear()
+        gained: set[Key] = set()
+        for part in parts_of(mutation):
+            key = (part.source, part.target)
+            match part:
+                case Fence():
+                    self.caught_up.discard(key)
+                    if part.source in self.copying:
+                        self.fences[key] = "fenced"
+                case Unfence() | Switch():
+                    self.fences.pop(key, None)
+                    if isinstance(part, Switch):
+                        gained.add(key)
+        self.switches += len(gained)
+        if isinstance(mutation, Reverse):
+            self.fences.clear()
+            self.swept.clear()
         if not finished:
-            assert len(self.pairs(PairPhase.FENCED)) <= 1
-            gained = {(mutation.source, mutation.target)} if isinstance(mutation, Switch) else set()
+            assert len(self.fenced) <= self.fenced_at_once
             if not isinstance(mutation, Reverse):
                 assert set(self.pairs(PairPhase.SWITCHED)) == before | gained
             self.feed(control.Published(self.topology.transition))
@@ -199,7 +218,8 @@ class Witness:
     def anything(self, random: Random) -> Event:
         """Any event about the shards of the transition, whether it makes sense now or not."""
         pair = random.choice(self.transition.pairs)
-        source, target = random.choice([(pair.source, pair.target), self.fenced or (pair.target, pair.source)])
+        fenced = random.choice(self.fenced) if self.fenced else (pair.target, pair.source)
+        source, target = random.choice([(pair.source, pair.target), fenced])
         shard = random.choice([source, target])
         return random.choice(
             [
@@ -240,10 +260,10 @@ class Witness:
         for _ in range(20 * (len(self.transition.pairs) + len(SHARDS)) + 20):
             if self.pending is not None:
                 self.commit()
-            elif self.fence == "fenced":
-                self.feed(control.Acknowledged(*self.fenced or ("", "")))
-            elif self.fence == "acknowledged":
-                self.feed(control.Drained(*self.fenced or ("", "")))
+            elif at := [key for key, stage in self.fences.items() if stage == "fenced"]:
+                self.feed(control.Acknowledged(*at[0]))
+            elif at := [key for key, stage in self.fences.items() if stage == "acknowledged"]:
+                self.feed(control.Drained(*at[0]))
             elif self.sweeping:
                 self.feed(control.Swept(min(self.sweeping)))
             else:
@@ -251,7 +271,8 @@ class Witness:
                 if over:
                     self.feed(control.Released(over[0]))
                     continue
-                ready = [key for key in self.pairs(PairPhase.COPYING) if key[1] in self.copying.get(key[0], ())]
+                copied = {(source, target) for source in self.copying for target in self.copying[source]}
+                ready = sorted(copied.intersection(self.pairs(PairPhase.COPYING)) - self.caught_up)
                 assert ready, "nothing is under way and nothing will come"
                 self.feed(control.CaughtUp(*ready[0]))
             if self.transition_state.finished:
@@ -263,7 +284,7 @@ class Witness:
 @given(SEEDS)
 def test_no_order_of_events_breaks_a_promise_and_success_ends_it(seed: int) -> None:
     random = Random(seed)
-    witness = Witness(random_topology(random), random.choice((1, 2, 3, 100)))
+    witness = Witness(random_topology(random), random.choice((1, 2, 3, 100)), random.choice((1, 2, 3, 100)))
     began = witness.transition
     first = witness.topology.placement
     witness.wander(random, random.randint(0, 150))
@@ -281,7 +302,7 @@ def test_no_order_of_events_breaks_a_promise_and_success_ends_it(seed: int) -> N
 @given(SEEDS)
 def test_a_pause_slows_nobody_and_what_it_stopped_catches_up_anew(seed: int) -> None:
     random = Random(seed)
-    witness = Witness(random_topology(random))
+    witness = Witness(random_topology(random), fenced_at_once=random.choice((1, 2, 3)))
     witness.wander(random, random.randint(0, 60))
     witness.feed(control.PauseRequested(True))
     for _ in range(2 * len(SHARDS) ** 2):
@@ -290,7 +311,7 @@ def test_a_pause_slows_nobody_and_what_it_stopped_catches_up_anew(seed: int) -> 
         witness.commit()
     if witness.transition_state.finished:
         return
-    if witness.fence == "":
+    if not witness.fences:
         assert not any(pair.slow_ms for pair in witness.transition.pairs if pair.phase is PairPhase.COPYING)
     witness.feed(control.PauseRequested(False))
     assert not witness.transition_state.caught_up
@@ -300,14 +321,13 @@ def test_a_pause_slows_nobody_and_what_it_stopped_catches_up_anew(seed: int) -> 
 @given(SEEDS)
 def test_a_wish_to_cancel_is_granted_until_the_last_switch(seed: int) -> None:
     random = Random(seed)
-    witness = Witness(random_topology(random), random.choice((1, 2, 3, 100)))
+    witness = Witness(random_topology(random), random.choice((1, 2, 3, 100)), random.choice((1, 2, 3, 100)))
     witness.wander(random, random.randint(0, 60))
     if witness.transition_state.finished or witness.gave_up or witness.transition.reversing:
         return
-    last_is_committing = isinstance(witness.pending, Switch) and len(witness.waiting) == 1
-    switched = witness.pairs(PairPhase.SWITCHED)
-    if isinstance(witness.pending, Switch):
-        switched.append((witness.pending.source, witness.pending.target))
+    switching = witness.publishing(Switch)
+    last_is_committing = bool(switching) and len(witness.waiting) == len(switching)
+    switched = {*witness.pairs(PairPhase.SWITCHED), *switching}
     one_way = any(pair.one_way and (pair.source, pair.target) in switched for pair in witness.transition.pairs)
     possible = bool(witness.waiting) and not last_is_committing and not one_way
     witness.feed(control.CancelRequested())
@@ -327,7 +347,7 @@ def begun(*targets: str) -> Witness:
 def fence(witness: Witness, source: str, target: str) -> None:
     witness.feed(control.CaughtUp(source, target))
     witness.commit()
-    assert witness.fenced == (source, target)
+    assert witness.fenced == [(source, target)]
 
 
 def test_a_break_behind_the_fence_takes_a_new_copy_and_a_new_fence() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.topologies import KEYS, random_topology
 
 from helios.control import transition_state as control
-from helios.control.mutations import Fence, Mutation, Reverse, Switch, Unfence
+from helios.control.mutations import Fence, Mutation, Reverse, Switch, parts_of
 from helios.control.transition import step
 from helios.control.transition_state import Event, TransitionState
 from helios.coordinator.sweep import not_owned
@@ -50,6 +50,7 @@ class World:
     def __init__(self, random: Random) -> None:
         self.random = random
         self.at_once = random.choice((1, 2, 3, 100))
+        self.fenced_at_once = random.choice((1, 2, 3, 100))
         self.topology = random_topology(random, fresh=True)
         assert self.topology.transition is not None
         self.shards = [shard.id for shard in self.topology.shards]
@@ -80,11 +81,11 @@ class World:
         self.sweeps: set[str] = set()
         self.resuming: list[tuple[str, str]] = []
         self.pending: Mutation | None = None
-        self.acknowledging: tuple[str, str] | None = None
-        # Until all have acknowledged the fence, some router may still send what it should hold.
-        self.in_flight = any(True for _ in self.fenced())
+        self.acknowledging: set[tuple[str, str]] = set()
+        # Until all have acknowledged a fence, some router may still send what it should hold.
+        self.in_flight = set(self.fenced())
         if self.topology.transition is not None:
-            self.transition_state = TransitionState(self.topology.transition, self.at_once)
+            self.transition_state = TransitionState(self.topology.transition, self.at_once, self.fenced_at_once)
 
     def fenced(self) -> list[tuple[str, str]]:
         transition = self.topology.transition
@@ -96,7 +97,7 @@ class World:
     def write(self, key: bytes) -> None:
         """Set, delete or let expire; held commands of a fence do nothing here."""
         expiring = self.random.random() < 0.3
-        if self.routes.fenced(key) and not self.in_flight and not expiring:
+        if self.routes.fenced(key) and self.routes.pair(key) not in self.in_flight and not expiring:
             return
         owner = self.routes.owner(key)
         if expiring or self.random.random() < 0.2:
@@ -132,7 +133,7 @@ class World:
         for source, mover in self.movers.items():
             choices += [lambda source=source, mover=mover: self.move(source, mover)]  # type: ignore[misc]
         choices += [lambda shard=shard: self.sweep(shard) for shard in self.sweeps]  # type: ignore[misc]
-        if self.acknowledging is not None:
+        if self.acknowledging:
             choices += [self.acknowledge]
         if self.resuming:
             choices += [self.resume]
@@ -156,8 +157,8 @@ class World:
         match effect:
             case control.Publish(mutation):
                 self.pending = mutation
-                if isinstance(mutation, Unfence | Switch):
-                    self.acknowledging = None
+                ending = (part for part in parts_of(mutation) if not isinstance(part, Fence))
+                self.acknowledging -= {(part.source, part.target) for part in ending}
             case control.GiveUp():
                 pairs = self.topology.transition.pairs if self.topology.transition else ()
                 self.pending = Reverse({(p.source, p.target): "back" for p in pairs})
@@ -168,11 +169,11 @@ class World:
                 self.movers.clear()
                 self.sweeps.clear()
                 self.resuming.clear()
-                self.acknowledging = None
+                self.acknowledging.clear()
             case control.Resume(source, target):
                 self.resuming.append((source, target))
             case control.AwaitAcknowledgements(source, target):
-                self.acknowledging = (source, target)
+                self.acknowledging.add((source, target))
             case control.Drain(source, target):
                 if source in self.movers:
                     self.movers[source].requests.append(("drain", target))
@@ -183,19 +184,20 @@ class World:
         mutation, self.pending = self.pending, None
         assert mutation is not None
         self.topology = mutation.apply(self.topology)
-        self.in_flight = isinstance(mutation, Fence) or (self.in_flight and bool(self.fenced()))
-        if isinstance(mutation, Switch) and mutation.source in self.movers:
-            # The mover hears of it later than the routers.
-            self.movers[mutation.source].requests.append(("release", mutation.target))
+        fresh = {(part.source, part.target) for part in parts_of(mutation) if isinstance(part, Fence)}
+        self.in_flight = (self.in_flight | fresh) & set(self.fenced())
+        for part in parts_of(mutation):
+            if isinstance(part, Switch) and part.source in self.movers:
+                # The mover hears of it later than the routers.
+                self.movers[part.source].requests.append(("release", part.target))
         self.events.append(control.Published(self.topology.transition))
 
     def acknowledge(self) -> None:
-        assert self.acknowledging is not None
-        source, target = self.acknowledging
+        source, target = pair = self.random.choice(sorted(self.acknowledging))
         if self.fails(0.3):
             self.events.append(control.FenceFailed(source, target, "not settled"))
-        elif self.in_flight:
-            self.in_flight = False
+        elif pair in self.in_flight:
+            self.in_flight.discard(pair)
             self.events.append(control.Acknowledged(source, target))
 
     def resume(self) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from tests.routers import FailingStore
 from tests.simulation.loop import SimClock, SimLoop
+from tests.topologies import in_transition
 
+from helios.control.mutations import Fence, Switch, Together
 from helios.engines.memory import MemoryConnector
-from helios.model.topology import Topology
+from helios.model.topology import Placement, Topology
+from helios.placement.change import with_weights
 from helios.ports.engine import BIG_VALUE_BYTES
 from helios.ports.records import BIG_KEYS, SESSIONS, TOPOLOGY, BigKeysRecord, SessionRecord, list_records, put_record
 from helios.ports.store import Delete
@@ -123,6 +127,32 @@ def test_a_store_that_is_back_lets_the_router_serve_again_at_once() -> None:
     host = live(through).host
     assert len(host.over) == 1 and len(host.served) == 2
     assert back_at[0] <= host.served[1] <= back_at[0] + SOON_S
+
+
+def test_of_a_fence_that_was_acknowledged_nobody_waits_for_the_next_epoch() -> None:
+    acknowledged: list[int] = []
+
+    async def through(life: Life) -> None:
+        at_rest = with_weights(Placement(8), {"a": 1.0})
+        moving = in_transition(at_rest, with_weights(at_rest, dict.fromkeys("bcd", 1.0)), {})
+        both = Together((Fence("a", "b"), Fence("a", "c"))).apply(moving)
+        one = Switch("a", "b").apply(both)
+        another = Fence("a", "d").apply(one)
+        none = Together((Switch("a", "c"), Switch("a", "d"))).apply(another)
+        failover = replace(none, fenced_shards=frozenset("a"))
+        for epoch, topology in enumerate((moving, both, one, another, none, failover, failover), start=1):
+            await life.inner.commit([put_record(TOPOLOGY, replace(topology, epoch=epoch))])
+            await asyncio.sleep(SOON_S)
+            (session,) = await list_records(life.inner, SessionRecord, SESSIONS)
+            acknowledged.append(session.value.acked_epoch)
+        await life.inner.commit([put_record(TOPOLOGY, replace(none, epoch=8))])
+        await asyncio.sleep(1)
+        (session,) = await list_records(life.inner, SessionRecord, SESSIONS)
+        acknowledged.append(session.value.acked_epoch)
+
+    live(through)
+    # Epochs 3 and 5 are left out; the fence of a whole shard is acknowledged anew, and the last one in its time.
+    assert acknowledged == [1, 2, 2, 4, 4, 6, 7, 8]
 
 
 def test_what_changes_while_the_store_is_away_is_known_when_it_is_back() -> None:

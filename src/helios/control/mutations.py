@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from helios.control.admission import stays, with_node
@@ -51,6 +51,19 @@ class Switch:
         )
         counted = replace(topology, generation=generation, shards=shards)
         return _with_phase(counted, self.source, self.target, PairPhase.SWITCHED)
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What becomes of several fences in one epoch: each epoch wakes every router."""
+
+    parts: tuple[Fence | Unfence | Switch, ...]
+
+    def apply(self, topology: Topology) -> Topology:
+        """The topology with all of them; raises what one of them raises."""
+        for part in self.parts:
+            topology = part.apply(topology)
+        return topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +136,23 @@ class Finish:
         )
 
 
-Mutation = Fence | Unfence | Switch | Slow | Reverse | Finish
+Mutation = Fence | Unfence | Switch | Together | Slow | Reverse | Finish
+
+
+def together(parts: Sequence[Fence | Unfence | Switch]) -> Fence | Unfence | Switch | Together:
+    """The parts, of which there is one at least, as one mutation."""
+    return parts[0] if len(parts) == 1 else Together(tuple(parts))
+
+
+def parts_of(mutation: Mutation | None) -> tuple[Fence | Unfence | Switch, ...]:
+    """What a mutation does to fences, one after the other."""
+    match mutation:
+        case Together(parts):
+            return parts
+        case Fence() | Unfence() | Switch():
+            return (mutation,)
+        case _:
+            return ()
 
 
 def begin(

@@ -5,8 +5,12 @@ what a coordinator knows beside that. After a crash a successor begins a new sta
 topology alone: it lifts fences and starts copies again; switched pairs stay switched.
 
 `step` records the event and then asks `_decide` what is due. One publication is under way at a
-time, so that every decision is made on the topology as it stands. STAGES says how the one fenced pair
+time, so that every decision is made on the topology as it stands. STAGES says how a fenced pair
 goes on; tests/control has transcripts of whole transitions.
+
+Every router acknowledges every fence, so that a node which joins N others costs N * N acknowledgements where each pair
+has a fence of its own. In a large cluster, whose pairs are small parts of its keys, several are fenced by one epoch:
+those that have caught up wait for more, but never for the slower half. Each switches as soon as it is drained.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
+from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence, parts_of, together
 from helios.control.transition_state import (
     Acknowledged,
     AwaitAcknowledgements,
@@ -31,6 +35,7 @@ from helios.control.transition_state import (
     Event,
     FenceFailed,
     GiveUp,
+    Key,
     Lagging,
     PauseRequested,
     Publish,
@@ -53,8 +58,10 @@ SLOW_FIRST_MS = 2
 SLOW_MAX_MS = 256
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MAX_S = 8.0
+# So many fences are enough for a transition of any size, if several pairs have caught up at a time.
+FENCES_ENOUGH = 12
 
-# How far the fenced pair is after an event, by how far it was; what is not named here changes nothing. A pair without a
+# How far a fenced pair is after an event, by how far it was; what is not named here changes nothing. A pair without a
 # stage is not fenced, or its fence was left by a coordinator that is gone, and is lifted.
 STAGES: Mapping[Stage | None, Mapping[type[Event | Mutation], Stage | None]] = {
     None: {Fence: Stage.ACKNOWLEDGING, Unfence: None, CopyBroken: Stage.LIFTING, FenceFailed: Stage.LIFTING},
@@ -87,14 +94,15 @@ def _record(state: TransitionState, event: Event) -> tuple[TransitionState, tupl
             if target in state.copying.get(source, ()) and (source, target) in state.pairs(PairPhase.COPYING):
                 return replace(state, lagging=state.lagging | {(source, target)}), ()
         case Acknowledged(source, target):
-            if state.fenced == (source, target) and Acknowledged in STAGES[state.stage]:
-                return _staged(state, Acknowledged), (Drain(source, target),)
+            if _expects(state, (source, target), Acknowledged):
+                return _staged(state, (source, target), Acknowledged), (Drain(source, target),)
         case Drained(source, target):
-            if state.fenced == (source, target) and Drained in STAGES[state.stage]:
-                return _staged(state, Drained), ()
+            if _expects(state, (source, target), Drained):
+                return _staged(state, (source, target), Drained), ()
         case FenceFailed(source, target, reason):
-            if state.fenced == (source, target) and state.publishing is None:
-                return _fence_failed(state, reason), ()
+            key = (source, target)
+            if key in state.fenced and key not in _being_published(state):
+                return _fence_failed(state, key, reason), ()
         case CopyBroken(source, reason, fatal):
             return _copy_broken(state, source, reason, fatal=fatal), ()
         case CopyProgressed(source):
@@ -118,8 +126,24 @@ def _record(state: TransitionState, event: Event) -> tuple[TransitionState, tupl
     return state, ()
 
 
-def _staged(state: TransitionState, cause: type[Event | Mutation]) -> TransitionState:
-    return replace(state, stage=STAGES[state.stage][cause])
+def fences_at_once(pairs: int) -> int:
+    """How many pairs of a transition that has so many one epoch may fence."""
+    return max(1, pairs // FENCES_ENOUGH)
+
+
+def _expects(state: TransitionState, key: Key, event: type[Event]) -> bool:
+    return key in state.fenced and event in STAGES[state.stages.get(key)]
+
+
+def _being_published(state: TransitionState) -> frozenset[Key]:
+    """The pairs whose fences the publication under way puts up, lifts or ends."""
+    return frozenset((part.source, part.target) for part in parts_of(state.publishing))
+
+
+def _staged(state: TransitionState, key: Key, cause: type[Event | Mutation]) -> TransitionState:
+    stage = STAGES[state.stages.get(key)][cause]
+    others = {other: known for other, known in state.stages.items() if other != key}
+    return replace(state, stages=others if stage is None else {**others, key: stage})
 
 
 def _published(state: TransitionState, transition: Transition | None) -> tuple[TransitionState, tuple[Effect, ...]]:
@@ -128,23 +152,29 @@ def _published(state: TransitionState, transition: Transition | None) -> tuple[T
         return replace(state, publishing=None, finished=True), ()
     state = replace(state, transition=transition, publishing=None)
     match mutation:
-        case Fence(source, target):
-            caught_up = tuple(key for key in state.caught_up if key != (source, target))
-            state = replace(state, caught_up=caught_up)
-            if source not in state.copying:  # The copy broke while the fence was being published.
-                return _staged(state, CopyBroken), ()
-            return _staged(state, Fence), (AwaitAcknowledgements(source, target),)
-        case Unfence(source, target):
-            effects = (Resume(source, target),) if source in state.copying else ()
-            return _staged(state, Unfence), effects
-        case Switch():
-            return replace(_staged(state, Switch), fence_failures=0), ()
         case Slow(source, target, _):
             return replace(state, lagging=state.lagging - {(source, target)}), ()
         case Reverse():
-            return TransitionState(transition, at_once=state.at_once, paused=state.paused), ()
-        case _:
-            return state, ()
+            anew = TransitionState(
+                transition, at_once=state.at_once, fenced_at_once=state.fenced_at_once, paused=state.paused
+            )
+            return anew, ()
+    effects: list[Effect] = []
+    for part in parts_of(mutation):
+        key = (part.source, part.target)
+        is_copied = part.source in state.copying
+        match part:
+            case Fence():
+                state = replace(state, caught_up=tuple(other for other in state.caught_up if other != key))
+                # Where it is not copied, the copy broke while the fence was being published.
+                state = _staged(state, key, Fence if is_copied else CopyBroken)
+                effects += [AwaitAcknowledgements(*key)] if is_copied else []
+            case Unfence():
+                state = _staged(state, key, Unfence)
+                effects += [Resume(*key)] if is_copied else []
+            case Switch():
+                state = replace(_staged(state, key, Switch), fence_failures=0)
+    return state, tuple(effects)
 
 
 def _copy_broken(state: TransitionState, source: str, reason: str, *, fatal: bool) -> TransitionState:
@@ -157,13 +187,15 @@ def _copy_broken(state: TransitionState, source: str, reason: str, *, fatal: boo
         caught_up=tuple(key for key in state.caught_up if key[0] != source),
         copy_attempts={**state.copy_attempts, source: attempts},
     )
-    if state.fenced is not None and state.fenced[0] == source and not isinstance(state.publishing, Switch):
-        state = _staged(state, CopyBroken)
+    switching = {(part.source, part.target) for part in parts_of(state.publishing) if isinstance(part, Switch)}
+    for key in state.fenced:
+        if key[0] == source and key not in switching:
+            state = _staged(state, key, CopyBroken)
     return _give_up(state, reason) if fatal or attempts >= COPY_ATTEMPTS_MAX else state
 
 
-def _fence_failed(state: TransitionState, reason: str) -> TransitionState:
-    state = replace(_staged(state, FenceFailed), fence_failures=state.fence_failures + 1)
+def _fence_failed(state: TransitionState, key: Key, reason: str) -> TransitionState:
+    state = replace(_staged(state, key, FenceFailed), fence_failures=state.fence_failures + 1)
     return _give_up(state, reason) if state.fence_failures >= FENCE_ATTEMPTS_MAX else state
 
 
@@ -171,10 +203,9 @@ def _paused(state: TransitionState, *, paused: bool) -> tuple[TransitionState, t
     if paused or not state.paused:
         return replace(state, paused=paused), ()
     # Big values that change are not copied while their pair waits for its fence: it has to catch up once more.
-    publishing = state.publishing
-    fencing = (publishing.source, publishing.target) if isinstance(publishing, Fence) else None
-    behind = tuple(Resume(*key) for key in state.caught_up if key != fencing and key[0] in state.copying)
-    caught_up = tuple(key for key in state.caught_up if key == fencing)
+    fencing = _being_published(state)
+    behind = tuple(Resume(*key) for key in state.caught_up if key not in fencing and key[0] in state.copying)
+    caught_up = tuple(key for key in state.caught_up if key in fencing)
     return replace(state, paused=False, caught_up=caught_up), behind
 
 
@@ -206,7 +237,7 @@ def _decide(state: TransitionState) -> tuple[TransitionState, tuple[Effect, ...]
         return state, ()
     if state.ending is not None and state.waiting and _can_end(state.transition):
         # The performer fills in the names of the migrations back; which mutation it is stands fixed.
-        stopped = replace(state, publishing=Reverse({}), copying={}, stage=None)
+        stopped = replace(state, publishing=Reverse({}), copying={}, stages={})
         return stopped, (StopWork(), GiveUp(state.ending))
     publish = _due_publication(state)
     if publish is not None:
@@ -217,13 +248,9 @@ def _decide(state: TransitionState) -> tuple[TransitionState, tuple[Effect, ...]
 
 
 def _due_publication(state: TransitionState) -> Mutation | None:
-    if state.fenced is not None:
-        if state.stage is Stage.DRAINED:
-            return Switch(*state.fenced)
-        # A fence without a stage was left by a coordinator that is gone.
-        if state.stage is Stage.LIFTING or state.stage is None:
-            return Unfence(*state.fenced)
-        return None
+    if state.fenced:
+        due = [part for key in state.fenced if (part := _end_of_fence(key, state.stages.get(key))) is not None]
+        return together(due) if due else None
     for pair in state.transition.pairs:
         if pair.phase is not PairPhase.COPYING:
             continue
@@ -232,11 +259,30 @@ def _due_publication(state: TransitionState) -> Mutation | None:
                 return Slow(pair.source, pair.target, 0)
         elif (pair.source, pair.target) in state.lagging:
             return Slow(pair.source, pair.target, min(SLOW_MAX_MS, pair.slow_ms * 2 or SLOW_FIRST_MS))
-    if state.caught_up and not state.paused:
-        return Fence(*state.caught_up[0])
+    if _is_fence_due(state):
+        return together([Fence(*key) for key in state.caught_up[: state.fenced_at_once]])
     if not state.pairs(PairPhase.COPYING) and _to_sweep(state) <= state.swept | state.unswept:
         return Finish(state.unswept)
     return None
+
+
+def _is_fence_due(state: TransitionState) -> bool:
+    if not state.caught_up or state.paused:
+        return False
+    # What a source has left for its next copy comes only when all pairs of this one have switched.
+    coming = [
+        (source, target)
+        for source, target in state.pairs(PairPhase.COPYING)
+        if source not in state.copying or target in state.copying[source]
+    ]
+    return len(state.caught_up) >= min(state.fenced_at_once, (len(coming) + 1) // 2)
+
+
+def _end_of_fence(key: Key, stage: Stage | None) -> Switch | Unfence | None:
+    if stage is Stage.DRAINED:
+        return Switch(*key)
+    # A fence without a stage was left by a coordinator that is gone.
+    return Unfence(*key) if stage is Stage.LIFTING or stage is None else None
 
 
 def _due_copies(state: TransitionState) -> tuple[TransitionState, tuple[Effect, ...]]:
@@ -246,7 +292,10 @@ def _due_copies(state: TransitionState) -> tuple[TransitionState, tuple[Effect, 
     waiting: dict[str, list[str]] = {}  # targets by source
     for source, target in state.waiting:
         waiting.setdefault(source, []).append(target)
-    room = state.at_once - sum(target in copying.get(source, ()) for source in waiting for target in waiting[source])
+    # What waits for others to be fenced with is not copied any more.
+    following = min(len(state.caught_up), state.fenced_at_once - 1)
+    under_way = sum(target in copying.get(source, ()) for source in waiting for target in waiting[source])
+    room = state.at_once + following - under_way
     for source in sorted(waiting.keys() - copying.keys()):
         targets = tuple(waiting[source][: max(0, room)])
         if targets:

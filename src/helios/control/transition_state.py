@@ -13,7 +13,7 @@ Key = tuple[str, str]
 
 
 class Stage(StrEnum):
-    """How far the one pair that is fenced has come."""
+    """How far a pair that is fenced has come."""
 
     ACKNOWLEDGING = "acknowledging"
     DRAINING = "draining"
@@ -34,15 +34,17 @@ class TransitionState:
     """What a coordinator knows of the transition that it performs.
 
     `copying` names for each source that is being copied the targets of that copy. At most `at_once` pairs that have
-    not switched are in it: the others wait until one of those has.
+    not switched are in it, and those that wait to share a fence: the others wait until one of these has. At most
+    `fenced_at_once` pairs are fenced by one epoch; `stages` says how far each of these is.
     """
 
     transition: Transition
     at_once: int = 1_000_000
+    fenced_at_once: int = 1
     copying: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     caught_up: tuple[Key, ...] = ()
     lagging: frozenset[Key] = frozenset()
-    stage: Stage | None = None
+    stages: Mapping[Key, Stage] = field(default_factory=dict)
     publishing: Mutation | None = None
     sweeping: frozenset[str] = frozenset()
     swept: frozenset[str] = frozenset()
@@ -64,9 +66,9 @@ class TransitionState:
         return self.pairs(PairPhase.COPYING) + self.pairs(PairPhase.FENCED)
 
     @property
-    def fenced(self) -> Key | None:
-        """The pair that is fenced, if one is."""
-        return next(iter(self.pairs(PairPhase.FENCED)), None)
+    def fenced(self) -> tuple[Key, ...]:
+        """The pairs that are fenced."""
+        return self.pairs(PairPhase.FENCED)
 
 
 # Events

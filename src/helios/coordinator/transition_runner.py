@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from contextlib import aclosing
 
 from helios.control import transition_state as control
-from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence
-from helios.control.transition import step
+from helios.control.mutations import Fence, Finish, Mutation, Reverse, Slow, Switch, Unfence, parts_of
+from helios.control.transition import fences_at_once, step
 from helios.control.transition_state import Effect, Event, TransitionState
 from helios.coordinator.changes import MetKeys
 from helios.coordinator.migration_records import MigrationRecords
@@ -72,7 +72,8 @@ class TransitionRunner:
         if transition is None:
             raise Refused("there is no transition to perform")
         await self._publisher.write_apart(self._records.in_step(transition))
-        state = TransitionState(transition, at_once=self._at_once)
+        fenced_at_once = fences_at_once(len(transition.pairs))
+        state = TransitionState(transition, at_once=self._at_once, fenced_at_once=fenced_at_once)
         self._report(control.Begun())
         self._standing.start(self._record_progress())
         self._standing.start(self._follow_pauses())
@@ -137,35 +138,47 @@ class TransitionRunner:
         logger.warning("transition failed: change=%s reason=%s steps:\n%s", self.change, reason, "\n".join(lines))
 
     async def _publish(self, state: TransitionState, mutation: Mutation) -> None:
-        transition = state.transition
         records: list[Operation] = []
         ended: list[Put] = []
         match mutation:
-            case Fence(source, target) | Unfence(source, target) | Switch(source, target) | Slow(source, target, _):
-                if isinstance(mutation, Fence):
-                    self._work.prepare_fence(source, target)
-                if isinstance(mutation, Unfence):
-                    await self._work.end_fences()
+            case Slow(source, target, _):
                 records += self._records.phase(_pair(mutation.apply(self._publisher.topology), source, target))
             case Finish():
+                transition = state.transition
                 await self._publisher.vacated(transition.leaving)
                 self._work.progress()  # short moves end before it was ever recorded
                 records, ended = self._records.finished(reversing=transition.reversing)
             case Reverse():
                 raise Refused("a reversal is published by giving the transition up")
-        if isinstance(mutation, Switch):
+            case _:
+                records += await self._ready(mutation)
+        switches = [part for part in parts_of(mutation) if isinstance(part, Switch)]
+        if switches:
             await self._failpoints.reach(Point.BEFORE_SWITCH)
         # Nothing can go back any more when the last pair has switched and been swept: they have ended a moment before.
         topology = await self._publisher.publish(mutation.apply, records, ahead=ended)
-        if isinstance(mutation, Switch):
+        if switches:
             await self._failpoints.reach(Point.AFTER_SWITCH)
         self._adopt(topology)
         self._report(control.Published(topology.transition))
-        if isinstance(mutation, Switch):
-            await self._work.end_fences()
+        for switch in switches:
+            await self._work.end_fence(switch.source, switch.target)
             # The copier's word that it has ended, which follows its release, means something only behind the switch.
-            self._work.switched(mutation.source, mutation.target)
-            await self._publisher.write(self._records.switched(_pair(topology, mutation.source, mutation.target)))
+            self._work.switched(switch.source, switch.target)
+        if switches:
+            pairs = [_pair(topology, switch.source, switch.target) for switch in switches]
+            await self._publisher.write([put for pair in pairs for put in self._records.switched(pair)])
+
+    async def _ready(self, mutation: Mutation) -> list[Operation]:
+        """Prepare the fences that the mutation puts up, and end those that it lifts; gives what is recorded of each."""
+        parts = parts_of(mutation)
+        for part in parts:
+            if isinstance(part, Fence):
+                self._work.prepare_fence(part.source, part.target)
+            if isinstance(part, Unfence):
+                await self._work.end_fence(part.source, part.target)
+        following = mutation.apply(self._publisher.topology)
+        return [put for part in parts for put in self._records.phase(_pair(following, part.source, part.target))]
 
     async def _give_up(self, transition: Transition, ending: control.Ending) -> None:
         names = {(pair.source, pair.target): self._new_id() for pair in transition.pairs}

@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 
 from helios.control import transition_state as control
 from helios.control.transition_state import Event
@@ -56,6 +57,14 @@ class TaskSet:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Fence:
+    """What is done while a pair is fenced, and whether its fence has been published."""
+
+    tasks: TaskSet
+    published: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class TransitionWork:
     """The copies, fences and sweeps of one transition.
 
@@ -90,8 +99,8 @@ class TransitionWork:
         self._durable: set[tuple[str, str]] = set()  # and of these the ones whose targets had all on their disks
         self._met: defaultdict[str, MetKeys] = defaultdict(MetKeys)  # by source, in all of its copies
         self._tasks = TaskSet(failed)
-        self._fence_tasks = TaskSet(failed)
-        self._fence_published = asyncio.Event()
+        self._fences: dict[tuple[str, str], _Fence] = {}  # by pair
+        self._failed = failed
 
     # What can be asked for
 
@@ -105,13 +114,14 @@ class TransitionWork:
 
     def prepare_fence(self, source: str, target: str) -> None:
         """A fence of the pair is about to be published: what it needs is opened before clients wait for it."""
-        self._fence_published = asyncio.Event()
-        self._fence_tasks.start(self._settle_fence(source, target, self._fence_published))
+        fence = self._fences[source, target] = _Fence(TaskSet(self._failed))
+        fence.tasks.start(self._settle_fence(source, target, fence.published))
 
     def settle_fence(self, source: str, target: str) -> None:
         """Wait until no router can send what the pair's fence holds, up to a time. The fence was prepared."""
-        self._fence_published.set()
-        self._fence_tasks.start(self._lift_after_timeout(source, target))
+        fence = self._fences[source, target]
+        fence.published.set()
+        fence.tasks.start(self._lift_after_timeout(source, target))
 
     def drain(self, source: str, target: str) -> None:
         """Copy the pair's last keys."""
@@ -122,15 +132,18 @@ class TransitionWork:
         """Delete what has left the shard."""
         self._tasks.start(self._sweep(transition, shard, delay_s))
 
-    async def end_fences(self) -> None:
-        """Return when nobody waits for a fence any more."""
-        await self._fence_tasks.cancel()
+    async def end_fence(self, source: str, target: str) -> None:
+        """Return when nobody waits for the pair's fence any more."""
+        fence = self._fences.pop((source, target), None)
+        if fence is not None:
+            await fence.tasks.cancel()
 
     async def stop(self) -> None:
         """Return when nothing is under way any more."""
         self._copiers.clear()
         await self._tasks.cancel()
-        await self._fence_tasks.cancel()
+        for pair in list(self._fences):
+            await self.end_fence(*pair)
 
     # What has happened
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 from helios.errors import Conflict, HeliosError, LeaseLost, StoreError, Unavailable, causes
+from helios.model.fences import Fence
 from helios.model.topology import Topology
 from helios.ports.clock import Clock
 from helios.ports.engine import Connector
@@ -96,6 +97,7 @@ class Session:
         self.longest_gap_s = 0.0  # from when a renewal was sent until the next had been confirmed
         self._pending = Pending()
         self._applied = asyncio.Event()
+        self._settled_fences: frozenset[Fence] = frozenset()  # those that stand and were acknowledged
 
     async def live(self) -> None:
         """Open the session and keep it until it ends, which the exception tells: a HeliosError says why."""
@@ -162,6 +164,7 @@ class Session:
 
     def _apply(self, topology: Topology) -> None:
         self.topology = topology
+        self._settled_fences &= frozenset(topology.fences)
         self.users.apply(topology)
         self._pending = self._host.apply(topology)
         self._applied.set()
@@ -177,11 +180,14 @@ class Session:
         while True:
             await self._applied.wait()
             self._applied.clear()
-            # Behind a fence clients wait for the acknowledgement; nobody waits for another.
-            # Who starts us waits for the first.
-            if self._record.acked_epoch and not self.topology.fences and await self._is_followed():
+            # Behind a fence clients wait for the acknowledgement, but for one that was acknowledged before, as where
+            # another of several pairs has switched. Nobody waits for another; who starts us waits for the first.
+            is_awaited = not self._record.acked_epoch or any(
+                fence.whole or fence not in self._settled_fences for fence in self.topology.fences
+            )
+            if not is_awaited and await self._is_followed():
                 continue
-            epoch, pending = self.topology.epoch, self._pending
+            epoch, pending, fences = self.topology.epoch, self._pending, self.topology.fences
             if not await self._settled(pending.commands):
                 continue  # A newer epoch has come; it is acknowledged instead.
             if pending.subscriptions:
@@ -189,6 +195,7 @@ class Session:
                 if not await self._settled(pending.subscriptions):
                     continue
             await self._write(acked_epoch=epoch, deaf=False)
+            self._settled_fences = frozenset(fences) & frozenset(self.topology.fences)
 
     async def _is_followed(self) -> bool:
         """Whether another epoch comes soon: routers that all write at once keep each other waiting."""
