@@ -25,6 +25,7 @@ from helios.model.migration import Change, ChangeKind, ChangeStatus
 from helios.model.sections import ReplicationSettings, ShardingSettings
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Member, Node, Placement, Shard, Topology
+from helios.ports.engine import FOLLOWER_PREFIX
 from helios.ports.records import CHANGES, REPLICAS, TERM, MemberRecord, ReplicasRecord, list_records, read_record
 from helios.ports.store import Put
 from helios.runtime.clock import SystemClock
@@ -503,5 +504,20 @@ async def test_a_copy_follows_again_when_its_leader_was_restarted_alone(group: G
     group.labs["a.0"].restart()  # as its agent starts the only member: it leads, and knows no login of before
     group.announce("a.0")
     group.labs[copy].thaw()
+    await group.grown(2)
+    assert await group.has(await group.write())
+
+
+async def test_a_copy_that_is_taken_in_anew_gets_another_login(group: Group) -> None:
+    await group.coordinate(2)
+    await group.grown(2)
+    [copy] = group.members() - {"a.0"}
+    assert group.context is not None
+    # As where the shard has left the cluster, and comes again: nobody tells its copies, and its users are ended.
+    leader = await group.labs["a.0"].open()
+    await leader.force_off(FOLLOWER_PREFIX + copy)
+    await leader.close()
+    alone = replace(group.shard, members=(group.shard.leading,), lineage=())
+    await group.context.publisher.publish(lambda topology: replace(topology, shards=(alone,)))
     await group.grown(2)
     assert await group.has(await group.write())

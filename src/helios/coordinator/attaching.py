@@ -40,6 +40,11 @@ class Attaching:
             self.sealed.discard(member_id)
             self._let_in.pop(member_id, None)
 
+    def forget(self, member: Member) -> None:
+        """The member is listed anew: what was known of it was of a shard that may have left, and its users with it."""
+        self.sealed.discard(member.id)
+        self._let_in.pop(member.id, None)
+
     def let_in(self, shard: Shard, leader: Sight | None) -> set[str]:
         """The members whose login the shard's leader knows, as far as its history tells: with a restart both are gone.
 

@@ -11,6 +11,7 @@ from helios.control.admission import promoted
 from helios.control.replicas import (
     Decision,
     Detach,
+    Enlist,
     FailOver,
     Follow,
     HandOver,
@@ -314,6 +315,8 @@ class Replicas:
                 await self._following.detach(member)
             case _:
                 await self._publisher.publish(lambda topology: mutated(topology, shard.id, shard, decision))
+                if isinstance(decision, Enlist):
+                    self._attaching.forget(decision.member)
                 logger.info("membership: shard=%s change=%s", shard.id, decision)
                 self._wake.set()
 
