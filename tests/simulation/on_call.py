@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from tests.simulation.scenario import Edge
 
 from helios.admin.client import Admin
 from helios.control.wishes import is_external
+from helios.model.topology import NodeKind, NodeState
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -20,6 +22,7 @@ _EVERY_S = 2.0
 _NEEDLESS = 0.2  # how often a loss is accepted where nobody has called
 _SETTINGS = (("sharding.replication_factor", ("1", "2", "3")), ("replication.min_members", ("0", "1", "2", "3")))
 _WRONG = 0.1  # how often a node is named that may have no copy
+_STAYING = 3  # nodes of ours, so that two are left when one goes
 _GONE_FOR_GOOD_S = 8.0  # a shard without a leader for so long has lost one that nobody else starts
 
 
@@ -35,6 +38,14 @@ class OnCall(Operator):
         """Most copies of the shard are away, and the node's is not."""
         self._calls.append((shard, node))
         self._called.set()
+
+    async def _choose(self, admin: Admin, random: Random, deed: str) -> tuple[str, Awaitable[object]]:
+        # Where all other nodes leave, nobody takes over from a server outside, and who has its copy stays for ever.
+        if Edge.OUTSIDE in self.world.scenario.edges and deed in ("remove", "drain"):
+            nodes = self.world.invariants.topology.nodes
+            if sum(one.kind is NodeKind.SUPERVISED and one.state is NodeState.ACTIVE for one in nodes) < _STAYING:
+                deed = "rebalance"
+        return await super()._choose(admin, random, deed)
 
     async def _main(self) -> None:
         edges = self.world.scenario.edges
