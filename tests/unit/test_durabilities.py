@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helios.model.durability import Durability, durabilities_of, parse_durabilities
-from helios.model.sections import ReplicationSettings
+from helios.model.sections import Reads, ReplicationSettings
 
 
 def test_patterns_are_written_in_one_way() -> None:
@@ -35,3 +35,4 @@ def test_what_is_no_pattern_with_a_durability_is_refused(text: str) -> None:
 def test_no_failover_may_lose_what_some_keys_are_promised(durability: str, by_key: str, promises: bool) -> None:
     settings = ReplicationSettings(durability=Durability(durability), durability_by_key=by_key)
     assert settings.promises is promises
+    assert settings.altered(reads=Reads.LINEARIZABLE).promises

@@ -186,7 +186,9 @@ class ReplicationSettings(Section):
 
     @property
     def promises(self) -> bool:
-        """Whether writes to some keys at least are acknowledged by a majority, and no failover may lose them."""
+        """Whether what some clients are told waits for a majority, so that no failover may lose it."""
+        if self.reads is Reads.LINEARIZABLE:
+            return True  # what a read has shown is not taken back, however it was written
         by_key = (durability for _, durability in durabilities_of(self.durability_by_key))
         return Durability.QUORUM in (self.durability, *by_key)
 
