@@ -149,7 +149,8 @@ class Failures(Faults):
         world.unsound.difference_update([one for one in world.unsound if world.is_replaced(one)])
         if not power and not any(other.shard == server.shard for other in world.unsound):
             return True  # all disks have everything
-        left = {member_id for member_id in sound if world.member(member_id) is not server}
+        ending = {placed for agent in world.agents if not agent.alive for placed in agent.machine.servers}
+        left = {member_id for member_id in sound if world.member(member_id) not in {server, *ending}}
         return all(len(members & left) >= len(members) - len(members) // 2 for members in shard.memberships)
 
     def _leave_one(self, shard: Shard) -> None:
