@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from contextlib import aclosing
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,10 @@ from helios.coordinator.service import Coordinator
 from helios.engines.memory import MemoryConnector
 from helios.errors import StartError
 from helios.model.durability import Durability, durabilities_of
-from helios.model.sections import Reads
+from helios.model.sections import Reads, ReplicationSettings
+from helios.model.settings import ClusterSettings
+from helios.ports.following import followed
+from helios.ports.records import SETTINGS
 from helios.router.core import Router
 from helios.router.options import RouterOptions
 
@@ -150,8 +154,28 @@ class RouterActor(Actor):
 
     async def _main(self) -> None:
         world = self.world
-        replication = world.scenario.settings.replication
-        options = RouterOptions(
+        admin = Admin(self.store, self.connector, self.clock)
+        options = self._options(world.scenario.settings.replication)
+        self.router = router = Router(self.store, self.connector, admin, self.clock, options)
+        await router.start()
+        await router.serve("router", 0)
+        self.listening = world.network.listening
+        try:
+            await self._follow_settings(router)
+        finally:
+            await router.stop()
+
+    async def _follow_settings(self, router: Router) -> None:
+        """For ever: go by what a person sets, where somebody does."""
+        if self.world.scenario.edges.isdisjoint((Edge.SETTINGS, Edge.PROMISES)):
+            await asyncio.Event().wait()
+        async with aclosing(followed(self.store, ClusterSettings, SETTINGS)) as records:
+            async for settings in records:
+                router.configure(self._options(settings.replication))
+
+    def _options(self, replication: ReplicationSettings) -> RouterOptions:
+        world = self.world
+        return RouterOptions(
             inspected=False,
             watches_scripts=False,
             node=self.name,
@@ -168,15 +192,6 @@ class RouterActor(Actor):
             max_staleness_s=replication.max_staleness,
             turn_s=0.0,  # by the real clock, which would make a life differ from run to run
         )
-        admin = Admin(self.store, self.connector, self.clock)
-        self.router = router = Router(self.store, self.connector, admin, self.clock, options)
-        await router.start()
-        await router.serve("router", 0)
-        self.listening = world.network.listening
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await router.stop()
 
     def kill(self) -> None:
         """End it; its clients learn that the connection is lost."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from helios.model.durability import Durability, durabilities_of
+from helios.model.sections import Reads, ReplicationSettings
 from helios.model.topology import Topology
 from helios.placement.glob import Glob
 from helios.placement.patterns import EVERYTHING
 
 if TYPE_CHECKING:
     from tests.simulation.replicated import ReplicatedWorld
+
+Rules: TypeAlias = list[tuple[Glob, Durability]]  # the first that matches decides
 
 _MARGIN_S = 0.5
 
@@ -22,19 +25,28 @@ class Asynchronous:
     """
 
     def __init__(self, world: ReplicatedWorld) -> None:
-        replication = world.scenario.settings.replication
-        rules = (*durabilities_of(replication.durability_by_key), (EVERYTHING, replication.durability))
         self._world = world
-        self._rules = [(Glob(pattern), durability) for pattern, durability in rules]
-        self._any = any(durability is Durability.ASYNC for _, durability in rules)
+        self._rules: list[Rules] = []  # by which keys were told apart until now
+        self.changed(world.scenario.settings.replication)
+
+    def changed(self, replication: ReplicationSettings) -> None:
+        """These settings hold: what is acknowledged by them may be lost later, too."""
+        rules = (*durabilities_of(replication.durability_by_key), (EVERYTHING, replication.durability))
+        # Where reads wait for a majority, writes do, too, unless they are told apart by their keys.
+        waits = replication.reads is Reads.LINEARIZABLE and not replication.durability_by_key
+        if not waits and any(durability is Durability.ASYNC for _, durability in rules):
+            self._rules.append([(Glob(pattern), durability) for pattern, durability in rules])
 
     def has(self, key: bytes) -> bool:
-        """Whether the key is one of them."""
-        return next(durability for pattern, durability in self._rules if pattern.match(key)) is Durability.ASYNC
+        """Whether the key is one of them, or was."""
+        return any(
+            next(durability for pattern, durability in rules if pattern.match(key)) is Durability.ASYNC
+            for rules in self._rules
+        )
 
     def published(self, before: Topology, now: Topology) -> None:
         """The store has a new topology."""
-        for shard_id in before.fenced_shards - now.fenced_shards if self._any else ():
+        for shard_id in before.fenced_shards - now.fenced_shards if self._rules else ():
             if now.shard(shard_id) is not None:
                 self._failed_over(shard_id)
 

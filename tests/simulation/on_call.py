@@ -20,7 +20,23 @@ if TYPE_CHECKING:
 
 _EVERY_S = 2.0
 _NEEDLESS = 0.2  # how often a loss is accepted where nobody has called
-_SETTINGS = (("sharding.replication_factor", ("1", "2", "3")), ("replication.min_members", ("0", "1", "2", "3")))
+_SETTINGS = {
+    Edge.COPIES: (("sharding.replication_factor", ("1", "2", "3")), ("replication.min_members", ("0", "1", "2", "3"))),
+    Edge.SETTINGS: (
+        ("replication.ack_timeout", ("0.1", "0.5", "2")),
+        ("replication.failover_timeout", ("0.5", "1", "3")),
+        ("replication.max_staleness", ("0.1", "0.5", "1.5")),
+        ("replication.rebalance_leaders", ("true", "false")),
+        ("coordinator.fence_ack_timeout", ("0.1", "0.5", "1")),
+        ("coordinator.lease_ttl", ("1", "2", "3")),
+        ("sharding.migration_rate", ("0", "20", "500")),
+    ),
+    Edge.PROMISES: (
+        ("replication.reads", ("leader", "linearizable")),
+        ("replication.durability", ("async", "quorum")),
+        ("replication.durability_by_key", ("", "user:*=async", "cart:*=quorum", "n:*=async,session:*=async")),
+    ),
+}
 _WRONG = 0.1  # how often a node is named that may have no copy
 _STAYING = 3  # nodes of ours, so that two are left when one goes
 _GONE_FOR_GOOD_S = 8.0  # a shard without a leader for so long has lost one that nobody else starts
@@ -56,14 +72,14 @@ class OnCall(Operator):
                 tasks.create_task(self._answer_calls(admin, tasks))
             if Edge.OUTSIDE in edges:
                 tasks.create_task(self._choose_for(admin))
-            if Edge.COPIES in edges:
-                tasks.create_task(self._change_copies(admin))
+            for edge in (edge for edge in _SETTINGS if edge in edges):
+                tasks.create_task(self._change(edge, admin))
 
-    async def _change_copies(self, admin: Admin) -> None:
-        random = Random(f"{self.world.seed}/copies wanted")
+    async def _change(self, edge: Edge, admin: Admin) -> None:
+        random = Random(f"{self.world.seed}/{edge} wanted")
         while self._goes_on():
             await asyncio.sleep(random.expovariate(1 / _EVERY_S))
-            name, values = random.choice(_SETTINGS)
+            name, values = random.choice(_SETTINGS[edge])
             value = random.choice(values)
             await self.ask(f"set {name} {value}", admin.change_setting(name, value))
 

@@ -44,6 +44,8 @@ _OFTEN = {
     Edge.REPLICA_READS: 0.3,
     Edge.FLUSHES: 0.15,
     Edge.OUTSIDE: 0.25,
+    Edge.SETTINGS: 0.25,
+    Edge.PROMISES: 0.1,
 }
 # A server that loses keys by itself makes every copy lose them; and which are external is chosen here.
 _WITHOUT = (Edge.EXTERNAL, Edge.PLAIN, Edge.LOSING, Edge.IMPORTS, Edge.ADOPTED, Edge.FLUSHES)
@@ -58,8 +60,10 @@ def choose_replicated(seed: int) -> Scenario:
     drawn = {edge for edge, often in _OFTEN.items() if Random(f"{seed}/has {edge}").random() < often} - WAITING
     if traps:
         drawn.clear()
-    if Edge.ASYNC in drawn:
-        drawn.add(Edge.LEADER_READS)  # where nothing waits for a majority, no read can be sure of one
+    if Edge.PROMISES in drawn:
+        drawn |= {Edge.ASYNC, Edge.LEADER_READS}  # some time
+    elif Edge.ASYNC in drawn and Random(f"{seed}/async reads").random() < 0.7:
+        drawn.add(Edge.LEADER_READS)
     replication = ReplicationSettings(
         **_promises(seed, drawn),
         max_staleness=Random(f"{seed}/staleness").choice((0.2, 0.5, 1.0)),
@@ -164,7 +168,10 @@ class ReplicatedWorld(World):
         super().on_commit(operations, revision)
         for operation in operations:
             if isinstance(operation, Put) and operation.key == SETTINGS:
-                self.wanted.changed(decode(ClusterSettings, operation.value))
+                settings = decode(ClusterSettings, operation.value)
+                self.wanted.changed(settings)
+                self.asynchronous.changed(settings.replication)
+                self.max_staleness_s = max(self.max_staleness_s, settings.replication.max_staleness)
         if self.invariants.topology is not before:
             self.asynchronous.published(before, self.invariants.topology)
             self.accepted.published(before, self.invariants.topology)

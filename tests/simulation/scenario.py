@@ -58,6 +58,8 @@ class Edge(StrEnum):
     ASYNC = "async"  # some keys, or all, are acknowledged once the leader has them
     LEADER_READS = "leader-reads"  # reads show what the leader has
     REPLICA_READS = "replica-reads"  # clients let replicas answer some of what they read
+    SETTINGS = "settings"  # a person changes times and rates
+    PROMISES = "promises"  # a person changes what writes wait for, and what reads show
     OUTSIDE = "outside"  # a server that Helios does not start has keys of which there are copies
 
 

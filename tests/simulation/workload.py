@@ -167,7 +167,7 @@ class Client:
         command = Command("XINFO" if history in self._streams else "GET")
         asked = await self._reader.ask([b"READONLY"], to_argv(command.name, history.key, command.arguments))
         if not (asked.unknown or asked.refused):
-            back_ms = self._world.scenario.settings.replication.max_staleness * 1000 * _DRIFT
+            back_ms = self._world.max_staleness_s * 1000 * _DRIFT
             history.looked(command, asked.last, asked.begin_ms, asked.end_ms, max(back_ms, history.read_back_ms or 0.0))
 
     def _moving_streams(self) -> list[KeyHistory]:

@@ -60,6 +60,7 @@ class World:
         self.acknowledged = 0
         self.lost = 0  # of what was acknowledged, where that is allowed
         self.coordinator = ""
+        self.max_staleness_s = scenario.settings.replication.max_staleness  # at any time until now
         self.late: dict[str, float] = {}
         self.members: dict[str, MemberRecord] = {}
         self.inner = MemoryStore()
