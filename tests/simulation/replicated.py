@@ -121,7 +121,8 @@ class ReplicatedWorld(World):
         self.agents = [AgentActor(self, machine) for machine in self.machines.values()]
         for coordinator, node in zip(self.coordinators, self.machines, strict=False):
             coordinator.node = node
-        self.invariants.leads = lambda server: self.leading(server.shard) is server
+        self._led = dict(self.servers)  # by shard, also those that have left: who leads, or was the last to
+        self.invariants.leads = lambda server: self._led[server.shard] is server
         self.faults = Traps(self)
         self.terms = Terms(self)
         self.accepted = Accepted(self)
@@ -173,6 +174,7 @@ class ReplicatedWorld(World):
                 self.asynchronous.changed(settings.replication)
                 self.max_staleness_s = max(self.max_staleness_s, settings.replication.max_staleness)
         if self.invariants.topology is not before:
+            self._led |= {shard.id: self.leading(shard.id) for shard in self.invariants.topology.shards}
             self.asynchronous.published(before, self.invariants.topology)
             self.accepted.published(before, self.invariants.topology)
             self.wanted.published(before, self.invariants.topology)
