@@ -27,6 +27,10 @@ from tests.cluster import Cluster, HeliosProcess, free_ports, running_cluster
 
 POLL_S = 1.0
 IDLE_S = 20.0
+# When so little of a core is used nothing is left to do of what a start brings about, connections from each router to
+# each server above all.
+RESTING_CORES = 0.5
+LOOK_S = 5.0
 CONNECTIONS_A_PORT = 2
 QUIET = {"HELIOS_SHARDING__MIGRATION_RATE": "0", "HELIOS_SHARDING__AUTO_REBALANCE": "true"}
 # Fifty nodes share a core: one that waits for it is slow, not lost.
@@ -108,6 +112,20 @@ def used_between(before: dict[str, Use], after: dict[str, Use], length_s: float)
     return "; ".join(parts)
 
 
+def until_at_rest(cluster: Cluster, longest_s: float = 300.0) -> float:
+    """Wait until the processes have done what a start brings about; how long that took."""
+    began_s = time.monotonic()
+    before = used(cluster)
+    while (took_s := time.monotonic() - began_s) < longest_s:
+        time.sleep(LOOK_S)
+        after = used(cluster)
+        cores = sum(after[kind].processor_s - before[kind].processor_s for kind in KINDS) / LOOK_S
+        if cores < RESTING_CORES:
+            break
+        before = after
+    return took_s
+
+
 @contextmanager
 def guests(cluster: Cluster, ports: dict[str, int]) -> Iterator[None]:
     """Nodes that run and are not in the cluster yet."""
@@ -132,6 +150,7 @@ def measure(folder: Path, kind: str, nodes: int, minutes: float, rate: int, keys
             print(f"{founders} nodes serve after {time.monotonic() - began_s:.0f} s", flush=True)
             joining = {f"shard-{founders + number}": free_ports(1) for number in (1, 2)}
             with guests(cluster, joining):
+                print(f"at rest {until_at_rest(cluster):.0f} s later", flush=True)
                 before = used(cluster)
                 time.sleep(IDLE_S)
                 print(f"at rest: {used_between(before, used(cluster), IDLE_S)}", flush=True)
