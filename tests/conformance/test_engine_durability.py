@@ -10,6 +10,7 @@ from tests.engine_lab import Lab, listening, run, scan_all
 
 from helios.engines.valkey import ValkeyConnector, durability
 from helios.errors import EngineError
+from helios.ports.engine import Vitals
 
 
 async def test_persist_covers_what_anybody_wrote(lab: Lab) -> None:
@@ -150,6 +151,8 @@ async def test_a_server_that_cannot_write_is_known_before_a_client_finds_out(
                     writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
                 elif argv[0] == b"INFO":
                     writer.write(b"$%d\r\n%b\r\n" % (len(info), info))
+                elif argv[0] == b"DBSIZE":
+                    writer.write(b":7\r\n")
                 else:
                     value = settings[argv[2]]
                     writer.write(b"%%1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(argv[2]), argv[2], len(value), value))
@@ -158,6 +161,7 @@ async def test_a_server_that_cannot_write_is_known_before_a_client_finds_out(
     async with listening(answer) as member:
         engine = await ValkeyConnector().open(member)
         said = await engine.refuses_writes()
+        assert await engine.vitals() == Vitals(7, said)
         await engine.close()
     assert said.startswith(reason)
     assert bool(said) is bool(reason)
@@ -165,4 +169,6 @@ async def test_a_server_that_cannot_write_is_known_before_a_client_finds_out(
 
 @pytest.mark.processes
 async def test_a_server_in_order_takes_writes(real_lab: Lab) -> None:
-    assert await (await real_lab.open()).refuses_writes() == ""
+    engine = await real_lab.open()
+    assert await engine.refuses_writes() == ""
+    assert await engine.vitals() == Vitals(await engine.count(), "")

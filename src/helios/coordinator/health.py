@@ -101,7 +101,7 @@ class Watch:
                     return
                 if not leads:
                     self._refuses.pop(member.id, None)
-                    await self._refused(member, engine)
+                    self._note_refusal(member, await engine.refuses_writes())
                 self._answered[member.id] = self._clock.wall()
                 self._trouble.pop(member.id, None)
                 if node.kind is NodeKind.EXTERNAL:
@@ -118,10 +118,10 @@ class Watch:
     async def _serves(self, node: Node, member: Member, engine: Engine) -> bool:
         """Whether a leader answers clients; what keeps it from that is ended, if that can be. Raises EngineError."""
         try:
-            # At once: they go and come in one piece each.
-            held, refuses = await asyncio.gather(engine.count(), self._refused(member, engine))
-            self._context.counts.saw(member.id, held)
-            self._refuses[member.id] = refuses
+            vitals = await engine.vitals()
+            self._context.counts.saw(member.id, vitals.keys)
+            self._refuses[member.id] = vitals.refuses
+            self._note_refusal(member, vitals.refuses)
         except EngineBusy:
             trouble = await self._scripts.end(node.id, engine)
             if trouble:
@@ -130,12 +130,10 @@ class Watch:
         self._scripts.over(node.id)
         return True
 
-    async def _refused(self, member: Member, engine: Engine) -> str:
-        """Why a server takes no writes, or would take none; empty where it does."""
-        refuses = await engine.refuses_writes()
+    def _note_refusal(self, member: Member, refuses: str) -> None:
+        """Let all know whether a server takes no writes, or would take none."""
         refusing = self._context.refusing
         (refusing.add if refuses else refusing.discard)(member.id)
-        return refuses
 
     async def _end_users(self, node: Node, engine: Engine) -> None:
         try:

@@ -43,6 +43,14 @@ class EngineInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Vitals:
+    """How a server is: how many keys it has, owned or not, and why it takes no writes (empty where it does)."""
+
+    keys: int
+    refuses: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dumped:
     """A key's value, serialised by its server, and when it ends (Unix milliseconds), if ever.
 
@@ -191,6 +199,9 @@ class Engine(Protocol):
 
     async def refuses_writes(self) -> str:
         """Why the server takes no writes at the moment and what to do about it; empty where it takes them."""
+
+    async def vitals(self) -> Vitals:
+        """What `count` and `refuses_writes` say, for one round trip: who looks at many servers needs no more."""
 
     async def scan(self, cursor: int, count: int, beginning: bytes = b"") -> tuple[int, list[bytes]]:
         """The next cursor (0 = the end) and some keys, of those that begin so; each that stays is given at least once.

@@ -24,6 +24,7 @@ from helios.ports.engine import (
     StepCopy,
     StreamState,
     UserRole,
+    Vitals,
     at_once,
 )
 
@@ -107,6 +108,10 @@ class MemoryEngine:
     async def refuses_writes(self) -> str:
         """Never: it has no disk that could be full."""
         return await self.connection.call(str)
+
+    async def vitals(self) -> Vitals:
+        """How many keys there are."""
+        return Vitals(await self.count(), "")
 
     async def scan(self, cursor: int, count: int, beginning: bytes = b"") -> tuple[int, list[bytes]]:
         """The next cursor and, of some keys, those that begin so."""

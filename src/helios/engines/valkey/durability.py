@@ -34,20 +34,27 @@ async def persist(connection: Connection, timeout_s: float) -> bool:
         ) from None
 
 
-async def refusal(connection: Connection) -> str:
-    """Why the server answers writes by MISCONF and what to do about it; empty where it does not."""
-    text = await connection.execute("INFO", "persistence")
-    fields = dict(line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
-    if fields.get("aof_enabled") == "1" and fields.get("aof_last_write_status", "ok") != "ok":
+async def refusal(connection: Connection, info: bytes) -> str:
+    """Why the server answers writes by MISCONF and what to do about it; empty where it does not.
+
+    `info` is what it has just said to INFO persistence. All servers are asked every two seconds, so that no more of it
+    is read than is needed.
+    """
+    if _field(info, b"aof_enabled") == b"1" and _field(info, b"aof_last_write_status") not in (b"ok", b""):
         return (
             f"it could not write its log: make room on the disk of {await _folder(connection)}; a moment later it "
             "takes writes again by itself"
         )
-    if fields.get("rdb_last_bgsave_status", "ok") == "ok":
+    if _field(info, b"rdb_last_bgsave_status") in (b"ok", b""):
         return ""
     if await _setting(connection, "stop-writes-on-bgsave-error") != "yes" or not await _setting(connection, "save"):
         return ""
     return f"it could not save its data: make room on the disk of {await _folder(connection)}, then give it BGSAVE"
+
+
+def _field(info: bytes, name: bytes) -> bytes:
+    """A field of INFO; empty where there is none."""
+    return info.partition(b"\n" + name + b":")[2].partition(b"\r")[0]
 
 
 async def _folder(connection: Connection) -> str:

@@ -13,7 +13,7 @@ from helios.engines.valkey.rights import setuser
 from helios.engines.valkey.understanding import understood
 from helios.errors import EngineDenied, EngineError, EngineUnreachable
 from helios.model.topology import Member
-from helios.ports.engine import CLIENT_NAME, ChangeStream, Replication, ScriptEnd, UserRole
+from helios.ports.engine import CLIENT_NAME, ChangeStream, Replication, ScriptEnd, UserRole, Vitals
 
 _NAMELESS_S = 2  # how long a connection of Helios may take to say who it is
 
@@ -33,9 +33,18 @@ class ValkeyEngine(Keys):
         Empty as well where it does not let this user ask.
         """
         try:
-            return await refusal(self._connection)
+            return await refusal(self._connection, await self._execute("INFO", "persistence"))
         except EngineDenied:
             return ""
+
+    async def vitals(self) -> Vitals:
+        """How many keys database 0 has, and why the server takes no writes, as far as it lets this user ask."""
+        keys, said = await self._execute_many([("DBSIZE",), ("INFO", "persistence")])
+        try:
+            refuses = await refusal(self._connection, self._value(said, "INFO"))
+        except EngineDenied:
+            refuses = ""
+        return Vitals(int(self._value(keys, "DBSIZE")), refuses)
 
     async def libraries(self) -> dict[bytes, bytes]:
         """The server's libraries of functions: code by name."""
