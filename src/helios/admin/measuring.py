@@ -60,17 +60,14 @@ async def measure(
     Costs the server some two milliseconds for a thousand keys. A sample from the beginning that holds every key
     makes the stats exact.
     """
-    info = await engine.info()
-    held = await engine.count()
     beginning = cursor == 0
-    seen = dict.fromkeys(also)
-    scans = 0
-    while len(seen) < sample_keys and scans < sample_keys // _SCAN_COUNT + _EMPTY_SCANS_MAX:
+    info, held, (cursor, keys) = await asyncio.gather(engine.info(), engine.count(), engine.scan(cursor, _SCAN_COUNT))
+    seen = dict.fromkeys((*also, *keys))
+    scans = 1
+    while cursor and len(seen) < sample_keys and scans < sample_keys // _SCAN_COUNT + _EMPTY_SCANS_MAX:
         cursor, keys = await engine.scan(cursor, _SCAN_COUNT)
         seen.update(dict.fromkeys(keys))
         scans += 1
-        if cursor == 0:
-            break
     found = await _looked_at(engine, list(seen), info)
     own = [one for one in found if routes.owner(one.key) == shard]
     if beginning and cursor == 0:
