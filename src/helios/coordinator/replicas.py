@@ -36,6 +36,7 @@ from helios.model.ids import founder_id, replica_id
 from helios.model.migration import Change, ChangeStatus
 from helios.model.topology import Member, Shard, Topology
 from helios.ports.engine import Replication
+from helios.ports.pulse import rest_s
 from helios.ports.records import AGENTS, CHANGES, REPLICAS, MemberRecord, ReplicasRecord, list_records, put_record
 from helios.ports.store import Delete, Operation
 
@@ -141,7 +142,8 @@ class Replicas:
                 elif self._is_tended(topology, shard):
                     looks[shard.id] = tasks.create_task(self._look(shard))
             try:
-                async with asyncio.timeout(_LOOK_AGAIN_S if self._unsettled else _LOOK_EVERY_S):
+                now_s = asyncio.get_running_loop().time()
+                async with asyncio.timeout(_LOOK_AGAIN_S if self._unsettled else rest_s(now_s, _LOOK_EVERY_S)):
                     await self._wake.wait()
             except TimeoutError:
                 pass
