@@ -309,6 +309,9 @@ def test_whoever_goes_by_counts_is_told_of_other_ones_alone() -> None:
         assert not waiting.done()
         counts.saw("a.0", 8)
         await waiting
+        begun = asyncio.ensure_future(counts.changed())
+        counts.saw("a.0", 9)  # before it has had a turn
+        await begun
         counts.forget("a.0")
         assert counts.of("a.0") is None
 

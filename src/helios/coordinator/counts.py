@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 
 class Counts:
@@ -27,6 +29,6 @@ class Counts:
         """What the last look found; None where it got no answer, or there was none."""
         return self._held.get(leader)
 
-    async def changed(self) -> None:
-        """Return when a look has found another number than the one before."""
-        await self._changed.wait()
+    def changed(self) -> Coroutine[Any, Any, bool]:
+        """Waits until a look has found another number than the one before, from this call on and not from its await."""
+        return self._changed.wait()

@@ -38,6 +38,7 @@ def run(
     """
 
     async def whole() -> None:
+        offset_s.set(random.random() * BEAT_S)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -60,7 +61,6 @@ def run(
     # What has been imported stays: it is no garbage, and to look at it again and again would be a pause each time.
     gc.freeze()
     gc.enable()
-    offset_s.set(random.random() * BEAT_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(whole())
 
