@@ -10,9 +10,10 @@ from typing import cast
 import pytest
 from tests.engine_lab import until
 
-from helios.errors import Conflict, StartError, StoreUnreachable
+from helios.errors import Conflict, StartError, StoreError, StoreUnreachable
 from helios.model.ids import Address
 from helios.model.topology import Topology
+from helios.node.backoff import Backoff
 from helios.node.files import MemberFolder
 from helios.node.keeper import MemberKeeper
 from helios.node.member import MemberServer, MemberSpec
@@ -96,3 +97,30 @@ async def test_what_keeps_a_server_from_starting_is_told_until_it_starts(monkeyp
     await until(came_up)
     assert keeper.trouble == ""
     carried.cancel()
+
+
+class _FullStore(MemoryStore):
+    """A store whose disk is full the first time."""
+
+    full = True
+
+    async def commit(self, operations: Sequence[Put | Delete], *, compares: Sequence[Compare] = ()) -> int:
+        if self.full:
+            self.full = False
+            raise StoreError("no room")
+        return await super().commit(operations, compares=compares)
+
+
+async def test_a_server_that_cannot_be_announced_runs_on() -> None:
+    """It may be followed by then, and have what was acknowledged since."""
+    store, server = _FullStore(), _Server()
+    ended: list[int] = []
+
+    async def stop() -> None:
+        ended.append(server.port)
+
+    server.stop = stop  # type: ignore[method-assign]
+    keeper = MemberKeeper(cast(MemberServer, server), store, SystemClock(), _tell)
+    await keeper._bring_up(Backoff(), again=True)
+    assert keeper.ready
+    assert not ended

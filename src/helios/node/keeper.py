@@ -148,8 +148,8 @@ class MemberKeeper:
                 topology = self._topology if self.solo else await read_topology(self._store)
                 await self.start(topology, again=again)
             except StoreError as error:
+                # A server that runs already may be followed, and have what was acknowledged since: it is let run.
                 logger.warning("member not announced: member=%s error=%s", self._id, error)
-                await self.server.stop()
             except StartError as error:
                 logger.warning("member not started: member=%s error=%s", self._id, error)
                 self.trouble = f"{self._id} cannot be started: {error}"
