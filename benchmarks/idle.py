@@ -1,7 +1,8 @@
 """What a cluster takes at rest: `python -m benchmarks.idle [--nodes N] [--seconds S] [--store etcd]`.
 
 Printed for each of its processes: how much of a core it takes while no client asks for anything, and its memory: RSS,
-where every page counts whole, and PSS, where what several processes share counts in parts.
+where every page counts whole, and PSS, where what several processes share counts in parts. One more node, `alone`, is
+started by `helios node`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.moves import get, store_settings
-from tests.cluster import Cluster, running_cluster
+from tests.cluster import Cluster, free_ports, running_cluster
 
 SETTLED_S = 20.0  # what follows a start is over
 TICKS_A_S = os.sysconf("SC_CLK_TCK")
@@ -82,6 +83,9 @@ def main() -> None:
         store_settings(options.store, Path(folder) / "etcd") as settings,
         running_cluster(Path(folder), options.nodes, settings, checked=False) as cluster,
     ):
+        address = f"127.0.0.1:{free_ports(1)}"
+        cluster.helios("node", "--id", "alone", "--listen", address).wait_ready()
+        cluster.command("ADDNODE", "alone", address)
         measure(cluster, options.seconds)
 
 

@@ -24,7 +24,7 @@ from helios.model.setting_info import all_settings, nearest
 from helios.node.files import DataFolder
 from helios.node.ports import free_ports
 from helios.node.process import in_words
-from helios.runtime.children import child_command, helios_command
+from helios.runtime.command_lines import child_command, helios_command
 from helios.runtime.lifecycle import COMPLAINT
 from helios.runtime.settings import variable
 

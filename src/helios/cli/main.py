@@ -188,23 +188,21 @@ def node(
 
     Example: helios node --id shard-4 --listen localhost:6382
     """
+    from helios.runtime.command_lines import node_command
 
-    def start() -> None:
-        from helios.model.ids import Address
-        from helios.runtime.node import NodeOptions, run_node
-        from helios.runtime.settings import SettingsSource
-
-        flags: dict[str, object] = {
-            "atlas.data_dir": data_dir,
-            "store.url": store,
-            "router.workers": workers,
-        }
-        source = SettingsSource(config, os.environ, flags)
-        reached = None if advertise is None else Address.parse(advertise)
-        options = NodeOptions(node_id, Address.parse(listen), reached, zone, leave_running=leave_running)
-        run_node(options, source.read(), source)
-
-    carry_out(start)
+    options = {
+        "id": node_id,
+        "listen": listen,
+        "advertise": advertise,
+        "zone": zone or None,
+        "leave-running": "yes" if leave_running else None,
+        "config": config,
+        "atlas.data_dir": data_dir,
+        "store.url": store,
+        "router.workers": workers,
+    }
+    words = node_command({name: str(value) for name, value in options.items() if value is not None})
+    os.execv(words[0], words)  # the same process goes on without the library of this command line, to hold less memory
 
 
 @app.command()

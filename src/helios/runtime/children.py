@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +16,6 @@ from helios.node.process import Process, in_words, size_of, start_process, tail
 from helios.runtime.lifecycle import COMPLAINT, say
 
 logger = logging.getLogger(__name__)
-
-
-def helios_command(*words: str) -> list[str]:
-    """The command line that runs a command of this very Helios."""
-    return _program("helios.cli.main", *words)
-
-
-def child_command(kind: str, settings: Path, *words: str) -> list[str]:
-    """The command line that runs a "node", a "router" or the "gateway" with the settings handed over in a file."""
-    return _program("helios.runtime.child", kind, *words, "--settings", str(settings))
-
-
-def _program(module: str, *words: str) -> list[str]:
-    # -P: modules come from where Helios was installed, not from whatever folder this was started in.
-    return [sys.executable, "-P", "-m", module, *words]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ from helios.ports.topologies import read_topology
 from helios.runtime.adoption import check_store
 from helios.runtime.agreement import agree, disagreements, follow
 from helios.runtime.backends import connector, locate, opened_store
-from helios.runtime.children import child_command
 from helios.runtime.clock import SystemClock
+from helios.runtime.command_lines import child_command
 from helios.runtime.departure_notice import tell_of_departure
 from helios.runtime.failpoints import failpoints
 from helios.runtime.founding import found_as_first
@@ -66,7 +66,7 @@ class NodeOptions:
 def run_node(options: NodeOptions, read: SettingsRead, source: SettingsSource | None) -> None:
     """Run a node until it is told to stop. Raises InvalidInput, StartError or StoreError.
 
-    With a `source` of its own, and not as a child of `helios up`, it follows its settings file.
+    With a `source` of its own it follows its settings file.
     """
     settings = read.settings
     data = DataFolder(data_folder(settings))
@@ -124,7 +124,7 @@ async def _serve(
             return
         (joined,) = found
         jobs = [joined.claim.lost()]
-        if source is not None and not options.child:
+        if source is not None:
             for sentence in disagreements(joined.settings.cluster, read):
                 tell(sentence)
             jobs.append(Reloader(source, read, joined.store, SystemClock(), who=_who(options), tell=tell).run(reload))

@@ -26,8 +26,9 @@ from helios.ports.topologies import read_topology
 from helios.runtime.adoption import adopt, move_nodes
 from helios.runtime.agreement import agree, follow
 from helios.runtime.backends import connector, locate, opened_store
-from helios.runtime.children import Child, ChildSpec, child_command
+from helios.runtime.children import Child, ChildSpec
 from helios.runtime.clock import SystemClock
+from helios.runtime.command_lines import child_command
 from helios.runtime.departure_notice import tell_news, tell_of_departure
 from helios.runtime.founding import ADOPTED, bring_in
 from helios.runtime.handover import hand_over
