@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import pytest
 from tests.shards import eventually
-from tests.simulation.loop import SimLoop
+from tests.simulation.loop import SimClock, SimLoop
 from tests.topologies import cluster
 
+from helios.admin.measuring import Measured, measure
 from helios.coordinator import collector as collecting
 from helios.coordinator.access import Access
 from helios.coordinator.collector import Collector
@@ -19,11 +22,13 @@ from helios.coordinator.growth import Growth, Held
 from helios.coordinator.publisher import Publisher
 from helios.engines.memory import MemoryConnector
 from helios.engines.memory.server import MemoryServer
+from helios.errors import EngineUnreachable
 from helios.model.sections import CoordinatorSettings
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Rule, Topology
 from helios.placement.routing import Routes
-from helios.ports.engine import BIG_VALUE_BYTES, EngineInfo
+from helios.ports.clock import Clock
+from helios.ports.engine import BIG_VALUE_BYTES, Engine, EngineInfo
 from helios.ports.records import BIG_KEYS, LOAD, TERM, BigKeysRecord, LoadRecord, put_record, read_record
 from helios.ports.store import Put
 from helios.resp.wire import encode_command
@@ -129,14 +134,16 @@ class Lab:
         store = MemoryStore()
         return cls(await Publisher.open(store, SystemClock(), 1, await store.commit([Put(TERM, b"1")])))
 
-    def collector(self, settings: ClusterSettings | None = None, counts: Counts | None = None) -> Collector:
+    def collector(
+        self, settings: ClusterSettings | None = None, counts: Counts | None = None, clock: Clock | None = None
+    ) -> Collector:
         """That of another term."""
         addresses = {shard.leading.address: self.servers[shard.id] for shard in self.topology.shards}
         access = Access(MemoryConnector(addresses), self.publisher)
         return Collector(
             self.publisher,
             access,
-            SystemClock(),
+            clock or SystemClock(),
             lambda: settings or ClusterSettings(),
             counts or Counts(),
         )
@@ -237,6 +244,47 @@ async def test_the_stats_are_fresh_where_the_watch_has_counted_many_keys_more(mo
     await eventually(known, "the next look does not wait for its time")
     running.cancel()
     await asyncio.wait([running])
+
+
+async def test_shards_share_what_one_look_may_take_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    async def noted(engine: Engine, routes: Routes, shard: str, keys: int, *rest: Any) -> Measured:
+        asked.append(keys)
+        return await measure(engine, routes, shard, keys, *rest)
+
+    monkeypatch.setattr(collecting, "measure", noted)
+    lab = await Lab.made()
+    await lab.collector().collect()
+    monkeypatch.setattr(collecting, "_SAMPLED_TOGETHER", 600)
+    await lab.collector().collect()
+    assert asked == [1000, 1000, 300, 300]
+
+
+def test_after_a_look_that_took_long_the_servers_have_a_longer_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = SimLoop()
+    clock = SimClock(loop)
+    began: list[float] = []
+
+    async def slow(engine: Engine, routes: Routes, shard: str, *rest: Any) -> Measured:
+        if shard == "a":
+            began.append(clock.monotonic())
+        await asyncio.sleep(4)
+        raise EngineUnreachable(f"{shard} did not answer")
+
+    async def looks() -> None:
+        lab = await Lab.made()
+        running = asyncio.create_task(lab.collector(clock=clock).run())
+        await asyncio.sleep(90)
+        running.cancel()
+        await asyncio.wait([running])
+
+    monkeypatch.setattr(collecting, "measure", slow)
+    try:
+        loop.run_until_complete(looks())
+    finally:
+        loop.close()
+    assert [round(after - before) for before, after in pairwise(began)] == [20, 20, 20, 20]
 
 
 MEGABYTE = 1 << 20

@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 _MIN_SAMPLE_KEYS = 1000
 _MAX_SAMPLE_KEYS = 20_000
 _COVERED_S = 60.0
+# One process takes in the samples of all shards, and does more than that.
+_SAMPLED_TOGETHER = 60_000
+_REST = 4.0  # times what the last look took: servers that are slow to answer are not asked all the time
 # So many keys more or less than at the last look, and it is looked again: stats are of no use beside fresh keys.
 _SOON_S = 2.0
 _CHANGED_KEYS = 100
@@ -114,9 +117,11 @@ class Collector:
 
         while True:
             looked_under = self._publisher.topology.placement
+            began_s = self._clock.monotonic()
             await self.collect()
             looked_s = self._clock.monotonic()
-            while not moved() and (left_s := looked_s + self._pause_s() - self._clock.monotonic()) > 0:
+            rest_s = _REST * (looked_s - began_s)
+            while not moved() and (left_s := looked_s + max(rest_s, self._pause_s()) - self._clock.monotonic()) > 0:
                 news = [
                     asyncio.ensure_future(self._publisher.until(lambda _: moved())),
                     asyncio.ensure_future(self._counts.changed()),
@@ -194,7 +199,8 @@ class Collector:
 
     def _sample_keys(self, shard: str) -> int:
         part = self._interval_s() / _COVERED_S
-        return min(max(_MIN_SAMPLE_KEYS, round(self._held.get(shard, 0) * part)), _MAX_SAMPLE_KEYS)
+        wanted = max(_MIN_SAMPLE_KEYS, round(self._held.get(shard, 0) * part))
+        return min(wanted, _MAX_SAMPLE_KEYS, _SAMPLED_TOGETHER // len(self._publisher.topology.shards))
 
     def _covered(self, shard: str, found: Measured) -> float:
         """The part of the shard's keys that samples of the last minute have looked at."""
