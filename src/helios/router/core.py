@@ -47,7 +47,6 @@ from helios.router.upstream.heavy import HeavyCommands
 from helios.router.upstream.link import ServerConnection
 from helios.router.upstream.opening import Opening
 from helios.router.upstream.pool import Pool
-from helios.router.upstream.preconnect import Preconnect
 
 _END_TIMEOUT_S = 1.5
 
@@ -94,7 +93,6 @@ class Router:
         self.port = 0  # where it serves clients; 0 where it does not
         self.holding = Holding(options.hold_timeout_s, lambda took_s: self.slowlog.note(HELD, clock.wall(), took_s))
         self.pool = Pool(self, options)
-        self._preconnect = Preconnect(self.pool)
         self.blocked: set[WaitingCommand] = set()
         self.watches: set[WatchedKeys] = set()
         self.hub = Hub(self, options)
@@ -129,7 +127,6 @@ class Router:
         self.keeper.start()
         self._answering.keep(asyncio.create_task(self.script_cache.follow(), name="scripts"))
         self._answering.keep(asyncio.create_task(self.stray_scripts.run(), name="stray scripts"))
-        self._answering.keep(asyncio.create_task(self._preconnect.run(), name="connections ahead"))
         try:
             async with asyncio.timeout(self.options.start_timeout_s):
                 await self._opened.wait()
@@ -226,7 +223,6 @@ class Router:
         self._dispatcher.serve(self.routes)
         marks = self.pool.marks_behind(topology.fences, self.routes.fenced)
         self.pool.apply(topology)
-        self._preconnect.apply(topology, self.options.node)
         for watch in self.watches:
             watch.follow(self.routes)
         for waiting in list(self.blocked):

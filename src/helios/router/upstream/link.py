@@ -50,7 +50,6 @@ class ServerConnection(WatchedQueue):
         self.member = member
         self.variant = variant
         self.protocol = 2 + variant % 2
-        self._tried = asyncio.Event()
         self.state = ConnectionState.IDLE
         self.last_fault = "not connected yet"
         self.history = ""  # the replication id under which the server has to lead; empty: any
@@ -79,8 +78,6 @@ class ServerConnection(WatchedQueue):
     def state(self, state: ConnectionState) -> None:
         self._state = state
         self.ready = state is ConnectionState.READY
-        if state not in (ConnectionState.IDLE, ConnectionState.CONNECTING):
-            self._tried.set()
 
     def admits(self, waiter: Waiter) -> bool:
         """Whether a command may be queued while there is no connection; answers the waiter if not."""
@@ -221,16 +218,10 @@ class ServerConnection(WatchedQueue):
         self.state = ConnectionState.CONNECTING
         self._task = self._loop.create_task(self._keep_connected(), name=f"link to {self.member.id}")
 
-    def connect(self) -> bool:
-        """Open the connection if nothing has been sent yet; whether that was so."""
-        if self.state is not ConnectionState.IDLE:
-            return False
-        self._connect()
-        return True
-
-    async def tried(self) -> None:
-        """Return when the first attempt at a connection has succeeded, or failed, or is wanted no more."""
-        await self._tried.wait()
+    def connect(self) -> None:
+        """Open the connection if nothing has been sent yet."""
+        if self.state is ConnectionState.IDLE:
+            self._connect()
 
     def retry(self) -> None:
         """Try at once where the next attempt was to come later: something has changed at the server."""
