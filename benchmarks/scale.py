@@ -27,8 +27,7 @@ from tests.cluster import Cluster, HeliosProcess, free_ports, running_cluster
 
 POLL_S = 1.0
 IDLE_S = 20.0
-# When so little of a core is used nothing is left to do of what a start brings about, connections from each router to
-# each server above all.
+# When so little of a core is used nothing is left to do of what a start brings about.
 RESTING_CORES = 0.5
 LOOK_S = 5.0
 CONNECTIONS_A_PORT = 2
