@@ -101,7 +101,7 @@ def _record(state: TransitionState, event: Event) -> tuple[TransitionState, tupl
                 return _staged(state, (source, target), Drained), ()
         case FenceFailed(source, target, reason):
             key = (source, target)
-            if key in state.fenced and key not in _being_published(state):
+            if key in state.fenced and key not in _being_published(state, Unfence, Switch):
                 return _fence_failed(state, key, reason), ()
         case CopyBroken(source, reason, fatal):
             return _copy_broken(state, source, reason, fatal=fatal), ()
@@ -135,9 +135,9 @@ def _expects(state: TransitionState, key: Key, event: type[Event]) -> bool:
     return key in state.fenced and event in STAGES[state.stages.get(key)]
 
 
-def _being_published(state: TransitionState) -> frozenset[Key]:
-    """The pairs whose fences the publication under way puts up, lifts or ends."""
-    return frozenset((part.source, part.target) for part in parts_of(state.publishing))
+def _being_published(state: TransitionState, *kinds: type[Mutation]) -> frozenset[Key]:
+    """The pairs for whose fences the publication under way does one of these."""
+    return frozenset((part.source, part.target) for part in parts_of(state.publishing) if isinstance(part, kinds))
 
 
 def _staged(state: TransitionState, key: Key, cause: type[Event | Mutation]) -> TransitionState:
@@ -187,7 +187,7 @@ def _copy_broken(state: TransitionState, source: str, reason: str, *, fatal: boo
         caught_up=tuple(key for key in state.caught_up if key[0] != source),
         copy_attempts={**state.copy_attempts, source: attempts},
     )
-    switching = {(part.source, part.target) for part in parts_of(state.publishing) if isinstance(part, Switch)}
+    switching = _being_published(state, Switch)
     for key in state.fenced:
         if key[0] == source and key not in switching:
             state = _staged(state, key, CopyBroken)
@@ -203,7 +203,7 @@ def _paused(state: TransitionState, *, paused: bool) -> tuple[TransitionState, t
     if paused or not state.paused:
         return replace(state, paused=paused), ()
     # Big values that change are not copied while their pair waits for its fence: it has to catch up once more.
-    fencing = _being_published(state)
+    fencing = _being_published(state, Fence)
     behind = tuple(Resume(*key) for key in state.caught_up if key not in fencing and key[0] in state.copying)
     caught_up = tuple(key for key in state.caught_up if key in fencing)
     return replace(state, paused=False, caught_up=caught_up), behind
