@@ -36,14 +36,14 @@ class Attaching:
 
     def seen(self, sights: Mapping[str, Sight]) -> None:
         """Who follows nobody any more was restarted, or told so."""
-        for member_id in (member_id for member_id, sight in sights.items() if sight.leader is None):
-            self.sealed.discard(member_id)
-            self._let_in.pop(member_id, None)
+        for member_id, sight in sights.items():
+            if sight.leader is None:
+                self.forget(member_id)
 
-    def forget(self, member: Member) -> None:
-        """The member is listed anew: what was known of it was of a shard that may have left, and its users with it."""
-        self.sealed.discard(member.id)
-        self._let_in.pop(member.id, None)
+    def forget(self, member_id: str) -> None:
+        """A member is listed anew: what was known of it was of a shard that may have left, and its users with it."""
+        self.sealed.discard(member_id)
+        self._let_in.pop(member_id, None)
 
     def let_in(self, shard: Shard, leader: Sight | None) -> set[str]:
         """The members whose login the shard's leader knows, as far as its history tells: with a restart both are gone.

@@ -318,7 +318,7 @@ class Replicas:
             case _:
                 await self._publisher.publish(lambda topology: mutated(topology, shard.id, shard, decision))
                 if isinstance(decision, Enlist):
-                    self._attaching.forget(decision.member)
+                    self._attaching.forget(decision.member.id)
                 logger.info("membership: shard=%s change=%s", shard.id, decision)
                 self._wake.set()
 
