@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.moves import get, store_settings
-from tests.cluster import Cluster, free_ports, running_cluster
+from tests.cluster import Cluster, running_cluster
+from tests.ports import free_ports
 
 SETTLED_S = 20.0  # what follows a start is over
 TICKS_A_S = os.sysconf("SC_CLK_TCK")

@@ -32,8 +32,9 @@ from urllib.request import urlopen
 
 import hiredis
 import uvloop
-from tests.cluster import Cluster, ask, free_ports, running_cluster
+from tests.cluster import Cluster, ask, running_cluster
 from tests.etcd_servers import etcd_servers
+from tests.ports import free_ports
 from tests.servers import Server, start_valkey
 
 GUEST = "shard-4"

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import hiredis
 from benchmarks.moves import Finish, Load, Window, at_rest, fill, get, show, store_settings, under
-from tests.cluster import Cluster, HeliosProcess, free_ports, running_cluster
+from tests.cluster import Cluster, HeliosProcess, running_cluster
+from tests.ports import free_ports
 
 POLL_S = 1.0
 IDLE_S = 20.0

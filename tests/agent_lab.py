@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.leftovers import running_with
+from tests.ports import free_ports
 from tests.waiting import until
 
 from helios.model.ids import Address, founder_id
@@ -21,7 +22,6 @@ from helios.node.agent import Agent, AgentSpec, lock_node
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
 from helios.node.member_state import member_of, members_of
-from helios.node.ports import free_ports
 from helios.node.probe import ask
 from helios.node.process import ProcessId
 from helios.node.workers import WorkerSpec

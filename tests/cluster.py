@@ -17,6 +17,7 @@ from typing import Any
 import hiredis
 from tests.cluster_store import ON_ETCD, store_settings
 from tests.leftovers import end, running_with
+from tests.ports import free_ports
 from tests.waiting import blocking_until
 
 from helios.model.ids import Address
@@ -24,7 +25,6 @@ from helios.model.topology import Member, Shard
 from helios.node.files import DataFolder
 from helios.node.locks import holder_of
 from helios.node.member_state import member_of
-from helios.node.ports import free_ports as free_ports
 from helios.node.process import ProcessId
 
 START_S = 60.0
@@ -126,9 +126,9 @@ class Cluster:
         words = ["up", "--shards", str(self.shards), "--port", str(self.resp_ports[0])]
         return [*words, "--api-port", str(self.api_port), "--data-dir", str(self.data_dir), *self.flags]
 
-    def begin(self) -> HeliosProcess:
+    def begin(self, *flags: str) -> HeliosProcess:
         """Run `helios up` without waiting for it."""
-        self.up = HeliosProcess(self.words(), self.folder / "output", self.env)
+        self.up = HeliosProcess([*self.words(), *flags], self.folder / "output", self.env)
         return self.up
 
     def start(self, limit_s: float = START_S) -> HeliosProcess:
@@ -138,15 +138,16 @@ class Cluster:
         return up
 
     def start_anywhere(self, limit_s: float = START_S) -> None:
-        """Run `helios up` until it is ready, on other ports where another test was quicker to take these."""
+        """Run `helios up` until it is ready, on other ports where somebody else was quicker to take these."""
+        up = self.begin()
         while True:
-            up = self.begin()
             try:
                 up.wait_ready(limit_s)
             except AssertionError:
                 if "is taken by another process" not in up.err:
                     raise
                 self._take_ports()
+                up = self.begin("--move-ports")  # its nodes may have been founded before a port was missing
             else:
                 return
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from tests.ports import free_ports
 
-from helios.node.ports import free_ports
 from helios.stores.etcd_gateway import encoded
 
 _START_S = 20.0

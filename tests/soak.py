@@ -18,10 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import hiredis
-from tests.cluster import Cluster, HeliosProcess, free_ports, running_cluster
+from tests.cluster import Cluster, HeliosProcess, running_cluster
 from tests.crashes import SETTINGS, RestWriter
 from tests.histories import Recorder
 from tests.ledger import Ledger
+from tests.ports import free_ports
 from tests.reckoning import (
     assert_checked,
     assert_each_key_once,

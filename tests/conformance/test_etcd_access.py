@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.certificates import Authority
-from tests.cluster import free_ports
 from tests.etcd_servers import EtcdTls, add_user, etcd_servers, has_etcd, started_etcd, with_users
+from tests.ports import free_ports
 
 from helios.errors import StartError, StoreError
 from helios.model.sections import StoreSettings

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import pytest
 from tests.cables import Cable
-from tests.cluster import free_ports
 from tests.etcd_servers import has_etcd
+from tests.ports import free_ports
 
 from helios.errors import Conflict, StoreError
 from helios.ports.following import updates

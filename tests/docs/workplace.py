@@ -24,8 +24,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.cluster import Cluster, HeliosProcess, free_ports
+from tests.cluster import Cluster, HeliosProcess
 from tests.docs.console import ROOT, Block, Step, difference
+from tests.ports import free_ports
 from tests.servers import start_valkey
 
 from helios.node.server import find_server

@@ -6,8 +6,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.cluster import free_ports, running_cluster
+from tests.cluster import running_cluster
 from tests.ledger import Ledger
+from tests.ports import free_ports
 from tests.reckoning import assert_each_key_once, at_rest, verb
 
 # A move waits for the disk twice, for a second each time where it is written once a second.

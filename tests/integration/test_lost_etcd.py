@@ -7,8 +7,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.cluster import Cluster, HeliosProcess, ending, free_ports
+from tests.cluster import Cluster, HeliosProcess, ending
 from tests.etcd_servers import has_etcd, started_etcd
+from tests.ports import free_ports
 from tests.topologies import cluster
 from tests.waiting import blocking_until
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from tests.cluster import Cluster, HeliosProcess, ask, ending
 from tests.etcd_servers import EtcdServers, etcd_servers, has_etcd
+from tests.ports import free_ports
 from tests.waiting import blocking_until
-
-from helios.node.ports import free_ports
 
 pytestmark = [
     pytest.mark.processes,

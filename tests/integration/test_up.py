@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster import HELIOS, Cluster, ask, ending, free_ports, running_cluster
+from tests.cluster import HELIOS, Cluster, ask, ending, running_cluster
 from tests.cluster_store import ON_ETCD
 from tests.etcd_servers import has_etcd, started_etcd
+from tests.ports import free_ports
 from tests.reckoning import at_rest
 from tests.waiting import blocking_until
 

@@ -21,8 +21,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from tests.certificates import Authority
-from tests.cluster import Cluster, ask, free_ports, running_cluster
+from tests.cluster import Cluster, ask, running_cluster
 from tests.cluster_store import ON_ETCD
+from tests.ports import free_ports
 from tests.waiting import blocking_until
 
 from helios.model.passwords import hashed

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.certificates import Authority
-from tests.cluster import free_ports
+from tests.ports import free_ports
 from typer.testing import CliRunner
 
 from helios.cli.main import app

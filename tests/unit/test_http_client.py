@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
-from tests.cluster import free_ports
+from tests.ports import free_ports
 
 from helios.stores.http_client import HttpClient, NotSent, Unanswered
 

@@ -6,11 +6,12 @@ import socket
 from pathlib import Path
 
 import pytest
+from tests.ports import free_ports
 
 from helios.errors import StartError
 from helios.model.ids import Address
 from helios.node import ports
-from helios.node.ports import MEMBER_PORT_OFFSET, Reservation, choose_member_port, free_ports, outward_host, taken
+from helios.node.ports import MEMBER_PORT_OFFSET, Reservation, choose_member_port, outward_host, taken
 
 HOST = "127.0.0.1"
 

@@ -15,6 +15,7 @@ _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _PRIVILEGED = 1023
 _LAST = 65535
 _TRIES = 500
+_UNCHOSEN = range(20_000, 22_000)  # those that people choose lie below
 
 
 def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
@@ -69,10 +70,15 @@ def free_ports(count: int) -> int:
     They lie below those that the system gives to outgoing connections, which could take one meanwhile.
     """
     while True:
-        first = random.randrange(10_000, 22_000)
-        ports = [first + offset + n for n in range(count) for offset in (0, MEMBER_PORT_OFFSET)]
-        if not any(taken("127.0.0.1", port) for port in ports):
+        first = random.choice(_UNCHOSEN)
+        if unused_ports(first, count):
             return first
+
+
+def unused_ports(first: int, count: int) -> bool:
+    """Whether nobody listens on `count` adjoining loopback ports now, nor 10000 above."""
+    ports = [first + offset + n for n in range(count) for offset in (0, MEMBER_PORT_OFFSET)]
+    return not any(taken("127.0.0.1", port) for port in ports)
 
 
 class Reservation:
