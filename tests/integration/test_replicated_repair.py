@@ -30,6 +30,7 @@ from tests.waiting import blocking_until
 
 from helios.model.ids import founder_id, replica_id
 from helios.node.member_state import member_of
+from helios.node.ports import taken as port_taken
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(400)]
 
@@ -129,6 +130,8 @@ def test_a_member_whose_port_is_taken_gets_another(cluster: Cluster, which: str)
         port = cluster.server_port(member)
         with absent(cluster, node_of(member)):
             gone(cluster, member)
+            # A killed process is dead before the last of its threads lets go of what it listened on.
+            blocking_until(lambda: port_taken("127.0.0.1", port) is None, LONG_S)
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind(("127.0.0.1", port))
             taken.listen()
