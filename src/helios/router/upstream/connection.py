@@ -183,14 +183,16 @@ class Wire(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def in_time(options: RouterOptions, patience: float = 1.0) -> AsyncGenerator[None, None]:
-    """Raise a ConnectionError where what is inside takes longer, by that factor, than a connection may."""
-    timeout_s = options.connect_timeout_s * patience
+async def in_time(options: RouterOptions) -> AsyncGenerator[asyncio.Timeout, None]:
+    """Raise a ConnectionError where what is inside takes longer than a connection may; what is given can prolong it."""
+    began_s = asyncio.get_running_loop().time()
+    limit = asyncio.timeout(options.connect_timeout_s)
     try:
-        async with asyncio.timeout(timeout_s):
-            yield
+        async with limit:
+            yield limit
     except TimeoutError:
-        raise ConnectionError(f"no answer within {timeout_s:g} s") from None
+        allowed_s = (limit.when() or began_s) - began_s
+        raise ConnectionError(f"no answer within {allowed_s:.3g} s") from None
 
 
 async def greeted(

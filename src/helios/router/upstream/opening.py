@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -12,21 +13,32 @@ _USUAL = 8  # as many are opened in the usual time
 
 
 class Opening:
-    """Counts the connections that are being opened.
+    """Gives the connections that are being opened the more time the more they are.
 
     A hundred need a hundred times the work of one, in every router of a cluster that begins to serve. Where each had
-    the time of one, all would be given up half-done, and begun anew.
+    the time of one, all would be given up half-done, and begun anew. So would the first ones if only those behind them
+    had more.
     """
 
     def __init__(self) -> None:
-        self._count = 0
+        self._begun: dict[asyncio.Timeout, float] = {}
 
     @asynccontextmanager
     async def in_time(self, options: RouterOptions) -> AsyncGenerator[None, None]:
         """Inside, one more is being opened. Raises a ConnectionError where it takes longer than it may."""
-        self._count += 1
-        try:
-            async with in_time(options, max(1.0, self._count / _USUAL)):
+        async with in_time(options) as limit:
+            self._begun[limit] = asyncio.get_running_loop().time()
+            try:
+                self._stretch(options.connect_timeout_s)
                 yield
-        finally:
-            self._count -= 1
+            finally:
+                del self._begun[limit]
+
+    def _stretch(self, usual_s: float) -> None:
+        """Give the newest as much time as so many need, and the others, too, where that has become more."""
+        before, patience = len(self._begun) - 1, -(-len(self._begun) // _USUAL)
+        concerned = list(self._begun.items()) if before % _USUAL == 0 else [next(reversed(self._begun.items()))]
+        for limit, began_s in concerned:
+            ends_s = limit.when()
+            if not limit.expired() and ends_s is not None and ends_s < began_s + patience * usual_s:
+                limit.reschedule(began_s + patience * usual_s)
