@@ -10,6 +10,7 @@ from tests.shards import Shards, eventually, running_shards
 
 from helios.engines.valkey.engine import ValkeyEngine
 from helios.errors import Refused
+from helios.resp.info import info_fields
 
 
 async def test_a_move_to_an_older_server_fails_before_it_begins_and_names_both_versions() -> None:
@@ -108,8 +109,7 @@ async def test_payloads_of_a_later_version_are_found_out_by_real_servers(
 async def _version(shards: Shards) -> str:
     text = await shards.execute("shard-1", "INFO", "server")
     assert isinstance(text, bytes)
-    fields = dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
-    return f"valkey {fields['valkey_version']}"
+    return f"valkey {info_fields(text)['valkey_version']}"
 
 
 def _write_as_the_future(monkeypatch: pytest.MonkeyPatch, member: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from helios.engines.valkey.statistics import script_calls_in
+from helios.resp.info import info_fields
 from helios.router.commands.counting import Look, script_calls
 from helios.router.script_cache import sha_of
 from helios.router.stray_scripts import name_of, suspects
@@ -36,7 +37,7 @@ def test_scripts_have_the_names_by_which_they_are_called() -> None:
 
 def test_only_calls_that_may_write_are_counted() -> None:
     assert script_calls(INFO) == 543
-    fields = dict(line.split(":", 1) for line in INFO.decode().splitlines() if ":" in line)
+    fields = info_fields(INFO)
     assert script_calls_in(fields) == 543
 
 

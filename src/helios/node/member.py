@@ -38,6 +38,7 @@ from helios.node.server import (
 )
 from helios.node.sockets import fits
 from helios.ports.records import MemberRecord
+from helios.resp.info import info_fields
 
 logger = logging.getLogger(__name__)
 
@@ -196,8 +197,7 @@ class MemberServer:
             [_, info] = await self._ask([["INFO", "server"]])
         except EngineUnreachable:
             return None
-        fields = dict(line.split(":", 1) for line in _text(info).splitlines() if ":" in line)
-        said = fields.get("process_id", "")
+        said = _info(info).get("process_id", "")
         return ProcessId.of(int(said)) if said.isdecimal() else None
 
     async def retune(self, fsync: AofFsync, maxmemory_bytes: int) -> None:
@@ -380,9 +380,14 @@ class MemberServer:
 
 def _part_taken(clients: Reply) -> float:
     """How many of its places a server has given away, by its INFO."""
-    fields = dict(line.partition(":")[::2] for line in _text(clients).splitlines())
+    fields = _info(clients)
     counts = [fields.get(name, "") for name in ("connected_clients", "maxclients")]
     return int(counts[0]) / max(1, int(counts[1])) if all(map(str.isdecimal, counts)) else 0.0
+
+
+def _info(reply: Reply) -> dict[str, str]:
+    """The fields of INFO; none where a server answers with an error."""
+    return info_fields(reply) if isinstance(reply, bytes) else {}
 
 
 def _text(reply: Reply) -> str:

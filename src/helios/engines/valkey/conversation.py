@@ -10,6 +10,7 @@ from helios.engines.valkey.statistics import operations_in, script_calls_in
 from helios.engines.valkey.understanding import understood
 from helios.errors import EngineError
 from helios.ports.engine import EngineInfo
+from helios.resp.info import info_fields
 
 
 @understood
@@ -37,8 +38,7 @@ class Conversation:
         Where the server does not tell how often it syncs its log, that is given as "no": nothing is promised.
         """
         text, config = await self._execute_many([("INFO", "default", "commandstats"), ("CONFIG", "GET", "appendfsync")])
-        text = self._value(text, "INFO").decode(errors="replace")
-        fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        fields = info_fields(self._value(text, "INFO"))
         valkey = fields.get("valkey_version")
         try:
             return EngineInfo(

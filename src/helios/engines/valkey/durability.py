@@ -10,6 +10,7 @@ import asyncio
 
 from helios.engines.valkey.connection import Command, Connection, ErrorReply, Reply
 from helios.errors import EngineError, EngineUnreachable
+from helios.resp.info import info_fields
 
 _MARK = b"\0helios-persist-mark"  # a key that exists inside one MULTI only
 # A server that is out of memory takes no SET, and what is deleted there, to give it some, must reach its disk, too.
@@ -70,7 +71,7 @@ async def _setting(connection: Connection, name: str) -> str:
 async def _persist(connection: Connection) -> bool:
     policy = fsync_policy(await connection.execute("CONFIG", "GET", "appendfsync"))
     sometimes = await connection.execute("CONFIG", "GET", "no-appendfsync-on-rewrite")
-    log = await logger(connection)
+    log = info_fields(await connection.execute("INFO", "persistence"))
     if log.get("aof_enabled") != "1" or policy == "no" or b"no" not in sometimes.values():
         return False
     await _leave_mark(connection)
@@ -81,7 +82,7 @@ async def _persist(connection: Connection) -> bool:
     # that saw none is sent after that: if the next sees none either, a sync that began after the mark has ended.
     idle = 0
     while idle < 2:
-        log = await logger(connection)
+        log = info_fields(await connection.execute("INFO", "persistence"))
         if log.get("aof_last_write_status") != "ok":
             raise EngineError(f"{connection.endpoint} cannot write its log to disk: see the server's own log")
         idle = idle + 1 if log.get("aof_pending_bio_fsync") == "0" else 0
@@ -107,9 +108,3 @@ def fsync_policy(config: Reply) -> str:
     if isinstance(config, ErrorReply) or not isinstance(config, dict):
         return "no"
     return bytes(config.get(b"appendfsync", b"no")).decode()
-
-
-async def logger(connection: Connection) -> dict[str, str]:
-    """The fields of INFO persistence."""
-    text = (await connection.execute("INFO", "persistence")).decode(errors="replace")
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)

@@ -13,6 +13,7 @@ from helios.engines.valkey.connection import Connection, ErrorReply, Reply, conn
 from helios.errors import EngineError
 from helios.model.ids import Address
 from helios.ports.engine import NOBODY, ROUND_CHANNEL, Follower, Replication
+from helios.resp.info import info_fields
 
 _STATE = ("INFO", "replication", "persistence")
 _LEAD = ("REPLICAOF", "NO", "ONE")
@@ -23,7 +24,7 @@ _LOOK_EVERY_S = 0.01
 
 async def replication(connection: Connection, timeout_s: float) -> Replication:
     """What the server is to other servers."""
-    return _read(connection, _fields(await connection.execute(*_STATE, timeout_s=timeout_s)))
+    return _read(connection, info_fields(await connection.execute(*_STATE, timeout_s=timeout_s)))
 
 
 async def follow(
@@ -43,13 +44,13 @@ async def forget_login(connection: Connection, timeout_s: float) -> None:
 async def detach(connection: Connection, timeout_s: float) -> Replication:
     """Make the server follow nobody. What it says then is read behind that, when nothing comes in any more."""
     done, said = await connection.execute_many([_DETACH, _STATE], timeout_s=timeout_s)
-    return _read(connection, _fields(_good(connection, _good(connection, done) and said)))
+    return _read(connection, info_fields(_good(connection, _good(connection, done) and said)))
 
 
 async def promote(connection: Connection, timeout_s: float) -> Replication:
     """Make the server lead, under a history that stays."""
     done, said = await connection.execute_many([_LEAD, _STATE], timeout_s=timeout_s)
-    fields = _fields(_good(connection, _good(connection, done) and said))
+    fields = info_fields(_good(connection, _good(connection, done) and said))
     return _read(connection, fields if _keeps_history(fields) else await _begin_history(connection, timeout_s))
 
 
@@ -81,7 +82,7 @@ async def _begin_history(connection: Connection, timeout_s: float) -> dict[str, 
         asking = asyncio.ensure_future(follower.execute_many([("PSYNC", "?", -1)]))
         async with asyncio.timeout(_BEGIN_HISTORY_S):
             while True:
-                fields = _fields(await connection.execute(*_STATE, timeout_s=timeout_s))
+                fields = info_fields(await connection.execute(*_STATE, timeout_s=timeout_s))
                 if _keeps_history(fields):
                     return fields
                 await asyncio.sleep(_LOOK_EVERY_S)
@@ -101,10 +102,6 @@ def _good(connection: Connection, reply: Reply) -> Reply:
     if isinstance(reply, ErrorReply):
         raise connection.failure(reply, "a change of whom it follows, or a question of that")
     return reply
-
-
-def _fields(text: Reply) -> dict[str, str]:
-    return dict(line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
 
 
 def _keeps_history(fields: dict[str, str]) -> bool:

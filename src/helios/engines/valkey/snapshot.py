@@ -15,6 +15,7 @@ from helios.engines.valkey.connection import Command, Endpoint, ErrorReply, conn
 from helios.engines.valkey.connector import ValkeyConnector
 from helios.errors import EngineDenied, EngineError, EngineUnreachable
 from helios.model.topology import Member
+from helios.resp.info import info_fields
 from helios.resp.wire import encode_command
 
 _CHUNK_BYTES = 256 << 10
@@ -52,8 +53,7 @@ async def _at_rest(endpoint: Endpoint, timeout_s: float) -> tuple[str, str, bool
     try:
         async with asyncio.timeout(_IDLE_S):
             while True:
-                text = await connection.execute("INFO", "server", "persistence", timeout_s=timeout_s)
-                said = dict(line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
+                said = info_fields(await connection.execute("INFO", "server", "persistence", timeout_s=timeout_s))
                 if all(said.get(child, "0") == "0" for child in _CHILDREN):
                     break
                 await asyncio.sleep(_LOOK_AGAIN_S)
