@@ -34,10 +34,6 @@ class Leadership:
         """It leads, or that took too long."""
         self._asked.pop(shard_id, None)
 
-    def is_asked(self, shard_id: str) -> bool:
-        """Whether somebody waits for another leader of the shard."""
-        return shard_id in self._asked
-
     def leaving(self, nodes: Collection[str]) -> None:
         """These nodes are about to stop."""
         self._leaving = frozenset(nodes)
