@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from helios.control.rounds import Quorum, Standing
+from helios.coordinator.kept_engines import KeptEngines
 from helios.coordinator.publisher import Publisher
 from helios.errors import EngineDenied, EngineError, EngineUnreachable, NotFound
 from helios.model.topology import Member, Shard
@@ -55,7 +56,7 @@ class Access:
         self._publisher = publisher
         self._count = itertools.count(1)
         self.live: set[str] = set()  # users of work that is going on
-        self._standing: dict[Member, Engine] = {}
+        self.kept = KeptEngines(self.administer)  # for whoever looks every few seconds; the watch lets go of them
 
     @contextmanager
     def identity(self) -> Iterator[Identity]:
@@ -77,28 +78,6 @@ class Access:
     async def administer(self, member: Member) -> Engine:
         """An engine with the member's own administrator."""
         return await self._connector.open(member)
-
-    @asynccontextmanager
-    async def standing(self, member: Member) -> AsyncIterator[Engine]:
-        """The same for who looks again and again: it stays open until the next time, unless an error ends the context.
-
-        Whoever opens such engines lets them go, too (`let_go`).
-        """
-        engine = self._standing.pop(member, None) or await self.administer(member)
-        try:
-            yield engine
-        except BaseException:
-            await engine.close()
-            raise
-        if member in self._standing:  # somebody else has looked meanwhile
-            await engine.close()
-        else:
-            self._standing[member] = engine
-
-    async def let_go(self, *, but: Collection[Member] = ()) -> None:
-        """Close the engines that stay open between looks, but for those of these members."""
-        for member in self._standing.keys() - set(but):
-            await self._standing.pop(member).close()
 
     async def open(self, member: Member, identity: Identity, role: UserRole = UserRole.MOVER) -> Engine:
         """An engine to move keys with, or for another role, whose rights end with this coordinator's term at most.

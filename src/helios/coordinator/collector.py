@@ -166,7 +166,7 @@ class Collector:
             cursor = self._cursors.get(shard.id, 0)
             return await measure(engine, routes, shard.id, self._sample_keys(shard.id), cursor, named[shard.id])
 
-        results = await measure_all(topology, self._access.standing, look)
+        results = await measure_all(topology, self._access.kept.engine, look)
         now = self._clock.wall()
         self._stats = {
             shard: self._failed(shard, result) if isinstance(result, EngineError) else self._taken(shard, result, now)

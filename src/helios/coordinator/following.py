@@ -11,6 +11,7 @@ from helios.control.failover import Position
 from helios.control.silence import Event as SilenceEvent
 from helios.control.silence import Lapse, Looked, Silence, step
 from helios.coordinator.access import Access, Identity
+from helios.coordinator.kept_engines import KeptEngines
 from helios.errors import EngineError, EngineUnreachable
 from helios.model.topology import Member, Shard
 from helios.ports.clock import Clock
@@ -29,25 +30,20 @@ class Following:
     def __init__(self, access: Access, clock: Clock, lapse: Lapse | None = None) -> None:
         self._access = access
         self._clock = clock
-        self._engines: dict[Member, Engine] = {}
+        # Of its own: the watch looks at the same moments, and would find each other's engine in use.
+        self._engines = KeptEngines(access.administer)
         self._ready: dict[Member, Engine] = {}  # to tell servers what to do, while nobody uses them
         self.silence = Silence(lapse)
 
     async def look(self, member: Member) -> Replication | None:
         """What a server says of itself; None where it does not answer soon."""
         asked_s = self._clock.monotonic()
-        engine = self._engines.pop(member, None)
         try:
-            async with asyncio.timeout(_LOOK_S):
-                if engine is None:
-                    engine = await self._access.administer(member)
+            async with asyncio.timeout(_LOOK_S), self._engines.engine(member) as engine:
                 said = await engine.replication()
         except (EngineError, TimeoutError):
-            if engine is not None:
-                await engine.close()
             self.note(Looked(member.id, member.node, asked_s, self._clock.monotonic(), answered=False))
             return None
-        self._engines[member] = engine
         self.note(Looked(member.id, member.node, asked_s, self._clock.monotonic(), answered=True))
         return said
 
@@ -57,8 +53,7 @@ class Following:
 
     async def close(self) -> None:
         """End the connections that looks have left open."""
-        engines, self._engines = self._engines, {}
-        await asyncio.gather(*(engine.close() for engine in engines.values()))
+        await self._engines.let_go()
 
     async def administer(self, member: Member) -> Engine:
         """An engine with the member's own administrator. Raises EngineError."""

@@ -74,7 +74,7 @@ class Watch:
             async with asyncio.TaskGroup() as tasks:
                 await self._watch(tasks, began)
         finally:
-            await self._access.let_go()
+            await self._access.kept.let_go()
 
     async def _watch(self, tasks: asyncio.TaskGroup, began: float) -> None:
         looks: dict[str, asyncio.Task[None]] = {}
@@ -90,13 +90,13 @@ class Watch:
                 # Else servers that were silent under the coordinator before would be so until the second look.
                 await asyncio.wait(looks.values(), timeout=_FIRST_LOOK_S)
                 first = False
-            await self._access.let_go(but=[member for member, _ in servers])
+            await self._access.kept.let_go(but=[member for member, _ in servers])
             await self._judge(began)
             await rest(_LOOK_EVERY_S)
 
     async def _look(self, node: Node, member: Member, leads: bool) -> None:
         try:
-            async with self._access.standing(member) as engine:
+            async with self._access.kept.engine(member) as engine:
                 if leads and not await self._serves(node, member, engine):
                     return
                 if not leads:
