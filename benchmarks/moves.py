@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import platform
+import re
 import socket
 import statistics
 import tempfile
@@ -47,6 +48,7 @@ LAST_ANSWERS_S = 10.0
 MIGRATE_STEP = 100
 SHOWN_PAUSES = 20
 NO_LIMIT = {"HELIOS_SHARDING__MIGRATION_RATE": "0", "HELIOS_SHARDING__AUTO_REBALANCE": "true"}
+PLACES = re.compile(r"shard-\d+|[\w.]+:\d+")  # by which errors of one kind differ
 PROCESSES = get_context("spawn")
 
 pack = cast(Callable[[tuple[bytes | str, ...]], bytes], hiredis.pack_command)
@@ -62,9 +64,11 @@ class Load:
     connections: int = 8  # to each port
 
 
-# What clients saw: when each request was due, on the monotonic clock, and how many ms its answer took; and the errors.
+# What clients saw: when each request was due, on the monotonic clock, and how many ms its answer took.
 Seen: TypeAlias = tuple[Sequence[float], Sequence[float]]
-Finish: TypeAlias = Callable[[], tuple[Seen, dict[str, int]]]
+# What was answered with an error: when each request was due, by what the error says.
+Errors: TypeAlias = "dict[str, array[float]]"
+Finish: TypeAlias = Callable[[], tuple[Seen, Errors]]
 
 
 # The load, in a process of its own --------------------------------------------------------------------------------
@@ -75,9 +79,9 @@ class Client(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.due_s, self.took_ms = array("d"), array("d")
-        self.errors: dict[str, int] = {}
+        self.errors: Errors = {}
         self.idle = asyncio.Event()  # everything has been answered
-        self._due: deque[float] = deque()
+        self.due: deque[float] = deque()  # when those that are not answered yet were due
         self._reader = hiredis.Reader()
         self._transport: asyncio.WriteTransport | None = None
 
@@ -87,7 +91,7 @@ class Client(asyncio.Protocol):
     def send(self, frames: bytes, due_s: list[float]) -> None:
         """Send requests that were due then."""
         assert self._transport is not None, "it is connected"
-        self._due += due_s
+        self.due += due_s
         self.idle.clear()
         self._transport.write(frames)
 
@@ -95,19 +99,13 @@ class Client(asyncio.Protocol):
         self._reader.feed(data)
         now_s = time.monotonic()
         while (reply := self._reader.gets()) is not False:
-            due_s = self._due.popleft()
+            due_s = self.due.popleft()
             self.due_s.append(due_s)
             self.took_ms.append((now_s - due_s) * 1000)
             if isinstance(reply, hiredis.ReplyError):
-                text = str(reply)[:60]
-                self.errors[text] = self.errors.get(text, 0) + 1
-        if not self.owed:
+                self.errors.setdefault(PLACES.sub("…", str(reply))[:100], array("d")).append(due_s)
+        if not self.due:
             self.idle.set()
-
-    @property
-    def owed(self) -> int:
-        """Requests not answered yet."""
-        return len(self._due)
 
 
 def generate(begun: Event, stop: Event, end: Pipe, load: Load) -> None:
@@ -144,13 +142,11 @@ async def _generate(begun: Event, stop: Event, end: Pipe, load: Load) -> None:
         async with asyncio.timeout(LAST_ANSWERS_S):
             for client in clients:
                 await client.idle.wait()
-    errors: dict[str, int] = {}
+    errors: Errors = {}
     for client in clients:
-        for text, count in client.errors.items():
-            errors[text] = errors.get(text, 0) + count
-    unanswered = sum(client.owed for client in clients)
-    if unanswered:
-        errors["never answered"] = unanswered
+        unanswered = {"never answered": array("d", client.due)} if client.due else {}
+        for text, times_s in (client.errors | unanswered).items():
+            errors.setdefault(text, array("d")).extend(times_s)
     due_s, took_ms = array("d"), array("d")
     for client in clients:
         due_s += client.due_s
@@ -168,9 +164,9 @@ def under(load: Load) -> Iterator[Finish]:
     if not begun.wait(START_S):
         raise SystemExit("the load does not start")
 
-    def finish() -> tuple[Seen, dict[str, int]]:
+    def finish() -> tuple[Seen, Errors]:
         stop.set()
-        return cast("tuple[Seen, dict[str, int]]", mine.recv())
+        return cast("tuple[Seen, Errors]", mine.recv())
 
     try:
         yield finish
@@ -300,7 +296,7 @@ def at_rest(name: str, length_s: float = 10.0) -> Window:
     return Window(name, from_s, from_s + length_s)
 
 
-def show(windows: list[Window], seen: Seen, errors: dict[str, int], per_s: int) -> None:
+def show(windows: list[Window], seen: Seen, errors: Errors, per_s: int) -> None:
     """The table, and the pauses."""
     print(
         f"{'':34} {'':8}  {'served':>13}  p50 / p99 / max ms  (offered: {per_s:,} ops/s, load {os.getloadavg()[0]:.1f})"
@@ -312,7 +308,14 @@ def show(windows: list[Window], seen: Seen, errors: dict[str, int], per_s: int) 
         shown = f" ({', '.join(f'{pause:.0f}' for pause in pauses)})" if len(pauses) <= SHOWN_PAUSES else ""
         median, most = statistics.median(pauses), max(pauses)
         print(f"pauses of {len(pauses)} pairs: median {median:.0f} ms, max {most:.0f} ms{shown}")
-    print(f"errors: {errors or 'none'}")
+    show_errors(errors, windows[0].from_s)
+
+
+def show_errors(errors: Errors, began_s: float) -> None:
+    """How many there were of each kind, and when the first and the last of them were due."""
+    print(f"errors: {sum(map(len, errors.values())) or 'none'}")
+    for text, due_s in errors.items():
+        print(f"  {len(due_s):,}, from {min(due_s) - began_s:.1f} to {max(due_s) - began_s:.1f} s: {text}")
 
 
 # The peer ---------------------------------------------------------------------------------------------------------
@@ -330,7 +333,7 @@ def measure_peer(folder: Path, keys: int, per_s: int) -> None:
             seen, errors = finish()
     for window in windows:
         print(line(window, seen))
-    print(f"errors: {errors or 'none'}")
+    show_errors(errors, windows[0].from_s)
 
 
 def _migrated(source: Server, target: Server, keys: int) -> Window:
