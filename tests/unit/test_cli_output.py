@@ -88,6 +88,14 @@ def test_the_cluster_says_how_old_the_oldest_of_its_figures_are() -> None:
     assert "collected" not in cluster_output.stats(asdict(unknown), NOW)
 
 
+def test_the_cluster_says_what_its_shards_lack() -> None:
+    stats = StatsView(2, 2, 3, True, 3, 150, 1, 0, 9, None, True, 1000, 0, (NODE,), lag_bytes=37, lag_s=0.5)
+    assert "copies              all there; at most 37 B and 0.5 s behind" in cluster_output.stats(asdict(stats), NOW)
+    lacking = replace(stats, under_replicated=3, leaderless=1, without_majority=2, lag_bytes=None)
+    said = "copies              shards: 1 without a leader, 2 without a majority, 3 lacking some"
+    assert said in cluster_output.stats(asdict(lacking), NOW)
+
+
 def test_balance_has_bars_and_says_what_would_be_done() -> None:
     text = balance_output.balance(asdict(BALANCE), NOW)
     lines = text.splitlines()

@@ -58,6 +58,7 @@ async def test_the_cluster_in_gauges(scraper: Scraper) -> None:
     assert samples["helios_node_online", node] == 1
     assert samples["helios_shard_missing_copies", frozenset({("shard", "shard-1")})] == 1
     assert samples["helios_shard_leaderless", frozenset({("shard", "shard-1")})] == 0
+    assert samples["helios_shard_without_majority", frozenset({("shard", "shard-1")})] == 0
     replica, learner = (frozenset({("shard", "shard-1"), ("node", name)}) for name in ("shard-1", "shard-3"))
     assert samples["helios_replica_in_sync", replica] == 1
     assert samples["helios_replica_lag_bytes", replica] == 120

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from helios.admin.reports import places
-from helios.admin.shards import replaced_servers, shard_views, under_replicated
+from helios.admin.shards import replaced_servers, shard_views, troubled
 from helios.admin.views import CopyView, PlaceView
 from helios.errors import EngineUnreachable
+from helios.model.durability import Durability
 from helios.model.ids import Address
-from helios.model.sections import ShardingSettings
+from helios.model.sections import ReplicationSettings, ShardingSettings
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Member, Node, NodeKind, Shard, Term, Topology
 from helios.ports.engine import Follower, Replication
@@ -82,13 +83,38 @@ async def test_nothing_is_known_of_copies_whose_leader_is_silent() -> None:
 )
 async def test_a_shard_says_what_it_lacks(change: dict[str, Any], status: str, missing: int) -> None:
     topology = replace(TOPOLOGY, shards=(replace(SHARD, **change),))
-    leader: Any = Leader()
+    leader: Any = Leader(*(Follower(member.address, 500, 0.1) for member in (A, C)))
     (view,) = await shard_views(topology, leader, THREE)
     assert (view.status, view.missing, view.wanted, view.durability) == (status, missing, 3, "quorum")
-    assert len(under_replicated(topology, THREE)) == bool(missing)
+    assert len(troubled(topology, THREE)) == bool(missing)
     fenced = replace(topology, fenced_shards=frozenset({"s"}))
     (without,) = await shard_views(fenced, leader, THREE)
     assert without.status == "no leader"
+    assert troubled(fenced, THREE)[0].startswith("s has no leader: it gets one as soon as enough of its members answer")
+
+
+@pytest.mark.parametrize(
+    ("change", "following", "status"),
+    [
+        ({"learners": ()}, (A,), "under-replicated"),
+        ({}, (C,), "no majority"),  # a learner does not count
+        ({"members": (A, B, C), "learners": ()}, (C,), "ok"),
+        ({"members": (A, B, C), "learners": ()}, (), "no majority"),
+        ({"members": (A, B, C), "learners": (), "outgoing": (A, B)}, (C,), "no majority"),
+    ],
+)
+async def test_a_shard_says_that_too_few_members_follow(
+    change: dict[str, Any], following: tuple[Member, ...], status: str
+) -> None:
+    topology = replace(TOPOLOGY, shards=(replace(SHARD, **change),))
+    leader: Any = Leader(*(Follower(member.address, 500, 0.1) for member in following))
+    (view,) = await shard_views(topology, leader, THREE)
+    assert view.status == status
+    nothing_waits = ClusterSettings(
+        sharding=THREE.sharding, replication=ReplicationSettings(durability=Durability.ASYNC)
+    )
+    (told_at_once,) = await shard_views(topology, leader, nothing_waits)
+    assert told_at_once.status in ("ok", "under-replicated")
 
 
 async def test_a_shard_of_one_is_not_asked() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from helios.admin.balance import read_standing
 from helios.admin.counting import count_beside_strays, count_owned, may_hold_others
-from helios.admin.shards import replaced_server
+from helios.admin.shards import NO_LEADER, NO_MAJORITY, replaced_server
 from helios.admin.views import ChangeView, MigrationView, NodeView, PlaceView, ShardView, StatsView
 from helios.control.health import as_answered
 from helios.errors import EngineError
@@ -243,6 +243,8 @@ def stats_view(
         rules=len(topology.placement.rules),
         nodes=tuple(nodes),
         under_replicated=sum(shard.missing > 0 for shard in shards),
+        leaderless=sum(shard.status == NO_LEADER for shard in shards),
+        without_majority=sum(shard.status == NO_MAJORITY for shard in shards),
         lag_bytes=max((one.lag_bytes for one in copies if one.lag_bytes is not None), default=None),
         lag_s=max((one.lag_s for one in copies if one.lag_s is not None), default=None),
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Set
 
 from helios.admin.views import CopyView, ShardView
 from helios.errors import EngineError
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Member, Node, NodeKind, Shard, Topology
 from helios.ports.engine import Connector, Follower, Replication
+
+NO_LEADER = "no leader"
+NO_MAJORITY = "no majority"
 
 _LOOK_S = 2.0
 
@@ -24,9 +28,15 @@ def missing_copies(shard: Shard, settings: ClusterSettings) -> int:
     return max(0, settings.sharding.replication_factor - _counting(shard))
 
 
-def under_replicated(topology: Topology, settings: ClusterSettings) -> list[str]:
-    """The shards that lack copies, a sentence each."""
-    return [
+def troubled(topology: Topology, settings: ClusterSettings) -> list[str]:
+    """The shards that have no leader or lack copies, a sentence each."""
+    leaderless = [
+        f"{shard.id} has no leader: it gets one as soon as enough of its members answer, on "
+        f"{', '.join(sorted(member.node for member in shard.members))}"
+        for shard in topology.shards
+        if shard.id in topology.fenced_shards
+    ]
+    return leaderless + [
         f"{shard.id} is under-replicated: it has {copies_of(shard, settings)}"
         for shard in topology.shards
         if missing_copies(shard, settings)
@@ -81,10 +91,16 @@ def _view(shard: Shard, said: Replication | None, topology: Topology, settings: 
         *(_follower(shard, member, said, settings.replication.failover_timeout) for member in others),
     )
     lacking = missing_copies(shard, settings)
-    leaderless = shard.id in topology.fenced_shards
+    following = {copy.member for copy in copies if copy.in_sync}
+    if shard.id in topology.fenced_shards:
+        status = NO_LEADER
+    elif said is not None and settings.replication.promises and not _reaches_majority(shard, following):
+        status = NO_MAJORITY
+    else:
+        status = "under-replicated" if lacking else "ok"
     return ShardView(
         id=shard.id,
-        status="no leader" if leaderless else "under-replicated" if lacking else "ok",
+        status=status,
         leader_node=shard.leading.node,
         leader_address=str(shard.leading.address),
         durability=str(settings.replication.durability),
@@ -92,6 +108,11 @@ def _view(shard: Shard, said: Replication | None, topology: Topology, settings: 
         missing=lacking,
         copies=copies,
     )
+
+
+def _reaches_majority(shard: Shard, following: Set[str]) -> bool:
+    """Whether enough members are in sync for what waits for a majority."""
+    return all(2 * len(members & following) > len(members) for members in shard.memberships)
 
 
 def _follower(shard: Shard, member: Member, said: Replication | None, failover_timeout_s: float) -> CopyView:

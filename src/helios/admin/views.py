@@ -15,8 +15,8 @@ class NodeView:
     are on their way to it), draining or drained. `ring_share` is between 0 and 1.
     `leader` is the id of the member that takes the shard's commands, `leader_address` where it listens.
     `status_since` (Unix seconds) is when the status began, `status_reason` what is missing, empty where nothing is.
-    `bytes`, `ops` (operations a second) and `deviation` (from its share by what is balanced: 0.3 is 30 % more) are
-    as last collected, at `measured_at` (Unix seconds); None where nothing is known yet.
+    `bytes`, `ops` (a second) and `deviation` (from its share by what is balanced: 0.3 is 30 % more) are as last
+    collected, at `measured_at` (Unix seconds); None where nothing is known yet.
     """
 
     id: str
@@ -85,9 +85,9 @@ class NodeLoadView:
     """What a node carries, as last collected at `measured_at` (Unix seconds); None where nothing is known yet.
 
     `fair_share` is its part of everything by weight, between 0 and 1, and `deviation` how far it is from it: 0.3 is
-    30 % more. `big_keys` are those that were found in samples of `sampled` keys so far, and so are `hot_keys`, which
-    its server alone can tell, and only where it counts accesses (`hits_known`). `covered` is the part of its keys,
-    between 0 and 1, that samples of the last minute have looked at. `error` says why it could not be looked at last.
+    30 % more. `big_keys` were found in samples of `sampled` keys so far, and so were `hot_keys`, which its server alone
+    can tell, where it counts accesses (`hits_known`). `covered` is the part of its keys, between 0 and 1, that samples
+    of the last minute have looked at. `error` says why it could not be looked at last.
     """
 
     id: str
@@ -123,10 +123,10 @@ class BalanceView:
     """How evenly the load lies and what a rebalance would do.
 
     `by` is keys, bytes or ops. `threshold` is the deviation beyond which is evened out, `band` what the strategy
-    leaves. `worst` names the node that is farthest from its share. `proposal` says in a sentence what a rebalance
-    would do and why; `moved` is how much that moves, `least` the least that any way of moving needs (in keys, bytes or
-    operations a second), `worst_after` the worst deviation then; None where nothing would be done. `hot_keys` are
-    those that all routers together have seen much of in the last minute or so, the hottest first.
+    leaves. `worst` names the node that is farthest from its share. `proposal` says what a rebalance would do and why;
+    `moved` is how much that moves, `least` the least that any way of moving needs (in keys, bytes or operations a
+    second), `worst_after` the worst deviation then; None where nothing would be done. `hot_keys` are those that all
+    routers together have seen much of in the last minute, the hottest first.
     """
 
     by: str
@@ -189,8 +189,8 @@ class CopyView:
 class ShardView:
     """A shard and its copies, the leader first.
 
-    `status` is ok, under-replicated (`missing` of the `wanted` copies do not count yet, or are gone) or no leader (one
-    is being chosen, or waited for). `durability` says when a write is acknowledged: quorum or async.
+    `status` is ok, under-replicated (`missing` of the `wanted` copies do not count yet), no majority (writes wait for
+    members that do not follow) or no leader. `durability` says when a write is acknowledged: quorum or async.
     """
 
     id: str
@@ -301,7 +301,7 @@ class PointView:
 class PlacementView:
     """All that decides where keys live: a node of weight w has `points` times w points on the ring.
 
-    With `moving` it is the placement from before the change that is under way: some of its keys have gone on already.
+    With `moving` it is that from before the change that is under way.
     """
 
     epoch: int
@@ -353,9 +353,8 @@ class SettingChangeView:
 class Finding:
     """Something that a check found; `node` is empty where it concerns the whole cluster.
 
-    `kind` is stray, double, stray_script (that has written keys of other nodes), orphaned_user, under_replicated,
-    unreachable, silent_node, direct_client (of an external server, past Helios), replaced_server (an external one
-    whose keys a copy leads) or abandoned_migration.
+    `kind` is stray, double, stray_script (it wrote keys of other nodes), orphaned_user, under_replicated, unreachable,
+    silent_node, direct_client (of an external server), replaced_server (a copy leads its keys) or abandoned_migration.
     """
 
     kind: str
@@ -377,8 +376,8 @@ class CheckView:
 class StatsView:
     """The cluster in numbers. `total_keys` counts owned keys only; unreachable nodes are left out of it.
 
-    `under_replicated` counts the shards that lack copies. `lag_bytes` and `lag_s` are those of the replica that is
-    farthest behind; None where there is none.
+    `under_replicated`, `leaderless` and `without_majority` count the shards of which that is true. `lag_bytes` and
+    `lag_s` are those of the replica that is farthest behind; None where there is none.
     """
 
     total_nodes: int
@@ -396,5 +395,7 @@ class StatsView:
     rules: int
     nodes: tuple[NodeView, ...]
     under_replicated: int = 0
+    leaderless: int = 0
+    without_majority: int = 0
     lag_bytes: int | None = None
     lag_s: float | None = None

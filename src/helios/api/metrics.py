@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from helios.admin.service import AdminService
+from helios.admin.shards import NO_LEADER, NO_MAJORITY
 from helios.admin.views import HistoryView, MigrationView, ShardView, StatsView
 from helios.api.router_metrics import RouterStats
 from helios.errors import HeliosError
@@ -179,6 +180,11 @@ class _Now(Collector):
     def _copies(self) -> Iterable[Metric]:
         missing = GaugeMetricFamily("helios_shard_missing_copies", "Copies that a shard lacks", labels=["shard"])
         fenced = GaugeMetricFamily("helios_shard_leaderless", "Whether a shard has no leader now", labels=["shard"])
+        alone = GaugeMetricFamily(
+            "helios_shard_without_majority",
+            "Whether so few members of a shard follow its leader that what waits for a majority waits in vain",
+            labels=["shard"],
+        )
         figures = {
             "in_sync": GaugeMetricFamily(
                 "helios_replica_in_sync", "Whether a copy receives what its leader writes", labels=["shard", "node"]
@@ -192,12 +198,13 @@ class _Now(Collector):
         }
         for shard in self._shards:
             missing.add_metric([shard.id], shard.missing)
-            fenced.add_metric([shard.id], float(shard.status == "no leader"))
+            fenced.add_metric([shard.id], float(shard.status == NO_LEADER))
+            alone.add_metric([shard.id], float(shard.status == NO_MAJORITY))
             for copy in shard.copies[1:]:
                 for field, family in figures.items():
                     if (value := getattr(copy, field)) is not None:
                         family.add_metric([shard.id, copy.node], float(value))
-        yield from (missing, fenced, *figures.values())
+        yield from (missing, fenced, alone, *figures.values())
 
     def _under_way(self) -> Iterable[Metric]:
         running = [migration for migration in self._migrations if migration.status == "in_progress"]

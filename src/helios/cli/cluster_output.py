@@ -260,8 +260,13 @@ def stats(view: Fields, now: float) -> str:
 
 
 def _missing(view: Fields) -> str:
-    lacking = view.get("under_replicated")
-    said = f"{count(lacking)} shards lack some" if lacking else "all there"
+    troubles = (
+        ("leaderless", "without a leader"),
+        ("without_majority", "without a majority"),
+        ("under_replicated", "lacking some"),
+    )
+    told = [f"{count(view[name])} {what}" for name, what in troubles if view.get(name)]
+    said = f"shards: {', '.join(told)}" if told else "all there"
     if view.get("lag_bytes") is None:
         return said
     return f"{said}; at most {size(view['lag_bytes'])} and {duration(view.get('lag_s') or 0.0)} behind"
