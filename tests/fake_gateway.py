@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from helios.admin.backup_views import BackupView, CopyPartView, ShardCopyView
 from helios.admin.router_views import (
     HotKeyView,
     LatencyView,
@@ -18,11 +19,9 @@ from helios.admin.router_views import (
 )
 from helios.admin.views import (
     AlteredView,
-    BackupView,
     BalanceView,
     ChangeView,
     CheckView,
-    CopyPartView,
     CopyView,
     Finding,
     HistoryView,
@@ -37,7 +36,6 @@ from helios.admin.views import (
     RuleView,
     SettingChangeView,
     SettingView,
-    ShardCopyView,
     ShardView,
     StatsView,
     WeightView,

@@ -1,3 +1,6 @@
+from helios.admin.backup_views import BackupView as BackupView
+from helios.admin.backup_views import CopyPartView as CopyPartView
+from helios.admin.backup_views import ShardCopyView as ShardCopyView
 from helios.admin.router_views import HotKeyView as HotKeyView
 from helios.admin.router_views import LatencyView as LatencyView
 from helios.admin.router_views import RouterShardView as RouterShardView
@@ -5,11 +8,9 @@ from helios.admin.router_views import RouterView as RouterView
 from helios.admin.router_views import SlowCommandsView as SlowCommandsView
 from helios.admin.router_views import SlowCommandView as SlowCommandView
 from helios.admin.views import AlteredView as AlteredView
-from helios.admin.views import BackupView as BackupView
 from helios.admin.views import BalanceView as BalanceView
 from helios.admin.views import ChangeView as ChangeView
 from helios.admin.views import CheckView as CheckView
-from helios.admin.views import CopyPartView as CopyPartView
 from helios.admin.views import CopyView as CopyView
 from helios.admin.views import Finding as Finding
 from helios.admin.views import HistoryView as HistoryView
@@ -25,7 +26,6 @@ from helios.admin.views import PreviewView as PreviewView
 from helios.admin.views import RuleView as RuleView
 from helios.admin.views import SettingChangeView as SettingChangeView
 from helios.admin.views import SettingView as SettingView
-from helios.admin.views import ShardCopyView as ShardCopyView
 from helios.admin.views import ShardView as ShardView
 from helios.admin.views import StatsView as StatsView
 from helios.admin.views import WeightView as WeightView

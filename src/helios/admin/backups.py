@@ -13,9 +13,9 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from helios import __version__
+from helios.admin.backup_views import BackupView, CopyPartView, ShardCopyView
 from helios.admin.requests import Requests
 from helios.admin.settings import DEFAULT, SharedSettings
-from helios.admin.views import BackupView, CopyPartView, ShardCopyView
 from helios.errors import Conflict, EngineError, NotFound, Refused, Unavailable
 from helios.model.backup import ClusterState
 from helios.model.codec import decode, encode

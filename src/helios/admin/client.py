@@ -9,6 +9,7 @@ from helios.access.publishing import publish_users
 from helios.access.request_context import demand, requester
 from helios.access.rights import Need
 from helios.admin import reports
+from helios.admin.backup_views import BackupView, CopyPartView
 from helios.admin.backups import Backups
 from helios.admin.balance import policy_of
 from helios.admin.check import findings
@@ -17,10 +18,8 @@ from helios.admin.joining import check_keys_wish, check_node, identify
 from helios.admin.requests import Requests
 from helios.admin.views import (
     AlteredView,
-    BackupView,
     ChangeView,
     CheckView,
-    CopyPartView,
     MigrationView,
     SettingView,
 )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from helios.admin.backup_views import BackupView, CopyPartView
 from helios.admin.router_views import RouterView, SlowCommandsView
 from helios.admin.views import (
     AlteredView,
-    BackupView,
     BalanceView,
     ChangeView,
     CheckView,
-    CopyPartView,
     HistoryView,
     KeyView,
     MigrationView,
