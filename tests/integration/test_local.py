@@ -155,6 +155,18 @@ async def test_the_same_from_an_event_loop(cluster: LocalCluster) -> None:
     assert [node.id for node in stats.nodes] == [node.id for node in nodes]
 
 
+def test_reads_that_replicas_may_answer_are_counted(cluster: LocalCluster, client: redis.Redis) -> None:
+    before = cluster.admin.stats()
+    with client.client() as reader:
+        reader.execute_command("READONLY")
+        for number in range(5):
+            reader.get(f"user:{number}")
+    after = cluster.admin.stats()
+    # No shard has a replica here.
+    assert after.replica_reads_by_leader == before.replica_reads_by_leader + 5
+    assert after.replica_reads == before.replica_reads == 0
+
+
 def test_settings_are_those_that_were_given(cluster: LocalCluster) -> None:
     # Moves are not slowed down unless that is wanted.
     assert cluster.admin.setting("sharding.migration_rate").value == "0"

@@ -96,6 +96,14 @@ def test_the_cluster_says_what_its_shards_lack() -> None:
     assert said in cluster_output.stats(asdict(lacking), NOW)
 
 
+def test_the_cluster_says_what_replicas_answered_where_they_were_asked() -> None:
+    stats = StatsView(2, 2, 3, True, 3, 150, 1, 0, 9, None, True, 1000, 0, (NODE,))
+    assert "replica reads" not in cluster_output.stats(asdict(stats), NOW)
+    asked = replace(stats, replica_reads=29_050, replica_reads_by_leader=4)
+    said = "replica reads       29,050; 4 more had to be answered by leaders"
+    assert said in cluster_output.stats(asdict(asked), NOW)
+
+
 def test_balance_has_bars_and_says_what_would_be_done() -> None:
     text = balance_output.balance(asdict(BALANCE), NOW)
     lines = text.splitlines()

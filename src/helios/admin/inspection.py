@@ -223,10 +223,15 @@ class Inspection:
 
     async def stats(self, *, exact: bool = True) -> StatsView:
         """The cluster in numbers; without `exact`, servers whose every key would have to be looked at count none."""
-        return (await self.figures(exact=exact))[0]
+        (stats, _), routers = await asyncio.gather(self.figures(exact=exact), router_views(self._store))
+        return replace(
+            stats,
+            replica_reads=sum(router.replica_reads for router in routers),
+            replica_reads_by_leader=sum(router.replica_reads_by_leader for router in routers),
+        )
 
     async def figures(self, *, exact: bool = True) -> tuple[StatsView, list[ShardView]]:
-        """The same, and the shards that it was counted from."""
+        """The same but for what routers count, and the shards that it was counted from."""
         topology = await self._topology()
         settings = await self._settings()
         coordinator = await read_record(self._store, CoordinatorRecord, COORDINATOR)

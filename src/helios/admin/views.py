@@ -345,7 +345,8 @@ class StatsView:
     """The cluster in numbers. `total_keys` counts owned keys only; unreachable nodes are left out of it.
 
     `under_replicated`, `leaderless` and `without_majority` count the shards of which that is true. `lag_bytes` and
-    `lag_s` are those of the replica that is farthest behind; None where there is none.
+    `lag_s` are those of the replica that is farthest behind; None where there is none. `replica_reads` were answered by
+    replicas, `replica_reads_by_leader` could not be, as the routers that answer have counted since their start.
     """
 
     total_nodes: int
@@ -367,3 +368,5 @@ class StatsView:
     without_majority: int = 0
     lag_bytes: int | None = None
     lag_s: float | None = None
+    replica_reads: int = 0
+    replica_reads_by_leader: int = 0

@@ -252,6 +252,9 @@ def stats(view: Fields, now: float) -> str:
         ("epoch", _text(view, "epoch")),
         ("coordinator", str(view.get("coordinator") or "none")),
     ]
+    by_replica, by_leader = view.get("replica_reads", 0), view.get("replica_reads_by_leader", 0)
+    if by_replica or by_leader:
+        rows.append(("replica reads", f"{count(by_replica)}; {count(by_leader)} more had to be answered by leaders"))
     collected = [node["measured_at"] for node in view.get("nodes", []) if node.get("measured_at") is not None]
     if collected:
         rows.append(("loads", f"bytes, operations and OFF as collected {ago(min(collected), now)}"))
