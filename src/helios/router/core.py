@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 
 from helios.access.authenticator import Authenticator
@@ -22,6 +22,7 @@ from helios.router import router_view
 from helios.router._fast_path import Lease
 from helios.router.commands.counting import OwnKeys
 from helios.router.commands.dispatch import Dispatcher
+from helios.router.fenced import why_held
 from helios.router.frontend.answering import Answering
 from helios.router.frontend.caller import Caller, OneCommand, Outbox, Slot, Waiter, WaitingCommand, WatchedKeys
 from helios.router.frontend.client_table import ClientTable
@@ -91,7 +92,9 @@ class Router:
         self.started_at = clock.monotonic()
         self.product: dict[bytes, bytes] = {}
         self.port = 0  # where it serves clients; 0 where it does not
-        self.holding = Holding(options.hold_timeout_s, lambda took_s: self.slowlog.note(HELD, clock.wall(), took_s))
+        self.holding = Holding(
+            options.hold_timeout_s, self._why_held, lambda took_s: self.slowlog.note(HELD, clock.wall(), took_s)
+        )
         self.pool = Pool(self, options)
         self.blocked: set[WaitingCommand] = set()
         self.watches: set[WatchedKeys] = set()
@@ -244,7 +247,12 @@ class Router:
                 while self.routes is not None and self.routes.has_fence:
                     await self._applied.wait()
         except TimeoutError:
-            raise Unavailable("keys are handed over to another shard for too long a time; try again") from None
+            raise Unavailable(
+                f"it was held for {self.options.hold_timeout_s:g} s {self._why_held(())}; try again"
+            ) from None
+
+    def _why_held(self, argv: Sequence[bytes]) -> str:
+        return "" if self.routes is None else why_held(self.routes, argv)
 
     def serve_until(self, deadline: float) -> None:
         """The lease lasts until then."""

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from helios.admin.router_views import RouterShardView, RouterView, SlowCommandsView, SlowCommandView
-from helios.errors import InvalidInput
-from helios.resp.commands import find, key_positions
 from helios.router.context import RouterContext
+from helios.router.fenced import fenced_shard
 from helios.router.stats.latency import latency, together
 
 # States of a link, the worst first: a shard's is the worst of those that are in use.
@@ -115,15 +114,7 @@ def _held_by_shard(router: RouterContext) -> Counter[str]:
     if routes is None or not routes.has_fence:
         return held
     for caller in router.holding.callers():
-        argv = caller.waiting[0][1] if caller.waiting else []
-        command = find(argv[0]) if argv else None
-        if command is None:
-            continue
-        try:
-            keys = [argv[position] for position in key_positions(command, argv)]
-        except InvalidInput:
-            continue
-        fenced = next((key for key in keys if routes.fenced(key)), None)
-        if fenced is not None:
-            held[routes.owner(fenced)] += 1
+        shard = fenced_shard(routes, caller.waiting[0][1]) if caller.waiting else ""
+        if shard:
+            held[shard] += 1
     return held

@@ -203,9 +203,21 @@ async def test_holding_ends_with_an_error(servers: dict[str, Server]) -> None:
         assert (await raw.line()).endswith(b"nothing was executed\r\n")
         await raw.exactly(b"$1\r\nx\r\n")
         assert (await lab.router.execute([b"GET", key.encode()])).startswith(b"-TRYAGAIN 'GET' was held")
+        raw.send("SET", key, "v")
+        assert b"while keys are handed over to another shard" in await raw.line()
         await lab.publish(transition=None, unclean=frozenset())
         raw.send("GET", key)
         assert await raw.line() == b"$-1\r\n"
+        raw.close()
+
+
+async def test_holding_for_a_shard_without_a_leader_names_it(servers: dict[str, Server]) -> None:
+    options = RouterOptions(node="shard-1", hold_timeout_s=0.2)
+    async with RouterLab(servers, options=options).running() as lab:
+        await lab.acknowledged(await lab.publish(fenced_shards=frozenset(("shard-2",))))
+        raw = await RawClient.connect(lab.port)
+        raw.send("SET", lab.key_of("shard-2"), "v")
+        assert (await raw.line()).startswith(b"-TRYAGAIN 'SET' was held for 0.2 s while shard-2 had no leader")
         raw.close()
 
 

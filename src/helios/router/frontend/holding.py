@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from helios.resp.encoding import error_reply
 from helios.router.frontend.caller import HELD, Caller
@@ -12,8 +12,9 @@ from helios.router.frontend.caller import HELD, Caller
 class Holding:
     """Holds whole callers, so that each one's commands stay in order and memory stays bounded."""
 
-    def __init__(self, timeout_s: float, told: Callable[[float], None] = lambda took_s: None) -> None:
+    def __init__(self, timeout_s: float, why: Callable[[Sequence[bytes]], str], told: Callable[[float], None]) -> None:
         self.timeout_s = timeout_s  # for commands that are held from now on
+        self._why = why  # why a command has been held, as the end of a sentence
         self._told = told  # how many seconds the longest was held, at each release
         self._callers: dict[Caller, asyncio.TimerHandle] = {}  # in the order in which they came
         self.total = 0  # commands held since the start
@@ -65,10 +66,7 @@ class Holding:
         _, argv = caller.waiting.pop(0)
         name = argv[0].decode("ascii", "replace").upper()
         caller.answer(
-            error_reply(
-                f"TRYAGAIN '{name}' was held for {self.timeout_s:g} s while its keys are handed over to another "
-                "shard; nothing was executed"
-            )
+            error_reply(f"TRYAGAIN '{name}' was held for {self.timeout_s:g} s {self._why(argv)}; nothing was executed")
         )
         caller.gave_up()
         self._told(self.timeout_s)
