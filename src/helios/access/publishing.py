@@ -6,13 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING
 
-from helios.access.authenticator import Authenticator
 from helios.errors import Conflict
 from helios.model.users import User
 from helios.ports.following import followed
 from helios.ports.records import USERS, UsersRecord, put_record, read_record
 from helios.ports.store import Compare, Store
+
+if TYPE_CHECKING:  # an agent writes users and lets nobody in: it need not know what they may do
+    from helios.access.authenticator import Authenticator
 
 logger = logging.getLogger(__name__)
 

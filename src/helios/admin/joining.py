@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from helios.access.request_context import demand
 from helios.access.rights import Need
-from helios.admin.measuring import Open, for_once, measure_all
+from helios.admin.own_servers import refuse_known
 from helios.errors import EngineDenied, EngineError, InvalidInput, Refused, Unavailable
 from helios.model.ids import Address, check_id, founder_id
-from helios.model.topology import Member, Node, NodeKind, Shard, Topology
-from helios.ports.engine import Connector, Engine, EngineInfo
+from helios.model.topology import Member, Node, NodeKind
+from helios.ports.engine import Connector, EngineInfo
 from helios.ports.records import AGENTS, RUNNING, AgentRecord, read_record
 from helios.ports.store import Store
 from helios.ports.topologies import read_topology
@@ -57,23 +57,6 @@ async def identify(store: Store, connector: Connector, node_id: str, address: Ad
     info = await _check_server(connector, node_id, address)
     await refuse_known(await read_topology(store), connector.open, node_id, address, info)
     return Node(node_id, address, NodeKind.EXTERNAL)
-
-
-async def refuse_known(topology: Topology, open_engine: Open, node_id: str, address: Address, info: EngineInfo) -> None:
-    """Raise Refused where the server that says this of itself is one of the cluster's, by whatever address.
-
-    As a node of its own it would be emptied, or its keys would be moved to themselves. A server of the cluster that
-    does not answer is not looked at.
-    """
-
-    async def run_id(engine: Engine, _: Shard) -> str:
-        return (await engine.info()).run_id
-
-    for shard, found in (await measure_all(topology, for_once(open_engine), run_id)).items():
-        if found == info.run_id:
-            known = topology.shard(shard)
-            where = "" if known is None else f" at {known.leading.address}"
-            raise Refused(f"the server at {address} is that of {shard}{where}: it cannot be the node {node_id}, too")
 
 
 async def _check_server(connector: Connector, node_id: str, address: Address) -> EngineInfo:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from helios.admin.joining import refuse_known
+from helios.admin.own_servers import refuse_known
 from helios.control.admission import (
     Admission,
     Policy,

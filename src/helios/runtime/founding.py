@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from helios.admin.client import Admin
+from helios.admin.requests import Requests
 from helios.errors import Refused, StartError, StoreError, StoreUnreachable, Unavailable
 from helios.model.ids import Address
+from helios.model.migration import Change, ChangeKind
 from helios.model.topology import Node, Topology
+from helios.ports.clock import Clock
 from helios.ports.following import once_answered
+from helios.ports.ids import new_id
 from helios.ports.records import AGENTS, AgentRecord, read_record
 from helios.ports.store import Store
 from helios.ports.topologies import read_topology
+
+if TYPE_CHECKING:  # a node makes one request, and does without all the others
+    from helios.admin.client import Admin
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +58,7 @@ async def _bring_in(store: Store, admin: Admin, wanted: Sequence[str], adopted: 
         await admin.add_node(node.id, str(node.address))
 
 
-async def found_as_first(store: Store, admin: Admin, node: Node, tell: Callable[[str], None]) -> None:
+async def found_as_first(store: Store, clock: Clock, node: Node, tell: Callable[[str], None]) -> None:
     """Make the node the first one of its cluster if that has none yet. Never ends by itself.
 
     Of several that start at once one founds the cluster; the others are told how they come in.
@@ -60,9 +67,10 @@ async def found_as_first(store: Store, admin: Admin, node: Node, tell: Callable[
     async def known() -> Topology:
         return await once_answered(lambda: read_topology(store), tell)
 
+    requests = Requests(store, clock)
     while not (await known()).nodes:
         try:
-            await admin.found([node])
+            await requests.submit(Change(new_id(clock), ChangeKind.FOUND, nodes=(node,)))
         except (Unavailable, StoreUnreachable) as error:
             logger.info("not founded yet: node=%s error=%s", node.id, error)
         except (Refused, StoreError) as error:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from helios import __version__
-from helios.admin.client import Admin
 from helios.coordinator.service import Coordinator
 from helios.errors import StartError
 from helios.model.ids import Address
@@ -195,7 +194,7 @@ async def _run_agent(
     ]
     founds = joined.cluster.founded_by == INIT and not options.child
     if founds:
-        jobs.append(found_as_first(store, Admin(store, engines, clock), Node(options.node_id, address), tell))
+        jobs.append(found_as_first(store, clock, Node(options.node_id, address), tell))
 
     async def ready() -> None:
         say(f"node {options.node_id} serves at {address}; its data server is {agent.servers}")
