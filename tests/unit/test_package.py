@@ -31,11 +31,12 @@ def test_a_node_holds_no_library_in_memory_that_it_does_not_use() -> None:
     """Each node has an agent and a router for good, so that a megabyte of each counts."""
     people = {"typer", "click", "rich", "yaml", "fastapi", "starlette", "uvicorn", "httpx", "anyio", "watchfiles"}
     people |= {"pydantic", "prometheus_client", "importlib.metadata"}
+    rare = {"shutil", "bz2", "lzma", "difflib"}
     router = loaded("import helios.runtime.child, helios.runtime.router")
-    assert not router & {*people, "helios.coordinator", "helios.api"}
+    assert not router & {*people, *rare, "helios.coordinator", "helios.api"}
     node = loaded("import helios.runtime.child, helios.runtime.node")
     serving = {"helios.access.authenticator", "helios.resp.commands", "helios.admin.client"}  # what routers do
-    assert not node & {*people, *serving, "helios.router", "helios.api"}
+    assert not node & {*people, *rare, *serving, "helios.router", "helios.api"}
 
 
 def test_what_a_process_has_imported_is_not_looked_at_for_garbage() -> None:

@@ -59,7 +59,12 @@ def test_the_folder_that_one_stands_in_is_not_searched(tmp_path: Path, monkeypat
     program(tmp_path, "valkey-server", VALKEY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", ".::bin:/usr/bin:/bin")
+    program(tmp_path, "own-server", VALKEY)
     assert find_server().path != tmp_path / "valkey-server"
+    with pytest.raises(StartError, match="not there or not executable"):
+        find_server(configured="own-server")
+    own = program(tmp_path / "own", "valkey-server", VALKEY)
+    assert find_server(configured="own/valkey-server").path == own
     assert on_path(["valkey-server"]) == [path for path in on_path(["valkey-server"]) if path.parent != tmp_path]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import StrEnum
 from functools import cache
 from types import MappingProxyType
@@ -170,6 +169,8 @@ def nearest(name: str) -> str:
 
     A name that is right in itself but stands in a wrong section is found in its own.
     """
+    from difflib import get_close_matches  # for mistakes only: no process holds it otherwise
+
     section, dot, field = name.partition(".")
     known = sections().get(section)
     near = [full for full in all_settings() if full.partition(".")[2] == (field or section)][:1]

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +160,7 @@ class NodeFolder:
     def clear_discarded(self) -> None:
         """Delete what was about to be deleted when its agent ended."""
         for path in self.root.glob(f"{_DISCARDED}*"):
-            shutil.rmtree(path)
+            _delete(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +189,14 @@ class MemberFolder:
         gone = self.root.with_name(f"{_DISCARDED}{self.root.name}-{secrets.token_hex(4)}")
         with contextlib.suppress(FileNotFoundError):
             self.root.rename(gone)
-            shutil.rmtree(gone)
+            _delete(gone)
+
+
+def _delete(folder: Path) -> None:
+    # Imported where it is rare: it has libraries for packed files with it, which each process would hold for good.
+    import shutil
+
+    shutil.rmtree(folder)
 
 
 def write_private(path: Path, text: str) -> None:

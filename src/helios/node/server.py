@@ -7,7 +7,6 @@ import importlib.util
 import os
 import platform
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -78,12 +77,13 @@ def find_server(configured: str = "", last: str = "") -> ServerProgram:
     Costs a few milliseconds (it asks the program for its version). Raises StartError.
     """
     if configured:
-        found = shutil.which(Path(configured).expanduser())
-        if found is None:
+        path = Path(configured).expanduser()
+        found = on_path([configured]) if path.name == str(path) else list(filter(_runs, [path]))
+        if not found:
             raise StartError(
                 f"the configured server program {configured!r} (atlas.server) is not there or not executable"
             )
-        program = inspect(Path(found))
+        program = inspect(found[0])
         if isinstance(program, str):
             raise StartError(f"the configured server program (atlas.server) cannot be used: {program}")
         return replace(program, origin="atlas.server")
@@ -130,9 +130,12 @@ def on_path(names: Sequence[str]) -> list[Path]:
 
     All of them, since the first one may be too old: a virtual environment can have an old server as part of a package.
     """
-    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    found = (shutil.which(name, path=folder) for name in names for folder in folders if Path(folder).is_absolute())
-    return [Path(path) for path in found if path]
+    folders = [Path(folder) for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)]
+    return [folder / name for name in names for folder in folders if folder.is_absolute() and _runs(folder / name)]
+
+
+def _runs(path: Path) -> bool:
+    return os.access(path, os.X_OK) and path.is_file()
 
 
 def inspect(path: Path) -> ServerProgram | str:
