@@ -39,6 +39,10 @@ def test_a_node_holds_no_library_in_memory_that_it_does_not_use() -> None:
     assert not node & {*people, *rare, *serving, "helios.router", "helios.api"}
 
 
+def test_addresses_are_looked_up_without_the_tables_for_international_names() -> None:
+    assert "encodings.idna" not in loaded("from helios.node.ports import resolve; resolve('127.0.0.1', 0)")
+
+
 def test_what_a_process_has_imported_is_not_looked_at_for_garbage() -> None:
     program = """
 import gc

@@ -20,8 +20,10 @@ _UNCHOSEN = range(20_000, 22_000)  # those that people choose lie below
 
 def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
     """The local addresses behind `host`; raises StartError if it names none."""
+    # Text goes through the codec for international names, whose tables would stay in memory.
+    name = host.encode() if host.isascii() else host
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise StartError(f"{host!r} is not an address of this machine: {error.strerror or error}") from error
     unique = {(family, (str(address[0]), int(address[1]))) for family, _, _, _, address in found}
