@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 from helios.errors import InvalidInput
 from helios.model.verbs import VERBS
@@ -59,6 +60,7 @@ class Command:
         return count == self.arity if self.arity >= 0 else count >= -self.arity
 
 
+@cache  # many commands have the same flags, and have them for good
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
@@ -161,7 +163,7 @@ def _build() -> dict[str, Command]:
         table[name] = Command(
             name=name,
             arity=arity,
-            flags=frozenset(flags.split()),
+            flags=_names(flags),
             how=how,
             notation=notation,
             keys=compile_keys(notation),
@@ -171,9 +173,9 @@ def _build() -> dict[str, Command]:
             reason=reason,
         )
     for name, arity, flags in _BEYOND:
-        table[name] = Command(name, arity, frozenset(flags.split()), How.ROUTER, "", compile_keys(""))
+        table[name] = Command(name, arity, _names(flags), How.ROUTER, "", compile_keys(""))
     for name, verb in VERBS.items():
-        table[name] = Command(name, verb.arity, frozenset(("admin",)), How.VERB, "", compile_keys(""))
+        table[name] = Command(name, verb.arity, _names("admin"), How.VERB, "", compile_keys(""))
     return table
 
 

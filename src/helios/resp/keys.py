@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from helios.errors import InvalidInput
 
@@ -51,6 +52,7 @@ def key_range(notation: str) -> tuple[int, int, int]:
     return whole or (0, 0, 0)
 
 
+@cache  # many commands have the same notation
 def compile_keys(notation: str) -> KeyPositions:
     """The function from arguments to key positions; it raises InvalidInput where the arguments cannot be right.
 
