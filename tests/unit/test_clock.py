@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.given import given
 
 from helios.ports.clock import boottime
 from helios.router._fast_path import Lease
@@ -33,7 +34,7 @@ def test_a_lease_lasts_until_its_deadline() -> None:
 
 def test_a_lease_ends_while_its_machine_is_suspended() -> None:
     tried = subprocess.run([*SUSPENDED, "true"], capture_output=True, check=False)
-    if tried.returncode != 0:
+    if not given(tried.returncode == 0, "a clock of its own needs root"):
         pytest.skip(f"this user may not have clocks of his own: {tried.stderr.decode().strip()}")
     told = subprocess.run(
         [*SUSPENDED, sys.executable, "-c", ENDED_MEANWHILE], capture_output=True, check=True, text=True
