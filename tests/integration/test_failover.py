@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.engine_lab import KINDS, Lab, open_lab, until
 
+from helios.control.replicas import Decision, Look, decide
 from helios.coordinator.failover import Failover
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.following import Following
@@ -179,12 +181,19 @@ async def group_of(kind: str, folder: Path) -> AsyncIterator[Group]:
             await made.resign()
 
 
-async def test_a_shard_of_one_is_left_alone(group: Group) -> None:
+async def test_a_shard_of_one_is_left_alone(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    decisions: list[tuple[Decision, ...]] = []
+
+    def noted(look: Look) -> tuple[Decision, ...]:
+        decisions.append(decide(look))
+        return decisions[-1]
+
+    monkeypatch.setattr("helios.coordinator.replicas.decide", noted)
     await group.coordinate(1)
-    epoch = group.context.publisher.topology.epoch if group.context else 0
-    await asyncio.sleep(0.3)
-    assert group.context is not None
-    assert group.context.publisher.topology.epoch == epoch
+    epoch = group.epoch
+    await group.becomes(lambda: bool(decisions))
+    assert decisions == [()]
+    assert group.epoch == epoch
     assert await list_records(group.store, ReplicasRecord, REPLICAS) == []
 
 
@@ -251,7 +260,10 @@ async def test_a_coordinator_that_dies_in_a_failover_leaves_it_to_the_next(group
     assert await group.has(key)
 
 
-async def test_a_failover_finds_members_that_were_restarted_elsewhere(group: Group) -> None:
+async def test_a_failover_finds_members_that_were_restarted_elsewhere(
+    group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "helios.coordinator.failover")
     await group.coordinate(3)
     await group.grown(3)
     key = await group.write()
@@ -274,8 +286,9 @@ async def test_a_failover_finds_members_that_were_restarted_elsewhere(group: Gro
     await group.becomes(lambda: {m.address for m in group.shard.members if m.id != killed} == {nowhere})
     group.labs[killed].crash()
     group.announce(killed, dead=True)
-    await group.becomes(lambda: bool(publisher.topology.fenced_shards))
-    await asyncio.sleep(0.3)
+    failed = [f"event=Failed(member='{member.id}'" for member in there if member.id != killed]
+    await group.becomes(lambda: all(event in caplog.text for event in failed))
+    assert publisher.topology.fenced_shards
     listen(None)
     await group.becomes(lambda: group.shard.leader != killed and group.settled)
     assert await group.has(key)

@@ -73,7 +73,7 @@ async def test_a_fence_that_is_lifted_lets_commands_go_on_where_they_were(lab: R
     key = lab.key_of("shard-1", "m")
     await lab.acknowledged(await lab.publish_move(FENCED, "shard-1", "shard-2"))
     held = asyncio.create_task(client.set(key, "v"))
-    await asyncio.sleep(0)
+    await until(lambda: len(lab.router.holding) == 1, "the command is held")
     await lab.publish(transition=None, unclean=frozenset())
     assert await held
     async with lab.direct("shard-1") as source:
