@@ -144,6 +144,7 @@ def test_a_lost_nodes_replicas_are_made_again_and_no_others() -> None:
     for copies in shards:
         kept = set(copies.replicas) - {"n5"}
         assert kept <= set(after[copies.shard])
+        assert len(after[copies.shard]) == 2
 
 
 def test_zones_of_leaders_that_are_no_hosts_count() -> None:
