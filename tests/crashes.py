@@ -17,8 +17,8 @@ from tests.histories import Recorder
 from tests.ledger import Ledger
 from tests.reckoning import answer, assert_each_key_once, opened, verb
 from tests.servers import Server
-from tests.shards import eventually, rests, topology_in
-from tests.waiting import blocking_until
+from tests.shards import rests, topology_in
+from tests.waiting import blocking_until, until
 
 from helios.model.migration import Migration
 from helios.model.topology import PairPhase
@@ -202,7 +202,7 @@ class Scene:
                     return False
             return True
 
-        await eventually(complete, "every process serves", timeout_s=40)
+        await until(complete, "every process serves", limit_s=40)
 
     def terms_ended(self, node: str) -> int:
         """How often this node's coordinators have noticed that they are coordinators no longer."""
@@ -215,7 +215,7 @@ class Scene:
             now = await self.coordinator()
             return now is not None and now.term > term
 
-        await eventually(elected, f"a successor of term {term} is elected")
+        await until(elected, f"a successor of term {term} is elected")
 
     async def outlast(self, victim: Victim, term: int, sessions: set[str]) -> None:
         """Wait until the lease of a process that says nothing has run out and the others have noticed."""
@@ -226,7 +226,7 @@ class Scene:
         await asyncio.sleep(LEASE_S)  # How long the process is frozen at the least; nothing depends on it.
         if victim is Victim.COORDINATOR:
             await self.succeeded(term)
-        await eventually(noticed, f"the others notice that {victim} is away")
+        await until(noticed, f"the others notice that {victim} is away")
 
     async def sessions(self, victim: Victim) -> set[str]:
         """The sessions of a router or of the gateway; none for others."""
@@ -257,7 +257,7 @@ class Scene:
         async def there() -> bool:
             return self.points.reached(point)
 
-        await eventually(there, f"the move comes to {point}", timeout_s=_REACH_S)
+        await until(there, f"the move comes to {point}", limit_s=_REACH_S)
 
     async def migration(self, migration_id: str) -> Migration:
         """The migration as it stands."""
@@ -267,7 +267,7 @@ class Scene:
 
     async def at_rest(self) -> None:
         """Wait until no keys move and no server is to be swept: it comes to that by itself."""
-        await eventually(lambda: rests(self.store), "the move ends", timeout_s=REST_BOUND_S)
+        await until(lambda: rests(self.store), "the move ends", limit_s=REST_BOUND_S)
 
     def go_on(self) -> None:
         """Whoever waits at a point, or wakes up there, goes on."""
@@ -290,7 +290,7 @@ class Scene:
             process.send(signal.SIGCONT)
             return False
 
-        await eventually(frozen, "the process can be frozen outside of a commit")
+        await until(frozen, "the process can be frozen outside of a commit")
 
     async def hit(self, victim: Victim, how: signal.Signals) -> None:
         """Kill the process, or freeze it until its lease is over; then whoever waits at a point goes on."""
@@ -319,7 +319,7 @@ class Scene:
                     del left[:50]
             return not left
 
-        await eventually(gone, "keys can be deleted", timeout_s=REST_BOUND_S)
+        await until(gone, "keys can be deleted", limit_s=REST_BOUND_S)
 
     async def check(self, load: Load) -> None:
         """Nothing acknowledged is missing, nothing is back, or anywhere twice, or where it does not belong."""
@@ -359,7 +359,7 @@ class Load:
         async def more() -> bool:
             return self._ledger.acknowledged > before + 20
 
-        await eventually(more, "clients are served again")
+        await until(more, "clients are served again")
 
     async def check(self, cluster: Cluster) -> None:
         """Compare what the clients were told with what the cluster holds."""

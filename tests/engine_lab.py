@@ -22,7 +22,6 @@ from helios.ports.engine import Connector, Engine
 
 REAL = ["valkey", *(["redis"] if redis_binary() else [])]
 KINDS = ["memory", *REAL]
-WAIT_S = 60.0
 SHORT_S = 0.2  # a time-out that is meant to pass
 # As Helios runs servers that may follow each other, but for how little a leader remembers for those that come back.
 FOLLOWING = {
@@ -34,15 +33,6 @@ FOLLOWING = {
 REMEMBERED = 30  # changes, and those of real servers have more than 64 KB where they are as many
 
 Commands: TypeAlias = list[tuple[bytes | str | int, ...]]
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Return when the condition holds; an error if that takes too long."""
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            if await condition():
-                return
-            await asyncio.sleep(0.005)
 
 
 class Lab(ABC):

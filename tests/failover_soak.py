@@ -28,7 +28,8 @@ from redis.exceptions import RedisError
 from tests.cluster import Cluster, running_cluster
 from tests.reckoning import assert_checked, at_rest, opened, topology_of, verb
 from tests.replicated_cluster import fields
-from tests.shards import eventually, topology_in
+from tests.shards import topology_in
+from tests.waiting import until
 from tests.witnesses import Witnesses
 
 from helios.model.topology import Member, Topology
@@ -207,7 +208,7 @@ class FailoverSoak:
                     return bool(await client.set(key, b"%f" % time.monotonic()))
             return False
 
-        await eventually(written, f"{shard} takes writes", timeout_s=LONG_S)
+        await until(written, f"{shard} takes writes", limit_s=LONG_S)
 
     async def _whole(self) -> None:
         """Return when nothing is missing."""
@@ -218,7 +219,7 @@ class FailoverSoak:
                 return isinstance(said, list) and bool(fields(said)[b"clean"])
             return False
 
-        await eventually(complete, "the cluster's check is clean", timeout_s=LONG_S)
+        await until(complete, "the cluster's check is clean", limit_s=LONG_S)
         await at_rest(self._cluster, timeout_s=LONG_S)
 
     async def _assert_copied(self) -> None:
@@ -238,7 +239,7 @@ class FailoverSoak:
             return not different
 
         try:
-            await eventually(alike, "every member has what its leader has", timeout_s=LONG_S)
+            await until(alike, "every member has what its leader has", limit_s=LONG_S)
         except AssertionError:
             raise AssertionError(different) from None
 

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from tests.shards import FAST, eventually, topology_in
+from tests.shards import FAST, topology_in
+from tests.waiting import until
 
 from helios.admin.client import Admin
 from helios.coordinator.service import Coordinator
@@ -74,7 +75,7 @@ class MemoryShards:
         async def over() -> bool:
             return (await self.admin.migration(migration)).end_time is not None
 
-        await eventually(over, "the migration ends")
+        await until(over, "the migration ends")
         return (await self.admin.migration(migration)).error
 
 

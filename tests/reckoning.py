@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.cluster import Cluster
-from tests.shards import eventually, rests, topology_in
+from tests.shards import rests, topology_in
+from tests.waiting import until
 
 from helios.model.sections import StoreSettings
 from helios.model.settings import Settings
@@ -40,7 +41,7 @@ async def answer(cluster: Cluster, *words: str) -> object:
         replies.append(await verb(cluster, *words))
         return not str(replies[-1]).startswith("CLUSTERDOWN")
 
-    await eventually(answered, f"{words[0]} is answered", timeout_s=20)
+    await until(answered, f"{words[0]} is answered", limit_s=20)
     return replies[-1]
 
 
@@ -58,7 +59,7 @@ async def opened(cluster: Cluster) -> AsyncIterator[Store]:
 async def at_rest(cluster: Cluster, timeout_s: float = 60.0) -> None:
     """Wait until the cluster has done all that was asked for."""
     async with opened(cluster) as store:
-        await eventually(lambda: rests(store), "all that was asked for has ended", timeout_s=timeout_s)
+        await until(lambda: rests(store), "all that was asked for has ended", limit_s=timeout_s)
 
 
 async def topology_of(cluster: Cluster) -> Topology:
@@ -104,7 +105,7 @@ async def assert_no_users_left(cluster: Cluster) -> None:
             return not orphans
 
         try:
-            await eventually(clean, "users of sessions and terms that are over go", timeout_s=15)
+            await until(clean, "users of sessions and terms that are over go", limit_s=15)
         except AssertionError:
             raise AssertionError(f"these users belong to nobody: {sorted(orphans)}") from None
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import redis.asyncio
-from tests.routers import RouterLab, until
+from tests.routers import RouterLab
 from tests.servers import ADMIN_ONLY, ADMIN_PASSWORD, ADMIN_USER, Server, start_valkey
+from tests.waiting import until
 
 from helios.model.ids import Address
 from helios.model.topology import Member, Term

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, cast
@@ -15,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from tests.published import HandPublisher
 from tests.servers import ADMIN_PASSWORD, ADMIN_USER, Server
+from tests.waiting import until
 
 from helios.admin.service import AdminService
 from helios.engines.valkey.connector import ValkeyConnector
@@ -44,17 +45,6 @@ from helios.stores.memory import MemoryStore
 
 # redis-py's annotations promise other types than its replies have, in one protocol or the other.
 Client: TypeAlias = Any
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, timeout_s: float = 20.0) -> None:
-    """Wait for a condition that others bring about; fail with `what` after the time-out."""
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    while True:
-        holds = condition()
-        if holds if isinstance(holds, bool) else await holds:
-            return
-        assert asyncio.get_running_loop().time() < deadline, f"not in {timeout_s:g} s: {what}"
-        await asyncio.sleep(0.01)
 
 
 class FailingStore:

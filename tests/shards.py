@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.cluster_store import open_store
 from tests.servers import ADMIN_ONLY, ADMIN_PASSWORD, ADMIN_USER, Server, start_valkey
+from tests.waiting import until
 
 from helios.admin.client import Admin
 from helios.admin.views import Finding
@@ -41,14 +42,6 @@ FAST = ClusterSettings(
     sharding=ShardingSettings(migration_rate=0, auto_rebalance=True),
     coordinator=CoordinatorSettings(lease_ttl=1.0, fence_ack_timeout=0.3),
 )
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float = 90.0) -> None:
-    """Wait for a condition that others bring about; fail with `what` after the time-out."""
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    while not await condition():
-        assert asyncio.get_running_loop().time() < deadline, f"not in {timeout_s:g} s: {what}"
-        await asyncio.sleep(0.02)
 
 
 async def topology_in(store: Store) -> Topology:
@@ -176,7 +169,7 @@ class Shards:
         async def quiet() -> bool:
             return await rests(self.store) and not await self.admin.active_migrations()
 
-        await eventually(quiet, "the cluster comes to rest")
+        await until(quiet, "the cluster comes to rest")
 
     async def assert_checked(self) -> None:
         """At rest, the cluster's own check finds nothing."""
@@ -190,7 +183,7 @@ class Shards:
 
         try:
             # Where load has cost the coordinator its lease, its next term has still to clean up behind the last.
-            await eventually(clean, "the check finds nothing")
+            await until(clean, "the check finds nothing")
         except AssertionError:
             raise AssertionError(found) from None
 

@@ -31,7 +31,8 @@ from tests.reckoning import (
     opened,
     verb,
 )
-from tests.shards import eventually, topology_in
+from tests.shards import topology_in
+from tests.waiting import until
 
 from helios.model.migration import Migration
 from helios.node.locks import holder_of
@@ -233,8 +234,8 @@ class Soak:
             words = ("SETTING", "sharding.auto_rebalance", "false")
             return await self._ask(*words) == " ".join(words)
 
-        await eventually(served, "every router serves", timeout_s=REST_S)
-        await eventually(steered_by_hand, "automatic rebalancing is off", timeout_s=REST_S)
+        await until(served, "every router serves", limit_s=REST_S)
+        await until(steered_by_hand, "automatic rebalancing is off", limit_s=REST_S)
         await at_rest(self._cluster, timeout_s=REST_S)
 
 

@@ -1,23 +1,25 @@
-"""Waiting for what other processes do, with a limit and no guessed sleeps."""
+"""Waiting for what others bring about, with a limit and no guessed sleeps."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Callable
 
-LIMIT_S = 30.0
+LIMIT_S = 90.0
 _LOOK_S = 0.01
 
 
-async def until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-    """Return when the condition holds; raises TimeoutError."""
-    deadline = time.monotonic() + limit_s
+async def until(condition: Callable[[], object], what: str = "the condition holds", limit_s: float = LIMIT_S) -> None:
+    """Return when the condition, which may be awaitable, holds; fail with `what` after the limit."""
+    now_s = asyncio.get_running_loop().time
+    deadline = now_s() + limit_s
     while True:
-        if condition():
+        holds = condition()
+        if await holds if inspect.isawaitable(holds) else holds:
             return
-        if time.monotonic() > deadline:
-            raise TimeoutError("the condition did not come to hold")
+        assert now_s() < deadline, f"not in {limit_s:g} s: {what}"
         await asyncio.sleep(_LOOK_S)
 
 
@@ -25,6 +27,5 @@ def blocking_until(condition: Callable[[], object], limit_s: float = LIMIT_S) ->
     """The same for code without an event loop."""
     deadline = time.monotonic() + limit_s
     while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the condition did not come to hold")
+        assert time.monotonic() < deadline, f"the condition does not hold in {limit_s:g} s"
         time.sleep(_LOOK_S)

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from tests.additions import Adders, Story, elements_of, faults, lost
 from tests.histories import Recorder
 from tests.noting_clients import connected
-from tests.shards import eventually
+from tests.waiting import until
 
 from helios.model.ids import Address
 
@@ -84,5 +84,5 @@ class Witnesses:
                     replies.append(await elements_of(client, key, story))
             return bool(replies)
 
-        await eventually(answered, f"{key} is read", timeout_s=_LONG_S)
+        await until(answered, f"{key} is read", limit_s=_LONG_S)
         return replies[0]

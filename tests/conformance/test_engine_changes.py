@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
-from tests.engine_lab import SHORT_S, Commands, Lab, clients, raw, run, until
+from tests.engine_lab import SHORT_S, Commands, Lab, clients, raw, run
+from tests.waiting import until
 
 from helios.engines.valkey.changes import TrackingStream
 from helios.engines.valkey.connection import ErrorReply

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
-from tests.engine_lab import SHORT_S, Lab, RealLab, listening, raw, run, until
+from tests.engine_lab import SHORT_S, Lab, RealLab, listening, raw, run
+from tests.waiting import until
 
 from helios.engines.valkey import ValkeyConnector
 from helios.engines.valkey.connection import ErrorReply, connect

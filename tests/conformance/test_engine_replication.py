@@ -6,8 +6,9 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from tests.engine_lab import Lab, Three, raw, until
+from tests.engine_lab import Lab, Three, raw
 from tests.servers import ADMIN_PASSWORD, ADMIN_USER
+from tests.waiting import until
 
 from helios.errors import EngineError, EngineUnreachable
 from helios.ports.engine import Engine, Replication, UserRole

@@ -6,8 +6,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.engine_lab import Commands, Lab, run, scan_all, until
+from tests.engine_lab import Commands, Lab, run, scan_all
 from tests.servers import ADMIN_PASSWORD, start_valkey
+from tests.waiting import until
 
 from helios.engines.valkey import ValkeyConnector
 from helios.engines.valkey.rights import setuser

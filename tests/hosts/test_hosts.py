@@ -62,7 +62,7 @@ async def settled(cluster: HostsCluster, ledger: Ledger, least: int) -> None:
 async def written(ledger: Ledger, more: int) -> None:
     """Return when so many more writes have been acknowledged."""
     goal = ledger.acknowledged + more
-    await until(lambda: ledger.acknowledged >= goal, 60)
+    await until(lambda: ledger.acknowledged >= goal)
 
 
 async def test_nodes_on_hosts_of_their_own_serve_and_move_keys(cluster: HostsCluster) -> None:

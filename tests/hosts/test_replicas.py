@@ -20,7 +20,6 @@ from tests.hosts.cluster import FAILOVER_S, LOGIN, PORT, HostsCluster, broken, r
 from tests.hosts.network import Host, has_network
 from tests.ledger import Ledger
 from tests.noting_clients import connected
-from tests.shards import eventually
 from tests.waiting import until
 from tests.witnesses import Witnesses
 
@@ -72,7 +71,7 @@ class Load:
     async def more(self, operations: int = 100) -> None:
         """Return when so many more were answered."""
         goal = self.witnesses.operations + operations
-        await until(lambda: self.witnesses.operations >= goal, _LONG_S)
+        await until(lambda: self.witnesses.operations >= goal, limit_s=_LONG_S)
 
     async def check(self) -> None:
         """All that was acknowledged is there, once, and fits one order."""
@@ -127,7 +126,7 @@ async def written(cluster: HostsCluster, host: Host, keys: list[str], since: flo
                     return bool(await client.set(key, "x"))
             return False
 
-        await eventually(acknowledged, f"{key} is written at {host.name}", timeout_s=_LONG_S)
+        await until(acknowledged, f"{key} is written at {host.name}", limit_s=_LONG_S)
         return time.monotonic() - since
 
     try:

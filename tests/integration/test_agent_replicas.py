@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from tests.agent_lab import AgentLab
 from tests.engine_lab import raw
-from tests.engine_lab import until as until_true
 from tests.waiting import until
 
 from helios.errors import EngineError
@@ -76,7 +75,7 @@ class Nodes:
             found[:] = [] if record is None or record.dead or record.run == not_run else [record]
             return bool(found)
 
-        await until_true(runs)
+        await until(runs)
         return found[0]
 
     async def publish(
@@ -113,7 +112,7 @@ class Nodes:
         async def in_sync() -> bool:
             return (await follower.replication()).in_sync
 
-        await until_true(in_sync)
+        await until(in_sync)
 
     async def news(self, node_id: str) -> str:
         """What the node's agent has told people."""
@@ -126,7 +125,7 @@ class Nodes:
         async def said() -> bool:
             return words in await self.news(node_id)
 
-        await until_true(said)
+        await until(said)
 
     async def close(self) -> None:
         """Leave nothing."""
@@ -209,7 +208,7 @@ async def test_a_death_is_told_at_once(nodes: Nodes) -> None:
         async def dead() -> bool:
             return await nodes.record(LEADER) == replace(record, dead=True)
 
-        await until_true(dead)
+        await until(dead)
         await nodes.told("shard-1", "its data server did not come back: the data of shard-1.0 is gone")
 
 

@@ -8,7 +8,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tests.shards import Shards, eventually, running_shards
+from tests.shards import Shards, running_shards
+from tests.waiting import until
 
 from helios.admin.views import BalanceView
 from helios.errors import Refused
@@ -49,7 +50,7 @@ async def collected(shards: Shards, times: int) -> LoadRecord:
             last[:] = [record.value]
         return len(seen) > times
 
-    await eventually(enough, f"{times} collections")
+    await until(enough, f"{times} collections")
     return last[0]
 
 
@@ -63,7 +64,7 @@ async def ended(shards: Shards, change_id: str) -> Change:
         found[:] = [record.value]
         return record.value.status.ended
 
-    await eventually(over, "the change ends")
+    await until(over, "the change ends")
     return found[0]
 
 
@@ -77,7 +78,7 @@ async def copied_at_once(shards: Shards, change_id: str) -> set[frozenset[tuple[
         seen.add(frozenset((one.source_node, one.target_node) for one in begun))
         return bool(moves) and all(one.end_time for one in moves)
 
-    await eventually(over, "all pairs have moved")
+    await until(over, "all pairs have moved")
     return seen
 
 
@@ -106,7 +107,7 @@ async def test_a_skewed_cluster_evens_itself_out_and_then_rests(tmp_path: Path) 
         async def automatic() -> bool:
             return any(one.origin == "automatic" and one.status == "done" for one in await shards.admin.history())
 
-        await eventually(automatic, "a rebalance that nobody has asked for")
+        await until(automatic, "a rebalance that nobody has asked for")
         await shards.settled()
         done = [one for one in await shards.admin.history() if one.kind == "rebalance"]
         await collected(shards, 4)
@@ -204,10 +205,10 @@ async def test_a_silent_server_is_suspect_then_offline_and_the_others_are_still_
             seen.extend([now] * (not seen or seen[-1] != now))
             return now == wanted
 
-        await eventually(lambda: status("online"), "it is online")
+        await until(lambda: status("online"), "it is online")
         os.kill(shards.servers["shard-2"].pid, signal.SIGSTOP)
         try:
-            await eventually(lambda: status("offline"), "it is offline")
+            await until(lambda: status("offline"), "it is offline")
             assert seen == ["online", "suspect", "offline"]
             before = {node.id: node.measured_at or 0 for node in (await shards.admin.balance()).nodes}
             await collected(shards, 2)
@@ -235,7 +236,7 @@ async def test_a_silent_server_is_suspect_then_offline_and_the_others_are_still_
             assert moved == {("shard-1", "shard-3")}
         finally:
             os.kill(shards.servers["shard-2"].pid, signal.SIGCONT)
-        await eventually(lambda: status("online"), "it is online again")
+        await until(lambda: status("online"), "it is online again")
         assert " does not answer" not in (await shards.admin.balance()).proposal
         await shards.settled()
         assert (await shards.admin.check()).clean

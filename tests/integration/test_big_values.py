@@ -14,8 +14,9 @@ from typing import cast
 import pytest
 from tests.engine_lab import raw
 from tests.servers import start_valkey
-from tests.shards import Shards, eventually, running_shards
+from tests.shards import Shards, running_shards
 from tests.values import MAKERS, look
+from tests.waiting import until
 
 from helios.coordinator import transition_work
 from helios.coordinator.copying import CopyLimits
@@ -149,7 +150,7 @@ async def test_big_values_move_exactly_while_they_are_written(tmp_path: Path, se
             async def busy(before: int = before) -> bool:
                 return written > before + 50 or writing.done()
 
-            await eventually(busy, "the writer writes")
+            await until(busy, "the writer writes")
             await shards.admin.migrate(source, target)
             await shards.settled()
         over = True
@@ -168,7 +169,7 @@ async def test_a_limit_of_bytes_holds_a_move_until_it_is_lifted(tmp_path: Path, 
         async def begun() -> bool:
             return (await shards.admin.migration(view.id)).status == "in_progress"
 
-        await eventually(begun, "the move begins")
+        await until(begun, "the move begins")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1):
                 await shards.settled()

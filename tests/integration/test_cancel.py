@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.shards import Latch, Shards, eventually, running_shards
+from tests.shards import Latch, Shards, running_shards
+from tests.waiting import until
 
 from helios.admin.views import MigrationView
 from helios.errors import Refused
@@ -66,7 +67,7 @@ async def test_a_cancellation_that_comes_too_late_changes_nothing(tmp_path: Path
     async with filled(tmp_path, 2) as (shards, latch):
         view = await begun(shards, latch, point)
         cancelling = asyncio.create_task(shards.admin.cancel_migration(view.id))
-        await eventually(lambda: _noted(shards), "the wish is in the store")
+        await until(lambda: _noted(shards), "the wish is in the store")
         latch.open()
         assert (await cancelling).status == "completed"
         await shards.settled()
@@ -94,7 +95,7 @@ async def test_cancelling_when_some_pairs_have_switched_brings_their_keys_back(t
             latch.arm(point)
             await asyncio.wait_for(latch.reached.wait(), 20)
         cancelling = asyncio.create_task(shards.admin.cancel_migration(view.migrations[0]))
-        await eventually(lambda: _noted(shards), "the wish is in the store")
+        await until(lambda: _noted(shards), "the wish is in the store")
         latch.open()
         await cancelling
         await shards.settled()
@@ -116,9 +117,9 @@ async def test_a_paused_drain_that_is_cancelled_half_way_goes_back_by_itself(tmp
         async def paused() -> bool:
             return (await shards.admin.migration(view.migrations[0])).paused
 
-        await eventually(paused, "the drain is paused")
+        await until(paused, "the drain is paused")
         cancelling = asyncio.create_task(shards.admin.cancel_migration(view.migrations[0]))
-        await eventually(lambda: _noted(shards), "the wish is in the store")
+        await until(lambda: _noted(shards), "the wish is in the store")
         latch.open()
         await cancelling
         await shards.settled()

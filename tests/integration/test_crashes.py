@@ -15,7 +15,7 @@ from tests.cluster import Cluster
 from tests.cluster_store import ON_ETCD
 from tests.crashes import FILL, Load, Scene, Victim, crash_cluster
 from tests.reckoning import answer, assert_checked, assert_no_users_left, verb
-from tests.shards import eventually
+from tests.waiting import until
 
 from helios.model.migration import MigrationStatus
 from helios.ports.failpoints import Point
@@ -96,7 +96,7 @@ async def test_a_coordinator_that_wakes_up_late_can_do_nothing(
             async def noticed() -> bool:
                 return scene.terms_ended(zombie.node) > ended_before
 
-            await eventually(noticed, "the zombie notices that it has been replaced")
+            await until(noticed, "the zombie notices that it has been replaced")
             await load.served()
         await scene.at_rest()
         await scene.check(load)
@@ -146,7 +146,7 @@ async def test_a_fence_does_not_wait_for_a_frozen_server(
             server.send(signal.SIGSTOP)
             try:
                 scene.go_on()
-                await eventually(scene.unfenced, "the fence is lifted")
+                await until(scene.unfenced, "the fence is lifted")
                 if victim is Victim.TARGET:
                     # The keys are still the source's, which serves them.
                     assert await answer(cluster, "GET", scene.moving) == FILL[scene.moving].encode()
@@ -177,7 +177,7 @@ async def test_a_store_that_nobody_can_write_stops_the_service_and_nothing_else(
                     reply = await verb(cluster, "GET", "order:1")
                     return isinstance(reply, Exception) and str(reply).startswith("CLUSTERDOWN")
 
-                await eventually(refused, "routers whose leases run out serve nothing")
+                await until(refused, "routers whose leases run out serve nothing")
             await scene.delete_doomed()
             await scene.at_rest()
             await load.served()

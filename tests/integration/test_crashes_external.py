@@ -13,7 +13,8 @@ from tests.cluster import Cluster, ask
 from tests.crashes import EXTERNAL, FILL, Load, Scene, Victim, crash_cluster
 from tests.reckoning import answer, assert_checked, assert_each_key_once, assert_no_users_left
 from tests.servers import Server, start_valkey
-from tests.shards import eventually, topology_in
+from tests.shards import topology_in
+from tests.waiting import until
 
 from helios.model.migration import MigrationStatus
 from helios.ports.failpoints import Point
@@ -104,7 +105,7 @@ async def test_what_clients_take_from_an_import_stays_taken(
             async def joined() -> bool:
                 return (await topology_in(scene.store)).node("legacy") is not None
 
-            await eventually(joined, "the successor takes the server in")
+            await until(joined, "the successor takes the server in")
             await scene.at_rest()
             left = {key: value for key, value in OWN.items() if key not in taken}
             assert await answer(cluster, "EXISTS", *taken) == 0
@@ -143,7 +144,7 @@ async def test_a_mover_that_wakes_up_late_changes_nothing_though_its_source_know
             async def woken() -> bool:
                 return scene.terms_ended(first.node) > ended
 
-            await eventually(woken, "the first coordinator learns that its term is over")
+            await until(woken, "the first coordinator learns that its term is over")
             assert await answer(cluster, "MGET", *written) == [b"new"] * len(written)
             assert await answer(cluster, "EXISTS", *deleted) == 0
             await assert_each_key_once(cluster)

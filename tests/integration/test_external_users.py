@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.shards import Shards, eventually, running_shards
+from tests.shards import Shards, running_shards
+from tests.waiting import until
 
 from helios.coordinator.access import OUR_PREFIXES
 from helios.model.topology import Node, PairPhase
@@ -52,7 +53,7 @@ async def none_left(shards: Shards) -> None:
     async def clean() -> bool:
         return not await ours(shards) and not await list_records(shards.store, dict, DEPARTED)
 
-    await eventually(clean, "no user of ours is left on the external server", timeout_s=20)
+    await until(clean, "no user of ours is left on the external server", limit_s=20)
 
 
 async def test_a_silent_router_is_forced_off_an_external_server(tmp_path: Path) -> None:
@@ -73,8 +74,8 @@ async def test_a_silent_router_without_a_user_is_waited_out_though_others_have_o
         await joined(shards)
         await session(shards, SessionRecord("silent", "test", as_default=("external.0",)))
         view = await shards.admin.migrate("external", "shard-1", "user:*")
-        await eventually(lambda: fenced(shards, PairPhase.FENCED), "the keys are fenced")
-        await eventually(lambda: fenced(shards, PairPhase.COPYING), "the fence is lifted, since a session is silent")
+        await until(lambda: fenced(shards, PairPhase.FENCED), "the keys are fenced")
+        await until(lambda: fenced(shards, PairPhase.COPYING), "the fence is lifted, since a session is silent")
         assert [record.value.id for record in await list_records(shards.store, SessionRecord, SESSIONS)] == ["silent"]
         await shards.store.commit([Delete(SESSIONS + "silent")])  # as the end of its lease does
         await shards.settled()
@@ -88,8 +89,8 @@ async def test_a_router_whose_target_is_slow_to_take_subscriptions_is_not_forced
         deaf = SessionRecord("deaf", "test", (await shards.topology()).epoch + 1000, deaf=True)
         await session(shards, deaf)
         view = await shards.admin.migrate("external", "shard-1", "user:*")
-        await eventually(lambda: fenced(shards, PairPhase.FENCED), "the keys are fenced")
-        await eventually(lambda: fenced(shards, PairPhase.COPYING), "the fence is lifted, for it cannot hear yet")
+        await until(lambda: fenced(shards, PairPhase.FENCED), "the keys are fenced")
+        await until(lambda: fenced(shards, PairPhase.COPYING), "the fence is lifted, for it cannot hear yet")
         records = await list_records(shards.store, SessionRecord, SESSIONS)
         assert [record.value for record in records] == [deaf]
         await shards.store.commit([put_record(SESSIONS + "deaf", replace(deaf, deaf=False))])
@@ -120,7 +121,7 @@ async def test_nor_one_that_is_away_while_it_leaves(tmp_path: Path) -> None:
         async def empty() -> bool:
             return (await shards.topology()).node("external") is None
 
-        await eventually(empty, "the server has left")
+        await until(empty, "the server has left")
         shards.servers["external"].stop()
         await shards.settled()
         for coordinator in shards.coordinators:

@@ -11,7 +11,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tests.engine_lab import KINDS, Lab, open_lab, until
+from tests.engine_lab import KINDS, Lab, open_lab
+from tests.waiting import until
 
 from helios.control.replicas import Decision, Look, decide
 from helios.coordinator.failover import Failover

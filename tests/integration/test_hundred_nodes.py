@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.memory_shards import memory_shards
-from tests.shards import eventually
+from tests.waiting import until
 
 from helios.model.migration import Migration, MigrationStatus
 from helios.ports.failpoints import OFF
@@ -22,7 +22,7 @@ async def test_a_node_takes_keys_of_ninety_nine_others() -> None:
         async def over() -> bool:
             return (await cluster.admin.change(growing.change)).status == "done"
 
-        await eventually(over, "the node has its keys", 240.0)
+        await until(over, "the node has its keys", 240.0)
         migrations = [record.value for record in await list_records(cluster.store, Migration, MIGRATIONS)]
         assert [migration.status for migration in migrations] == [MigrationStatus.COMPLETED] * 99
         assert sum(migration.keys_moved for migration in migrations) == len(cluster.servers[NODES[0]].keys()) - before

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from tests.shards import Latch, Shards, eventually, running_shards
+from tests.shards import Latch, Shards, running_shards
+from tests.waiting import until
 
 from helios.admin.views import ChangeView
 from helios.coordinator import imports, performer
@@ -56,7 +57,7 @@ async def joined(shards: Shards) -> None:
     async def there() -> bool:
         return (await shards.topology()).node("legacy") is not None
 
-    await eventually(there, "the node joins", timeout_s=20)
+    await until(there, "the node joins", limit_s=20)
     await shards.settled()
 
 
@@ -158,7 +159,7 @@ async def test_a_register_goes_that_could_not_be_deleted_at_once(
         async def failed() -> bool:
             return (await shards.admin.change(added.change)).status == "failed"
 
-        await eventually(failed, "the import fails", timeout_s=60)
+        await until(failed, "the import fails", limit_s=60)
         assert (await shards.topology()).unclean >= {"shard-1", "shard-2"}
         for shard in ("shard-1", "shard-2"):
             shards.servers[shard].start()
@@ -166,5 +167,5 @@ async def test_a_register_goes_that_could_not_be_deleted_at_once(
         async def clean() -> bool:
             return not (await shards.topology()).unclean
 
-        await eventually(clean, "the servers are swept", timeout_s=20)
+        await until(clean, "the servers are swept", limit_s=20)
         assert not any(REGISTER in pairs for pairs in (await shards.contents()).values())

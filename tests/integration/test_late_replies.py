@@ -19,7 +19,7 @@ from tests.cluster import Cluster, ask, running_cluster
 from tests.crashes import process_stopped
 from tests.reckoning import answer, at_rest, opened, verb
 from tests.servers import Server, start_valkey
-from tests.shards import eventually
+from tests.waiting import until
 
 from helios.admin.routers import router_views
 from helios.resp.wire import encode_command
@@ -95,7 +95,7 @@ async def stalled(folder: Path, command: bytes, *, acl: bool) -> AsyncIterator[S
                 views = [view for view in await router_views(store) if view.node == "shard-1"]
                 return any(view.unanswered >= len(KEYS) for view in views)
 
-            await eventually(issued, "the router has taken all commands")
+            await until(issued, "the router has taken all commands")
         router.send(signal.SIGSTOP)
         process_stopped(router.pid)
         try:
@@ -143,5 +143,5 @@ async def assert_repaired(late: Stalled, there: list[object]) -> None:
         await verb(cluster, "CHECK", "REPAIR", port=cluster.resp_ports[1])
         return await held() == 0
 
-    await eventually(repaired, "nothing is left where the keys were", timeout_s=20)
+    await until(repaired, "nothing is left where the keys were", limit_s=20)
     assert await verb(cluster, "MGET", *KEYS, port=cluster.resp_ports[1]) == there

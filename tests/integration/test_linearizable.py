@@ -8,7 +8,7 @@ import pytest
 from tests.cluster import running_cluster
 from tests.histories import Recorder
 from tests.reckoning import at_rest, verb
-from tests.shards import eventually
+from tests.waiting import until
 
 ENVIRONMENT = {"HELIOS_SHARDING__MIGRATION_RATE": "0", "HELIOS_ATLAS__AOF_FSYNC": "every"}
 KEYS = ("hot:a", "hot:b", "hot:c", "hot:d")
@@ -34,7 +34,7 @@ async def test_histories_of_moving_keys_have_an_order(tmp_path: Path) -> None:
             async def went_on(before: int = before) -> bool:
                 return recorder.operations > before
 
-            await eventually(went_on, "clients go on")
+            await until(went_on, "clients go on")
         await recorder.stop()
         assert recorder.refused == {}
         assert recorder.open == 0

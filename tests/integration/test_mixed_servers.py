@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from tests.memory_shards import memory_shards
-from tests.shards import Shards, eventually, running_shards
+from tests.shards import Shards, running_shards
+from tests.waiting import until
 
 from helios.engines.valkey.engine import ValkeyEngine
 from helios.errors import Refused
@@ -41,7 +42,7 @@ async def test_what_newer_servers_have_taken_over_cannot_be_called_back() -> Non
             transition = (await cluster.topology()).transition
             return transition is not None and bool(transition.no_way_back)
 
-        await eventually(half_done, "the keys of one have moved")
+        await until(half_done, "the keys of one have moved")
         [left] = [migration for migration in await cluster.admin.active_migrations() if migration.source_node == "two"]
         with pytest.raises(Refused, match=r"one \(memory 7\) cannot read what newer \(memory 9\) writes"):
             await cluster.admin.cancel_migration(left.id)
@@ -56,7 +57,7 @@ async def test_a_node_whose_keys_nobody_can_read_stays() -> None:
         async def failed() -> bool:
             return (await cluster.admin.change(change.change)).status == "failed"
 
-        await eventually(failed, "the removal is given up")
+        await until(failed, "the removal is given up")
         assert "cannot read" in (await cluster.admin.change(change.change)).message
         assert {node.id: node.state for node in await cluster.admin.list_nodes()} == {"new": "active", "old": "active"}
 

@@ -11,7 +11,8 @@ import pytest
 from _pytest.mark.structures import ParameterSet
 from tests.cluster import Cluster
 from tests.crashes import Load, Scene, Victim, crash_cluster
-from tests.shards import eventually, topology_in
+from tests.shards import topology_in
+from tests.waiting import until
 
 from helios.model.migration import MigrationStatus
 from helios.ports.failpoints import Point
@@ -51,7 +52,7 @@ async def complete(scene: Scene) -> None:
         shards = (await topology_in(scene.store)).shards
         return all(len(shard.members) == len(shard.servers) == 3 for shard in shards)
 
-    await eventually(so, "every shard has its members", timeout_s=LONG_S)
+    await until(so, "every shard has its members", limit_s=LONG_S)
 
 
 @pytest.mark.parametrize(("point", "victim", "how"), cells())
@@ -76,7 +77,7 @@ async def test_a_failover_in_a_move_does_no_harm(
                 return now is not None and now.lineage[:1] != before.lineage[:1]
 
             try:
-                await eventually(led_by_another, "the shard has another leader", timeout_s=LONG_S)
+                await until(led_by_another, "the shard has another leader", limit_s=LONG_S)
             finally:
                 process.send(signal.SIGCONT)
             await scene.at_rest()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.shards import FAST, Shards, eventually, running_shards
+from tests.shards import FAST, Shards, running_shards
+from tests.waiting import until
 
 from helios.errors import InvalidInput, NotFound, Refused
 from helios.model.sections import ShardingSettings
@@ -48,7 +49,7 @@ async def test_a_check_names_strays_and_repair_mends_what_is_safe(tmp_path: Path
         async def clean() -> bool:
             return (await shards.admin.check()).clean
 
-        await eventually(clean, "orphaned users are ended by themselves")
+        await until(clean, "orphaned users are ended by themselves")
 
 
 async def test_a_pattern_is_collected_from_every_node_and_stays_together(tmp_path: Path) -> None:
@@ -151,18 +152,18 @@ async def test_a_move_pauses_and_goes_on_and_takes_a_new_rate_at_once(tmp_path: 
         async def begun() -> bool:
             return (await shards.admin.migration(view.id)).keys_moved > 0
 
-        await eventually(begun, "the first keys are copied")
+        await until(begun, "the first keys are copied")
         await shards.admin.pause_migration(view.id)
 
         async def paused() -> bool:
             return (await shards.admin.migration(view.id)).paused
 
-        await eventually(paused, "the migration says that it is paused")
+        await until(paused, "the migration says that it is paused")
         # At full speed it would be over in a moment; paused it stays where it is.
         await shards.admin.change_setting("sharding.migration_rate", "0")
         before = (await shards.admin.migration(view.id)).keys_moved
         with pytest.raises(AssertionError, match="a paused migration ends"):
-            await eventually(lambda: _ended(shards, view.id), "a paused migration ends", timeout_s=1.5)
+            await until(lambda: _ended(shards, view.id), "a paused migration ends", limit_s=1.5)
         assert (await shards.admin.migration(view.id)).keys_moved - before <= FAST.coordinator.copy_batch
         await shards.admin.resume_migration(view.id)
         await shards.settled()

@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError, WatchError
 from tests.cluster import Cluster, running_cluster
 from tests.linearizability import Operation, error
 from tests.reckoning import at_rest, verb
-from tests.shards import eventually
+from tests.waiting import until
 
 ENVIRONMENT = {"HELIOS_SHARDING__MIGRATION_RATE": "0", "HELIOS_ATLAS__AOF_FSYNC": "every"}
 ROUNDS = 4
@@ -171,7 +171,7 @@ async def test_nothing_is_lost_or_done_twice_while_keys_go_to_and_fro(tmp_path: 
             async def went_on(before: int = before) -> bool:
                 return load.done > before + 20
 
-            await eventually(went_on, "clients go on")
+            await until(went_on, "clients go on")
             owner, other = other, owner
         await load.stop()
         assert load.refused == {}

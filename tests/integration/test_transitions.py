@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.shards import Latch, Shards, eventually, running_shards
+from tests.shards import Latch, Shards, running_shards
+from tests.waiting import until
 
 from helios.coordinator import changes
 from helios.engines.valkey.changes import TrackingStream
@@ -134,7 +135,7 @@ async def test_a_plain_server_is_taken_in(tmp_path: Path) -> None:
 
         view = await shards.admin.add_node("legacy", str(node.address), import_keys=True)
         assert view.status == "queued"
-        await eventually(lambda: _has(shards, "legacy"), "the emptied server joins")
+        await until(lambda: _has(shards, "legacy"), "the emptied server joins")
         await shards.settled()
         await shards.assert_whole(PAIRS | own)
         assert (await shards.contents())["legacy"] != {}
@@ -150,7 +151,7 @@ async def test_a_key_on_both_sides_stops_an_import_and_loses_nothing(tmp_path: P
         async def moved() -> bool:
             return (await shards.contents())["legacy"] == {b"both": b"legacy's"}
 
-        await eventually(moved, "the other key moves")
+        await until(moved, "the other key moves")
         await shards.settled()
         assert await _has(shards, "legacy") is False
         ended = await shards.admin.migrations()
@@ -210,7 +211,7 @@ async def test_a_first_pass_outlasts_more_changes_than_a_stream_can_hold(
         for part in range(3):
             await asyncio.wait_for(latch.reached.wait(), 20)
             await shards.fill({b"user:new:%d:%d" % (part, n): b"" for n in range(500)})
-            await eventually(taken, "the names are taken while the first pass stands still")
+            await until(taken, "the names are taken while the first pass stands still")
             latch.open()
             if part < 2:
                 latch.arm(Point.COPYING)

@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.shards import Latch, Shards, eventually, running_shards
+from tests.shards import Latch, Shards, running_shards
+from tests.waiting import until
 
 from helios.coordinator.access import FENCING_RIGHTS
 from helios.errors import Refused
@@ -85,7 +86,7 @@ async def test_keys_leave_such_a_server_for_good(tmp_path: Path) -> None:
         async def over() -> bool:
             return (await shards.admin.migration(view.id)).status == MigrationStatus.COMPLETED
 
-        await eventually(over, "the keys leave")
+        await until(over, "the keys leave")
         await shards.settled()
         assert await as_owner(shards, "DBSIZE") == 0
         await shards.assert_whole(PAIRS)

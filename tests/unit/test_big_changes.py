@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.shards import eventually
+from tests.waiting import until
 
 from helios.control.mutations import Reverse, begin
 from helios.control.transition_state import Ending
@@ -220,7 +220,7 @@ async def test_a_flush_forgets_a_thousand_scripts_at_once_though_they_are_delete
         await one.flush()
     later = b"return 'later'"
     await ScriptCache(lives.store).remember(later)
-    await eventually(lambda: asyncio.sleep(0, other.body(sha_of(later)) == later), "the new script is known")
+    await until(lambda: asyncio.sleep(0, other.body(sha_of(later)) == later), "the new script is known")
     assert [body for body in bodies if other.body(sha_of(body))] == []
     following.cancel()
     # One that begins now finds what the flush has left to delete, and goes by it no more.

@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from tests.shards import eventually
 from tests.simulation.loop import SimClock, SimLoop
 from tests.topologies import cluster
+from tests.waiting import until
 
 from helios.admin.measuring import Measured, measure
 from helios.coordinator import collector as collecting
@@ -187,7 +187,7 @@ async def test_a_big_key_stays_known_where_it_moves_and_when_the_coordinator_cha
     async def collected() -> bool:
         return await read_record(lab.publisher.store, LoadRecord, LOAD) != before
 
-    await eventually(collected, "the successor has looked")
+    await until(collected, "the successor has looked")
     running.cancel()
     await asyncio.wait([running])
     assert await lab.found("a") == [(key.decode(), len(BIG))]
@@ -207,13 +207,13 @@ async def test_what_nobody_names_is_sought_where_a_server_has_grown_by_it(monkey
     async def met() -> bool:
         return await lab.found("a") == [(key.decode(), 2 * len(BIG))]
 
-    await eventually(looked, "the first look is over")
+    await until(looked, "the first look is over")
     key = lab.mine[-1]
     lab.servers["a"].set(key, 2 * BIG)
     rules = (Rule("b", "a", ("nothing:*",)),)
     moved = replace(lab.topology.placement, rules=rules)
     await lab.publisher.publish(lambda topology: replace(topology, placement=moved))
-    await eventually(met, "the samples have been everywhere")
+    await until(met, "the samples have been everywhere")
     running.cancel()
     await asyncio.wait([running])
 
@@ -235,13 +235,13 @@ async def test_the_stats_are_fresh_where_the_watch_has_counted_many_keys_more(mo
     async def known() -> bool:
         return bool(await keys_of_b())
 
-    await eventually(looked, "the first look is over")
+    await until(looked, "the first look is over")
     routes = Routes(lab.topology)
     theirs = [key for key in (b"n:%d" % number for number in range(1000)) if routes.owner(key) == "b"]
     for key in theirs:
         lab.servers["b"].set(key, b"small")
     counts.saw("b.0", len(theirs))
-    await eventually(known, "the next look does not wait for its time")
+    await until(known, "the next look does not wait for its time")
     running.cancel()
     await asyncio.wait([running])
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from tests.memory_shards import MemoryShards, memory_shards
-from tests.shards import Latch, eventually, rests
+from tests.shards import Latch, rests
+from tests.waiting import until
 
 from helios.coordinator.clocks import MAX_SKEW_S, Reading, skew_s
 from helios.errors import Refused
@@ -75,7 +76,7 @@ async def test_an_import_that_has_waited_for_its_turn_looks_again() -> None:
         cluster.skews_s["b"] = FAR_S
         latch.open()
         assert await cluster.ended(before.id) is None
-        await eventually(lambda: rests(cluster.store), "the request has ended")
+        await until(lambda: rests(cluster.store), "the request has ended")
         said = (await cluster.admin.change(view.change)).message
         assert "the clocks of b and a differ by 5.0 s" in said
         assert "too late on a" in said

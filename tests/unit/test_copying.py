@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.engine_lab import until
+from tests.waiting import until
 
 from helios.coordinator import copying
 from helios.coordinator.copying import BATCH_BYTES, BigValues, CopyLimits, WriteBehind, sort_by_size

@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from tests.shards import eventually
 from tests.topologies import cluster
+from tests.waiting import until
 
 from helios.control.health import Signs, as_answered, judge, seen_by_reader, suspect_after_s
 from helios.coordinator.health import Watch
@@ -131,7 +131,7 @@ async def test_looks_share_a_connection_until_it_is_lost(monkeypatch: pytest.Mon
         async def enough() -> bool:
             return server.looked >= wanted
 
-        await eventually(enough, "it is looked at again and again")
+        await until(enough, "it is looked at again and again")
 
     await looked(5)
     assert server.greeted == 1

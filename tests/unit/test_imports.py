@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 from tests.memory_shards import MemoryShards, memory_shards
-from tests.shards import Latch, eventually, rests
+from tests.shards import Latch, rests
+from tests.waiting import until
 
 from helios.admin.views import ChangeView
 from helios.coordinator import imports, performer
@@ -53,7 +54,7 @@ async def test_what_a_power_cut_brings_back_to_a_joining_server_is_not_copied_ag
         async def ended() -> bool:
             return await rests(cluster.store)
 
-        await eventually(ended, "the import ends")
+        await until(ended, "the import ends")
         assert a.get(left) is None
         assert c.get(left) == b"old"
         change = await cluster.admin.change(added.change)
@@ -79,7 +80,7 @@ async def test_a_joining_server_may_be_started_anew_before_any_key_has_left_it()
         async def ended() -> bool:
             return await rests(cluster.store)
 
-        await eventually(ended, "the import ends")
+        await until(ended, "the import ends")
         assert (await cluster.topology()).node("c") is not None
         assert {key for key in OWN if a.get(key) or c.get(key)} == OWN - {b"one"}
 
@@ -88,7 +89,7 @@ async def _ended(cluster: MemoryShards, added: ChangeView) -> ChangeView:
     async def over() -> bool:
         return (await cluster.admin.change(added.change)).status in ("failed", "cancelled")
 
-    await eventually(over, "the import ends")
+    await until(over, "the import ends")
     return await cluster.admin.change(added.change)
 
 
@@ -127,7 +128,7 @@ async def test_an_import_waits_for_an_owner_that_comes_back() -> None:
         async def joined() -> bool:
             return (await cluster.topology()).node("c") is not None and await rests(cluster.store)
 
-        await eventually(joined, "the node joins")
+        await until(joined, "the node joins")
         assert {key for key in own if a.get(key) or b.get(key) or c.get(key)} == own - deleted
         imported = [migration for migration in await cluster.admin.migrations() if migration.source_node == "c"]
         assert sum(migration.keys_moved for migration in imported) == len(own)
@@ -176,7 +177,7 @@ async def test_an_import_that_an_owner_fails_leaves_no_key_on_both_sides_without
             return (await cluster.topology()).node("c") is not None and await rests(cluster.store)
 
         await cluster.admin.add_node("c", str(cluster.addresses["c"]), import_keys=True)
-        await eventually(joined, "the node joins")
+        await until(joined, "the node joins")
         assert not (await cluster.store.list(DOUBTS)).entries
         assert {key for key in own if a.get(key) or b.get(key) or c.get(key)} == own - deleted
 
@@ -211,7 +212,7 @@ async def test_what_an_import_has_left_is_in_doubt_until_it_is_gone(decided: str
         async def joined() -> bool:
             return (await cluster.topology()).node("c") is not None
 
-        await eventually(joined, "the node joins")
+        await until(joined, "the node joins")
         assert not await Doubts(publisher, member).read()
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from tests.memory_shards import memory_shards
-from tests.shards import Latch, eventually
+from tests.shards import Latch
+from tests.waiting import until
 
 from helios.errors import Refused
 from helios.model.ids import Address
@@ -28,7 +29,7 @@ async def test_a_server_is_not_emptied_while_it_joins_by_an_earlier_request() ->
         async def joined() -> bool:
             return (await cluster.topology()).node("c") is not None
 
-        await eventually(joined, "it joins")
+        await until(joined, "it joins")
         assert sum(server.get(b"of c") == b"value" for server in cluster.servers.values()) == 1
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 from tests.memory_shards import memory_shards
-from tests.shards import eventually
+from tests.waiting import until
 
 from helios.coordinator import planner
 from helios.coordinator.access import Access
@@ -35,7 +35,7 @@ async def test_a_plan_is_made_anew_where_a_node_is_asked_to_leave_meanwhile(monk
         async def over() -> bool:
             return (await cluster.admin.change(remove.change)).status == "done"
 
-        await eventually(over, "the node leaves")
+        await until(over, "the node leaves")
         refused = await cluster.admin.change(drain.change)
         assert (refused.status, refused.message) == (
             "failed",

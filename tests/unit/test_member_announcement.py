@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from tests.engine_lab import until
+from tests.waiting import until
 
 from helios.errors import Conflict, StartError, StoreError, StoreUnreachable
 from helios.model.ids import Address

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import pytest
 from tests.memory_shards import MemoryShards, memory_shards
-from tests.shards import eventually
+from tests.waiting import until
 
 from helios.admin import backups
 from helios.admin.client import Admin
@@ -173,15 +173,15 @@ async def test_a_copy_that_does_not_begin_spoils_the_moment(
             return [entry.status for entry in await cluster.admin.history() if entry.what == "backup"] == ["failed"]
 
         if hangs:
-            await eventually(flows, "commands flow although a server hangs")
+            await until(flows, "commands flow although a server hangs")
             taking.cancel()
             await asyncio.wait([taking])
         else:
             with pytest.raises(Unavailable, match=said):
                 await taking
         assert copies.closed == {"a.0", "b.0"}
-        await eventually(flows, "the coordinator hears of it")
-        await eventually(noted, "the history has it")
+        await until(flows, "the coordinator hears of it")
+        await until(noted, "the history has it")
 
 
 async def test_a_process_without_a_way_to_copy_says_so() -> None:

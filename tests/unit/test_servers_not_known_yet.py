@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 
-from tests.engine_lab import until
+from tests.waiting import until
 
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.replicas import Replicas

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from tests.memory_shards import BY_HAND, MemoryShards, memory_shards
-from tests.shards import Latch, eventually
+from tests.shards import Latch
+from tests.waiting import until
 
 from helios.coordinator import changes, copy_target, transition_work
 from helios.coordinator.copying import CopyLimits
@@ -40,7 +41,7 @@ async def test_a_target_that_lost_the_last_copies_with_its_power_is_not_switched
         async def copied() -> bool:
             return b.get(late) is not None
 
-        await eventually(copied, "it is copied")
+        await until(copied, "it is copied")
         b.crash(lose_unsynced=True)
         assert b.get(late) is None
         b.restart()
@@ -56,7 +57,7 @@ async def clean(cluster: MemoryShards) -> None:
     async def none_unclean() -> bool:
         return not (await cluster.topology()).unclean
 
-    await eventually(none_unclean, "every shard is clean")
+    await until(none_unclean, "every shard is clean")
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ async def test_copies_that_the_target_loses_are_made_again(
         async def copied() -> bool:
             return all(b.get(key) == value for key, value in expected.items())
 
-        await eventually(copied, "the keys are copied")
+        await until(copied, "the keys are copied")
         happens(b, sorted(expected))
         latch.open()
         latch.arm(Point.AFTER_SWITCH)
@@ -179,7 +180,7 @@ async def test_names_of_changes_do_not_pile_up_while_a_move_is_paused(monkeypatc
         async def paused() -> bool:
             return (await cluster.admin.migration(migration.id)).paused
 
-        await eventually(paused, "the move is paused")
+        await until(paused, "the move is paused")
         latch.open()
         for key in expected:
             a.set(key, b"newer")
@@ -187,7 +188,7 @@ async def test_names_of_changes_do_not_pile_up_while_a_move_is_paused(monkeypatc
         async def taken() -> bool:
             return all(not listener.pending for listener in a._listeners)
 
-        await eventually(taken, "the names are taken", timeout_s=5)
+        await until(taken, "the names are taken", limit_s=5)
         # More of them than anybody can remember: the copy begins anew when the pause is over, and not before.
         monkeypatch.setattr(changes, "MAX_CHANGED_BYTES", 100)
         for key in expected:
@@ -196,7 +197,7 @@ async def test_names_of_changes_do_not_pile_up_while_a_move_is_paused(monkeypatc
         async def given_up() -> bool:
             return not a._listeners
 
-        await eventually(given_up, "the stream is followed no longer", timeout_s=5)
+        await until(given_up, "the stream is followed no longer", limit_s=5)
         monkeypatch.undo()
         await cluster.admin.resume_migration(migration.id)
         assert await cluster.ended(migration.id) is None

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from tests.engine_lab import until
+from tests.waiting import until
 
 from helios.control.mutations import Finish
 from helios.coordinator.failover import Failover

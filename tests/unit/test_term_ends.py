@@ -6,7 +6,8 @@ import asyncio
 from contextlib import suppress
 
 import pytest
-from tests.shards import FAST, eventually
+from tests.shards import FAST
+from tests.waiting import until
 
 from helios.coordinator.service import Coordinator
 from helios.engines.memory import MemoryConnector
@@ -36,10 +37,10 @@ async def test_a_term_that_ends_names_its_reason_once(caplog: pytest.LogCaptureF
         return "term ended" in caplog.text
 
     caplog.set_level("INFO")
-    await eventually(elected, "it is elected")
+    await until(elected, "it is elected")
     asked = Change("asked", ChangeKind.DRAIN, node="nobody")
     await store.commit([Put(TERM, b"7"), put_record(CHANGES + asked.id, asked)])  # and so it finds out
-    await eventually(told, "its term ends")
+    await until(told, "its term ends")
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from tests.routers import Client, RawClient, RouterLab, served_aside, until
+from tests.routers import Client, RawClient, RouterLab, served_aside
 from tests.servers import Server
 from tests.typed_replies import Reply, TypedClient
+from tests.waiting import until
 
 from helios.model.topology import PairPhase
 from helios.router.options import RouterOptions

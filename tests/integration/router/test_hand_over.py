@@ -12,7 +12,8 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import EndpointType, MaintNotificationsConfig
-from tests.routers import RawClient, RouterLab, until
+from tests.routers import RawClient, RouterLab
+from tests.waiting import until
 
 from helios.model.ids import Address
 from helios.model.topology import NodeState

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from tests.programs import find_program
-from tests.routers import RouterLab, until
+from tests.routers import RouterLab
 from tests.servers import Server
+from tests.waiting import until
 
 from helios.model.passwords import hashed
 from helios.model.users import Role, User

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.replicated import Replicated, replicated
-from tests.routers import RawClient, until
+from tests.routers import RawClient
+from tests.waiting import until
 
 from helios.model.passwords import hashed
 from helios.model.users import ReadFrom, Role, User

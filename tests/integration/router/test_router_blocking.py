@@ -6,8 +6,9 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from tests.routers import Client, RawClient, RouterLab, until
+from tests.routers import Client, RawClient, RouterLab
 from tests.servers import Server
+from tests.waiting import until
 
 from helios.model.topology import PairPhase
 from helios.router.commands.blocking import Blocked

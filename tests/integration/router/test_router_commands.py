@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.routers import Client, RawClient, RouterLab, until
+from tests.routers import Client, RawClient, RouterLab
 from tests.servers import ADMIN_ONLY, Server, start_valkey
+from tests.waiting import until
 
 from helios.errors import StartError
 from helios.model.topology import NodeKind, Placement, Topology

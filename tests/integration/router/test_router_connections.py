@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import redis
-from tests.routers import Client, RawClient, RouterLab, until
+from tests.routers import Client, RawClient, RouterLab
+from tests.waiting import until
 
 from helios.resp.commands import TABLE, How
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.routers import RawClient, RouterLab, until
+from tests.routers import RawClient, RouterLab
 from tests.servers import Server
+from tests.waiting import until
 
 from helios.errors import StartError
 from helios.ports.records import SESSIONS

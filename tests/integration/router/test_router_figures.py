@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import redis
-from tests.routers import Client, RawClient, RouterLab, until
+from tests.routers import Client, RawClient, RouterLab
+from tests.waiting import until
 
 from helios.admin.routers import router_views, slow_commands
 from helios.model.topology import PairPhase

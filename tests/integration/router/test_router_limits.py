@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.routers import Client, RawClient, RouterLab, until
+from tests.routers import Client, RawClient, RouterLab
 from tests.servers import Server
+from tests.waiting import until
 
 from helios.access.authenticator import Identity
 from helios.model.passwords import hashed

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from tests.odd_servers import GREETING, ODD, OddServer, odd_server
-from tests.routers import RawClient, RouterLab, until
+from tests.routers import RawClient, RouterLab
+from tests.waiting import until
 
 from helios.model.topology import NodeKind, PairPhase
 from helios.router.options import RouterOptions

@@ -11,9 +11,10 @@ from pathlib import Path
 import hiredis
 import pytest
 import redis
-from tests.routers import Client, RawClient, RouterLab, until
+from tests.routers import Client, RawClient, RouterLab
 from tests.servers import Server
 from tests.shards import Shards, running_shards
+from tests.waiting import until
 
 from helios.model.topology import PairPhase
 from helios.ports.records import SESSIONS

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from redis.exceptions import ResponseError
 from tests.replicated import Replicated, replicated
-from tests.routers import RawClient, until
+from tests.routers import RawClient
+from tests.waiting import until
 
 from helios.model.topology import Term
 from helios.ports.engine import SESSION_PREFIXES, UserRole

@@ -11,9 +11,10 @@ import pytest
 import redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from tests.routers import Client, RouterLab, until
+from tests.routers import Client, RouterLab
 from tests.servers import ADMIN_PASSWORD, ADMIN_USER
-from tests.shards import Shards, eventually, running_shards
+from tests.shards import Shards, running_shards
+from tests.waiting import until
 
 from helios.router.core import Router
 from helios.router.options import RouterOptions
@@ -189,7 +190,7 @@ async def test_helios_ends_a_script_by_itself_and_says_so(tmp_path: Path) -> Non
         async def told() -> bool:
             return [entry.what for entry in await shards.admin.history()][-1:] == ["ended a script on shard-1"]
 
-        await eventually(told, "the history names it")
+        await until(told, "the history names it")
         (entry,) = (await shards.admin.history())[-1:]
         assert entry.reason == "it had run for 5 s (router.script_time_limit is 5 s)"
         assert entry.origin == "automatic"
@@ -210,13 +211,13 @@ async def test_a_script_that_cannot_be_ended_is_named(tmp_path: Path) -> None:
                     return "a script or function keeps it busy" in str(error)
                 return False
 
-            await eventually(named, "clients are told of the script")
+            await until(named, "clients are told of the script")
 
             async def suspected() -> bool:
                 (node,) = await shards.admin.list_nodes()
                 return "that has written" in node.status_reason and "cannot be ended" in node.status_reason
 
-            await eventually(suspected, "operators are told of the script")
+            await until(suspected, "operators are told of the script")
         finally:
             shards.servers["shard-1"].kill()
             shards.servers["shard-1"].start()
@@ -266,7 +267,7 @@ async def test_scripts_and_functions_go_on_while_nodes_join_and_leave(tmp_path: 
         await shards.admin.remove_node("shard-4")
         await shards.settled()
         # As many calls as that, however fast the keys were.
-        await eventually(called, "calls go on")
+        await until(called, "calls go on")
         moving = False
         await calling
 

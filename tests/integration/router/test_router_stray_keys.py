@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.routers import Client, RouterLab, until
+from tests.routers import Client, RouterLab
+from tests.waiting import until
 
 from helios.ports.records import STRAY_SCRIPTS, StrayScript, list_records
 from helios.router.options import RouterOptions

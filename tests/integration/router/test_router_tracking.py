@@ -15,9 +15,10 @@ import pytest
 import redis
 from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection
-from tests.routers import Client, RawClient, RouterLab, served_aside, until
+from tests.routers import Client, RawClient, RouterLab, served_aside
 from tests.servers import Server
 from tests.shards import running_shards
+from tests.waiting import until
 
 from helios.model.passwords import hashed
 from helios.model.topology import PairPhase

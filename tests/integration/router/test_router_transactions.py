@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 import redis
-from tests.routers import Client, RawClient, RouterLab, until
+from tests.routers import Client, RawClient, RouterLab
 from tests.servers import Server
+from tests.waiting import until
 
 from helios.model.topology import PairPhase
 from helios.router.commands.watching import Watch

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from tests.routers import Client, RawClient, RouterLab, until
+from tests.routers import Client, RawClient, RouterLab
 from tests.servers import Server
+from tests.waiting import until
 
 from helios.model.topology import PairPhase
 from helios.resp.wire import encode_command
