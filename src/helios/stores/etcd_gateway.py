@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import Any
 
 from helios.errors import StoreError, StoreUnreachable
-from helios.stores.http_client import HttpClient, NotSent, Response, Unanswered
+from helios.stores.http_client import SILENCE, HttpClient, NotSent, Response, Unanswered
 
 # Requests that wait for agreement fail at etcd after 7 s at the latest; a client that hears nothing by then is cut off.
 REQUEST_TIMEOUT_S = 8.0
@@ -268,15 +268,17 @@ def too_old(version: str) -> bool:
 # Unknown (2), which it also uses for requests that timed out on their way, leave it open.
 _NOT_CARRIED_OUT = frozenset({3, 5, 7, 8, 9, 11, 16})
 
+_NO_LEADER = "it may have no leader: see whether more than half of its members run and reach each other"
 # What people can do about what etcd says.
 _ADVICE = {
     "authentication failed": "no user {user!r} with this password: see store.user and store.password",
+    "authentication is not enabled": "it knows no users: leave store.user out, or run etcdctl auth enable",
     "user name is empty": "it wants a login: set store.user and store.password",
     "permission denied": "the user {user!r} may not read and write this prefix: grant it by etcdctl role "
     "grant-permission ROLE readwrite PREFIX/ --prefix",
     "no leader": "fewer than half of its members run and reach each other: start them",
-    "timed out": "it may have no leader: see whether more than half of its members run and reach each other",
-    "deadline exceeded": "it may have no leader: see whether more than half of its members run and reach each other",
+    "timed out": _NO_LEADER,
+    "deadline exceeded": _NO_LEADER,
     "database space exceeded": "its quota is used up: see helios doctor --store",
 }
 
@@ -290,7 +292,10 @@ def _token_over(said: str) -> bool:
 
 
 def _out_of_reach(reasons: Sequence[str]) -> StoreUnreachable:
-    return StoreUnreachable(f"no endpoint of etcd is within reach ({'; '.join(reasons)})")
+    said = "; ".join(reasons)
+    if SILENCE in said:
+        return StoreUnreachable(f"no endpoint of etcd answers ({said}): {_NO_LEADER}")
+    return StoreUnreachable(f"no endpoint of etcd is within reach ({said})")
 
 
 def _parsed(endpoint: str, path: str, response: Response) -> Answer:

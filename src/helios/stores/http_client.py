@@ -30,6 +30,9 @@ _KEEPALIVE = [
 _IDLE_MAX = 20  # connections to one endpoint that are kept for later requests
 _READ_BYTES = 65536
 
+SILENCE = "nothing within"
+"""What is said of somebody who has got a request, and gives no answer in time."""
+
 
 class NotSent(StoreUnreachable):
     """No connection came about: the request cannot have been carried out."""
@@ -80,7 +83,7 @@ class HttpClient:
         except TimeoutError:
             if connection is None:
                 raise NotSent(f"{endpoint}: no connection within {timeout_s:g} s") from None
-            raise connection.unanswered(f"nothing within {timeout_s:g} s") from None
+            raise connection.unanswered(f"{SILENCE} {timeout_s:g} s") from None
         finally:
             if connection is not None:
                 self._give_back(endpoint, connection)
@@ -195,6 +198,9 @@ class _Connection:
                 self._messages.receive_data(await self._reader.read(_READ_BYTES))
         except h11.RemoteProtocolError as error:
             raise self.unanswered(f"{error}: if it wants TLS, write etcds://") from error
+        except ssl.SSLError as error:
+            advice = "if it asks for a certificate, name one by store.tls_cert_file and store.tls_key_file"
+            raise self.unanswered(f"{error}: {advice}") from error
         except OSError as error:
             raise self.unanswered(_said(error)) from error
         if isinstance(event, h11.ConnectionClosed):
@@ -222,11 +228,22 @@ async def _connect(endpoint: str, tls: ssl.SSLContext | None) -> _Connection:
     except TimeoutError:
         raise NotSent(f"{endpoint}: no connection within {_CONNECT_TIMEOUT_S:g} s") from None
     except OSError as error:
-        raise NotSent(f"{endpoint}: no connection: {_said(error)}") from error
+        raise NotSent(
+            f"{endpoint}: no connection: {_said(error)}{_tls_advice(error, encrypted=bool(context))}"
+        ) from error
     opened: socket.socket = writer.get_extra_info("socket")
     for level, option, value in _KEEPALIVE:
         opened.setsockopt(level, option, value)
     return _Connection(endpoint, reader, writer)
+
+
+def _tls_advice(error: OSError, *, encrypted: bool) -> str:
+    """What can be done where TLS did not come about; empty where it is not at fault."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ": name who signed its certificate by store.tls_ca_file, and reach it by a name that stands in there"
+    if encrypted and isinstance(error, (ssl.SSLError, ConnectionResetError)):
+        return ": if it speaks no TLS, write etcd://, without store.tls_ca_file and store.tls_cert_file"
+    return ""
 
 
 def _said(error: OSError) -> str:
