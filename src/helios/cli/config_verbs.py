@@ -26,7 +26,7 @@ DataDir = Annotated[
     str | None, typer.Option("--data-dir", metavar="DIR", help="Folder of the cluster [default: ./helios-data].")
 ]
 StoreUrl = Annotated[
-    str | None, typer.Option("--store", metavar="URL", help="Path of the store [default: helios.db in the folder].")
+    str | None, typer.Option("--store", metavar="URL", help="The store [default: helios.db in the folder].")
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 

@@ -18,14 +18,14 @@ def doctor(
         str | None, typer.Option("--data-dir", metavar="DIR", help="Folder of all data [default: ./helios-data].")
     ] = None,
     store: Annotated[
-        str | None, typer.Option("--store", metavar="URL", help="Path of the store [default: helios.db in the folder].")
+        str | None, typer.Option("--store", metavar="URL", help="The store [default: helios.db in the folder].")
     ] = None,
     shards: Annotated[int | None, typer.Option("--shards", metavar="N", help="As for helios up.")] = None,
     port: Annotated[int | None, typer.Option("--port", metavar="P", help="As for helios up.")] = None,
     api_port: Annotated[int | None, typer.Option("--api-port", metavar="P", help="As for helios up.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
 ) -> None:
-    """Check this machine: programs, ports, limits, disk, memory, clock, and what an earlier run has left.
+    """Check this machine and the store: programs, ports, limits, disk, memory, clock, what an earlier run has left.
 
     Exit status 1 where something keeps a cluster from running; warnings do not count.
 

@@ -37,6 +37,13 @@ def this_process(node_id: str, address: Address, folder: NodeFolder) -> RunningR
     return RunningRecord(node_id, address, socket.gethostname(), me.boot, os.getpid(), root, str(known["instance"]))
 
 
+def runs_here(record: RunningRecord, folder: NodeFolder) -> bool:
+    """Whether it is a process of this machine and on this very folder that runs, or ran, a node."""
+    known = read_json(folder.instance) or {}
+    here = (ProcessId.this().boot, str(folder.root.resolve()), str(known.get("instance", "")))
+    return _place(record) == here
+
+
 class NodeClaim:
     """A record in the store that goes when its lease does, and the lease goes when nobody renews it."""
 
@@ -58,9 +65,9 @@ class NodeClaim:
         told = False
         while (other := await self._try()) is not None:
             if loop.time() > deadline:
-                raise StartError(f"the node {_described(other)} already: end it there, or choose another --id")
+                raise StartError(f"the node {described(other)} already: end it there, or choose another --id")
             if not told:
-                tell(f"the node {_described(other)}, or did a moment ago: waiting for the end of its lease")
+                tell(f"the node {described(other)}, or did a moment ago: waiting for the end of its lease")
                 told = True
             await asyncio.sleep(_LOOK_S)
         # A start may take longer than the lease: a data server that loads its log takes its time.
@@ -84,8 +91,7 @@ class NodeClaim:
 
     def _succeeds(self, other: RunningRecord) -> bool:
         """Whether that process was an earlier one on this very folder: who holds its lock now knows that it is gone."""
-        me = self._me
-        return (other.boot, other.folder, other.instance) == (me.boot, me.folder, me.instance)
+        return _place(other) == _place(self._me)
 
     async def lost(self) -> None:
         """Raise StartError once the node has been started elsewhere, while this process was cut off."""
@@ -110,7 +116,7 @@ class NodeClaim:
             return
         if other is not None:
             raise StartError(
-                f"while this host was cut off, the node was started elsewhere: the node {_described(other)} now"
+                f"while this host was cut off, the node was started elsewhere: the node {described(other)} now"
             )
         logger.info("claimed again: node=%s", self._me.node)
 
@@ -123,5 +129,10 @@ class NodeClaim:
             await asyncio.wait_for(self._store.revoke(self._lease), _GOODBYE_S)
 
 
-def _described(record: RunningRecord) -> str:
+def described(record: RunningRecord) -> str:
+    """The node, and where which process runs it, for people."""
     return f"{record.node} runs on {record.host} at {record.address} (process {record.pid}, {record.folder})"
+
+
+def _place(record: RunningRecord) -> tuple[str, str, str]:
+    return (record.boot, record.folder, record.instance)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from helios.access.certificates import Certificates, exposed_key
 from helios.errors import HeliosError, StartError
-from helios.model.health import NodeHealth
 from helios.model.notation import format_size
 from helios.model.settings import Settings
 from helios.node.agent import last_listen
@@ -26,9 +25,8 @@ from helios.node.member_state import members_of
 from helios.node.ports import taken
 from helios.node.process import ProcessId
 from helios.node.server import find_server
-from helios.ports.location import StoreLocation
-from helios.ports.records import HEALTH, HealthRecord, read_record
-from helios.runtime.backends import locate, opened_store
+from helios.runtime.backends import locate
+from helios.runtime.doctor_cluster import cluster_findings
 from helios.runtime.doctor_store import store_findings
 from helios.runtime.findings import Finding, Verdict
 from helios.runtime.preflight import Plan, UpOptions, look
@@ -82,7 +80,7 @@ def examine(data: DataFolder, settings: Settings, options: UpOptions, machine: M
         lambda: _ports(data, settings, options),
         lambda: _left_over(data),
         lambda: store_findings(settings, data),
-        lambda: _nodes(data, settings),
+        lambda: cluster_findings(settings, data),
         _files,
         lambda: _kernel(machine),
         lambda: _memory(data, settings, options, machine),
@@ -241,29 +239,6 @@ def _left_over(data: DataFolder) -> Iterator[Finding]:
         )
     else:
         yield Finding("processes", Verdict.OK, "none is left over or stopped")
-
-
-def _nodes(data: DataFolder, settings: Settings) -> Iterator[Finding]:
-    """The nodes of a cluster that runs, as its coordinator sees them: a script that holds one up is named, too."""
-    location = locate(settings, data)
-    if holder_of(data.up_lock) is None or not location.exists():
-        return
-    try:
-        nodes = asyncio.run(_health(data, location))
-    except HeliosError as error:
-        yield Finding("nodes", Verdict.WARN, f"their state is not known: {error}", "see that the store can be read")
-        return
-    wrong = [f"{health.node} is {health.status}: {health.reason}" for health in nodes if health.reason]
-    if wrong:
-        yield Finding("nodes", Verdict.FAIL, "; ".join(wrong), "see what it says, and helios-cli history")
-    else:
-        yield Finding("nodes", Verdict.OK, f"{len(nodes)} are online")
-
-
-async def _health(data: DataFolder, location: StoreLocation) -> tuple[NodeHealth, ...]:
-    async with opened_store(data, location, expires=False) as store:
-        record = await read_record(store, HealthRecord, HEALTH)
-    return () if record is None else record.value.nodes
 
 
 def _files() -> Iterator[Finding]:

@@ -21,6 +21,7 @@ _FULL = 0.8
 _QUOTA_AS_IT_COMES = 2 << 30
 _CLOCK_OFF_S = 2.0
 _SPACE = "etcdctl compact and defrag, then alarm disarm; a bigger --quota-backend-bytes helps, too"
+_REACH = "start it, or see what it says; one that is gone for good is taken out of store.url"
 
 
 def store_findings(settings: Settings, data: DataFolder) -> Iterator[Finding]:
@@ -46,7 +47,7 @@ def _findings(location: StoreLocation) -> Iterator[Finding]:
 def _endpoint(health: EndpointHealth) -> Iterator[Finding]:
     check = f"etcd {health.endpoint.partition('://')[2]}"
     if not health.version:
-        yield Finding(check, Verdict.WARN, f"out of reach: {health.error}", "start it, or take it out of store.url")
+        yield Finding(check, Verdict.WARN, f"out of reach: {health.error}", _REACH)
         return
     if too_old(health.version):
         yield Finding(check, Verdict.FAIL, f"version {health.version}", "3.4.22, 3.5.6 or newer are safe: upgrade etcd")
@@ -64,7 +65,10 @@ def _endpoint(health: EndpointHealth) -> Iterator[Finding]:
     if health.alarms:
         yield Finding(check, Verdict.FAIL, f"{said}; alarms: {', '.join(health.alarms)}", _SPACE)
     elif health.error:
-        yield Finding(check, Verdict.WARN, f"{said}; {health.error}", "see its log")
+        if health.has_leader:
+            yield Finding(check, Verdict.WARN, f"{said}; {health.error}", "see what it says, and its log")
+        else:
+            yield Finding(check, Verdict.WARN, f"{said}; it has no leader", "start the members that it does not reach")
     elif used > _FULL:
         yield Finding(check, Verdict.WARN, said, _SPACE)
     elif health.round_trip_ms is not None and health.round_trip_ms > _SLOW_MS:

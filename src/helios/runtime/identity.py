@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from helios import __version__
@@ -35,7 +36,8 @@ def read_key(security: SecuritySettings) -> bytes:
         key = bytes.fromhex(path.read_text("ascii").strip())
     except OSError as error:
         raise StartError(
-            f"{path} (security.cluster_key_file) cannot be read ({error.strerror}): copy it from a host of the cluster"
+            f"{path} (security.cluster_key_file) cannot be read ({error.strerror}): copy it from a host of the "
+            "cluster, where `helios init` has made it"
         ) from error
     except ValueError:
         key = b""
@@ -78,12 +80,32 @@ async def settle_identity(
             return await settle_identity(store, data, location, clock, key, founder=founder)
     else:
         found = record.value
-    _check_format(found, location)
-    _check_key(found, key, location)
-    _check_folder(found, data, location)
+    _check(found, key, data, location)
     if not known:
         write_json(data.cluster, {"cluster": found.id})
     return found
+
+
+async def check_identity(
+    store: Store, data: DataFolder, location: StoreLocation, key: Callable[[], bytes]
+) -> ClusterRecord | None:
+    """The cluster of the store, if it knows of one; changes nothing. `key` is read only where there is one.
+
+    Raises StartError where folder, key or release do not go with it.
+    """
+    record = await read_record(store, ClusterRecord, CLUSTER)
+    if record is None:
+        if _cluster_of(data):
+            raise no_cluster(location)
+        return None
+    _check(record.value, key(), data, location)
+    return record.value
+
+
+def _check(cluster: ClusterRecord, key: bytes, data: DataFolder, location: StoreLocation) -> None:
+    _check_format(cluster, location)
+    _check_key(cluster, key, location)
+    _check_folder(cluster, data, location)
 
 
 async def check_folder(store: Store, data: DataFolder, location: StoreLocation) -> None:
