@@ -14,7 +14,7 @@ SOURCES := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -
 
 # The tests in which the compiled modules meet whatever may come.
 SANITIZED := $(addprefix tests/,property/test_wire_fuzz.py property/test_wire_chunks.py property/test_fast_path.py \
-	property/test_ring.py unit/test_wire.py integration/router/test_router_limits.py)
+	property/test_ring.py unit/test_wire.py $(addprefix integration/router/test_router_,limits.py torture.py))
 
 # The files that take longest begin first, so that no worker is left alone with one in the end.
 LONG := $(addprefix tests/integration/test_,crashes.py crashes_external.py up.py local.py external_replicas.py backup.py take_over.py soak.py balance.py \

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator
 
-import hiredis
 import pytest
 import redis
-from redis.cache import CacheConfig
-from redis.connection import CacheProxyConnection
-from tests.routers import Client, RawClient, RouterLab, served_aside
+from tests.cacher import Cacher
+from tests.routers import Client, RawClient, RouterLab
 from tests.servers import Server
-from tests.shards import running_shards
 from tests.waiting import until
 
 from helios.model.passwords import hashed
@@ -25,65 +17,12 @@ from helios.model.topology import PairPhase
 from helios.model.users import Role, User
 from helios.ports.records import SESSIONS
 from helios.ports.store import Delete
-from helios.router.core import Router
 from helios.router.options import RouterOptions
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
 OPTIONS = RouterOptions(node="shard-1", hold_timeout_s=20, member_timeout_s=0.5, connect_timeout_s=0.5)
 ANYTHING = [b"invalidate", None]
-
-
-@pytest.fixture
-async def lab(servers: dict[str, Server]) -> AsyncIterator[RouterLab]:
-    async with RouterLab(servers, options=OPTIONS).running() as made:
-        await made.empty()
-        yield made
-
-
-class Cacher:
-    """A connection whose replies and pushes are told apart, in the order in which they come."""
-
-    def __init__(self, raw: RawClient) -> None:
-        self.raw = raw
-        self._reader = hiredis.Reader(replyError=redis.ResponseError)
-        self.came: deque[Any] = deque()
-
-    @classmethod
-    async def connect(cls, port: int, protocol: int = 3) -> Cacher:
-        made = cls(await RawClient.connect(port))
-        await made.ask("HELLO", str(protocol))
-        return made
-
-    async def next(self) -> Any:
-        """Whatever comes next."""
-        async with asyncio.timeout(20):
-            while (found := self._reader.gets()) is False:
-                self._reader.feed(await self.raw.reader.read(65536))
-        return list(found) if isinstance(found, hiredis.PushNotification) else found
-
-    async def reply(self) -> Any:
-        """The next reply; pushes that come before it are kept in `came`."""
-        while isinstance(found := await self.next(), list) and found[:1] in (
-            [b"invalidate"],
-            [b"tracking-redir-broken"],
-            [b"message"],
-        ):
-            self.came.append(found)
-        return found
-
-    async def ask(self, *words: str) -> Any:
-        self.raw.send(*words)
-        return await self.reply()
-
-    async def told(self) -> Any:
-        """The next push."""
-        return self.came.popleft() if self.came else await self.next()
-
-    async def told_nothing(self) -> None:
-        """Nothing that servers have said so far concerns it."""
-        assert await self.ask("PING") == b"PONG"
-        assert not self.came
 
 
 @pytest.fixture
@@ -455,116 +394,3 @@ async def test_anothers_change_is_told_behind_an_own_one_that_changed_nothing(
     finally:
         lab.servers["shard-1"].cont()
     assert [await cacher.next() for _ in range(2)] == [0, [b"invalidate", [key.encode()]]]
-
-
-# --- a library ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def aside(servers: dict[str, Server]) -> Iterator[RouterLab]:
-    with served_aside(servers) as lab:
-        yield lab
-
-
-def test_a_librarys_cache_is_right(aside: RouterLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    # It asks for a server by the name of Redis, whatever that can do.
-    monkeypatch.setattr(CacheProxyConnection, "DEFAULT_SERVER_NAME", "valkey")
-    with (
-        redis.Redis(port=aside.port, protocol=3, cache_config=CacheConfig()) as caching,
-        redis.Redis(port=aside.port, legacy_responses=True) as plain,
-    ):
-        cache = caching.get_cache()
-        assert cache is not None
-        plain.flushall()
-        keys = [f"k:{i}" for i in range(20)]
-        for value in ("1", "2", "3"):
-            for key in keys:
-                plain.set(key, value)
-            for key in keys:
-                wait_until(lambda key=key, value=value: caching.get(key) == value.encode())  # type: ignore[misc]
-            assert cache.size == len(keys)
-        for key in keys:
-            caching.set(key, "own")
-            assert caching.get(key) == b"own"
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(100_000):
-        if condition():
-            return
-    pytest.fail("it did not come true")
-
-
-# --- real moves ---------------------------------------------------------------------------------------------------
-
-
-class Cache:
-    """What a client has cached, by the rules of the protocol: a reply is kept until the key is named, or anything."""
-
-    def __init__(self, cacher: Cacher) -> None:
-        self.cacher = cacher
-        self.values: dict[str, Any] = {}
-
-    async def read(self, key: str) -> None:
-        value = await self.cacher.ask("GET", key)
-        self.listen()
-        self.values[key] = value
-
-    def listen(self) -> None:
-        while self.cacher.came:
-            _, named = self.cacher.came.popleft()
-            for key in list(self.values) if named is None else [name.decode() for name in named]:
-                self.values.pop(key, None)
-
-
-async def test_no_cache_is_stale_when_all_is_quiet_again(tmp_path: Path) -> None:
-    keys = [f"key:{i}" for i in range(200)]
-    async with running_shards(tmp_path, 2, fsync="no") as shards, AsyncExitStack() as stack:
-        ports = []
-        for name in ("shard-1", "shard-2"):
-            options = RouterOptions(node=name, hold_timeout_s=20)
-            router = Router(shards.store, shards.connector, shards.admin, shards.clock, options)
-            await router.start()
-            stack.push_async_callback(router.stop)
-            ports.append(await router.serve("127.0.0.1", 0))
-        moving = True
-        caches = [Cache(await Cacher.connect(port)) for port in (*ports, *ports)]
-
-        async def cache_at_random(cache: Cache, seed: int) -> None:
-            choice = random.Random(seed)
-            await cache.cacher.ask("CLIENT", "TRACKING", "ON")
-            while moving:
-                await cache.read(choice.choice(keys))
-                cache.listen()
-
-        async def write_at_random(port: int, seed: int) -> None:
-            choice = random.Random(seed)
-            writer = await Cacher.connect(port)
-            while moving:
-                key = choice.choice(keys)
-                await writer.ask(*choice.choice((("INCR", key), ("DEL", key))))
-            writer.raw.close()
-
-        tasks = [asyncio.create_task(cache_at_random(cache, seed)) for seed, cache in enumerate(caches)]
-        tasks += [asyncio.create_task(write_at_random(port, port)) for port in ports]
-        node = await shards.server("shard-3")
-        await shards.admin.add_node(node.id, str(node.address))
-        await shards.settled()
-        await shards.admin.remove_node("shard-3")
-        await shards.settled()
-        moving = False
-        await asyncio.gather(*tasks)
-        truth = await Cacher.connect(ports[0])
-        values = {key: await truth.ask("GET", key) for key in keys}
-
-        async def all_right() -> bool:
-            for cache in caches:
-                assert await cache.cacher.ask("PING") == b"PONG"
-                cache.listen()
-            return all(values[key] == value for cache in caches for key, value in cache.values.items())
-
-        await until(all_right, "no client keeps an old value")
-        assert any(cache.values for cache in caches)
-        for cache in caches:
-            cache.cacher.raw.close()
-        truth.raw.close()
