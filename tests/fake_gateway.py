@@ -439,3 +439,13 @@ class Gateway:
 
     async def health(self) -> Sequence[str]:
         return self.reasons
+
+
+def error_of(response: httpx.Response) -> dict[str, str]:
+    """The error that the response carries, after a look at its shape."""
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message"}
+    assert "Traceback" not in response.text
+    error: dict[str, str] = body["error"]
+    return error

@@ -70,6 +70,12 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a store of SQLite is to be."""
+    return tmp_path / "store.db"
+
+
 @pytest.fixture(params=HOMES)
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
     """Each home of the store."""

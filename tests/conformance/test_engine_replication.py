@@ -7,51 +7,14 @@ from dataclasses import replace
 
 import pytest
 from tests.engine_lab import Lab, Three, raw
+from tests.followers import LONG_S, everybody_has_all, follow, in_sync, led, write
 from tests.servers import ADMIN_PASSWORD, ADMIN_USER
 from tests.waiting import until
 
 from helios.errors import EngineError, EngineUnreachable
-from helios.ports.engine import Engine, Replication, UserRole
+from helios.ports.engine import Replication, UserRole
 
-LONG_S = 60.0  # no round of a test that succeeds waits for so long
 SHORT_S = 0.3  # a wait that is meant to pass
-
-
-async def follow(follower: Engine, leader: Lab) -> None:
-    """Follow, and be in sync."""
-    await follower.follow(leader.member, ADMIN_USER, ADMIN_PASSWORD)
-    await in_sync(follower)
-
-
-async def in_sync(follower: Engine) -> Replication:
-    """Wait until it follows its leader: what it says then."""
-    said: list[Replication] = []
-
-    async def synced() -> bool:
-        said[:] = [await follower.replication()]
-        return said[0].in_sync
-
-    await until(synced)
-    return said[0]
-
-
-async def led(labs: Three) -> tuple[Engine, Engine, Engine]:
-    """Their engines, when the second and the third follow the first."""
-    a, b, c = [await lab.open() for lab in labs]
-    await follow(b, labs[0])
-    await follow(c, labs[0])
-    return a, b, c
-
-
-async def everybody_has_all(leader: Engine, followers: int) -> None:
-    """Wait until all followers have what the leader has."""
-    assert await leader.round(followers, LONG_S) == followers
-
-
-async def write(lab: Lab, engine: Engine, count: int, value: bytes = b"v") -> None:
-    """Write some keys."""
-    for number in range(count):
-        await lab.set(engine, b"key:%d" % number, value)
 
 
 async def test_a_server_of_its_own_leads_without_a_history(lab: Lab) -> None:
@@ -326,93 +289,6 @@ async def test_a_follower_waits_for_a_leader_that_is_away(three: Three) -> None:
     await in_sync(follower)
     await everybody_has_all(leader, 1)
     assert await b.get(follower, b"key") == b"1"
-
-
-async def test_a_round_covers_what_anybody_wrote_before(three: Three) -> None:
-    a, b, c = three
-    leader, _, _ = await led(three)
-    rounds = await a.open()
-    b.freeze()
-    c.freeze()
-    await a.set(leader, b"key", b"1")
-    assert await rounds.round(1, SHORT_S) == 0
-    b.thaw()
-    assert await rounds.round(1, LONG_S) == 1
-    c.thaw()
-    assert await rounds.round(2, LONG_S) == 2
-
-
-async def test_a_round_counts_whoever_follows(three: Three) -> None:
-    a, b, _ = three
-    leader, follower = await a.open(), await b.open()
-    assert await leader.round(0, SHORT_S) == 0
-    assert await leader.round(1, SHORT_S) == 0
-    await follow(follower, a)
-    assert await leader.round(1, LONG_S) == 1
-    assert await leader.round(2, SHORT_S) == 1
-
-
-async def test_a_round_waits_for_its_followers(three: Three) -> None:
-    a, b, _ = three
-    leader, follower = await a.open(), await b.open()
-    await follow(follower, a)
-    b.freeze()
-    begun = asyncio.ensure_future(leader.round(1, LONG_S))
-    writer = await a.open()
-    await a.set(writer, b"key", b"1")  # others go on
-    assert not begun.done()
-    b.thaw()
-    assert await begun == 1
-
-
-async def test_a_follower_that_dies_in_a_round_does_not_count(three: Three) -> None:
-    a, _, c = three
-    leader, _, _ = await led(three)
-    c.freeze()
-    begun = asyncio.ensure_future(leader.round(2, 1.0))
-    watch = await a.open()
-    await watch.count()
-    c.crash()
-    assert await begun == 1
-    c.restart(detached=True)
-    await follow(await c.open(), a)
-    assert await leader.round(2, LONG_S) == 2
-
-
-async def test_a_leader_that_dies_in_a_round_says_nothing(three: Three) -> None:
-    a, b, _ = three
-    leader, follower = await a.open(), await b.open()
-    await follow(follower, a)
-    b.freeze()
-    begun = asyncio.ensure_future(leader.round(1, LONG_S))
-    watch = await a.open()
-    await watch.count()
-    a.crash()
-    with pytest.raises(EngineUnreachable):
-        await begun
-    b.thaw()
-
-
-async def test_a_leader_that_is_detached_in_a_round_ends_it(three: Three) -> None:
-    a, b, _ = three
-    leader, follower = await a.open(), await b.open()
-    await follow(follower, a)
-    b.freeze()
-    begun = asyncio.ensure_future(leader.round(1, LONG_S))
-    watch = await a.open()
-    await watch.count()
-    await watch.detach()
-    with pytest.raises(EngineError):
-        await begun
-    b.thaw()
-
-
-async def test_a_follower_begins_no_round(three: Three) -> None:
-    a, b, _ = three
-    follower = await b.open()
-    await follow(follower, a)
-    with pytest.raises(EngineError):
-        await follower.round(0, SHORT_S)
 
 
 async def test_a_follower_that_may_not_log_in_is_not_in_sync(three: Three) -> None:
