@@ -323,13 +323,15 @@ class Queue:
         topology = self._publisher.topology
         supervised = {other.id for other in topology.nodes if other.kind is NodeKind.SUPERVISED}
         local = is_loopback(member.address.host)
-        for other in (shard.leading for shard in topology.shards if shard.leading.node in supervised):
-            there = is_loopback(other.address.host)
-            if local != there and (local or node.kind is NodeKind.SUPERVISED):
+        for other in (shard.leading for shard in topology.shards):
+            there, started = is_loopback(other.address.host), other.node in supervised
+            # Two at one address are on different hosts: each has its own server there.
+            missed = local and started and (not there or member.address == other.address)
+            if missed or (there and not local and node.kind is NodeKind.SUPERVISED):
                 raise Refused(
                     f"the server of {node.id} is at {member.address} and that of {other.node} at {other.address}, and "
                     "a loopback address means another server on each host: start every node with an address that all "
-                    "hosts reach, by --listen or --advertise"
+                    "hosts reach, by --listen or --advertise, and take servers in by such ones"
                 )
 
     async def _refuse_known(self, node: Node, info: EngineInfo) -> None:
