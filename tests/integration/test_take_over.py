@@ -12,6 +12,7 @@ import pytest
 import redis
 from tests.cluster import Cluster, HeliosProcess, ask
 from tests.cluster_store import ON_ETCD
+from tests.ports import free_ports
 from tests.servers import Server, start_valkey
 from tests.waiting import blocking_until
 
@@ -165,6 +166,29 @@ def test_a_first_node_is_adopted_by_addnode(tmp_path: Path, server: Server) -> N
         assert_direct_writes_move(lone, server, tmp_path)
         assert node.terminate() == 0
         assert ask(server.port, "DBSIZE") == len(KEYS)
+    finally:
+        lone.clean_up()
+
+
+def test_a_cluster_whose_nodes_have_hosts_of_their_own_is_founded_with_a_server(tmp_path: Path, server: Server) -> None:
+    lone = Cluster(tmp_path, 1, None, [])
+    try:
+        nobody = lone.run("init", "--adopt", f"127.0.0.1:{free_ports(1)}")
+        assert nobody.returncode == 2 and "nothing that Helios can use answers" in nobody.stderr
+        founded = lone.run("init", "--adopt", f"127.0.0.1:{server.port}")
+        assert founded.returncode == 0, founded.stderr
+        assert f"founds it with the server at 127.0.0.1:{server.port}, as its node adopted" in founded.stdout
+        node = lone.helios("node", "--id", "a", "--listen", f"127.0.0.1:{lone.resp_ports[0]}")
+        node.wait_ready()
+        blocking_until(lambda: nodes(lone) == ["a", "adopted"])
+        assert "its node adopted owns all keys, a none yet" in node.out
+        assert [lone.command("GET", key) for key in KEYS] == [b"v"] * len(KEYS)
+        assert ask(server.port, "DBSIZE") == len(KEYS)
+        assert node.terminate() == 0
+        again = lone.helios("node", "--id", "a", "--listen", f"127.0.0.1:{lone.resp_ports[0]}")
+        again.wait_ready()
+        lone.assert_checked()
+        assert again.terminate() == 0
     finally:
         lone.clean_up()
 

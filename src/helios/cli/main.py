@@ -134,12 +134,14 @@ def init(
     adopt: Annotated[
         str | None,
         typer.Option(
-            "--adopt", metavar="nodes", help="After a loss of the store, on each host: take up what its nodes remember."
+            "--adopt",
+            metavar="HOST:PORT|nodes",
+            help="Found the cluster with a running server, its keys where they are; nodes: after a loss of the store.",
         ),
     ] = None,
     lost: Annotated[
         str | None,
-        typer.Option("--lost", metavar="ID,ID", help="With --adopt: nodes that are lost with their hosts."),
+        typer.Option("--lost", metavar="ID,ID", help="With --adopt nodes: nodes that are lost with their hosts."),
     ] = None,
 ) -> None:
     """Found a cluster in a store, with its settings and users, for nodes on many hosts. Once.
@@ -151,17 +153,19 @@ def init(
         import asyncio
 
         from helios.errors import InvalidInput
+        from helios.model.ids import Address
         from helios.runtime.adoption import NODES
         from helios.runtime.init import run_init
         from helios.runtime.recovery import run_recovery
         from helios.runtime.settings import SettingsSource
 
-        if adopt not in (None, NODES):
-            raise InvalidInput(f"init takes --adopt {NODES} alone; `helios up --adopt` takes a running server over")
-        if lost and adopt is None:
+        if lost and adopt != NODES:
             raise InvalidInput(f"--lost goes with --adopt {NODES}")
         read = SettingsSource(config, os.environ, {"atlas.data_dir": data_dir, "store.url": store}).read()
-        asyncio.run(run_init(read) if adopt is None else run_recovery(read, lost.split(",") if lost else ()))
+        if adopt == NODES:
+            asyncio.run(run_recovery(read, lost.split(",") if lost else ()))
+        else:
+            asyncio.run(run_init(read, None if adopt is None else Address.of_server(adopt)))
 
     carry_out(start)
 

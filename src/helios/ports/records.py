@@ -72,7 +72,8 @@ class ClusterRecord:
     """Which cluster the store is of (a random id), since when (Unix seconds), and the command that founded it.
 
     `key_check` tells whether a process has the cluster's key; empty where it has none. `format` is that of all records
-    of the store, and `version` the release of Helios that has brought them to it.
+    of the store, and `version` the release of Helios that has brought them to it. `adopts`: the running server that
+    the first node founds the cluster with, whose keys stay where they are.
     """
 
     id: str
@@ -81,6 +82,7 @@ class ClusterRecord:
     key_check: str = ""
     format: int = 1
     version: str = ""
+    adopts: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)

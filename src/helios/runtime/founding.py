@@ -11,7 +11,7 @@ from helios.admin.requests import Requests
 from helios.errors import Refused, StartError, StoreError, StoreUnreachable, Unavailable
 from helios.model.ids import Address
 from helios.model.migration import Change, ChangeKind
-from helios.model.topology import Node, Topology
+from helios.model.topology import Node, NodeKind, Topology
 from helios.ports.clock import Clock
 from helios.ports.following import once_answered
 from helios.ports.ids import new_id
@@ -58,11 +58,20 @@ async def _bring_in(store: Store, admin: Admin, wanted: Sequence[str], adopted: 
         await admin.add_node(node.id, str(node.address))
 
 
-async def found_as_first(store: Store, clock: Clock, node: Node, tell: Callable[[str], None]) -> None:
+async def found_as_first(
+    store: Store, clock: Clock, node: Node, tell: Callable[[str], None], adopted: Address | None = None
+) -> None:
     """Make the node the first one of its cluster if that has none yet. Never ends by itself.
 
-    Of several that start at once one founds the cluster; the others are told how they come in.
+    Of several that start at once one founds the cluster; the others are told how they come in. Keys that an `adopted`
+    server has stay there.
     """
+    nodes = (node,) if adopted is None else (node, Node(ADOPTED, adopted, NodeKind.EXTERNAL))
+    owns = f"{node.id} is the first node of the cluster and owns all keys"
+    if adopted is not None:
+        owns = (
+            f"the cluster is founded with the server at {adopted}: its node {ADOPTED} owns all keys, {node.id} none yet"
+        )
 
     async def known() -> Topology:
         return await once_answered(lambda: read_topology(store), tell)
@@ -70,7 +79,7 @@ async def found_as_first(store: Store, clock: Clock, node: Node, tell: Callable[
     requests = Requests(store, clock)
     while not (await known()).nodes:
         try:
-            await requests.submit(Change(new_id(clock), ChangeKind.FOUND, nodes=(node,)))
+            await requests.submit(Change(new_id(clock), ChangeKind.FOUND, nodes=nodes, adopt=adopted is not None))
         except (Unavailable, StoreUnreachable) as error:
             logger.info("not founded yet: node=%s error=%s", node.id, error)
         except (Refused, StoreError) as error:
@@ -78,7 +87,7 @@ async def found_as_first(store: Store, clock: Clock, node: Node, tell: Callable[
                 tell(f"the cluster cannot be founded with {node.id}: {error}")
             break
         else:
-            tell(f"{node.id} is the first node of the cluster and owns all keys")
+            tell(owns)
     if (await known()).node(node.id) is None:
         tell(f"to take {node.id} into the cluster: helios-cli addnode {node.id} {node.address}")
     await asyncio.Event().wait()

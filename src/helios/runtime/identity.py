@@ -9,6 +9,7 @@ from pathlib import Path
 
 from helios import __version__
 from helios.errors import Conflict, StartError
+from helios.model.ids import Address
 from helios.model.passwords import key_check
 from helios.model.sections import SecuritySettings
 from helios.node.files import DataFolder, read_json, write_json, write_private
@@ -124,10 +125,12 @@ def _check_folder(cluster: ClusterRecord, data: DataFolder, location: StoreLocat
         )
 
 
-def new_cluster(clock: Clock, founder: str, key: bytes, known: str = "") -> ClusterRecord:
+def new_cluster(
+    clock: Clock, founder: str, key: bytes, known: str = "", adopts: Address | None = None
+) -> ClusterRecord:
     """The record of a cluster that is founded now; `known`: by the id that a folder has for it already."""
     check = key_check(key) if key else ""
-    return ClusterRecord(known or secrets.token_hex(8), clock.wall(), founder, check, FORMAT, __version__)
+    return ClusterRecord(known or secrets.token_hex(8), clock.wall(), founder, check, FORMAT, __version__, adopts)
 
 
 def no_cluster(location: StoreLocation) -> StartError:

@@ -194,7 +194,7 @@ async def _run_agent(
     ]
     founds = joined.cluster.founded_by == INIT and not options.child
     if founds:
-        jobs.append(found_as_first(store, clock, Node(options.node_id, address), tell))
+        jobs.append(found_as_first(store, clock, Node(options.node_id, address), tell, joined.cluster.adopts))
 
     async def ready() -> None:
         say(f"node {options.node_id} serves at {address}; its data server is {agent.servers}")
