@@ -60,6 +60,13 @@ async def test_a_cluster_that_runs_is_neither_exported_nor_written_over(tmp_path
     assert not (tmp_path / "again").exists()
 
 
+async def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    store = MemoryStore()
+    await store.commit([Put("/a", b"1")])
+    with pytest.raises(InvalidInput, match=f"^{tmp_path}/none/state cannot be written: No such file or directory$"):
+        await export_store(store, tmp_path / "none" / "state", SystemClock())
+
+
 async def test_an_empty_store_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="there is no cluster"):
         await export_store(MemoryStore(), tmp_path / "state", CLOCK)

@@ -54,7 +54,10 @@ async def export_store(store: Store, file: Path, clock: Clock) -> Exported:
         "records": len(entries),
         "sha256": hashlib.sha256(body.encode()).hexdigest(),
     }
-    write_private(file, f"{json.dumps(header)}\n{body}")
+    try:
+        write_private(file, f"{json.dumps(header)}\n{body}")
+    except OSError as error:
+        raise InvalidInput(f"{file} cannot be written: {error.strerror}") from error
     return Exported(len(entries), len(body), helios.__version__)
 
 
