@@ -78,6 +78,21 @@ def test_what_starts_before_etcd_waits_for_it(cluster: Cluster, etcd: EtcdServer
         assert process.terminate() == 0
 
 
+def test_a_node_says_where_other_hosts_find_it_and_whether_they_do(cluster: Cluster) -> None:
+    port = free_ports(1)
+    words = ("node", "--id", "shard-1", "--listen", f"127.0.0.1:{port}")
+    alone = cluster.helios(*words)
+    wait_for(alone, f"no other host finds shard-1 at 127.0.0.1:{port}: where the cluster has several")
+    alone.wait_ready()
+    assert alone.terminate() == 0
+    found = cluster.helios(*words, "--advertise", f"db.example.net:{port}")
+    found.wait_ready()
+    assert f"node shard-1 serves at db.example.net:{port}; its data server is " in found.out
+    assert f" at db.example.net:{port + 10_000}\n" in found.out
+    assert "no other host finds" not in found.out
+    assert found.terminate() == 0
+
+
 def test_what_dies_while_etcd_is_away_is_started_again_and_waits_for_it(cluster: Cluster, etcd: EtcdServers) -> None:
     port = free_ports(1)
     node = cluster.helios("node", "--id", "shard-1", "--listen", f"127.0.0.1:{port}")

@@ -106,7 +106,7 @@ class MemberServer:
         )
 
     def __str__(self) -> str:
-        return f"{self._known.version} at {self.address}"
+        return f"{self._known.version} at {Address(self.spec.reached_by, self._known.port, self._known.tls)}"
 
     @property
     def _known(self) -> MemberState:

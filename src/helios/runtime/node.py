@@ -14,6 +14,7 @@ from helios import __version__
 from helios.coordinator.service import Coordinator
 from helios.errors import StartError
 from helios.model.ids import Address
+from helios.model.notation import is_loopback
 from helios.model.settings import Settings
 from helios.model.topology import Node
 from helios.node.agent import Agent, AgentSpec, lock_node
@@ -198,6 +199,11 @@ async def _run_agent(
 
     async def ready() -> None:
         say(f"node {options.node_id} serves at {address}; its data server is {agent.servers}")
+        if joined.location.spans_hosts and is_loopback(address.host) and not options.child:
+            tell(
+                f"no other host finds {options.node_id} at {address}: where the cluster has several, name an address "
+                "that all of them reach by --listen or --advertise"
+            )
         if agent.plain:
             tell(
                 f"what Helios and {agent.plain} say to each other is not encrypted: this build of the server has no TLS"
