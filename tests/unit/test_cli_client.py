@@ -16,30 +16,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.fake_gateway import (
-    ALTERED,
-    BALANCE,
-    CHANGE,
-    FOUND,
-    HISTORY,
-    MIGRATION,
-    NODE,
-    PREVIEW,
-    RULE,
-    SETTING,
-    SETTING_CHANGE,
-    SHARD,
-    SLOW,
-    Gateway,
-)
+from tests.fake_gateway import FOUND, MIGRATION, NODE, Gateway
+from tests.fake_replies import REPLIES, STATS
 from tests.fake_resp import FakeServer, resp3, serving
 
-from helios.admin.views import KeyView, StatsView
 from helios.cli import client as entry
 from helios.errors import NotFound
 
-STATS = StatsView(2, 1, 3, True, 1, 150, 1, 0, 9, None, True, 1000, 0, (NODE,))
-KEY = KeyView("user:alice", "shard-1", "localhost:6379", "rule", "user:*")
 VERBS = [
     "set get del expire ttl addnode removenode listnodes listshards nodeforkey migrate migrationstatus",
     "clusterstats rebalance",
@@ -52,41 +35,13 @@ class Cluster:
     """A fake node that answers every verb, and a way to call helios-cli at it."""
 
     def __init__(self) -> None:
-        self.replies: dict[bytes, Any] = {
+        self.replies = REPLIES | {
             b"SET": "OK",
             b"GET": b"Alice",
             b"DEL": 1,
             b"PEXPIRE": 1,
             b"PTTL": 1500,
-            b"ADDNODE": asdict(CHANGE),
-            b"REMOVENODE": asdict(CHANGE),
-            b"REBALANCE": asdict(CHANGE),
-            b"LISTNODES": [asdict(NODE)],
-            b"LISTSHARDS": [asdict(SHARD)],
-            b"NODEFORKEY": asdict(KEY),
-            b"CLUSTERSTATS": asdict(STATS),
-            b"MIGRATE": asdict(MIGRATION),
-            b"MIGRATIONSTATUS": asdict(MIGRATION),
-            b"CANCELMIGRATION": asdict(MIGRATION),
-            b"ACTIVEMIGRATIONS": [asdict(MIGRATION)],
-            b"ALLMIGRATIONS": [asdict(MIGRATION)],
-            b"CLEANUPMIGRATIONS": 7,
-            b"PAUSEMIGRATION": asdict(MIGRATION),
-            b"RESUMEMIGRATION": asdict(MIGRATION),
-            b"LISTRULES": [asdict(RULE)],
             b"CHECK": {"clean": True, "findings": [], "repaired": ""},
-            b"SETTINGS": [asdict(SETTING)],
-            b"SETTINGHISTORY": [asdict(SETTING_CHANGE)],
-            b"SETTINGROLLBACK": [asdict(ALTERED)],
-            b"SETTING": asdict(SETTING),
-            b"PREVIEW": [asdict(PREVIEW)],
-            b"BALANCE": asdict(BALANCE),
-            b"HISTORY": [asdict(HISTORY)],
-            b"SLOWCOMMANDS": asdict(SLOW),
-            b"REWEIGHT": asdict(CHANGE),
-            b"DRAIN": asdict(CHANGE),
-            b"PROMOTE": asdict(CHANGE),
-            b"UNDRAIN": asdict(CHANGE),
         }
         self.error: bytes | None = None
         self.server: FakeServer

@@ -15,25 +15,13 @@ from helios.admin.views import ChangeView, KeyView, MigrationView, NodeView, Sha
 from helios.errors import Refused, Unavailable
 from helios.model.topology import Topology
 
-MIGRATION = MigrationView(
+MIGRATION = replace(
+    tests.fake_gateway.MIGRATION,
     id="m1",
     change="c1",
-    source_node="shard-1",
     target_node="shard-4",
-    key_pattern="user:*",
-    status="in_progress",
-    phase="copying",
-    keys_moved=5,
-    total_keys=10,
     requested_at=1.5,
     start_time=2.0,
-    end_time=None,
-    pause_ms=None,
-    slowed_ms=0,
-    paused=False,
-    remaining_s=None,
-    verified=0,
-    error=None,
 )
 CHANGE = ChangeView("c1", "add_node", "queued", "it waits", ("m1", "m2"))
 NODE = replace(
