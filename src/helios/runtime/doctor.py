@@ -193,7 +193,8 @@ def _ports_of_nodes(data: DataFolder) -> Iterator[Finding]:
         if last is None:
             continue
         address = last[0]
-        runs = holder_of(data.node(node_id).lock) is not None
+        # Routers that an agent has left running have its port, and the next agent takes them over.
+        runs = any(holder_of(path) for path in data.node(node_id).process_locks())
         if not runs and (reason := taken(address.host, address.port)):
             yield Finding(
                 "ports", Verdict.FAIL, f"{node_id}: {reason}", f"end what listens there: {node_id} did before"
@@ -235,7 +236,7 @@ def _left_over(data: DataFolder) -> Iterator[Finding]:
             "processes",
             Verdict.WARN,
             f"left by an earlier run: {', '.join(alone)}",
-            "helios up on this folder takes them over; to end them instead, kill PID",
+            "helios up on this folder, or helios node of that id, takes them over; to end them instead, kill PID",
         )
     else:
         yield Finding("processes", Verdict.OK, "none is left over or stopped")
