@@ -226,6 +226,11 @@ class RawClient:
         self.send(*words)
         return await self.line()
 
+    async def before(self, end: bytes) -> bytes:
+        """What comes before these bytes."""
+        async with asyncio.timeout(20):
+            return (await self.reader.readuntil(end)).removesuffix(end)
+
     async def closed(self) -> bytes:
         """What comes until the router ends the connection."""
         async with asyncio.timeout(20):
@@ -233,6 +238,17 @@ class RawClient:
 
     def close(self) -> None:
         self.writer.close()
+
+
+async def answers_to(script: Sequence[str], port: int, protocol: str) -> bytes:
+    """What somebody who has no keys answers to these lines, sent at once."""
+    raw = await RawClient.connect(port)
+    for line in ("FLUSHALL", f"HELLO {protocol}", "ECHO begun", *script, "ECHO end-of-replies"):
+        raw.send(*line.split())
+    await raw.before(b"$5\r\nbegun\r\n")
+    answers = await raw.before(b"$14\r\nend-of-replies\r\n")
+    raw.close()
+    return answers
 
 
 @contextmanager

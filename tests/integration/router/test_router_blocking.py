@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from tests.routers import Client, RawClient, RouterLab
+from tests.routers import Client, RawClient, RouterLab, answers_to
 from tests.servers import Server
 from tests.waiting import until
 
@@ -87,16 +87,8 @@ SCRIPTS = [
 @pytest.mark.parametrize("protocol", ["2", "3"])
 async def test_what_waits_is_answered_as_a_server_does(lab: RouterLab, protocol: str, plain: Server) -> None:
     for script in SCRIPTS:
-        said = []
-        for port in (plain.port, lab.port):
-            connection = await RawClient.connect(port)
-            for line in ("FLUSHALL", f"HELLO {protocol}", "ECHO begun", *script, "ECHO end-of-replies"):
-                connection.send(*line.split())
-            async with asyncio.timeout(20):
-                await connection.reader.readuntil(b"$5\r\nbegun\r\n")
-                said.append(await connection.reader.readuntil(b"$14\r\nend-of-replies\r\n"))
-            connection.close()
-        assert said[0] == said[1], script
+        theirs, ours = [await answers_to(script, port, protocol) for port in (plain.port, lab.port)]
+        assert theirs == ours, script
 
 
 async def test_what_comes_is_delivered_and_later_commands_wait_for_it(

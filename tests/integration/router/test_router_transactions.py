@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import redis
-from tests.routers import Client, RawClient, RouterLab
+from tests.routers import Client, RawClient, RouterLab, answers_to
 from tests.servers import Server
 from tests.waiting import until
 
@@ -74,20 +74,8 @@ SCRIPTS = [
 @pytest.mark.parametrize("protocol", ["2", "3"])
 async def test_transactions_are_answered_as_a_server_does(lab: RouterLab, protocol: str, plain: Server) -> None:
     for script in SCRIPTS:
-        said = []
-        for port in (plain.port, lab.port):
-            connection = await RawClient.connect(port)
-            for line in ("FLUSHALL", f"HELLO {protocol}", "ECHO begun", *script, "ECHO end-of-replies"):
-                connection.send(*line.split())
-            await replies_until(connection, b"$5\r\nbegun\r\n")
-            said.append(await replies_until(connection, b"$14\r\nend-of-replies\r\n"))
-            connection.close()
-        assert said[0].replace(b"' \r\n", b"'\r\n") == said[1], script
-
-
-async def replies_until(connection: RawClient, end: bytes) -> bytes:
-    async with asyncio.timeout(20):
-        return (await connection.reader.readuntil(end)).removesuffix(end)
+        theirs, ours = [await answers_to(script, port, protocol) for port in (plain.port, lab.port)]
+        assert theirs.replace(b"' \r\n", b"'\r\n") == ours, script
 
 
 async def test_a_transaction_stays_within_a_shard(lab: RouterLab, client: Client) -> None:
@@ -181,7 +169,7 @@ async def test_exec_answers_null_after_a_watched_key_has_moved(lab: RouterLab, c
         raw = await RawClient.connect(lab.port)
         raw.send("HELLO", str(protocol))
         raw.send("WATCH", key)
-        await replies_until(raw, b"*0\r\n+OK\r\n")
+        await raw.before(b"*0\r\n+OK\r\n")
         if protocol == 2:
             await move(lab, key, "shard-1", "shard-2")
             # Back again: what the first server says of the key since then counts no more.
