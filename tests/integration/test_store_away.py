@@ -14,6 +14,8 @@ from tests.etcd_servers import EtcdServers, etcd_servers, has_etcd
 from tests.ports import free_ports
 from tests.waiting import blocking_until
 
+from helios.model.passwords import hashed
+
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.timeout(300),
@@ -91,6 +93,22 @@ def test_a_node_says_where_other_hosts_find_it_and_whether_they_do(cluster: Clus
     assert f" at db.example.net:{port + 10_000}\n" in found.out
     assert "no other host finds" not in found.out
     assert found.terminate() == 0
+
+
+def test_a_node_whose_settings_have_other_users_than_the_cluster_says_so(tmp_path: Path, etcd: EtcdServers) -> None:
+    place = etcd.addresses[0].removeprefix("http://")
+    made = Cluster(tmp_path, 1, {"HELIOS_STORE__URL": f"etcd://{place}/users"}, ())
+    for name in ("boss", "chief"):
+        users = f'{{{name}: {{role: admin, password_hash: "{hashed(b"secret", b"sixteen bytes ok")}"}}}}'
+        (tmp_path / name).write_text(f"security:\n  users: {users}\n")
+    with ending(made):
+        assert made.run("init", "--config", str(tmp_path / "boss")).returncode == 0
+        for name in ("boss", "chief"):
+            words = ("--listen", f"127.0.0.1:{free_ports(1)}", "--config", str(tmp_path / name))
+            node = made.helios("node", "--id", "shard-1", *words)
+            node.wait_ready()
+            assert ("security.users here are not those that the cluster has" in node.out) is (name == "chief")
+            assert node.terminate() == 0
 
 
 def test_what_dies_while_etcd_is_away_is_started_again_and_waits_for_it(cluster: Cluster, etcd: EtcdServers) -> None:

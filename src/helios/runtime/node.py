@@ -46,6 +46,11 @@ from helios.runtime.reload import Reloader
 from helios.runtime.security import check_exposed, known_servers, server_tls, settle_users, with_absolute_files
 from helios.runtime.settings import SettingsRead, SettingsSource, data_folder
 
+_OTHER_USERS = (
+    "security.users here are not those that the cluster has, and these hold: an edit of the settings file, while this "
+    "node runs, changes them for all"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
@@ -147,6 +152,8 @@ async def _join(
     cluster = await settle_identity(store, data, location, clock, key, founder=founder)
     settings = read.settings.with_shared(await agree(store, clock, read, founding=read.settings))
     users = await settle_users(store, read.settings, lead=False)
+    if not options.child and read.settings.is_set("security.users") and set(users) != set(read.settings.security.users):
+        tell(_OTHER_USERS)
     check_exposed(users, {options.node_id: options.listen.host})
     adjust_logging(settings.logging)
     address = advertised(options.listen, options.advertise)
