@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from helios.admin.reports import places
-from helios.admin.shards import replaced_servers, shard_views, troubled
+from helios.admin.shards import replaced_servers, shard_views, troubled, why_it_stays
 from helios.admin.views import CopyView, PlaceView
 from helios.errors import EngineUnreachable
 from helios.model.durability import Durability
 from helios.model.ids import Address
 from helios.model.sections import ReplicationSettings, ShardingSettings
 from helios.model.settings import ClusterSettings
-from helios.model.topology import Member, Node, NodeKind, Shard, Term, Topology
+from helios.model.topology import Member, Node, NodeKind, NodeState, Shard, Term, Topology
 from helios.ports.engine import Follower, Replication
 
 A, B, C = (Member(f"s@{name}", name, Address(name, 7000)) for name in "abc")
@@ -139,3 +139,17 @@ def test_an_external_server_that_a_copy_has_replaced_is_told_of_with_what_to_do(
     assert list(replaced_servers(replaced)) == ["s"]
     assert replaced_servers(replaced)["s"].startswith("a leads what it had")
     assert "`removenode s`" in replaced_servers(replaced)["s"]
+
+
+def test_a_node_that_cannot_leave_says_why() -> None:
+    server, copy = Node("e", Address("e", 7000), NodeKind.EXTERNAL), Member("e@a", "a", Address("a", 7001))
+    own = Shard("a", "a.0", (Member("a.0", "a", Address("a", 7000)),))
+    leaving = Node("a", Address("a", 6379), state=NodeState.DRAINING)
+    alone = Topology(1, nodes=(leaving, server), shards=(own, Shard("e", copy.id, (copy,))))
+    assert why_it_stays(alone, leaving) == "it cannot leave, for it leads e and no other node can: add one by `addnode`"
+    assert why_it_stays(alone, server) == ""
+    # Another node takes it over.
+    assert why_it_stays(replace(alone, nodes=(*alone.nodes, NODES[1])), leaving) == ""
+    # The external server leads: what follows it there may go.
+    led = Shard("e", "e.0", (Member("e.0", "e", Address("e", 7000)), copy))
+    assert why_it_stays(replace(alone, shards=(own, led)), leaving) == ""

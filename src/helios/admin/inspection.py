@@ -15,7 +15,7 @@ from helios.admin.preview import own_keys, preview
 from helios.admin.router_views import RouterView, SlowCommandsView
 from helios.admin.routers import as_seen, router_views, slow_commands
 from helios.admin.settings import SharedSettings
-from helios.admin.shards import replaced_servers, shard_views, troubled
+from helios.admin.shards import replaced_servers, shard_views, troubled, why_it_stays
 from helios.admin.views import (
     BalanceView,
     HistoryView,
@@ -166,7 +166,10 @@ class Inspection:
             return [f"how the nodes are is not known: {error}"]
         unwell = [f"{one.node} is {one.status}: {one.reason}" for one in standing.health.values() if one.reason]
         replaced = [f"{node} is replaced: {what}" for node, what in replaced_servers(topology).items()]
-        return [*unwell, *replaced, *troubled(topology, settings)]
+        staying = [
+            f"{node.id} is being removed: {why}" for node in topology.nodes if (why := why_it_stays(topology, node))
+        ]
+        return [*unwell, *replaced, *staying, *troubled(topology, settings)]
 
     async def list_nodes(self) -> list[NodeView]:
         """All nodes, by id."""

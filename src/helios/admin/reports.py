@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from helios.admin.balance import read_standing
 from helios.admin.counting import count_beside_strays, count_owned, may_hold_others
-from helios.admin.shards import NO_LEADER, NO_MAJORITY, replaced_server
+from helios.admin.shards import NO_LEADER, NO_MAJORITY, replaced_server, why_it_stays
 from helios.admin.views import ChangeView, MigrationView, NodeView, PlaceView, ShardView, StatsView
 from helios.control.health import as_answered
 from helios.errors import EngineError
@@ -122,7 +122,9 @@ def _node_view(
         leader_address="" if shard is None else str(shard.leading.address),
         last_seen=health.last_seen,
         status_since=health.since,
-        status_reason="; ".join(filter(None, (health.reason, replaced_server(topology, node)))),
+        status_reason="; ".join(
+            filter(None, (health.reason, replaced_server(topology, node), why_it_stays(topology, node)))
+        ),
         bytes=stats.bytes if stats is not None and known else None,
         ops=stats.ops if stats is not None and known else None,
         deviation=deviation if known else None,

@@ -8,7 +8,7 @@ from collections.abc import Set
 from helios.admin.views import CopyView, ShardView
 from helios.errors import EngineError
 from helios.model.settings import ClusterSettings
-from helios.model.topology import Member, Node, NodeKind, Shard, Topology
+from helios.model.topology import Member, Node, NodeKind, NodeState, Shard, Topology
 from helios.ports.engine import Connector, Follower, Replication
 
 NO_LEADER = "no leader"
@@ -57,6 +57,15 @@ def replaced_server(topology: Topology, node: Node) -> str:
         f"{shard.leading.node} leads what it had, and its own server is left out, whatever that has: "
         f"`removenode {node.id}` gives the keys to the other nodes; `addnode --flush` then takes the server in again"
     )
+
+
+def why_it_stays(topology: Topology, node: Node) -> str:
+    """Why a node that is leaving cannot, and what is to be done; empty where another node takes over what it leads."""
+    others = [one for one in topology.nodes if one.kind is NodeKind.SUPERVISED and one.state is NodeState.ACTIVE]
+    led = [shard.id for shard in topology.shards if shard.leading.node == node.id != shard.id]
+    if node.state is not NodeState.DRAINING or others or not led:
+        return ""
+    return f"it cannot leave, for it leads {', '.join(led)} and no other node can: add one by `addnode`"
 
 
 def copies_of(shard: Shard, settings: ClusterSettings) -> str:
