@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from tests.failover_group import LONG_S, Group, group_of
 from tests.waiting import until
 
 from helios.control.replicas import Decision, Look, decide
+from helios.control.silence import Looked
 from helios.coordinator.failover import Failover
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.following import Following
@@ -20,8 +22,10 @@ from helios.errors import Unavailable
 from helios.model.ids import Address
 from helios.model.migration import Change, ChangeKind, ChangeStatus
 from helios.model.sections import ReplicationSettings
-from helios.ports.engine import FOLLOWER_PREFIX
+from helios.model.topology import Member
+from helios.ports.engine import FOLLOWER_PREFIX, Replication
 from helios.ports.records import CHANGES, REPLICAS, ReplicasRecord, list_records, read_record
+from helios.runtime.clock import SystemClock
 
 
 @pytest.fixture(params=KINDS)
@@ -92,6 +96,31 @@ async def test_a_shard_may_shrink_to_one_member(group: Group) -> None:
     await group.grown(1)
     assert group.members() == {"a.0"}
     assert await group.has(key)
+
+
+async def test_nobody_waits_for_what_a_server_says_that_has_been_silent_for_long(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await group.coordinate(2)
+    await group.grown(2)
+    (frozen,) = group.members() - {"a.0"}
+    look, thawed = Following.look, asyncio.Event()
+
+    async def looked(following: Following, member: Member) -> Replication | None:
+        if member.id == frozen and not thawed.is_set():
+            if following.silence.silent_s(frozen):
+                await thawed.wait()
+            now_s = SystemClock().monotonic()
+            for ahead_s in range(0, 8, 2):
+                following.note(Looked(member.id, member.node, now_s, now_s + ahead_s, answered=False))
+            return None
+        return await look(following, member)
+
+    monkeypatch.setattr(Following, "look", looked)
+    await group.becomes(lambda: len(group.shard.members) == 1 and not group.shard.outgoing)
+    await group.write()
+    thawed.set()
+    await group.grown(2)
 
 
 async def test_a_coordinator_that_dies_in_a_failover_leaves_it_to_the_next(group: Group) -> None:

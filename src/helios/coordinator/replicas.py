@@ -66,6 +66,7 @@ class Replicas:
         self._failovers: dict[str, Failover] = {}
         self._leadership = Leadership(context)
         self._losses: dict[str, list[Change]] = {}  # by shard id: promotions whose loss is accepted
+        self._glances: dict[str, asyncio.Task[Replication | None]] = {}  # by member id
         self._unsettled: set[str] = set()
         self._wake = asyncio.Event()
 
@@ -140,7 +141,7 @@ class Replicas:
                 if shard.id in topology.fenced_shards or shard.id in self._losses:
                     looks[shard.id] = tasks.create_task(self._fail_over(shard))
                 elif self._is_tended(topology, shard):
-                    looks[shard.id] = tasks.create_task(self._look(shard))
+                    looks[shard.id] = tasks.create_task(self._look(shard, tasks))
             try:
                 now_s = asyncio.get_running_loop().time()
                 async with asyncio.timeout(_LOOK_AGAIN_S if self._unsettled else rest_s(now_s, _LOOK_EVERY_S)):
@@ -217,10 +218,13 @@ class Replicas:
 
     # Looks
 
-    async def _look(self, shard: Shard) -> None:
+    async def _look(self, shard: Shard, tasks: asyncio.TaskGroup) -> None:
         known = await self._is_known(shard)
         leader = await self._following.look(shard.leading)
-        others = [member for member in shard.servers if member.id != shard.leader]
+        # Nobody waits for what has been silent for long: the others are to go on without it at once.
+        silent = [member for member in self._silent(shard) if member.id != shard.leader]
+        self._glance(silent, tasks)
+        others = [member for member in shard.servers if member.id != shard.leader and member not in silent]
         said = await asyncio.gather(*(self._following.look(member) for member in others))
         seen = {member.id: what for member, what in zip([shard.leading, *others], [leader, *said], strict=True)}
         sights = {member_id: _sight(what) for member_id, what in seen.items() if what is not None}
@@ -255,6 +259,12 @@ class Replicas:
             except (EngineError, Refused) as error:
                 logger.info("members not cared for yet: shard=%s reason=%s", shard.id, error)
                 return
+
+    def _glance(self, members: Iterable[Member], tasks: asyncio.TaskGroup) -> None:
+        """See whether they answer again: then they are no longer silent, and the next look asks them."""
+        for member in members:
+            if member.id not in self._glances or self._glances[member.id].done():
+                self._glances[member.id] = tasks.create_task(self._following.look(member))
 
     @property
     def _least(self) -> int:
