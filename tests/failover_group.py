@@ -120,6 +120,9 @@ class Group:
     async def grown(self, members: int) -> None:
         await self.becomes(lambda: self.settled and len(self.shard.members) == members)
 
+    async def counts_no_more(self, member_id: str) -> None:
+        await self.becomes(lambda: member_id not in self.members() and not self.shard.outgoing)
+
     async def write(self) -> bytes:
         """Write a key, and return when a majority has it."""
         lab = self.labs[self.shard.leader]

@@ -117,7 +117,7 @@ async def test_nobody_waits_for_what_a_server_says_that_has_been_silent_for_long
         return await look(following, member)
 
     monkeypatch.setattr(Following, "look", looked)
-    await group.becomes(lambda: len(group.shard.members) == 1 and not group.shard.outgoing)
+    await group.counts_no_more(frozen)
     await group.write()
     thawed.set()
     await group.grown(2)
@@ -380,6 +380,18 @@ async def test_a_node_that_is_about_to_stop_leads_no_more(group: Group) -> None:
     await group.write()
     assert group.shard.leader == "a@c"
     assert group.epoch == epoch
+
+
+async def test_two_copies_write_on_while_the_node_of_one_is_restarted(group: Group) -> None:
+    await group.coordinate(2)
+    await group.grown(2)
+    (other,) = group.members() - {"a.0"}
+    for stopping in (other, "a.0"):
+        group.announce(stopping, leaving=True)
+        await group.counts_no_more(stopping)
+        await group.write()
+        group.announce(stopping)
+        await group.grown(2)
 
 
 async def test_a_copy_follows_again_when_its_leader_was_restarted_alone(group: Group) -> None:

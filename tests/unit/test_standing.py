@@ -8,7 +8,7 @@ import pytest
 
 from helios.model.ids import Address
 from helios.model.topology import Member, Shard, Topology
-from helios.node.standing import Standing, placed_on, standing_of, to_hand_over, wished_on
+from helios.node.standing import Standing, placed_on, standing_of, to_be_missed, to_hand_over, wished_on
 from helios.ports.records import MemberRecord, ReplicasRecord
 
 A, B, C = "a.0", "a@b", "a@c"
@@ -55,6 +55,17 @@ def test_members_are_where_the_topology_or_a_wish_puts_them() -> None:
     assert placed_on("a", topology(A)) == {A}
     wishes = [ReplicasRecord("a", ("b", "c")), ReplicasRecord("x", ("b",)), ReplicasRecord("y", ())]
     assert wished_on("b", wishes) == {"a@b", "x@b"}
+
+
+def test_a_node_that_stops_waits_as_long_as_writes_elsewhere_would_wait_for_it() -> None:
+    records = [MemberRecord(one, member(one).node, Address("h", 1), "admin", leaving=one == B) for one in (A, B, C)]
+    assert to_be_missed("b", topology(f"{A} {B}"), records) == ["a"]
+    assert to_be_missed("b", topology(f"{A} {B} {C}"), records) == []
+    assert to_be_missed("b", topology(A, outgoing=f"{A} {B}"), records) == ["a"]
+    assert to_be_missed("b", topology(A, learners=B), records) == []
+    assert to_be_missed("c", topology(f"{A} {B}"), records) == []
+    # Nobody is left who could go on.
+    assert to_be_missed("b", topology(f"{A} {B}"), [replace(record, leaving=True) for record in records]) == []
 
 
 def test_a_node_that_stops_waits_as_long_as_somebody_else_could_lead() -> None:

@@ -51,6 +51,11 @@ def away_from(shard: Shard, leaving: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(staying, key=lambda member_id: (member_id != founder_id(shard.id), member_id)))
 
 
+def is_missed(member_id: str, membership: Collection[str], leaving: Collection[str]) -> bool:
+    """Whether a member is about to stop that every write waits for, as one of two: first it is to count no more."""
+    return len(membership) == 2 and member_id in membership and member_id in leaving
+
+
 def able_instead_of(shard: Shard, refusing: Collection[str], leaving: Collection[str]) -> tuple[str, ...]:
     """The members that are to lead instead of one that refuses writes (its disk is full); none where it does not."""
     if shard.leader not in refusing:

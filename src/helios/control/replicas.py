@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+from helios.control.leaders import is_missed
 from helios.errors import Refused
 from helios.model.ids import Address
 from helios.model.topology import Member, Shard, Term, Topology
@@ -42,6 +43,8 @@ class Look:
     Who follows logs in as a user that a leader knows until it is restarted: `let_in` are those that have got such a
     login since, as far as is known.
 
+    `leaving` are on nodes that are about to stop.
+
     `external` are on servers that Helios does not start. Such a one follows nobody, and counts no more once another
     leads. Where it leads, what follows it knows a login only until it has come in: those that did are `sealed`, and not
     `let_in` any more. A server that is restarted in its place, perhaps empty, has no followers then that would empty
@@ -60,6 +63,7 @@ class Look:
     external: Collection[str] = ()
     sealed: Collection[str] = ()
     let_in: Collection[str] = ()
+    leaving: Collection[str] = ()
 
     @property
     def led_from_outside(self) -> bool:
@@ -272,9 +276,11 @@ def _membership(look: Look, leader: Sight) -> tuple[Mutation, ...]:
     level = {member_id for member_id, sight in look.sights.items() if _is_level(sight, leader)} | {shard.leader}
     if shard.outgoing:
         return (Settle(),) if look.known and _is_kept(look, level) else ()
-    wanted = {member.id for member in look.wanted}
+    wanted, counted = {member.id for member in look.wanted}, {member.id for member in shard.members}
     for learner in shard.learners:
         if look.led_from_outside and learner.id not in look.sealed:
+            continue
+        if learner.id in look.leaving:
             continue
         if learner.id in wanted and look.known and _has_caught_up(look.sights.get(learner.id), leader):
             return (Admit(learner, leader.history),)
@@ -283,7 +289,8 @@ def _membership(look: Look, leader: Sight) -> tuple[Mutation, ...]:
         if member.id == shard.leader or not _has_majority(level, rest):
             continue
         surplus = member.id not in wanted and wanted <= {one.id for one in rest}  # who takes its place comes first
-        gone = member.id in look.gone or member.id in look.external
+        missed = shard.leader not in look.leaving and is_missed(member.id, counted, look.leaving)
+        gone = member.id in look.gone or member.id in look.external or missed
         if surplus or (gone and len(rest) >= look.least):
             return (Dismiss(member),)
     return ()

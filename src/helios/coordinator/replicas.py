@@ -242,6 +242,7 @@ class Replicas:
             external=external_members(self._publisher.topology, shard),
             sealed=self._attaching.sealed,
             let_in=self._attaching.let_in(shard, sights.get(shard.leader)),
+            leaving={record.id for record in self._records.values() if record.leaving},
         )
         self._leadership.seen(look)
         if leader is not None and leader.leads and shard.leader in self._records:

@@ -15,7 +15,7 @@ from helios.node.files import NodeFolder
 from helios.node.keeper import MemberKeeper
 from helios.node.member import STOP_S
 from helios.node.member_state import members_of
-from helios.node.standing import placed_on, shard_has_fellows, to_hand_over, wished_on
+from helios.node.standing import has_fellows, placed_on, to_be_missed, to_hand_over, wished_on
 from helios.node.waiting import drop
 from helios.ports.following import lasting_updates, once_answered
 from helios.ports.records import MEMBERS, REPLICAS, TOPOLOGY, MemberRecord, Record, ReplicasRecord, list_records
@@ -144,14 +144,18 @@ class Members:
         return True
 
     async def hand_over(self) -> None:
-        """Have others lead what these lead; returns when they do, or nobody is left who could. Raises StoreError."""
-        if not any(shard_has_fellows(self._node_id, shard) for shard in (await self._topology()).shards):
+        """Have others lead what these lead, and write without these.
+
+        Returns when they do, or nobody is left who could. Raises StoreError.
+        """
+        if not any(has_fellows(self._node_id, shard) for shard in (await self._topology()).shards):
             return
         for keeper in [self._founder, *self._others.values()]:
             await keeper.announce_leaving()
         while True:
-            records = await list_records(self._store, MemberRecord, MEMBERS)
-            if not to_hand_over(self._node_id, await self._topology(), (record.value for record in records)):
+            records = [record.value for record in await list_records(self._store, MemberRecord, MEMBERS)]
+            topology = await self._topology()
+            if not any(waits(self._node_id, topology, records) for waits in (to_hand_over, to_be_missed)):
                 return
             await asyncio.sleep(_HANDED_OVER_LOOK_S)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from helios.control.leaders import is_missed
 from helios.model.ids import founder_id, is_replica, replica_id
 from helios.model.topology import Shard, Topology
 from helios.ports.records import MemberRecord, ReplicasRecord
@@ -53,6 +54,26 @@ def wished_on(node_id: str, wishes: Iterable[ReplicasRecord]) -> set[str]:
 def shard_has_fellows(node_id: str, shard: Shard) -> bool:
     """Whether a member at the node leads the shard, and members at other nodes could."""
     return shard.leading.node == node_id and any(member.node != node_id for member in shard.members)
+
+
+def has_fellows(node_id: str, shard: Shard) -> bool:
+    """Whether the shard has members at the node, and at other nodes, too."""
+    return {node_id} < {member.node for member in shard.members}
+
+
+def to_be_missed(node_id: str, topology: Topology, records: Iterable[MemberRecord]) -> list[str]:
+    """The shards that are led elsewhere, and whose writes would wait for a member at a node that is about to stop."""
+    leaving = {record.id for record in records if record.leaving}
+    return [
+        shard.id
+        for shard in topology.shards
+        if shard.leader not in leaving
+        and any(
+            member.node == node_id and is_missed(member.id, membership, leaving)
+            for membership in shard.memberships
+            for member in shard.servers
+        )
+    ]
 
 
 def to_hand_over(node_id: str, topology: Topology, records: Iterable[MemberRecord]) -> list[str]:
