@@ -11,7 +11,9 @@ from tests.waiting import until
 
 from helios.errors import Refused
 from helios.model.ids import Address
+from helios.model.topology import NodeKind
 from helios.ports.failpoints import Point
+from helios.ports.records import AGENTS, RUNNING, AgentRecord, RunningRecord, put_record
 
 
 async def test_a_server_is_not_emptied_while_it_joins_by_an_earlier_request() -> None:
@@ -31,6 +33,17 @@ async def test_a_server_is_not_emptied_while_it_joins_by_an_earlier_request() ->
 
         await until(joined, "it joins")
         assert sum(server.get(b"of c") == b"value" for server in cluster.servers.values()) == 1
+
+
+async def test_a_node_that_runs_is_not_taken_in_under_another_id() -> None:
+    """It was told that the server there wants a password."""
+    async with memory_shards(["a"], a=9) as cluster:
+        address = Address("10.0.0.2", 6379)
+        agent = AgentRecord("b", address, NodeKind.SUPERVISED, seen_at=0.0)
+        runs = RunningRecord("b", address, "host", "boot", 1, "folder", "instance")
+        await cluster.store.commit([put_record(AGENTS + "b", agent), put_record(RUNNING + "b", runs)])
+        with pytest.raises(Refused, match=r"the node b listens at 10\.0\.0\.2:6379: add it by that id, not as c"):
+            await cluster.admin.add_node("c", str(address))
 
 
 @pytest.mark.parametrize("how", ["", "flush", "import_keys"])

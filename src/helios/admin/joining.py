@@ -9,7 +9,7 @@ from helios.errors import EngineDenied, EngineError, InvalidInput, Refused, Unav
 from helios.model.ids import Address, check_id, founder_id
 from helios.model.topology import Member, Node, NodeKind
 from helios.ports.engine import Connector, EngineInfo
-from helios.ports.records import AGENTS, RUNNING, AgentRecord, read_record
+from helios.ports.records import AGENTS, RUNNING, AgentRecord, list_records, read_record
 from helios.ports.store import Store
 from helios.ports.topologies import read_topology
 
@@ -54,6 +54,11 @@ async def identify(store: Store, connector: Connector, node_id: str, address: Ad
         if runs:
             raise Refused(f"the node {node_id} listens at {agent.address}, not at {address}")
     demand(Need.ALL, f"add the server at {address}, on which no node of this cluster runs: ask an admin")
+    for other in await list_records(store, AgentRecord, AGENTS):
+        agent = other.value
+        there = agent.kind is NodeKind.SUPERVISED and agent.node != node_id and _same(agent.address, address)
+        if there and await store.get(RUNNING + agent.node) is not None:
+            raise Refused(f"the node {agent.node} listens at {address}: add it by that id, not as {node_id}")
     info = await _check_server(connector, node_id, address)
     await refuse_known(await read_topology(store), connector.open, node_id, address, info)
     return Node(node_id, address, NodeKind.EXTERNAL)
