@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
+from tests.simulation.life import live
 from tests.simulation.running import simulate
 
 _LIVES = 2000
@@ -25,3 +28,12 @@ def test_what_a_process_lived_before_does_not_matter() -> None:
 
 def test_seeds_differ() -> None:
     assert simulate("--seed", 43).digest != simulate("--seed", 44).digest
+
+
+def test_a_life_leaves_no_garbage_behind() -> None:
+    """Else thousands of them in a process fill the memory of a machine."""
+    gc.unfreeze()
+    gc.collect()
+    live(43)
+    gc.unfreeze()
+    assert gc.collect() == 0
