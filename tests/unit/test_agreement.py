@@ -173,34 +173,3 @@ def test_logs_as_lines_and_as_objects(tmp_path: Path) -> None:
     entry = json.loads(text)
     assert (entry["level"], entry["logger"], entry["message"]) == ("error", "x", "it ended")
     assert "ValueError: invalid literal" in entry["exception"]
-
-
-@pytest.mark.usefixtures("_root_logger")
-def test_a_full_log_begins_anew_and_three_old_ones_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helios.runtime.logs._BYTES", 100)
-    path = tmp_path / "node.log"
-    start_logging(LoggingSettings(), path)
-    for number in range(12):
-        logging.getLogger("x").info("%s %d", "a" * 20, number)  # two of these fill a file
-    kept = [path.with_name(f"node.log{ending}") for ending in (".3", ".2", ".1")]
-    assert set(tmp_path.iterdir()) == {path, *kept}
-    assert [file.read_text().split()[-1] for file in kept] == ["7", "9", "11"]
-    logging.getLogger("x").info("and on")
-    assert path.read_text().endswith("and on\n")
-    assert path.stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.usefixtures("_root_logger")
-def test_who_logs_goes_on_where_no_new_log_can_be_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helios.runtime.logs._BYTES", 100)
-    monkeypatch.setattr(logging, "raiseExceptions", False)
-    path, away = tmp_path / "logs" / "node.log", tmp_path / "away"
-    path.parent.mkdir()
-    start_logging(LoggingSettings(), path)
-    path.parent.rename(away)
-    logging.getLogger("x").info("a" * 100)
-    logging.getLogger("x").info("lost")
-    assert (away / "node.log").read_text().endswith("a\n")
-    away.rename(path.parent)
-    logging.getLogger("x").info("and on")
-    assert path.with_name("node.log.1").read_text().endswith("and on\n"), "and it was full already"

@@ -31,7 +31,7 @@ def test_a_node_holds_no_library_in_memory_that_it_does_not_use() -> None:
     """Each node has an agent and a router for good, so that a megabyte of each counts."""
     people = {"typer", "click", "rich", "yaml", "fastapi", "starlette", "uvicorn", "httpx", "anyio", "watchfiles"}
     people |= {"pydantic", "prometheus_client", "importlib.metadata"}
-    rare = {"shutil", "bz2", "lzma", "difflib", "pickle"}
+    rare = {"shutil", "bz2", "lzma", "difflib"}
     router = loaded("import helios.runtime.child, helios.runtime.router")
     assert not router & {*people, *rare, "helios.coordinator", "helios.api"}
     node = loaded("import helios.runtime.child, helios.runtime.node")

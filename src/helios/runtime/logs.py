@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.handlers
 import os
 import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from io import TextIOWrapper
-from itertools import pairwise
 from pathlib import Path
 
 from helios.model.sections import LogFormat, LoggingSettings
@@ -64,40 +63,18 @@ def _named(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
             yield place["name"], value if isinstance(value, int | float) else str(value)
 
 
-class _OwnFile(logging.FileHandler):
-    """A rotated file that is never written through a link, and that no other user reads.
-
-    The rotated one of `logging.handlers` comes with pickles and queues, which each process would hold for good.
-    """
+class _OwnFile(logging.handlers.RotatingFileHandler):
+    """A rotated file that is never written through a link, and that no other user reads."""
 
     def _open(self) -> TextIOWrapper:
         return os.fdopen(open_log(self.baseFilename), "a", encoding=self.encoding)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the record, and begin a new file where this one is full."""
-        try:
-            super().emit(record)
-            if self.stream is not None and os.fstat(self.stream.fileno()).st_size >= _BYTES:
-                self.stream.close()
-                self.stream = None  # where no new one can be opened, the next record tries again
-                self._rotate()
-                self.stream = self._open()
-        except OSError:
-            self.handleError(record)
-
-    def _rotate(self) -> None:
-        path = Path(self.baseFilename)
-        files = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, _BACKUPS + 1))]
-        for older, newer in pairwise(reversed(files)):
-            with suppress(FileNotFoundError):
-                newer.replace(older)
 
 
 def start_logging(settings: LoggingSettings, path: Path | None) -> None:
     """Send everything that this process logs to `path` (rotated at 32 MiB, three kept), or to stderr without one."""
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if path is not None:
-        handler = _OwnFile(path, encoding="utf-8")
+        handler = _OwnFile(path, maxBytes=_BYTES, backupCount=_BACKUPS, encoding="utf-8")
     root = logging.getLogger()
     root.handlers[:] = [handler]
     adjust_logging(settings)
