@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from tests.waiting import until
 
 from helios.engines.memory import MemoryConnector, MemoryEngine, MemoryServer
 from helios.errors import ChangesLost, EngineError, EngineUnreachable, PayloadRefused
@@ -169,3 +170,17 @@ async def test_without_an_administrator_everybody_may_enter() -> None:
     assert await engine.users() == ["default"]
     with pytest.raises(EngineUnreachable, match="nothing listens"):
         await MemoryConnector({}).open(MEMBER)
+
+
+async def test_a_follower_comes_again_to_a_leader_that_has_ended_before_it_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("helios.engines.memory.replication.RECONNECT_S", 0.01)
+    leader, follower = (MemoryServer(name, wall=Wall()) for name in ("shard-1.0", "shard-1@shard-2"))
+    servers = {MEMBER.address: leader, Address("memory", 2): follower}
+    leader.freeze()
+    follower.replication.follow(MEMBER.address, servers)
+    await asyncio.sleep(0)  # it has sent its request
+    leader.crash()
+    leader.restart()
+    await until(lambda: follower.replication.in_sync, "the follower has come again")

@@ -103,6 +103,7 @@ class MemoryReplication:
         self._servers: Mapping[Address, MemoryServer] = {}
         self._link: Link | None = None  # to its leader
         self._links: list[Link] = []  # from its followers
+        self._coming: list[Link] = []  # from those that it has not answered yet
         self._rounds: list[_Round] = []
 
     def state(self) -> Replication:
@@ -171,8 +172,13 @@ class MemoryReplication:
     def _send(self, link: Link, done: Done) -> None:
         link.to_follower(lambda: link.follower.replication.receive(link, done))
 
+    def await_follower(self, link: Link) -> None:
+        """A follower is on its way: should this server end before it hears of that, the follower learns of the end."""
+        self._coming.append(link)
+
     def serve(self, link: Link, history: str, offset: int) -> None:
         """A follower asks for what it lacks, or all."""
+        self._coming.remove(link)
         if not (self._server.up and self.leads and self._lets_in(link)):
             link.to_follower(lambda: link.follower.replication.lose(link))
             return
@@ -278,6 +284,7 @@ class MemoryReplication:
         address = next(address for address, server in self._servers.items() if server is self._server)
         link = self._link = Link(leader, self._server, address, self._login)
         history, offset = self._history, self._offset
+        leader.replication.await_follower(link)
         link.to_leader(lambda: leader.replication.serve(link, history, offset))
 
     def _reaches(self, leader: MemoryServer) -> bool:
@@ -336,10 +343,11 @@ class MemoryReplication:
         if link is not None:
             link.clear()
             link.leader.replication.dismiss(link)
-        for link in self._links:
+        for link in (*self._links, *self._coming):
             link.clear()
             link.follower.replication.lose(link)
         self._links.clear()
+        self._coming.clear()
         self._rounds.clear()
 
     def restart(self) -> None:
