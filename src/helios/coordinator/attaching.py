@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from helios.control.replicas import Sight
 from helios.control.rounds import Quorum
@@ -17,6 +18,16 @@ from helios.model.topology import Member, Shard
 logger = logging.getLogger(__name__)
 
 _TRY_AGAIN_S = 10.0
+_LOGIN_S = 5.0  # more than a member waits between two attempts to reach its leader
+
+
+@dataclass(frozen=True, slots=True)
+class _Login:
+    """A login of a member at its leader, which had this history ("": none yet) when it was given."""
+
+    leader: str
+    history: str
+    given_s: float
 
 
 class Attaching:
@@ -32,7 +43,7 @@ class Attaching:
         self._again: dict[str, float] = {}  # by shard id: when it is tried again
         self.refused: dict[str, str] = {}  # by shard id: why no copy can follow its leader
         self.sealed: set[str] = set()  # by member id
-        self._let_in: dict[str, tuple[str, str]] = {}  # by member id: the leader that knows its login, and its history
+        self._let_in: dict[str, _Login] = {}  # by member id
 
     def seen(self, sights: Mapping[str, Sight]) -> None:
         """Who follows nobody any more was restarted, or told so."""
@@ -48,24 +59,36 @@ class Attaching:
     def let_in(self, shard: Shard, leader: Sight | None) -> set[str]:
         """The members whose login the shard's leader knows, as far as its history tells: with a restart both are gone.
 
-        Where it tells none, it may have been restarted since.
+        A leader that tells none, as nobody has followed it yet, may have been restarted since. But a login is given
+        time to be used before the server is asked to make another.
         """
-        if leader is None or not leader.history:
+        if leader is None:
             return set()
-        return {member.id for member in shard.servers if self._let_in.get(member.id) == (shard.leader, leader.history)}
+        now_s = self._context.clock.monotonic()
+        logins = {member.id: self._let_in.get(member.id) for member in shard.servers}
+        return {
+            member_id
+            for member_id, login in logins.items()
+            if login is not None
+            and login.leader == shard.leader
+            and (login.history == leader.history != "" or (not login.history and now_s < login.given_s + _LOGIN_S))
+        }
 
     async def follow(self, shard: Shard, member: Member, leader: Sight, *, external: bool) -> None:
         """Make the member follow the shard's leader, if it can. Raises EngineError or Replaced."""
         if not external:
             await self._following.follow(member, shard.leading)
-            self._let_in[member.id] = shard.leader, leader.history
+            self._let_in[member.id] = self._login(shard, leader)
             return
         if all(one.id != member.id for one in shard.members) and not await self._is_fit(shard, member):
             return
         term = "" if Quorum.of(shard).alone else shard.lineage[0].history
         self.sealed.discard(member.id)
         await self._following.follow_external(member, shard.leading, term)
-        self._let_in[member.id] = shard.leader, leader.history
+        self._let_in[member.id] = self._login(shard, leader)
+
+    def _login(self, shard: Shard, leader: Sight) -> _Login:
+        return _Login(shard.leader, leader.history, self._context.clock.monotonic())
 
     async def seal(self, member: Member) -> None:
         """Have the member forget how it logs in. Raises EngineError or Replaced."""
