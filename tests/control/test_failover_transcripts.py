@@ -1,7 +1,8 @@
 """Transcripts of failovers: each event as it comes in and, indented, what the control does about it.
 
 A transcript names the members first, the old leader before all others, and the terms, the latest first, each as
-history@begin; then who is to lead, if the leader hands over, and which members are on external servers.
+history@begin; then who is to lead, if the leader hands over, which members are on external servers, and which were the
+members before a change that is under way.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ class Performer:
         names, said = members.split(", "), dict(other.split(": ") for other in others)
         lineage = tuple(map(_term, said["terms"].split(", ")))
         external = frozenset(said.get("external", "").split(", ")) - {""}
+        before = frozenset(said.get("before", "").split(", ")) - {""}
         self._begun = FailoverState(
             "shard",
             names[0],
-            (frozenset(names),),
+            (frozenset(names), before) if before else (frozenset(names),),
             lineage,
             preferred=said.get("successor", ""),
             external=external,
@@ -76,7 +78,7 @@ def _event(line: str) -> Event:
         case "loss accepted":
             return control.LossAccepted(member)
         case "answered":
-            return control.Answered(stands=member == "it leads")
+            return control.Answered(stands=member == "it leads", empty=detail == "and is empty")
     raise AssertionError(f"no such event: {line}")
 
 
@@ -90,7 +92,7 @@ def _shown(effect: Effect) -> str:
             return f"promote {member} at {position.history}@{position.offset}"
         case control.PublishLeader(member, lineage, alone):
             terms = ", ".join(f"{term.history}@{term.begins}" for term in lineage)
-            return f"publish that {member} leads{' alone' * alone}; terms: {terms}"
+            return f"publish that {member} leads{' alone' * alone}{f'; terms: {terms}' * bool(terms)}"
         case control.Follow(member, leader):
             return f"have {member} follow {leader}"
         case control.Ask(leader):

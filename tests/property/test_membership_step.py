@@ -72,6 +72,7 @@ class Life:
     def __init__(self, seed: int, *, external: bool = False) -> None:
         self.random = Random(seed)
         self.external = frozenset(["a.0"] if external else [])
+        self.asked = ""  # the history of the external leader that was asked
         self.sealed: set[str] = set()
         self.let_in: set[str] = set()
         self.topology = cluster("a", "b")
@@ -175,8 +176,13 @@ class Life:
             server.history, server.before, server.follows = "", None, "nobody"
 
     def die_outside(self, server: Server, *, alone: bool) -> None:
-        """It comes back as a leader, with what it likes. Nobody who counts follows it by itself then."""
-        if not alone:
+        """It comes back as a leader, with what it likes. Nobody who counts follows it by itself then.
+
+        As long as it alone has what was acknowledged, it comes back with everything, or with nothing.
+        """
+        if self.shard.memberships[-1] == {server.member.id} and not alone:
+            server.log = self.random.choice(([], server.log))
+        elif not alone:
             server.log = server.log[: self.random.choice((0, len(server.log) // 2, len(server.log)))]
         self.lead_alone(server)
         counted = frozenset().union(*self.shard.memberships)
@@ -316,6 +322,9 @@ class Life:
 
     def publish(self, topology: Topology) -> None:
         self.topology = replace(topology, epoch=self.topology.epoch + 1)
+        if self.shard.memberships[-1] <= self.external:
+            # A leader has everything; one that is alone and has just been restarted has what its owner lets it keep.
+            self.acknowledged &= set(self.servers[self.shard.leader].log)
 
     def fail_over(self, preferred: str = "") -> None:
         shard = self.shard
@@ -372,7 +381,8 @@ class Life:
     def ask(self, leader: str) -> None:
         server = self.servers[leader]
         if server.up and server.reached:
-            self.feed(failover.Answered(stands=server.history == self.shard.lineage[0].history))
+            self.asked = server.history
+            self.feed(failover.Answered(server.history == self.shard.lineage[0].history, empty=not server.log))
         else:
             self.todo.append(failover.Ask(leader))
 
@@ -402,15 +412,19 @@ class Life:
     def lead(self, chosen: failover.PublishLeader) -> None:
         assert self.state is not None
         server = self.servers[chosen.member]
-        assert chosen.member not in self.external
-        if self.state.lossy:
+        goes_on = server.follows == "" if chosen.alone else server.history == chosen.lineage[0].history
+        assert chosen.alone == (chosen.member in self.external)
+        restarted = chosen.alone and server.history != self.asked  # what it has lost since is not for us to keep
+        if self.state.lossy or restarted:
             self.acknowledged &= set(server.log)
-        elif server.history == chosen.lineage[0].history:
+        elif goes_on:
             lost = self.acknowledged - set(server.log)
             assert not lost, f"{chosen.member} leads without {sorted(lost)}"
-        topology = with_shard(self.topology, "a", lambda shard: led(shard, chosen.member, chosen.lineage))
+        topology = with_shard(
+            self.topology, "a", lambda shard: led(shard, chosen.member, chosen.lineage, alone=chosen.alone)
+        )
         self.publish(replace(topology, fenced_shards=frozenset()))
-        if server.history == chosen.lineage[0].history and server.up:
+        if goes_on and server.up:
             server.follows, server.before = "", None
         self.done[FailOver] = self.done.get(FailOver, 0) + 1
         self.state, self.todo = None, []

@@ -59,5 +59,10 @@ class Accepted:
 
 
 def _goes_on_alone(was: Shard, now: Shard) -> bool:
-    """Whether the other members were given up, all at once: one that they have left one by one keeps its term."""
+    """Whether the other members were given up, all at once: one that they have left one by one keeps its term.
+
+    Not so where a leader goes on that had no others before its first copy began to count.
+    """
+    if now.leader == was.leader and was.memberships[-1] == {was.leader}:
+        return False
     return len(frozenset().union(*was.memberships)) > 1 and not now.lineage

@@ -8,7 +8,8 @@ compare-and-set alone makes a leader; until then anything may be done again, by 
 
 Members on external servers have no vote, for Helios does not start them: one that comes back may lead with less than
 it had, or nothing. They are told nothing and never chosen. But one that led, and leads in its term still, has lost
-nothing: where it cannot be replaced without loss it goes on.
+nothing: where it cannot be replaced without loss it goes on. So does one that was restarted while its first copy was
+being admitted, unless it is empty: it alone had everything, and leads with what it has kept, as without a copy.
 
 STAGES says how a failover goes on; tests/control/failover has transcripts.
 """
@@ -49,10 +50,11 @@ class FailoverState:
     """What a coordinator knows of the failover that it performs.
 
     `memberships` are the sets of members that may acknowledge: two while some router may still count by the one
-    before. `lineage` are the shard's terms, the latest first. `chosen` is promoted, or to be; `lossy` tells that it may
-    lack acknowledged writes. `preferred` is a member that was seen to have all, when nothing was under way behind the
-    fence any more: it is to lead then, if it can. `external` are the members on servers that Helios does not start;
-    `asked` tells that the leader is one of them and is asked whether it goes on, and `over` that it cannot.
+    before, which is the last. `lineage` are the shard's terms, the latest first. `chosen` is promoted, or to be;
+    `lossy` tells that it may lack acknowledged writes. `preferred` is a member that was seen to have all, when nothing
+    was under way behind the fence any more: it is to lead then, if it can. `external` are the members on servers that
+    Helios does not start; `asked` tells that the leader is one of them and is asked whether it goes on, and `over` that
+    it cannot.
     """
 
     shard: str
@@ -80,6 +82,11 @@ class FailoverState:
     def voters(self) -> frozenset[str]:
         """Every member whose word counts."""
         return self.members - self.external
+
+    @property
+    def was_alone(self) -> bool:
+        """Whether the leader is an external server that had no fellow before the change that is under way."""
+        return self.memberships[-1] <= self.external
 
     @property
     def answered(self) -> frozenset[str]:
@@ -146,9 +153,10 @@ class LossAccepted:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The external leader was asked: it leads in its term still, or, without `stands`, was restarted."""
+    """The external leader was asked: it leads in its term still, or, without `stands`, was restarted, maybe `empty`."""
 
     stands: bool
+    empty: bool = False
 
 
 Event = Begun | Published | Detached | Failed | Promoted | LossAccepted | Answered
@@ -184,7 +192,7 @@ class PublishLeader:
     """Make the member the leader in a new term, the first of `lineage`, and lift the fence; then report Published.
 
     The term is of its history alone: should the member be restarted, it has another one, and leads no more. `alone`:
-    no other counts any more, since the loss of what the others have was accepted.
+    no other counts any more, since the loss of what the others have was accepted, or since none has counted before.
     """
 
     member: str
@@ -219,7 +227,7 @@ Effect = PublishFence | Detach | Promote | PublishLeader | Follow | Ask | LiftFe
 # The stage after an event or effect, by the stage before; what is not named here changes nothing.
 STAGES: Mapping[Stage, Mapping[type[Event | Effect], Stage]] = {
     Stage.FENCING: {Published: Stage.DETACHING},
-    Stage.DETACHING: {Promote: Stage.PROMOTING, LiftFence: Stage.PUBLISHING},
+    Stage.DETACHING: {Promote: Stage.PROMOTING, LiftFence: Stage.PUBLISHING, PublishLeader: Stage.PUBLISHING},
     Stage.PROMOTING: {Promoted: Stage.PUBLISHING, Failed: Stage.DETACHING},
     Stage.PUBLISHING: {Published: Stage.DONE},
     Stage.DONE: {},
@@ -248,8 +256,8 @@ def step(state: FailoverState, event: Event) -> tuple[FailoverState, tuple[Effec
             return _staged(state, Promoted), (PublishLeader(member, _lineage(state, history), alone),)
         case LossAccepted(member) if member in state.voters:
             return _choose(replace(state, accepted=member))
-        case Answered(stands):
-            return _answered(state, stands=stands)
+        case Answered():
+            return _answered(state, event)
     return state, ()
 
 
@@ -285,13 +293,16 @@ def _choose(state: FailoverState) -> tuple[FailoverState, tuple[Effect, ...]]:
     return state, ()
 
 
-def _answered(state: FailoverState, *, stands: bool) -> tuple[FailoverState, tuple[Effect, ...]]:
+def _answered(state: FailoverState, said: Answered) -> tuple[FailoverState, tuple[Effect, ...]]:
     """What the external leader has said; where others can be chosen by now it is of no importance."""
-    if not stands:
+    goes_on = said.stands or (state.was_alone and not said.empty)
+    if not goes_on:
         return _choose(replace(state, over=True))
     if state.stage is not Stage.DETACHING:
         return replace(state, asked=False), ()
-    return _staged(state, LiftFence), (LiftFence(state.shard),)
+    if said.stands:
+        return _staged(state, LiftFence), (LiftFence(state.shard),)
+    return _staged(state, PublishLeader), (PublishLeader(state.leader, (), alone=True),)
 
 
 def _candidate(state: FailoverState) -> tuple[str, bool]:

@@ -199,10 +199,15 @@ class Failover:
         while True:
             said = await self._following.look(leader)
             if said is not None:
-                break
+                stands = said.leads and said.history == self._shard.lineage[0].history
+                try:
+                    empty = not stands and await self._following.is_empty(leader)
+                except EngineError as error:
+                    logger.debug("no answer: member=%s error=%s", leader.id, error)
+                else:
+                    break
             await asyncio.sleep(_ASK_AGAIN_S)
-        stands = said.leads and said.history == self._shard.lineage[0].history
-        self._events.put_nowait(control.Answered(stands))
+        self._events.put_nowait(control.Answered(stands, empty))
 
     async def _lift_fence(self) -> None:
         def lifted(topology: Topology) -> Topology:

@@ -55,6 +55,11 @@ class Following:
         """End the connections that looks have left open."""
         await self._engines.let_go()
 
+    async def is_empty(self, member: Member) -> bool:
+        """Whether a server has no keys. Raises EngineError or Replaced."""
+        async with self._telling(member) as engine:
+            return not (await engine.vitals()).keys
+
     async def administer(self, member: Member) -> Engine:
         """An engine with the member's own administrator. Raises EngineError."""
         return await self._access.administer(member)
