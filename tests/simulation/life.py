@@ -55,7 +55,9 @@ def collecting_nothing() -> Iterator[None]:
         yield
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of coroutines that never began
-            # Coroutines that are ended live once more. The next life freezes what is left, and it would stay for good.
+            # Coroutines that end here would give what they still want to do to a loop of asyncio's own, which keeps it.
+            asyncio.set_event_loop(None)
+            # They live once more by that. The next life freezes what is left, and it would stay for good.
             while gc.collect():
                 pass
     finally:

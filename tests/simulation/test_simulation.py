@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import logging
+from collections.abc import Iterator
 
 import pytest
 from tests.simulation.life import live
+from tests.simulation.loop import SimLoop
 from tests.simulation.running import simulate
 
 _LIVES = 2000
@@ -30,10 +33,27 @@ def test_seeds_differ() -> None:
     assert simulate("--seed", 43).digest != simulate("--seed", 44).digest
 
 
-def test_a_life_leaves_no_garbage_behind() -> None:
+@pytest.fixture
+def _nothing_logged() -> Iterator[None]:
+    """What pytest keeps of a log holds what it is about."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize(("seed", "replicated"), [(43, False), (31300500, True)])
+@pytest.mark.usefixtures("_nothing_logged")
+def test_a_life_leaves_nothing_behind(seed: int, replicated: bool) -> None:
     """Else thousands of them in a process fill the memory of a machine."""
-    gc.unfreeze()
-    gc.collect()
-    live(43)
+    before = worlds()
+    live(seed, replicated=replicated)
     gc.unfreeze()
     assert gc.collect() == 0
+    assert worlds() == before
+
+
+def worlds() -> int:
+    """How many there are whose loops are still kept."""
+    gc.unfreeze()
+    gc.collect()
+    return sum(isinstance(one, SimLoop) for one in gc.get_objects())
