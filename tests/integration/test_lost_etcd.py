@@ -147,6 +147,6 @@ def test_hosts_that_do_not_go_together_are_told_so(tmp_path: Path) -> None:
         assert "has another key" in refused(second, *ADOPT)
         assert "shard-2 is still to be heard" in refused(second, "gateway", "--listen", f"127.0.0.1:{free_ports(1)}")
         assert "shard-2 is still to be heard" in refused(second, "init")
-        assert "`helios up --adopt` takes a running server over" in refused(first, "init", "--adopt", "127.0.0.1:1")
+        assert "shard-2 is still to be heard" in refused(first, "init", "--adopt", "127.0.0.1:1")
         assert "--lost goes with --adopt nodes" in refused(first, "init", "--lost", "shard-2")
         assert "all nodes have been heard" in first.run(*ADOPT, "--lost", "shard-2").stdout

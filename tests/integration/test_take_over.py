@@ -181,7 +181,7 @@ def test_a_cluster_whose_nodes_have_hosts_of_their_own_is_founded_with_a_server(
         node = lone.helios("node", "--id", "a", "--listen", f"127.0.0.1:{lone.resp_ports[0]}")
         node.wait_ready()
         blocking_until(lambda: nodes(lone) == ["a", "adopted"])
-        assert "its node adopted owns all keys, a none yet" in node.out
+        blocking_until(lambda: "its node adopted owns all keys, a none yet" in node.out)
         assert [lone.command("GET", key) for key in KEYS] == [b"v"] * len(KEYS)
         assert ask(server.port, "DBSIZE") == len(KEYS)
         assert node.terminate() == 0
