@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Set
 
 from helios.admin.views import CopyView, ShardView
+from helios.control.rounds import Quorum
 from helios.errors import EngineError
 from helios.model.settings import ClusterSettings
 from helios.model.topology import Member, Node, NodeKind, NodeState, Shard, Topology
@@ -100,10 +100,10 @@ def _view(shard: Shard, said: Replication | None, topology: Topology, settings: 
         *(_follower(shard, member, said, settings.replication.failover_timeout) for member in others),
     )
     lacking = missing_copies(shard, settings)
-    following = {copy.member for copy in copies if copy.in_sync}
+    following = {member.address for member, copy in zip(others, copies[1:], strict=True) if copy.in_sync}
     if shard.id in topology.fenced_shards:
         status = NO_LEADER
-    elif said is not None and settings.replication.promises and not _reaches_majority(shard, following):
+    elif said is not None and settings.replication.promises and not Quorum.of(shard).met_by(following):
         status = NO_MAJORITY
     else:
         status = "under-replicated" if lacking else "ok"
@@ -117,11 +117,6 @@ def _view(shard: Shard, said: Replication | None, topology: Topology, settings: 
         missing=lacking,
         copies=copies,
     )
-
-
-def _reaches_majority(shard: Shard, following: Set[str]) -> bool:
-    """Whether enough members are in sync for what waits for a majority."""
-    return all(2 * len(members & following) > len(members) for members in shard.memberships)
 
 
 def _follower(shard: Shard, member: Member, said: Replication | None, failover_timeout_s: float) -> CopyView:
