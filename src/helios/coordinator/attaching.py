@@ -29,6 +29,12 @@ class _Login:
     history: str
     given_s: float
 
+    def lets_in(self, leader: str, history: str, now_s: float) -> bool:
+        """Whether this leader, with this history now, knows it; for some time also where it had none at first."""
+        if leader != self.leader:
+            return False
+        return history == self.history if self.history else now_s < self.given_s + _LOGIN_S
+
 
 class Attaching:
     """Makes members follow, and remembers which of them could log in to their leader by themselves.
@@ -65,13 +71,10 @@ class Attaching:
         if leader is None:
             return set()
         now_s = self._context.clock.monotonic()
-        logins = {member.id: self._let_in.get(member.id) for member in shard.servers}
         return {
-            member_id
-            for member_id, login in logins.items()
-            if login is not None
-            and login.leader == shard.leader
-            and (login.history == leader.history != "" or (not login.history and now_s < login.given_s + _LOGIN_S))
+            member.id
+            for member in shard.servers
+            if (login := self._let_in.get(member.id)) and login.lets_in(shard.leader, leader.history, now_s)
         }
 
     async def follow(self, shard: Shard, member: Member, leader: Sight, *, external: bool) -> None:
