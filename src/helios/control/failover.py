@@ -51,7 +51,8 @@ class FailoverState:
 
     `memberships` are the sets of members that may acknowledge: two while some router may still count by the one
     before, which is the last. `lineage` are the shard's terms, the latest first. `chosen` is promoted, or to be;
-    `lossy` tells that it may lack acknowledged writes. `preferred` is a member that was seen to have all, when nothing
+    `lossy` tells that it may lack acknowledged writes, and `alone` that a person has given up the others for it,
+    whatever is `accepted` since. `preferred` is a member that was seen to have all, when nothing
     was under way behind the fence any more: it is to lead then, if it can. `external` are the members on servers that
     Helios does not start; `asked` tells that the leader is one of them and is asked whether it goes on, and `over` that
     it cannot.
@@ -67,6 +68,7 @@ class FailoverState:
     failures: Mapping[str, int] = field(default_factory=dict)
     chosen: str = ""
     lossy: bool = False
+    alone: bool = False
     accepted: str = ""
     preferred: str = ""
     external: frozenset[str] = frozenset()
@@ -252,8 +254,7 @@ def step(state: FailoverState, event: Event) -> tuple[FailoverState, tuple[Effec
         case Failed(member, _) if state.stage is not Stage.DONE:
             return _failed(state, member)
         case Promoted(member, history) if state.stage is Stage.PROMOTING and member == state.chosen:
-            alone = state.lossy and member == state.accepted
-            return _staged(state, Promoted), (PublishLeader(member, _lineage(state, history), alone),)
+            return _staged(state, Promoted), (PublishLeader(member, _lineage(state, history), state.alone),)
         case LossAccepted(member) if member in state.voters:
             return _choose(replace(state, accepted=member))
         case Answered():
@@ -274,7 +275,7 @@ def _failed(state: FailoverState, member: str) -> tuple[FailoverState, tuple[Eff
     if state.stage is Stage.PROMOTING and member == state.chosen:
         # What it has may be another thing by now: it is asked again, like one that has not answered yet.
         detached = {other: at for other, at in state.detached.items() if other != member}
-        state = replace(_staged(state, Failed), detached=detached, chosen="", lossy=False)
+        state = replace(_staged(state, Failed), detached=detached, chosen="", lossy=False, alone=False)
     failures = state.failures.get(member, 0) + 1
     state = replace(state, failures={**state.failures, member: failures})
     again = Detach(member, min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (failures - 1)))
@@ -287,7 +288,8 @@ def _choose(state: FailoverState) -> tuple[FailoverState, tuple[Effect, ...]]:
         return state, ()
     chosen, lossy = _candidate(state)
     if chosen:
-        return replace(_staged(state, Promote), chosen=chosen, lossy=lossy), (Promote(chosen, state.detached[chosen]),)
+        state = replace(_staged(state, Promote), chosen=chosen, lossy=lossy, alone=lossy and chosen == state.accepted)
+        return state, (Promote(chosen, state.detached[chosen]),)
     if state.leader in state.external and not state.asked and state.answered >= state.voters:
         return replace(state, asked=True), (Ask(state.leader),)
     return state, ()
