@@ -8,8 +8,9 @@ import pytest
 
 from helios.control.replicas import Admit, Dismiss, Enlist, Forget, Settle
 from helios.model.ids import Address
-from helios.model.topology import Member, Shard, Term
-from helios.router.upstream.leaders import history_of, why_ended
+from helios.model.topology import Member, Shard, Term, Topology
+from helios.ports.engine import UserRole
+from helios.router.upstream.leaders import LeftBehind, history_of, why_ended
 
 
 def led(leader: str = "a", *histories: str, port: int = 1, members: str = "abc") -> Shard:
@@ -60,3 +61,23 @@ def test_a_leader_with_followers_has_to_lead_under_the_latest_history() -> None:
     assert history_of(led("a", "h2", "h1")) == "h2"
     assert history_of(led("a", "h2", "h1", members="a")) == ""
     assert history_of(led("a")) == ""
+
+
+class _Link:
+    """A connection to a member on which three commands are under way."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.role = UserRole.ROUTER
+
+    def left_behind(self) -> list[tuple[int, bytes, int]]:
+        return [(7, b"run", 3)]
+
+
+def test_what_was_under_way_at_a_member_that_has_left_is_ended_when_it_is_added_again() -> None:
+    left, shard = LeftBehind(), led("a", "h1", members="a")
+    left.note(_Link(shard.leading))
+    assert left.led_again(Topology(epoch=2)) == []
+    back = Topology(epoch=3, shards=(led("a", members="a"),))
+    assert left.led_again(back) == [("s", UserRole.ROUTER, [(7, b"run", 3)])]
+    assert left.led_again(back) == []

@@ -47,7 +47,10 @@ class Left(Protocol):
 
 
 class LeftBehind:
-    """What was under way at members that led, for when they lead again: the same process may carry it out yet."""
+    """What was under way at members that led, for when they lead again: the same process may carry it out yet.
+
+    A member that leaves the cluster is kept in mind as well, for its server may run on, and be added again.
+    """
 
     def __init__(self) -> None:
         self._orphaned: dict[tuple[str, UserRole], list[tuple[int, bytes, int]]] = {}  # by member id and role
@@ -60,13 +63,10 @@ class LeftBehind:
     def led_again(self, topology: Topology) -> list[tuple[str, UserRole, list[tuple[int, bytes, int]]]]:
         """What is to be ended at once, by shard and role, since its member leads again; others are kept in mind."""
         leading = {shard.leader: shard.id for shard in topology.shards}
-        listed = {member.id for shard in topology.shards for member in shard.servers}
         found = [
             (leading[member], role, orphaned)
             for (member, role), orphaned in self._orphaned.items()
             if member in leading
         ]
-        self._orphaned = {
-            of: orphaned for of, orphaned in self._orphaned.items() if of[0] in listed and of[0] not in leading
-        }
+        self._orphaned = {of: orphaned for of, orphaned in self._orphaned.items() if of[0] not in leading}
         return found
