@@ -246,8 +246,9 @@ def step(state: FailoverState, event: Event) -> tuple[FailoverState, tuple[Effec
         case Published() if state.stage is Stage.FENCING:
             return _detach_all(_staged(state, Published))
         case Published() if state.stage is Stage.PUBLISHING:
-            # Who follows a leader that goes on, whoever cares for the members will see.
-            others = sorted(state.voters - {state.chosen}) if state.chosen else ()
+            # Who else follows it, or a leader that goes on, whoever cares for the members will see: nobody waits for
+            # those that do not answer, which keep the shard from going on without them.
+            others = sorted(state.detached.keys() - {state.chosen}) if state.chosen else ()
             return _staged(state, Published), tuple(Follow(member, state.chosen) for member in others)
         case Detached(member, position) if state.stage is not Stage.DONE:
             return _choose(replace(state, detached={**state.detached, member: position}))
