@@ -28,9 +28,8 @@ from helios.control.replicas import (
     Settle,
     Sight,
     decide,
-    led,
+    failed_over,
     mutated,
-    with_shard,
 )
 from helios.errors import Refused
 from helios.model.ids import Address
@@ -420,10 +419,7 @@ class Life:
         elif goes_on:
             lost = self.acknowledged - set(server.log)
             assert not lost, f"{chosen.member} leads without {sorted(lost)}"
-        topology = with_shard(
-            self.topology, "a", lambda shard: led(shard, chosen.member, chosen.lineage, alone=chosen.alone)
-        )
-        self.publish(replace(topology, fenced_shards=frozenset()))
+        self.publish(failed_over(self.topology, "a", chosen))
         if goes_on and server.up:
             server.follows, server.before = "", None
         self.done[FailOver] = self.done.get(FailOver, 0) + 1

@@ -195,11 +195,13 @@ class PublishLeader:
 
     The term is of its history alone: should the member be restarted, it has another one, and leads no more. `alone`:
     no other counts any more, since the loss of what the others have was accepted, or since none has counted before.
+    `lossy`: it may lack deletions, too, those of keys among them that the shard has given away.
     """
 
     member: str
     lineage: tuple[Term, ...]
     alone: bool = False
+    lossy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +257,8 @@ def step(state: FailoverState, event: Event) -> tuple[FailoverState, tuple[Effec
         case Failed(member, _) if state.stage is not Stage.DONE:
             return _failed(state, member)
         case Promoted(member, history) if state.stage is Stage.PROMOTING and member == state.chosen:
-            return _staged(state, Promoted), (PublishLeader(member, _lineage(state, history), state.alone),)
+            chosen = PublishLeader(member, _lineage(state, history), alone=state.alone, lossy=state.lossy)
+            return _staged(state, Promoted), (chosen,)
         case LossAccepted(member) if member in state.voters:
             return _choose(replace(state, accepted=member))
         case Answered():

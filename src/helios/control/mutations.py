@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from helios.control.admission import stays, with_node
 from helios.errors import Conflict, Refused, StoreError
-from helios.model.topology import Node, NodeState, Pair, PairPhase, Placement, Topology, Transition, with_numbers
+from helios.model.topology import Node, NodeState, Pair, PairPhase, Placement, Term, Topology, Transition, with_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +182,18 @@ def begin(
         unclean=topology.unclean | involved,
     )
     return started if pairs else Finish(frozenset()).apply(started)
+
+
+def swept(topology: Topology, shard_id: str, before: Topology) -> Topology:
+    """The topology in which a shard has only keys that it owns, unless another server leads it than did `before`."""
+    if _term(topology, shard_id) != _term(before, shard_id):
+        return topology
+    return replace(topology, unclean=topology.unclean - {shard_id})
+
+
+def _term(topology: Topology, shard_id: str) -> tuple[str, tuple[Term, ...]] | None:
+    shard = topology.shard(shard_id)
+    return None if shard is None else (shard.leader, shard.lineage)
 
 
 def _running(topology: Topology) -> Transition:

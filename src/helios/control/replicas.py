@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+from helios.control.failover import PublishLeader
 from helios.control.leaders import is_missed
 from helios.errors import Refused
 from helios.model.ids import Address
@@ -215,21 +216,39 @@ def mutated(topology: Topology, shard_id: str, seen: Shard, mutation: Mutation) 
     return with_shard(topology, shard_id, mutation.apply)
 
 
-def led(shard: Shard, leader: str, lineage: tuple[Term, ...], *, alone: bool = False) -> Shard:
-    """The shard under a new leader, which a failover has chosen; `alone`, it is the only member from now on.
+def failed_over(topology: Topology, shard_id: str, chosen: PublishLeader) -> Topology:
+    """The topology in which a failover of the shard has ended.
+
+    Where the leader may lack deletions, it may have keys that the shard does not own.
+    """
+    doubtful = frozenset({shard_id}) if chosen.lossy else frozenset()
+    transition = topology.transition
+    if transition is not None:
+        transition = replace(transition, unclean=transition.unclean | doubtful)
+    return replace(
+        with_shard(topology, shard_id, lambda shard: _led(shard, chosen)),
+        fenced_shards=topology.fenced_shards - {shard_id},
+        unclean=topology.unclean | doubtful,
+        transition=transition,
+    )
+
+
+def _led(shard: Shard, chosen: PublishLeader) -> Shard:
+    """The shard under a new leader, which is the only member from now on if it is to be `alone`.
 
     One that was being dismissed may alone have all that was acknowledged. It is a member again then, and what was to be
     the membership without it is the one that goes.
     """
+    leader = chosen.member
     if all(member.id != leader for member in shard.members):
         back = {member.id for member in shard.outgoing}
         learners = tuple(member for member in shard.learners if member.id not in back)
         shard = replace(shard, members=shard.outgoing, outgoing=shard.members, learners=learners)
-    if alone:
-        chosen = tuple(member for member in shard.members if member.id == leader)
+    if chosen.alone:
+        members = tuple(member for member in shard.members if member.id == leader)
         others = tuple(member for member in shard.servers if member.id != leader)
-        return replace(shard, leader=leader, members=chosen, learners=others, outgoing=(), lineage=())
-    return replace(shard, leader=leader, lineage=lineage)
+        return replace(shard, leader=leader, members=members, learners=others, outgoing=(), lineage=())
+    return replace(shard, leader=leader, lineage=chosen.lineage)
 
 
 def located(shard: Shard, addresses: Mapping[str, Address]) -> Shard:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from helios.control import failover as control
 from helios.control.failover import Effect, Event, FailoverState, Follow, Stage, step
-from helios.control.replicas import led, with_shard
+from helios.control.replicas import failed_over
 from helios.control.wishes import external_members
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.following import Following, position_of
@@ -218,15 +218,7 @@ class Failover:
         self._events.put_nowait(control.Published())
 
     async def _publish(self, chosen: control.PublishLeader) -> None:
-        def lifted(topology: Topology) -> Topology:
-            following = with_shard(
-                topology,
-                self._shard.id,
-                lambda shard: led(shard, chosen.member, chosen.lineage, alone=chosen.alone),
-            )
-            return replace(following, fenced_shards=topology.fenced_shards - {self._shard.id})
-
-        await self._publisher.publish(lifted)
+        await self._publisher.publish(lambda topology: failed_over(topology, self._shard.id, chosen))
         level = logging.WARNING if self.state.lossy else logging.INFO
         logger.log(
             level,

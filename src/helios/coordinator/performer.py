@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import replace
 
 from helios.control.admission import promoted
+from helios.control.mutations import swept
 from helios.control.transition import backoff_s
 from helios.coordinator.changes import MetKeys
 from helios.coordinator.clocks import refuse_skewed
@@ -25,7 +24,7 @@ from helios.coordinator.transition_runner import TransitionRunner
 from helios.errors import EngineError, EngineUnreachable, NotFound, Refused, Unavailable
 from helios.model.ids import founder_id
 from helios.model.migration import Change, ChangeKind, ChangeStatus
-from helios.model.topology import Member, NodeKind, Topology
+from helios.model.topology import Member, NodeKind
 from helios.placement.routing import Routes
 from helios.ports.records import CANCELS, CHANGES, MEMBERS, STRAY_SCRIPTS, MemberRecord, read_record
 from helios.ports.store import Delete
@@ -217,14 +216,11 @@ class Performer:
             await self._sweep(shard)
         return not self._publisher.topology.unclean
 
-    async def _sweep(self, shard: str, met: MetKeys | None = None) -> None:
+    async def _sweep(self, shard_id: str, met: MetKeys | None = None) -> None:
+        before = self._publisher.topology
         try:
-            await clear(self._access, Routes(self._publisher.topology), shard, met=met)
+            await clear(self._access, Routes(before), shard_id, met=met)
         except (EngineError, NotFound) as error:
-            logger.info("not swept yet: shard=%s error=%s", shard, error)
+            logger.info("not swept yet: shard=%s error=%s", shard_id, error)
         else:
-            await self._publisher.publish(_cleaned(shard))
-
-
-def _cleaned(shard: str) -> Callable[[Topology], Topology]:
-    return lambda topology: replace(topology, unclean=topology.unclean - {shard})
+            await self._publisher.publish(lambda topology: swept(topology, shard_id, before))
