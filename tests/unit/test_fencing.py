@@ -17,7 +17,7 @@ from helios.engines.memory import MemoryConnector, MemoryServer
 from helios.errors import EngineUnreachable
 from helios.model.ids import Address
 from helios.model.topology import Member
-from helios.ports.engine import SESSION_PREFIXES
+from helios.ports.engine import SESSION_PREFIXES, UserRole
 from helios.ports.records import SESSIONS, TERM, SessionRecord, put_record
 from helios.ports.store import Delete, Put, Snapshot
 from helios.runtime.clock import SystemClock
@@ -63,6 +63,7 @@ class Followed:
         self.store = store
         self.clock = Hands()
         self.sessions = Sessions(publisher, self.clock, lambda: TTL_S)
+        self.fencing = Fencing(publisher, self.sessions, ack_timeout_s=0.0)
 
     async def begin(self, name: str, *as_default: str) -> None:
         await self.store.commit([put_record(SESSIONS + name, session(name, *as_default))])
@@ -115,6 +116,59 @@ async def test_a_revoked_one_may_believe_in_its_lease_to_the_end(followed: Follo
     followed.sessions.revoking("one")
     await followed.are()
     assert followed.left_s() == pytest.approx(TTL_S + MARGIN_S)
+
+
+async def test_a_revoked_one_may_act_elsewhere_until_its_lease_has_ended(followed: Followed) -> None:
+    followed.clock.now_s += TTL_S + MARGIN_S
+    await followed.are(session("one"), session("two"))
+    await followed.are(session("two"))  # it has expired, and stopped before
+    assert followed.sessions.revoked_left_s() == 0.0
+    followed.sessions.revoking("two")
+    await followed.are()
+    assert followed.sessions.revoked_left_s() == pytest.approx(TTL_S + MARGIN_S)
+
+
+def test_one_that_was_revoked_before_it_began_may_act_elsewhere(followed: Followed) -> None:
+    assert followed.sessions.revoked_left_s() == pytest.approx(TTL_S + MARGIN_S)
+
+
+async def test_a_topology_is_not_known_to_one_that_was_forced_off_elsewhere(followed: Followed) -> None:
+    followed.clock.now_s += TTL_S + MARGIN_S
+    await followed.are(session("one"))
+    followed.sessions.revoking("one")
+    await followed.are()
+    known = asyncio.create_task(followed.fencing.known())
+    await asyncio.wait([known], timeout=0.3)
+    assert not known.done()
+    followed.clock.now_s += TTL_S + MARGIN_S
+    await known
+
+
+async def test_one_that_was_forced_off_elsewhere_is_ended_before_a_membership_settles(followed: Followed) -> None:
+    member = Member("shard-1.0", "shard-1", Address("host", 1))
+    connector = MemoryConnector({member.address: MemoryServer("leader", wall=time.time)})
+    administrator = await connector.open(member)
+    for name in ("gone", "here"):
+        await administrator.allow(f"helios-s-{name}", "secret", UserRole.ROUTER)
+    gone = await connector.open(member, user="helios-s-gone", password="secret")
+    await followed.are(session("here"))
+    assert await followed.fencing.none_is_over(member, administrator)
+    assert sorted(await administrator.users()) == ["default", "helios-s-here"]
+    with pytest.raises(EngineUnreachable):
+        await gone.count()
+
+
+async def test_where_nobody_can_be_forced_off_one_that_is_over_is_waited_out(followed: Followed) -> None:
+    member = Member(MEMBER, "external", Address("host", 1))
+    followed.clock.now_s += TTL_S + MARGIN_S
+    connector = MemoryConnector({member.address: MemoryServer("leader", wall=time.time)})
+    administrator = await connector.open(member)
+    await followed.are(session("one", MEMBER))
+    followed.sessions.revoking("one")
+    await followed.are()
+    assert not await followed.fencing.none_is_over(member, administrator)
+    followed.clock.now_s += TTL_S + MARGIN_S
+    assert await followed.fencing.none_is_over(member, administrator)
 
 
 async def test_all_users_of_a_silent_session_are_ended() -> None:

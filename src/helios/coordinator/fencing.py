@@ -43,13 +43,28 @@ class Fencing:
     async def known(self) -> None:
         """Return when every session has acknowledged the topology or is over.
 
-        Nobody is forced off: a router that cannot hear of it is waited for until its lease has ended.
+        Nobody is forced off: a router that cannot hear of it is waited for until its lease has ended, also where it was
+        forced off elsewhere.
         """
         epoch = self._publisher.topology.epoch
         await self._sessions.look()
-        while any(record.value.acked_epoch < epoch for record in self._sessions.present.values()):
+        while self._sessions.revoked_left_s() or any(
+            record.value.acked_epoch < epoch for record in self._sessions.present.values()
+        ):
             await self._sessions.changed(_LOOK_AGAIN_S)
             await self._sessions.look()
+
+    async def none_is_over(self, member: Member, administrator: Engine) -> bool:
+        """Whether only sessions that the store has can act on `member`; users of others are ended.
+
+        One that was forced off elsewhere may go on here, as it was told of the topology last. Raises EngineError.
+        """
+        present = await self._session_users(administrator, member)
+        await self._sessions.look()
+        for session in sorted((present or set()) - self._sessions.present.keys()):
+            if not await self._end(session, None, administrator):
+                return False
+        return not self._sessions.left_s(member.id, unknown=present is None)
 
     async def acknowledged(self) -> bool:
         """Whether every session is done with the topology as it is, within its time for that; none is forced off."""
@@ -89,9 +104,7 @@ class Fencing:
             as_default = {session for session in silent if member.id in listed[session].value.as_default}
             # An expired session has no record any more, but what it sent may still be on its way.
             for session in [] if present is None else sorted((present - listed.keys()) | (silent - as_default)):
-                if await self._revoke(session, listed.get(session)):
-                    for user in users_of(session):
-                        await administrator.force_off(user)
+                if await self._end(session, listed.get(session), administrator):
                     silent.discard(session)
                     forced += 1
             deaf = any(record.value.deaf for record in listed.values() if record.value.acked_epoch >= epoch)
@@ -112,8 +125,8 @@ class Fencing:
             return None
         return {session for user in users if (session := session_of(user)) is not None}
 
-    async def _revoke(self, session: str, known: Record[SessionRecord] | None) -> bool:
-        """Whether the session is over now; not so where it has just acknowledged, or was just made."""
+    async def _end(self, session: str, known: Record[SessionRecord] | None, administrator: Engine) -> bool:
+        """End a session and its users; not so where it has just acknowledged, or was just made."""
         key = SESSIONS + session
         version = 0 if known is None else known.version
         if known:
@@ -122,6 +135,8 @@ class Fencing:
             await self._publisher.write([Delete(key)] if known else [], [Compare(key, version)])
         except Conflict:
             return False
+        for user in users_of(session):
+            await administrator.force_off(user)
         return True
 
 

@@ -39,13 +39,19 @@ class Following:
         """What a server says of itself; None where it does not answer soon."""
         asked_s = self._clock.monotonic()
         try:
-            async with asyncio.timeout(_LOOK_S), self._engines.engine(member) as engine:
+            async with self.looking(member) as engine:
                 said = await engine.replication()
         except (EngineError, TimeoutError):
             self.note(Looked(member.id, member.node, asked_s, self._clock.monotonic(), answered=False))
             return None
         self.note(Looked(member.id, member.node, asked_s, self._clock.monotonic(), answered=True))
         return said
+
+    @asynccontextmanager
+    async def looking(self, member: Member) -> AsyncIterator[Engine]:
+        """An engine for one look, with the member's own administrator. Raises EngineError, or TimeoutError soon."""
+        async with asyncio.timeout(_LOOK_S), self._engines.engine(member) as engine:
+            yield engine
 
     def note(self, event: SilenceEvent) -> None:
         """Count the silence of servers by this, too."""

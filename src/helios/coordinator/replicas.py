@@ -268,6 +268,12 @@ class Replicas:
                 self._glances[member.id] = tasks.create_task(self._following.look(member))
 
     @property
+    def _fencing(self) -> Fencing:
+        context = self._context
+        ack_timeout_s = context.settings.coordinator.fence_ack_timeout
+        return Fencing(context.publisher, context.sessions, ack_timeout_s=ack_timeout_s)
+
+    @property
     def _least(self) -> int:
         settings = self._context.settings
         return settings.replication.least_members(settings.sharding.replication_factor)
@@ -299,7 +305,17 @@ class Replicas:
             return True
         epoch = self._since[shard.id][1]
         await self._context.sessions.look()
-        return all(record.value.acked_epoch >= epoch for record in self._context.sessions.present.values())
+        if any(record.value.acked_epoch < epoch for record in self._context.sessions.present.values()):
+            return False
+        return not shard.outgoing or await self._none_is_over(shard.leading)
+
+    async def _none_is_over(self, leader: Member) -> bool:
+        """Whether no router counts by members of before that has lost its session, and may not know it."""
+        try:
+            async with self._following.looking(leader) as engine:
+                return await self._fencing.none_is_over(leader, engine)
+        except (EngineError, TimeoutError):
+            return False
 
     async def _perform(self, look: Look, decision: Decision) -> None:
         shard = look.shard
@@ -334,16 +350,13 @@ class Replicas:
                 self._wake.set()
 
     async def _fail_over(self, shard: Shard, successor: Member | None = None) -> None:
-        context = self._context
         failover = self._failovers[shard.id] = Failover(
             self._publisher,
             self._following,
             shard,
-            quorum=context.settings.replication.promises,
+            quorum=self._context.settings.replication.promises,
             successor=successor,
-            fencing=Fencing(
-                context.publisher, context.sessions, ack_timeout_s=context.settings.coordinator.fence_ack_timeout
-            ),
+            fencing=self._fencing,
         )
         for change in self._losses.get(shard.id, ()):
             self._accept(failover, change)

@@ -34,6 +34,7 @@ class Sessions:
         self._changed = asyncio.Event()
         self._revoked: set[str] = set()
         self._over_s: dict[str, float] = {}  # by member: nothing of an ended session acts there after that
+        self._revoked_over_s = 0.0  # nothing of a revoked session acts anywhere after that
 
     @property
     def present(self) -> dict[str, Record[SessionRecord]]:
@@ -90,8 +91,10 @@ class Sessions:
             return
         record = known.value
         left_s = record.ttl_s if key in self._revoked else 0.0
-        self._revoked.discard(key)
         over_s = self._clock.monotonic() + left_s + MARGIN_S
+        if key in self._revoked:
+            self._revoked.discard(key)
+            self._revoked_over_s = max(over_s, self._revoked_over_s)
         for member in record.as_default:
             self._over_s[member] = max(over_s, self._over_s.get(member, 0.0))
 
@@ -100,5 +103,14 @@ class Sessions:
 
         `unknown`: sessions that ended before this coordinator may have been there.
         """
-        before_s = self._began_s + self._ttl_s() + MARGIN_S if unknown else 0.0
+        before_s = self._before_s if unknown else 0.0
         return max(0.0, max(before_s, self._over_s.get(member_id, 0.0)) - self._clock.monotonic())
+
+    def revoked_left_s(self) -> float:
+        """How long a session that was revoked may still act, by its lease, where its users have not been ended."""
+        return max(0.0, max(self._before_s, self._revoked_over_s) - self._clock.monotonic())
+
+    @property
+    def _before_s(self) -> float:
+        """Until when sessions may act that ended before this coordinator."""
+        return self._began_s + self._ttl_s() + MARGIN_S
