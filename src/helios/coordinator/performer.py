@@ -76,12 +76,19 @@ class Performer:
             if change is not None:
                 await self._begin(change)
                 continue
-            cleaned = await self._clean()
-            try:
-                async with asyncio.timeout(None if cleaned else _CLEAN_AGAIN_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await self._rest(cleaned=await self._clean())
+
+    async def _rest(self, *, cleaned: bool) -> None:
+        """Return when there may be something to do: a request, or a shard to sweep."""
+        waiting: list[asyncio.Task[object]] = [asyncio.create_task(self._wake.wait())]
+        if cleaned:  # Until a failover may have lost deletions.
+            waiting.append(asyncio.create_task(self._publisher.until(lambda topology: bool(topology.unclean))))
+        try:
+            timeout_s = None if cleaned else _CLEAN_AGAIN_S
+            await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
 
     async def _move(self, change_id: str) -> None:
         record = await read_record(self._publisher.store, Change, CHANGES + change_id)
