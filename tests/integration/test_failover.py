@@ -138,6 +138,33 @@ async def test_a_coordinator_that_dies_in_a_failover_leaves_it_to_the_next(group
     assert await group.has(key)
 
 
+async def test_coordinators_that_die_before_they_publish_do_not_hide_who_has_everything(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await group.coordinate(2)
+    await group.grown(2)
+    key = await group.write()
+    promoted = asyncio.Event()
+
+    async def stall(*_: object) -> None:
+        promoted.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Failover, "_publish", stall)
+    group.labs["a.0"].crash()
+    group.labs["a.0"].restart(detached=True)
+    group.announce("a.0")
+    for _ in range(3):
+        await group.becomes(promoted.is_set)
+        await group.resign()
+        promoted.clear()
+        await group.coordinate(2)
+    monkeypatch.undo()
+    await group.coordinate(2)
+    await group.becomes(lambda: group.shard.leader != "a.0" and group.settled)
+    assert await group.has(key)
+
+
 async def test_a_failover_finds_members_that_were_restarted_elsewhere(
     group: Group, caplog: pytest.LogCaptureFixture
 ) -> None:

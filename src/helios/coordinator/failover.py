@@ -169,7 +169,7 @@ class Failover:
 
     async def _detach(self, member: Member) -> None:
         try:
-            said = await self._following.detach(member)
+            said = await self._following.detach(member, self._shard)
         except EngineError as error:
             self._events.put_nowait(control.Failed(member.id, str(error)))
         else:

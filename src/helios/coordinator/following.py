@@ -97,9 +97,17 @@ class Following:
         async with self._telling(member) as engine:
             await engine.forget_login()
 
-    async def detach(self, member: Member) -> Replication:
-        """Make a server follow nobody, and acknowledge nothing any more. Raises EngineError or Replaced."""
+    async def detach(self, member: Member, shard: Shard | None = None) -> Replication:
+        """Make a server follow nobody, and acknowledge nothing any more. Raises EngineError or Replaced.
+
+        One that was made fit to lead the `shard`, and whose term nobody has published, does so already: promoted once
+        more, it would name its last two histories, of which the shard knows neither.
+        """
         async with self._telling(member) as engine:
+            if shard is not None:
+                said = await engine.replication()
+                if said.leads and _stood(said, shard) is not None:
+                    return said
             return await engine.detach()
 
     async def lead(self, member: Member) -> None:
@@ -159,11 +167,13 @@ class Following:
 
 
 def position_of(said: Replication, shard: Shard) -> Position:
-    """How much a detached server has.
+    """How much a detached server has."""
+    return _stood(said, shard) or Position(said.history, said.offset)
 
-    One that was made fit to lead, and whose term nobody has published, stands where it stood before.
-    """
+
+def _stood(said: Replication, shard: Shard) -> Position | None:
+    """Where a server stood when it was made fit to lead; None unless it was, in a term that nobody has published."""
     known = {term.history for term in shard.lineage}
-    if said.history not in known and said.former_history in known:
-        return Position(said.former_history, said.former_end)
-    return Position(said.history, said.offset)
+    if said.history in known or said.former_history not in known:
+        return None
+    return Position(said.former_history, said.former_end)
