@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _CLIENT_TIMEOUT_S = 3.0
-_REFUSALS = (b"CLUSTERDOWN", b"TRYAGAIN", b"OVERLOADED", b"UNAVAILABLE", b"CROSSSHARD", b"EXECABORT")
+_REFUSALS = (b"CLUSTERDOWN", b"TRYAGAIN", b"NOREPLICAS", b"OVERLOADED", b"UNAVAILABLE", b"CROSSSHARD", b"EXECABORT")
 # What is said of a command whose other parts have been carried out.
 _IN_PART = re.compile(rb"it was carried out on|it may have been on")
 

@@ -12,7 +12,7 @@ _CLASSES: dict[str, type[HeliosError]] = {
     if isinstance(kind, type) and issubclass(kind, HeliosError) and kind is not HeliosError
 }
 # What routers answer when a part does not serve at the moment.
-_CLASSES |= dict.fromkeys(("CLUSTERDOWN", "TRYAGAIN", "OVERLOADED", "LOADING"), errors.Unavailable)
+_CLASSES |= dict.fromkeys(("CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "OVERLOADED", "LOADING"), errors.Unavailable)
 
 
 def error_of(reply: str) -> HeliosError:

@@ -108,6 +108,7 @@ cdef class CommandQueue:
     cdef public int parks         # whose replies wait in `parked` for `hand_on`: of reads, writes, or neither
     cdef public object spares     # tells of a write whether its reply waits for nothing all the same; None: none does
     cdef public object rounds     # is told of those that wait; None where none does
+    cdef public bint lacking      # members that would confirm writes: those that would wait are not sent
     cdef public bint scheduled
     cdef public Py_ssize_t issued, answered, queued_bytes
     cdef public list out
@@ -132,6 +133,7 @@ cdef class CommandQueue:
     cdef Flight *flight(self, Py_ssize_t i) noexcept
     cpdef str received(self, list replies)
     cdef int count(self, Flight flight, bytes raw, object waiter, bytes reply, int64_t took_ns) except -1
+    cdef bint is_spared(self, bytes raw, CommandStats kind) except -1
     cdef int reveals(self, bytes error) except -1
     cdef int hand(self, object waiter, bytes reply) except -1
     cpdef str hand_on(self, Py_ssize_t count)

@@ -155,6 +155,7 @@ class CommandQueue:
     parks: int
     spares: Callable[[bytes], bool] | None
     rounds: Rounds | None
+    lacking: bool
     lease: Lease
     scheduled: bool
     issued: int

@@ -26,7 +26,8 @@ cdef class CommandQueue:
 
     Replies are handed on as they come, but only while the lease lasts: after it, the server may own the keys no
     longer. Where that does not prove enough (`parks`), they stay here until `hand_on` is told how many are covered.
-    Errors do not, for they acknowledge nothing; nor do writes that `spares` names.
+    Errors do not, for they acknowledge nothing; nor do writes that `spares` names. Writes that would wait in vain, as
+    members are `lacking`, are refused.
 
     `big_keys` is told of commands that are big or have a big reply.
     """
@@ -66,6 +67,9 @@ cdef class CommandQueue:
     cdef int enqueue(self, bytes raw, object waiter, int64_t began_ns, CommandStats kind) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(raw)
         if not self.ready and not self.admits(waiter):
+            return 0
+        if self.lacking and self.parks & kind.parks & _PARKS_WRITES and not self.is_spared(raw, kind):
+            waiter.fill(self.unconfirmed())
             return 0
         if self.waiters.count and (
             self.waiters.count >= self.max_commands or self.queued_bytes + size > self.max_bytes
@@ -157,6 +161,8 @@ cdef class CommandQueue:
         if not self.ready and not self.admits(waiter):
             count -= 1  # that was the first error
             error = self.down()
+        elif self.lacking and self.parks & last.parks & _PARKS_WRITES:
+            error = self.unconfirmed()
         elif self.waiters.count and (
             self.waiters.count + count > self.max_commands or self.queued_bytes + size > self.max_bytes
         ):
@@ -207,8 +213,10 @@ cdef class CommandQueue:
             failed = PyBytes_AS_STRING(reply)[0] == c"-"
             if failed and reply.startswith(_STOOD_DOWN):
                 reply = self.stood_down(reply)
-            if self.parks & (<CommandStats>flight.kind).parks and (not failed or self.reveals(reply)) and not (
-                self.spares is not None and (<CommandStats>flight.kind).parks == _PARKS_WRITES and self.spares(raw)
+            if (
+                self.parks & (<CommandStats>flight.kind).parks
+                and (not failed or self.reveals(reply))
+                and not self.is_spared(raw, <CommandStats>flight.kind)
             ):
                 self.parked.push(waiter)
                 self.parked.push(reply)
@@ -219,6 +227,10 @@ cdef class CommandQueue:
         if parked:
             self.rounds.park(self, parked)
         return reason
+
+    cdef bint is_spared(self, bytes raw, CommandStats kind) except -1:
+        """Whether it is a write whose reply waits for nothing all the same."""
+        return self.spares is not None and kind.parks == _PARKS_WRITES and self.spares(raw)
 
     cdef int reveals(self, bytes error) except -1:
         """Whether an error must not be told before it is covered: it may tell what a key holds, as a read does."""

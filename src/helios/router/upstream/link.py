@@ -194,6 +194,11 @@ class ServerConnection(WatchedQueue):
             f"({self.queued_bytes} bytes) unanswered; nothing was executed"
         )
 
+    def unconfirmed(self) -> bytes:
+        """The reply to a write that too few members could confirm."""
+        said = f"{self.shard} has a leader at {self.member.address}, but no majority of its members follows it"
+        return error_reply(f"NOREPLICAS {said}{NOT_EXECUTED}")
+
     def _fail_unsent(self, reply: bytes) -> None:
         """Answer what has not been written yet; it has not happened and never will."""
         for waiter in self.take_unsent():

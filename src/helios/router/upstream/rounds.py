@@ -3,6 +3,8 @@
 A round is asked of the leader over a connection of its own: a message that nobody receives, where the leader stands
 behind it, a wait until so many followers have it, and who they are. It names the followers, rather than count them,
 because a learner's acknowledgement counts for nothing, and a router may not have heard of the learner.
+
+Where no majority has confirmed anything for too long, writes are refused until a round finds one again.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
+from weakref import WeakSet
 
 import hiredis
 
@@ -85,6 +88,9 @@ class Rounds:
         self._parked: Parked[ServerConnection] = Parked()
         self._ahead: frozenset[Address] = frozenset()
         self._under_way = False  # or about to begin
+        self._links: WeakSet[ServerConnection] = WeakSet()
+        self._short = False  # whether the latest round has found too few members
+        self._lacking = False  # for so long that writes are refused
         self._timer: asyncio.TimerHandle | None = None
         self._options = options
         self._connection = RoundConnection(shard.id, self.leader, 2, host, options)
@@ -102,6 +108,11 @@ class Rounds:
         if self._timer is not None:
             self._timer.cancel()
             self._look()
+
+    def join(self, link: ServerConnection) -> None:
+        """The replies of this link wait for these rounds."""
+        self._links.add(link)
+        link.lacking = self._lacking
 
     def connect(self) -> None:
         """Connect before the first round: replies wait for it as soon as there are any."""
@@ -124,12 +135,13 @@ class Rounds:
         """End the connection for good."""
         if self._timer is not None:
             self._timer.cancel()
+        self._lacking = False
         self._connection.close(reason)
 
     # --- a round ---
 
     def _begin(self) -> None:
-        if not self._parked:
+        if not (self._parked or self._lacking):
             self._under_way = False
             return
         self._parked.begin()
@@ -138,10 +150,13 @@ class Rounds:
     def _ended(self, standing: Standing | None) -> None:
         """The round is over."""
         if standing is None:
+            self._short = False
             self._failed(_PAUSE_S)
             return
         asked, self._ahead = self._quorum.wait_for(self._ahead), standing.followers
-        if self._quorum.met_by(self._ahead):
+        self._short = not self._quorum.met_by(self._ahead)
+        if not self._short:
+            self._lack(False)
             self._hand_on()
             self._begin()
         else:
@@ -178,8 +193,15 @@ class Rounds:
         for queue, count in self._parked.expired(self._loop.time(), timeout_s):
             queue.refuse(count, *refusals)
             queue.look()
+            self._lack(self._lacking or self._short)
         if self._parked:
             self._watch()
+
+    def _lack(self, lacking: bool) -> None:
+        if self._lacking != lacking:
+            self._lacking = lacking
+            for link in self._links:
+                link.lacking = lacking
 
     def _refusals(self, why: str) -> tuple[bytes, bytes]:
         return refusals(f"{self._connection.shard} at {self.leader.address} answered, but {why}")
@@ -203,7 +225,8 @@ class AllRounds:
             if shard.id not in self._rounds:
                 self._rounds[shard.id] = made = Rounds(shard, self._host, self._options)
                 made.connect()
-            link.rounds = self._rounds[shard.id]
+            rounds = link.rounds = self._rounds[shard.id]
+            rounds.join(link)
         link.spares = self._spared
 
     def apply(self, shards: Mapping[str, Shard], ended: Mapping[str, str]) -> None:
