@@ -13,11 +13,13 @@ from tests.engine_lab import KINDS
 from tests.failover_group import LONG_S, Group, group_of
 from tests.waiting import until
 
+from helios.admin.history import history
 from helios.control.replicas import Decision, Look, decide
 from helios.control.silence import Looked
 from helios.coordinator.failover import Failover
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.following import Following
+from helios.coordinator.history import FailoverHistory
 from helios.errors import Unavailable
 from helios.model.ids import Address
 from helios.model.migration import Change, ChangeKind, ChangeStatus
@@ -86,6 +88,32 @@ async def test_a_killed_leader_costs_nothing_that_was_acknowledged(group: Group)
     await group.becomes(lambda: group.shard.leader != second and group.settled)
     assert all([await group.has(key) for key in keys])
     await group.write()
+    entries = [(entry.kind, entry.shard, entry.reason) for entry in await history(group.store, 10)]
+    assert entries == [("failover", "a", "its process has ended; nothing was lost")] * 2
+
+
+async def test_leaders_that_hand_over_are_no_failovers(group: Group) -> None:
+    await group.coordinate(2)
+    await group.grown(2)
+    assert group.context is not None
+    (other,) = (member for member in group.shard.members if member.id != group.shard.leader)
+    assert group.replicas is not None
+    await group.replicas.promote(group.shard, other)
+    assert await history(group.store, 10) == []
+
+
+async def test_the_oldest_failovers_go(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helios.coordinator.history.KEPT", 2)
+    await group.coordinate(1)
+    assert group.context is not None
+    kept = FailoverHistory(group.context.publisher, SystemClock(), iter("abcd").__next__)
+    for leader in ("n1", "n2", "n3"):
+        begun = kept.begun(group.shard, "it does not answer")
+        await group.context.publisher.write([kept.ended(begun, leader, lossy=leader == "n3")])
+        await kept.trim()
+    entries = await history(group.store, 10)
+    assert [entry.what for entry in entries] == [f"failover of a: n{number} leads instead of a" for number in (2, 3)]
+    assert entries[-1].reason == "it does not answer; what had not reached it is lost"
 
 
 async def test_a_shard_may_shrink_to_one_member(group: Group) -> None:

@@ -65,6 +65,7 @@ from helios.ports.records import (
     BigKeysRecord,
     ClusterRecord,
     CoordinatorRecord,
+    FailoverRecord,
     HealthRecord,
     HistoryRecord,
     KeyFigure,
@@ -211,6 +212,7 @@ SAMPLES: list[Any] = [
         router=RouterSettings(max_frame=1 << 20, hold_timeout=2.5),
         logging=LoggingSettings(level=LogLevel.DEBUG),
     ),
+    FailoverRecord("f-1", "a", "a", "b", "its process has ended", 1.0, 2.0, lossy=True),
 ]
 KINDS = sorted({type(value) for value in SAMPLES} - {ClusterSettings, RouterView}, key=lambda kind: kind.__name__)
 

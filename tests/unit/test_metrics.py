@@ -185,6 +185,16 @@ async def test_scripts_that_keep_a_server_are_counted_once_and_not_from_before(s
         assert await scraper.sample("helios_scripts_ended_total", status="done") == 1
 
 
+async def test_failovers_are_counted_by_shard(scraper: Scraper) -> None:
+    admin = scraper.gateway.admin
+    before = replace(HISTORY, change="f-1", kind="failover", shard="shard-1")
+    admin.entries = [before]
+    assert await scraper.sample("helios_failovers_total", shard="shard-1") == 0
+    admin.entries = [before, replace(before, change="f-2")]
+    for _ in range(2):
+        assert await scraper.sample("helios_failovers_total", shard="shard-1") == 1
+
+
 async def test_the_documents_and_the_rules_name_the_figures_that_there_are(scraper: Scraper) -> None:
     admin = scraper.gateway.admin
     admin.view = replace(MIGRATION, pause_ms=4.0)

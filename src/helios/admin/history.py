@@ -4,19 +4,42 @@ from __future__ import annotations
 
 from helios.admin.reports import change_view
 from helios.admin.views import HistoryView
-from helios.model.migration import Change, ChangeKind, ChangeStatus
-from helios.ports.records import CHANGES, HISTORY, HistoryRecord, list_records
+from helios.model.migration import Change, ChangeKind, ChangeStatus, Origin
+from helios.ports.records import CHANGES, FAILOVERS, HISTORY, FailoverRecord, HistoryRecord, list_records
 from helios.ports.store import Store
+
+FAILOVER = "failover"
+"""The kind of entry that nobody has asked for: a lost leader was replaced."""
 
 
 async def history(store: Store, count: int) -> list[HistoryView]:
-    """The last `count` changes that were admitted, the oldest first."""
+    """The last `count` changes that were admitted, and failovers, the oldest first."""
     ended = {record.value.change.id: record.value for record in await list_records(store, HistoryRecord, HISTORY)}
     for record in await list_records(store, Change, CHANGES):
         change = record.value
         if change.id not in ended and change.status not in (ChangeStatus.REFUSED, ChangeStatus.SUBMITTED):
             ended[change.id] = HistoryRecord(change, 0.0)
-    return [_view(ended[change_id]) for change_id in sorted(ended)[-count:]]
+    views = {change_id: _view(record) for change_id, record in ended.items()}
+    for failover in await list_records(store, FailoverRecord, FAILOVERS):
+        views[failover.value.id] = _failover(failover.value)
+    return [views[entry_id] for entry_id in sorted(views)[-count:]]
+
+
+def _failover(record: FailoverRecord) -> HistoryView:
+    lost = "what had not reached it is lost" if record.lossy else "nothing was lost"
+    return HistoryView(
+        change=record.id,
+        kind=FAILOVER,
+        what=f"failover of {record.shard}: {record.leader} leads instead of {record.before}",
+        origin=str(Origin.AUTOMATIC),
+        status=str(ChangeStatus.DONE),
+        reason=f"{record.reason}; {lost}",
+        message=lost,
+        requested_at=record.began_at,
+        ended_at=record.ended_at,
+        keys_moved=0,
+        shard=record.shard,
+    )
 
 
 def _view(record: HistoryRecord) -> HistoryView:

@@ -116,10 +116,10 @@ class BalanceView:
 
 @dataclass(frozen=True, slots=True)
 class HistoryView:
-    """A change that was admitted. `what` is what was asked for, `origin` user or automatic, `reason` why.
+    """A change that was admitted, or a failover. `what` was asked for or done, by `origin` (user or automatic).
 
     `user` is the name of the user who asked, empty where nobody had logged in. `status` and `message` are as for a
-    change; times are Unix seconds, `ended_at` None while it is under way.
+    change; times are Unix seconds, `ended_at` None while it is under way. `shard` is whose leader was lost.
     """
 
     change: str
@@ -133,6 +133,7 @@ class HistoryView:
     ended_at: float | None
     keys_moved: int
     user: str = ""
+    shard: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from helios.admin.history import FAILOVER
 from helios.admin.service import AdminService
 from helios.admin.shards import NO_LEADER, NO_MAJORITY
 from helios.admin.views import HistoryView, MigrationView, ShardView, StatsView
@@ -62,6 +63,12 @@ class Metrics:
         )
         for status in ("done", "failed"):
             self._scripts.labels(status)  # from the start: else an increase could not see the first one
+        self._failovers = Counter(
+            "helios_failovers",
+            "Lost leaders of a shard that another member has replaced",
+            ("shard",),
+            registry=self._registry,
+        )
         self._changes: set[str] | None = None  # of the last scrape's history
         self._requests = Counter(
             "helios_gateway_requests",
@@ -90,7 +97,7 @@ class Metrics:
             stats, migrations, routers, shards = None, [], [], []
         else:
             self._follow(migrations)
-            self._follow_scripts(history)
+            self._follow_history(history, shards)
         now = CollectorRegistry()
         now.register(_Now(stats, migrations, shards))
         now.register(RouterStats(routers))
@@ -115,13 +122,19 @@ class Metrics:
                 self._ended.labels(after.status).inc()
         self._known = {migration.id: migration for migration in migrations}
 
-    def _follow_scripts(self, history: Sequence[HistoryView]) -> None:
+    def _follow_history(self, history: Sequence[HistoryView], shards: Sequence[ShardView]) -> None:
+        for shard in shards:
+            self._failovers.labels(shard.id)
         # What is older than this gateway is nothing new.
         known = self._changes
         self._changes = {entry.change for entry in history}
         for entry in history:
-            if known is not None and entry.change not in known and entry.kind == ChangeKind.END_SCRIPT:
+            if known is None or entry.change in known:
+                continue
+            if entry.kind == ChangeKind.END_SCRIPT:
                 self._scripts.labels(entry.status).inc()
+            elif entry.kind == FAILOVER:
+                self._failovers.labels(entry.shard).inc()
 
 
 class _Now(Collector):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from helios.control import failover as control
@@ -15,6 +16,7 @@ from helios.coordinator.following import Following, position_of
 from helios.coordinator.publisher import Publisher
 from helios.errors import EngineError, NotFound, StoreError
 from helios.model.topology import Member, Shard, Topology
+from helios.ports.store import Operation
 
 _HAND_OVER_S = 3.0  # less than clients are held
 _LOOK_AGAIN_S = 0.005
@@ -40,8 +42,12 @@ class Failover:
         quorum: bool,
         fencing: Fencing,
         successor: Member | None = None,
+        ended: Callable[[str, bool], Sequence[Operation]] = lambda *_: (),
     ) -> None:
-        """With a `successor` the leader hands over to it, in order."""
+        """With a `successor` the leader hands over to it, in order.
+
+        `ended` tells what is to be written with the new leader, by whose node, and whether that is lossy.
+        """
         self._publisher = publisher
         self._following = following
         self._shard = shard
@@ -50,6 +56,7 @@ class Failover:
         self._accepted: asyncio.Queue[str] = asyncio.Queue()
         self._successor = successor
         self._fencing = fencing
+        self._ended = ended
         preferred = "" if successor is None else successor.id
         self.state = FailoverState(
             shard.id,
@@ -218,7 +225,8 @@ class Failover:
         self._events.put_nowait(control.Published())
 
     async def _publish(self, chosen: control.PublishLeader) -> None:
-        await self._publisher.publish(lambda topology: failed_over(topology, self._shard.id, chosen))
+        noted = self._ended(self._now(chosen.member).node, chosen.lossy)
+        await self._publisher.publish(lambda topology: failed_over(topology, self._shard.id, chosen), noted)
         level = logging.WARNING if self.state.lossy else logging.INFO
         logger.log(
             level,

@@ -1,13 +1,24 @@
-"""What was done to the cluster, by whom and why: the last changes that have ended."""
+"""What was done to the cluster, by whom and why: the last changes that have ended, and the last failovers."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 
 from helios.coordinator.publisher import Publisher
 from helios.model.migration import Change, ChangeStatus, Migration, MigrationStatus
+from helios.model.topology import Shard
 from helios.ports.clock import Clock
-from helios.ports.records import HISTORY, MIGRATIONS, HistoryRecord, list_records, put_record
+from helios.ports.records import (
+    FAILOVERS,
+    HISTORY,
+    MIGRATIONS,
+    FailoverRecord,
+    HistoryRecord,
+    list_records,
+    put_record,
+)
 from helios.ports.store import Delete, Put
 
 logger = logging.getLogger(__name__)
@@ -70,3 +81,29 @@ class History:
             listed = await list_records(self._publisher.store, HistoryRecord, HISTORY)
             self._records = {record.value.change.id: record.value for record in listed}
         return self._records
+
+
+class FailoverHistory:
+    """Keeps a record of every lost leader that was replaced; the oldest beyond `KEPT` go."""
+
+    def __init__(self, publisher: Publisher, clock: Clock, new_id: Callable[[], str]) -> None:
+        self._publisher = publisher
+        self._clock = clock
+        self._new_id = new_id
+
+    def begun(self, shard: Shard, reason: str) -> FailoverRecord:
+        """A leader is lost: what can be said of that already."""
+        now_s = self._clock.wall()
+        return FailoverRecord(self._new_id(), shard.id, shard.leading.node, "", reason, now_s, now_s)
+
+    def ended(self, begun: FailoverRecord, leader: str, *, lossy: bool) -> Put:
+        """What is to be written together with the new leader, by whose node it is called."""
+        record = replace(begun, leader=leader, ended_at=self._clock.wall(), lossy=lossy)
+        return put_record(FAILOVERS + record.id, record)
+
+    async def trim(self) -> None:
+        """Let the oldest go. Raises StoreError."""
+        listed = await self._publisher.store.list(FAILOVERS)
+        old = sorted(entry.key for entry in listed.entries)[:-KEPT]
+        if old:
+            await self._publisher.write_apart([Delete(key) for key in old])

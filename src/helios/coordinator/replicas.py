@@ -29,6 +29,7 @@ from helios.coordinator.attaching import Attaching
 from helios.coordinator.failover import Failover
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.following import Following
+from helios.coordinator.history import FailoverHistory
 from helios.coordinator.leadership import Leadership
 from helios.coordinator.term_context import TermContext
 from helios.errors import EngineError, NotFound, Refused, Unavailable
@@ -65,6 +66,7 @@ class Replicas:
         self._rest: dict[str, float] = {}  # by shard id: until when no leader hands over again
         self._failovers: dict[str, Failover] = {}
         self._leadership = Leadership(context)
+        self._history = FailoverHistory(context.publisher, context.clock, context.new_id)
         self._losses: dict[str, list[Change]] = {}  # by shard id: promotions whose loss is accepted
         self._glances: dict[str, asyncio.Task[Replication | None]] = {}  # by member id
         self._unsettled: set[str] = set()
@@ -323,7 +325,7 @@ class Replicas:
             case FailOver(reason):
                 logger.warning("leader lost: shard=%s leader=%s reason=%s", shard.id, shard.leader, reason)
                 self._leadership.lost(shard.leader)
-                await self._fail_over(shard)
+                await self._fail_over(shard, reason)
             case HandOver(member):
                 now_s = self._context.clock.monotonic()
                 if now_s < self._rest.get(shard.id, now_s):
@@ -331,7 +333,7 @@ class Replicas:
                 self._rest[shard.id] = now_s + _REST_S
                 self._leadership.going_home(shard, member.id)
                 logger.info("leader hands over: shard=%s leader=%s successor=%s", shard.id, shard.leader, member.id)
-                await self._fail_over(shard, member)
+                await self._fail_over(shard, successor=member)
             case Lead(member):
                 logger.warning("made to lead: shard=%s member=%s", shard.id, member.id)
                 await self._following.lead(member)
@@ -349,7 +351,14 @@ class Replicas:
                 logger.info("membership: shard=%s change=%s", shard.id, decision)
                 self._wake.set()
 
-    async def _fail_over(self, shard: Shard, successor: Member | None = None) -> None:
+    async def _fail_over(
+        self, shard: Shard, reason: str = "another coordinator had begun it", successor: Member | None = None
+    ) -> None:
+        begun = self._history.begun(shard, reason)
+
+        def ended(leader: str, lossy: bool) -> list[Operation]:
+            return [] if successor is not None else [self._history.ended(begun, leader, lossy=lossy)]
+
         failover = self._failovers[shard.id] = Failover(
             self._publisher,
             self._following,
@@ -357,6 +366,7 @@ class Replicas:
             quorum=self._context.settings.replication.promises,
             successor=successor,
             fencing=self._fencing,
+            ended=ended,
         )
         for change in self._losses.get(shard.id, ()):
             self._accept(failover, change)
@@ -366,6 +376,7 @@ class Replicas:
             del self._failovers[shard.id]
             self._unsettled.add(shard.id)
             self._wake.set()
+        await self._history.trim()
         await self._answer(shard.id, lossy=failover.state.lossy)
 
     async def _answer(self, shard_id: str, *, lossy: bool = False) -> None:

@@ -53,6 +53,7 @@ IMPORTING = "/importing"  # b"1" while `helios import-store` writes: there is no
 ADOPTION = "/adoption"  # AdoptionRecord, while a lost store is made again from what the nodes of each host remember
 HEALTH = "/health"  # HealthRecord: how the nodes are, written when that changes
 HISTORY = "/history/"  # + change id → HistoryRecord: the last changes that have ended
+FAILOVERS = "/failovers/"  # + its id → FailoverRecord: the last of them
 
 LEASED = (COORDINATOR, SESSIONS, BIG_KEYS, RUNNING)
 """What is bound to leases: there is none of it where no process of the cluster runs."""
@@ -329,6 +330,23 @@ class HistoryRecord:
     keys_moved: int = 0
     shards: tuple[str, ...] = ()
     moves: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverRecord:
+    """A lost leader was replaced (Unix seconds): on which node, by a member on which, and why it was lost.
+
+    `lossy` tells that what was acknowledged may be gone.
+    """
+
+    id: str
+    shard: str
+    before: str
+    leader: str
+    reason: str
+    began_at: float
+    ended_at: float
+    lossy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
