@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from helios.control import failover as control
@@ -20,6 +20,7 @@ from helios.ports.store import Operation
 
 _HAND_OVER_S = 3.0  # less than clients are held
 _LOOK_AGAIN_S = 0.005
+_FOLLOW_SOON_S = 0.1
 _FOLLOW_S = 1.0
 _ASK_AGAIN_S = 0.5
 
@@ -85,20 +86,32 @@ class Failover:
     async def _carry_out(self, tasks: asyncio.TaskGroup) -> None:
         self._events.put_nowait(control.Begun(self._shard.id in self._publisher.topology.fenced_shards))
         work: list[asyncio.Task[None]] = [tasks.create_task(self._accept())]
-        followers: list[asyncio.Task[None]] = []
+        followers: dict[str, asyncio.Task[None]] = {}
         while self.state.stage is not Stage.DONE:
             event = await self._events.get()
             self.state, effects = step(self.state, event)
             logger.debug("failover: shard=%s event=%s effects=%s", self._shard.id, event, effects)
             for effect in effects:
-                (followers if isinstance(effect, Follow) else work).append(tasks.create_task(self._perform(effect)))
+                task = tasks.create_task(self._perform(effect))
+                if isinstance(effect, Follow):
+                    followers[effect.member] = task
+                else:
+                    work.append(task)
         for task in work:
             task.cancel()
-        if followers:
-            # Those that do not answer now are told later, by whoever cares for the members.
-            _, late = await asyncio.wait(followers, timeout=_FOLLOW_S)
-            for task in late:
-                task.cancel()
+        await self._have_followed(followers)
+
+    async def _have_followed(self, followers: Mapping[str, asyncio.Task[None]]) -> None:
+        """Return when members follow, as far as they answer: others are told later, by whoever cares for them.
+
+        Those that have not been heard in this failover may hang, and keep the shard from a majority until they are
+        members no more: they are not waited for.
+        """
+        for timeout_s, waited in ((_FOLLOW_SOON_S, followers.keys()), (_FOLLOW_S, self.state.detached.keys())):
+            if tasks := [followers[member] for member in followers.keys() & waited]:
+                await asyncio.wait(tasks, timeout=timeout_s)
+        for task in followers.values():
+            task.cancel()
 
     async def _perform(self, effect: Effect) -> None:
         match effect:
