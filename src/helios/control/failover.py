@@ -50,12 +50,13 @@ class FailoverState:
     """What a coordinator knows of the failover that it performs.
 
     `memberships` are the sets of members that may acknowledge: two while some router may still count by the one
-    before, which is the last. `lineage` are the shard's terms, the latest first. `chosen` is promoted, or to be;
-    `lossy` tells that it may lack acknowledged writes, and `alone` that a person has given up the others for it,
-    whatever is `accepted` since. `preferred` is a member that was seen to have all, when nothing
-    was under way behind the fence any more: it is to lead then, if it can. `external` are the members on servers that
-    Helios does not start; `asked` tells that the leader is one of them and is asked whether it goes on, and `over` that
-    it cannot.
+    before, which is the last. Nobody goes by the other alone then, so a majority of the last has everything.
+
+    `lineage` are the shard's terms, the latest first. `chosen` is promoted, or to be; `lossy` tells that it may lack
+    acknowledged writes, and `alone` that a person has given up the others for it, whatever is `accepted` since.
+    `preferred` is a member that was seen to have all, when nothing was under way behind the fence any more: it is to
+    lead then, if it can. `external` are the members on servers that Helios does not start; `asked` tells that the
+    leader is one of them and is asked whether it goes on, and `over` that it cannot.
     """
 
     shard: str
@@ -104,7 +105,8 @@ class FailoverState:
     @property
     def missing(self) -> int:
         """How many more members have to be detached before a leader can be chosen without loss; 0 if enough are."""
-        return max(0, *(_meeting(members) - len(members & self.comparable) for members in self.memberships))
+        members = self.memberships[-1]
+        return max(0, _meeting(members) - len(members & self.comparable))
 
 
 # Events
@@ -248,9 +250,8 @@ def step(state: FailoverState, event: Event) -> tuple[FailoverState, tuple[Effec
         case Published() if state.stage is Stage.FENCING:
             return _detach_all(_staged(state, Published))
         case Published() if state.stage is Stage.PUBLISHING:
-            # Who else follows it, or a leader that goes on, whoever cares for the members will see: nobody waits for
-            # those that do not answer, which keep the shard from going on without them.
-            others = sorted(state.detached.keys() - {state.chosen}) if state.chosen else ()
+            # Who follows a leader that goes on, whoever cares for the members will see.
+            others = sorted(state.voters - {state.chosen}) if state.chosen else ()
             return _staged(state, Published), tuple(Follow(member, state.chosen) for member in others)
         case Detached(member, position) if state.stage is not Stage.DONE:
             return _choose(replace(state, detached={**state.detached, member: position}))

@@ -236,14 +236,14 @@ def failed_over(topology: Topology, shard_id: str, chosen: PublishLeader) -> Top
 def _led(shard: Shard, chosen: PublishLeader) -> Shard:
     """The shard under a new leader, which is the only member from now on if it is to be `alone`.
 
-    One that was being dismissed may alone have all that was acknowledged. It is a member again then, and what was to be
-    the membership without it is the one that goes.
+    One that was being dismissed may alone have all that was acknowledged. It is a member again then, and the membership
+    is the one of before: nobody has gone by the other alone.
     """
     leader = chosen.member
     if all(member.id != leader for member in shard.members):
         back = {member.id for member in shard.outgoing}
         learners = tuple(member for member in shard.learners if member.id not in back)
-        shard = replace(shard, members=shard.outgoing, outgoing=shard.members, learners=learners)
+        shard = replace(shard, members=shard.outgoing, outgoing=(), learners=learners)
     if chosen.alone:
         members = tuple(member for member in shard.members if member.id == leader)
         others = tuple(member for member in shard.servers if member.id != leader)
