@@ -1,8 +1,8 @@
 """Transcripts of failovers: each event as it comes in and, indented, what the control does about it.
 
 A transcript names the members first, the old leader before all others, and the terms, the latest first, each as
-history@begin; then who is to lead, if the leader hands over, which members are on external servers, and which were the
-members before a change that is under way.
+history@begin; then who is to lead, if the leader hands over, who is wanted rather than others, which members are on
+external servers, and which were the members before a change that is under way.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Performer:
             (frozenset(names), before) if before else (frozenset(names),),
             lineage,
             preferred=said.get("successor", ""),
+            wanted=tuple(said["wanted"].split(", ")) if "wanted" in said else (),
             external=external,
         )
         self._state = self._begun

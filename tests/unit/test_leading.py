@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from helios.control.leaders import STEADY_MAX_S, STEADY_S, Steadiness, able_instead_of, away_from, home_of
+from helios.control.leaders import STEADY_MAX_S, STEADY_S, Steadiness, able_instead_of, away_from, home_of, staying_for
 from helios.model.ids import Address
-from helios.model.topology import Member, Shard
+from helios.model.topology import Member, Placement, Shard, Transition
 
 MEMBERS = tuple(Member(name, node, Address(node, 1)) for name, node in (("a.0", "a"), ("a@b", "b"), ("a@c", "c")))
 
@@ -36,6 +36,13 @@ def test_instead_of_a_leader_that_refuses_writes_one_leads_that_does_not() -> No
     assert able_instead_of(led_by("a.0"), {"a.0", "a@b"}, ()) == ("a@c",)
     assert able_instead_of(led_by("a.0"), {"a.0"}, {"c"}) == ("a@b",)
     assert able_instead_of(led_by("a.0"), {"a.0", "a@b", "a@c"}, ()) == ()
+
+
+def test_a_leader_stays_while_keys_move_unless_its_node_leaves_by_that() -> None:
+    moving = Transition("c", Placement(), (), leaving="b")
+    assert staying_for(None, led_by("a.0")) == ()
+    assert staying_for(moving, led_by("a.0")) == ("a.0",)
+    assert staying_for(moving, led_by("a@b")) == ()
 
 
 def test_a_member_is_steady_after_it_has_been_in_sync_for_a_while() -> None:

@@ -56,7 +56,8 @@ class FailoverState:
     acknowledged writes, and `alone` that a person has given up the others for it, whatever is `accepted` since.
     `preferred` is a member that was seen to have all, when nothing was under way behind the fence any more: it is to
     lead then, if it can. `external` are the members on servers that Helios does not start; `asked` tells that the
-    leader is one of them and is asked whether it goes on, and `over` that it cannot.
+    leader is one of them and is asked whether it goes on, and `over` that it cannot. Of several that have as much, the
+    first of `wanted` leads.
     """
 
     shard: str
@@ -72,6 +73,7 @@ class FailoverState:
     alone: bool = False
     accepted: str = ""
     preferred: str = ""
+    wanted: tuple[str, ...] = ()
     external: frozenset[str] = frozenset()
     asked: bool = False
     over: bool = False
@@ -336,15 +338,18 @@ def _candidate(state: FailoverState) -> tuple[str, bool]:
     return "", False
 
 
-def _behind(state: FailoverState, member: str) -> tuple[int, int, str]:
+def _behind(state: FailoverState, member: str) -> tuple[int, int, int, str]:
     """How far a member is behind, as Raft has it: by the term of the last that it has, then by how much that is.
 
-    One that has joined a new history, but only come to a point before the beginning of its term, has nothing of it.
+    Of those that have as much, those come first that are wanted. One that has joined a new history, but only come to a
+    point before the beginning of its term, has nothing of it.
     """
     at = state.detached[member]
     joined = next(age for age, term in enumerate(state.lineage) if term.history == at.history)
     older = range(joined, len(state.lineage))
-    return next((age for age in older if at.offset > state.lineage[age].begins), older[-1]), -at.offset, member
+    latest = next((age for age in older if at.offset > state.lineage[age].begins), older[-1])
+    place = state.wanted.index(member) if member in state.wanted else len(state.wanted)
+    return latest, -at.offset, place, member
 
 
 def _lineage(state: FailoverState, history: str) -> tuple[Term, ...]:

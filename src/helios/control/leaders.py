@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from helios.model.ids import founder_id
-from helios.model.topology import Shard
+from helios.model.topology import Shard, Transition
 
 STEADY_S = 30.0
 STEADY_MAX_S = 1800.0
@@ -61,6 +61,13 @@ def able_instead_of(shard: Shard, refusing: Collection[str], leaving: Collection
     if shard.leader not in refusing:
         return ()
     return tuple(m.id for m in shard.members if m.id not in refusing and m.node not in leaving)
+
+
+def staying_for(transition: Transition | None, shard: Shard) -> tuple[str, ...]:
+    """The leader itself while keys move, unless its node is to leave by that: under another the move begins anew."""
+    if transition is None or transition.leaving == shard.leading.node:
+        return ()
+    return (shard.leader,)
 
 
 def home_of(shard: Shard, leaving: Collection[str]) -> str:

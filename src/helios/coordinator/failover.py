@@ -43,9 +43,10 @@ class Failover:
         quorum: bool,
         fencing: Fencing,
         successor: Member | None = None,
+        wanted: tuple[str, ...] = (),
         ended: Callable[[str, bool], Sequence[Operation]] = lambda *_: (),
     ) -> None:
-        """With a `successor` the leader hands over to it, in order.
+        """With a `successor` the leader hands over to it, in order. `wanted` are to lead rather than others.
 
         `ended` tells what is to be written with the new leader, by whose node, and whether that is lossy.
         """
@@ -66,6 +67,7 @@ class Failover:
             shard.lineage,
             quorum=quorum,
             preferred=preferred,
+            wanted=wanted,
             external=external_members(publisher.topology, shard),
         )
 

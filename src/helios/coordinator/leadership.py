@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from helios.control.leaders import Steadiness, able_instead_of, away_from, home_of
+from helios.control.leaders import Steadiness, able_instead_of, away_from, home_of, staying_for
 from helios.control.replicas import Look, is_caught_up
 from helios.coordinator.term_context import TermContext
 from helios.model.balancing import quiet_hours_of
@@ -62,7 +62,9 @@ class Leadership:
         if able := able_instead_of(shard, refusing, self._leaving):
             return able
         home = home_of(shard, self._leaving)
-        return (home,) if home and home not in refusing and self._may_go_home(home) else ()
+        if home and home not in refusing and self._may_go_home(home):
+            return (home,)
+        return staying_for(self._context.publisher.topology.transition, shard)
 
     def going_home(self, shard: Shard, member_id: str) -> None:
         """A leader hands over; where that is its way home, the next one waits for a moment."""

@@ -365,6 +365,7 @@ class Replicas:
             shard,
             quorum=self._context.settings.replication.promises,
             successor=successor,
+            wanted=self._leadership.successors(shard) or tuple(member.id for member in self._wanted(shard)),
             fencing=self._fencing,
             ended=ended,
         )
