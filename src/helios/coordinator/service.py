@@ -52,15 +52,25 @@ class Coordinator:
     async def run(self) -> None:
         """Campaign and lead until cancelled; a store that is away is waited for."""
         while True:
+            # In a task of its own: a cancellation that meets the end of a term by itself would be lost in its group.
+            term = asyncio.create_task(self._campaign())
             try:
-                settings = await self._current_settings()
-                leadership = await campaign(self._store, self._clock, self._node_id, settings.coordinator.lease_ttl)
-                logger.info("elected: node=%s term=%d", self._node_id, leadership.term)
-                await self._lead(leadership, settings)
+                await asyncio.wait({term})
+            finally:
+                term.cancel()
+                await asyncio.wait({term})
+            try:
+                term.result()
             except* StoreError as errors:
                 reasons = "; ".join(dict.fromkeys(map(str, causes(errors))))  # several tasks may have the same one
                 logger.warning("term ended: node=%s reason=%s", self._node_id, reasons)
             await asyncio.sleep(_AFTER_FAILURE_S)
+
+    async def _campaign(self) -> None:
+        settings = await self._current_settings()
+        leadership = await campaign(self._store, self._clock, self._node_id, settings.coordinator.lease_ttl)
+        logger.info("elected: node=%s term=%d", self._node_id, leadership.term)
+        await self._lead(leadership, settings)
 
     async def _lead(self, leadership: Leadership, settings: ClusterSettings) -> None:
         try:
