@@ -274,6 +274,9 @@ def _staged(state: FailoverState, cause: type[Event | Effect]) -> FailoverState:
 
 
 def _detach_all(state: FailoverState) -> tuple[FailoverState, tuple[Effect, ...]]:
+    if not state.voters:
+        # There is an external server, and nobody else: a person accepted a loss that has been taken meanwhile, say.
+        return _staged(state, LiftFence), (LiftFence(state.shard),)
     # The old leader is among them: where it answers, it stops taking writes, and waits to be told whom to follow.
     return state, tuple(Detach(member) for member in sorted(state.voters))
 
