@@ -350,6 +350,16 @@ async def test_what_a_server_refuses_that_leads_no_more_was_not_executed(three: 
         assert said.endswith(b"nothing was executed\r\n")
 
 
+async def test_the_only_member_of_a_shard_that_follows_nobody_yet_has_executed_nothing(
+    three: Replicated, raw: RawClient
+) -> None:
+    await three.publish((0,))
+    async with three.direct(0) as leader:
+        await leader.config_set("replica-serve-stale-data", "no")
+        await leader.replicaof("127.0.0.1", 1)
+    assert (await raw.ask("GET", three.lab.key_of("shard-1"))).startswith(b"-CLUSTERDOWN shard-1 is not led by")
+
+
 async def test_nothing_waits_where_durability_is_async(three: Replicated, raw: RawClient) -> None:
     three.configure(quorum=False)
     stop(three, 1, 2)

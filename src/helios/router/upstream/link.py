@@ -176,8 +176,8 @@ class ServerConnection(WatchedQueue):
 
     def stood_down(self, reply: bytes) -> bytes:
         """The reply to a command that a server refuses since it leads no more."""
-        if not self.followed:
-            return reply
+        if not self.followed and not reply.startswith(b"-MASTERDOWN"):
+            return reply  # of a plain server, which somebody has made another's replica
         said = f"{self.shard} is not led by the server at {self.member.address} any more"
         return error_reply(f"CLUSTERDOWN {said}{NOT_EXECUTED}")
 
