@@ -26,11 +26,12 @@ async def history(store: Store, count: int) -> list[HistoryView]:
 
 
 def _failover(record: FailoverRecord) -> HistoryView:
+    instead = "again" if record.leader == record.before else f"instead of {record.before}"
     lost = "what had not reached it is lost" if record.lossy else "nothing was lost"
     return HistoryView(
         change=record.id,
         kind=FAILOVER,
-        what=f"failover of {record.shard}: {record.leader} leads instead of {record.before}",
+        what=f"failover of {record.shard}: {record.leader} leads {instead}",
         origin=str(Origin.AUTOMATIC),
         status=str(ChangeStatus.DONE),
         reason=f"{record.reason}; {lost}",

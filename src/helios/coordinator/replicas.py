@@ -140,8 +140,10 @@ class Replicas:
             for shard in topology.shards:
                 if shard.id in looks and not looks[shard.id].done():
                     continue
-                if shard.id in topology.fenced_shards or shard.id in self._losses:
-                    looks[shard.id] = tasks.create_task(self._fail_over(shard))
+                if shard.id in topology.fenced_shards:
+                    looks[shard.id] = tasks.create_task(self._fail_over(shard, "another coordinator had begun it"))
+                elif shard.id in self._losses:
+                    looks[shard.id] = tasks.create_task(self._fail_over(shard, "a loss was accepted"))
                 elif self._is_tended(topology, shard):
                     looks[shard.id] = tasks.create_task(self._look(shard, tasks))
             try:
@@ -309,7 +311,10 @@ class Replicas:
         await self._context.sessions.look()
         if any(record.value.acked_epoch < epoch for record in self._context.sessions.present.values()):
             return False
-        return not shard.outgoing or await self._none_is_over(shard.leading)
+        if not shard.outgoing:
+            return True
+        # A leader that is silent settles nothing anyway, and is not to be waited for twice.
+        return not self._following.silence.silent_s(shard.leader) and await self._none_is_over(shard.leading)
 
     async def _none_is_over(self, leader: Member) -> bool:
         """Whether no router counts by members of before that has lost its session, and may not know it."""
@@ -333,7 +338,7 @@ class Replicas:
                 self._rest[shard.id] = now_s + _REST_S
                 self._leadership.going_home(shard, member.id)
                 logger.info("leader hands over: shard=%s leader=%s successor=%s", shard.id, shard.leader, member.id)
-                await self._fail_over(shard, successor=member)
+                await self._fail_over(shard, "it hands over", member)
             case Lead(member):
                 logger.warning("made to lead: shard=%s member=%s", shard.id, member.id)
                 await self._following.lead(member)
@@ -351,9 +356,7 @@ class Replicas:
                 logger.info("membership: shard=%s change=%s", shard.id, decision)
                 self._wake.set()
 
-    async def _fail_over(
-        self, shard: Shard, reason: str = "another coordinator had begun it", successor: Member | None = None
-    ) -> None:
+    async def _fail_over(self, shard: Shard, reason: str, successor: Member | None = None) -> None:
         begun = self._history.begun(shard, reason)
 
         def ended(leader: str, lossy: bool) -> list[Operation]:
