@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from tests.engine_lab import Three
 from tests.followers import LONG_S, follow, led
 
 from helios.errors import EngineError, EngineUnreachable
+from helios.ports.engine import Engine
 
 SHORT_S = 0.3  # a wait that is meant to pass
 
@@ -37,17 +40,27 @@ async def test_a_round_counts_whoever_follows(three: Three) -> None:
     assert await leader.round(2, SHORT_S) == 1
 
 
-async def test_a_round_waits_for_its_followers(three: Three) -> None:
+@asynccontextmanager
+async def round_under_way(three: Three) -> AsyncIterator[tuple[asyncio.Future[int], Engine]]:
+    """A round that waits for a follower, which stands still, and another connection to the leader."""
     a, b, _ = three
     leader, follower = await a.open(), await b.open()
     await follow(follower, a)
     b.freeze()
     begun = asyncio.ensure_future(leader.round(1, LONG_S))
-    writer = await a.open()
-    await a.set(writer, b"key", b"1")  # others go on
-    assert not begun.done()
+    other = await a.open()
+    await other.count()
+    yield begun, other
     b.thaw()
-    assert await begun == 1
+
+
+async def test_a_round_waits_for_its_followers(three: Three) -> None:
+    a, b, _ = three
+    async with round_under_way(three) as (begun, writer):
+        await a.set(writer, b"key", b"1")  # others go on
+        assert not begun.done()
+        b.thaw()
+        assert await begun == 1
 
 
 async def test_a_follower_that_dies_in_a_round_does_not_count(three: Three) -> None:
@@ -65,31 +78,17 @@ async def test_a_follower_that_dies_in_a_round_does_not_count(three: Three) -> N
 
 
 async def test_a_leader_that_dies_in_a_round_says_nothing(three: Three) -> None:
-    a, b, _ = three
-    leader, follower = await a.open(), await b.open()
-    await follow(follower, a)
-    b.freeze()
-    begun = asyncio.ensure_future(leader.round(1, LONG_S))
-    watch = await a.open()
-    await watch.count()
-    a.crash()
-    with pytest.raises(EngineUnreachable):
-        await begun
-    b.thaw()
+    async with round_under_way(three) as (begun, _):
+        three[0].crash()
+        with pytest.raises(EngineUnreachable):
+            await begun
 
 
 async def test_a_leader_that_is_detached_in_a_round_ends_it(three: Three) -> None:
-    a, b, _ = three
-    leader, follower = await a.open(), await b.open()
-    await follow(follower, a)
-    b.freeze()
-    begun = asyncio.ensure_future(leader.round(1, LONG_S))
-    watch = await a.open()
-    await watch.count()
-    await watch.detach()
-    with pytest.raises(EngineError):
-        await begun
-    b.thaw()
+    async with round_under_way(three) as (begun, other):
+        await other.detach()
+        with pytest.raises(EngineError):
+            await begun
 
 
 async def test_a_follower_begins_no_round(three: Three) -> None:
