@@ -163,7 +163,8 @@ def test_a_copy_that_loses_its_connection_goes_on(tmp_path: Path) -> None:
         with writer.writing():
             for _ in range(3):
                 writer.progresses()
-                assert server_says(server, "CLIENT", "KILL", "TYPE", "REPLICA") == 1
+                # What was on its way may have been acknowledged, and the copy not be back.
+                blocking_until(lambda: server_says(server, "CLIENT", "KILL", "TYPE", "REPLICA") == 1, LONG_S)
             writer.progresses()
         blocking_until(lambda: complete(cluster), LONG_S)
         assert leader(cluster, E) == f"{E}.0"
