@@ -89,7 +89,7 @@ async def test_a_killed_leader_costs_nothing_that_was_acknowledged(group: Group)
     assert all([await group.has(key) for key in keys])
     await group.write()
     entries = [(entry.kind, entry.shard, entry.reason) for entry in await history(group.store, 10)]
-    assert entries == [("failover", "a", "its process has ended; nothing was lost")] * 2
+    assert entries == [("failover", "a", "its process has ended; nothing that a majority had was lost")] * 2
 
 
 async def test_leaders_that_hand_over_are_no_failovers(group: Group) -> None:
@@ -99,7 +99,26 @@ async def test_leaders_that_hand_over_are_no_failovers(group: Group) -> None:
     (other,) = (member for member in group.shard.members if member.id != group.shard.leader)
     assert group.replicas is not None
     await group.replicas.promote(group.shard, other)
+    await group.becomes(lambda: group.settled)
     assert await history(group.store, 10) == []
+
+
+async def test_a_leader_that_is_lost_while_it_hands_over_is_one(group: Group) -> None:
+    await group.coordinate(3)
+    await group.grown(3)
+    await group.resign()
+    assert group.context is not None
+    context, successor = group.context, group.shard.members[1]
+    following = Following(context.access, context.clock)
+    fencing = Fencing(context.publisher, context.sessions, ack_timeout_s=LONG_S)
+    ended = FailoverHistory(context.publisher, context.clock, context.new_id).begun(group.shard, "it was lost")
+    group.labs[group.shard.leader].crash()
+    await Failover(
+        context.publisher, following, group.shard, quorum=True, fencing=fencing, successor=successor, ended=ended
+    ).run()
+    await following.close()
+    (entry,) = await history(group.store, 10)
+    assert entry.reason == "it was lost; nothing that a majority had was lost"
 
 
 async def test_the_oldest_failovers_go(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,8 +127,8 @@ async def test_the_oldest_failovers_go(group: Group, monkeypatch: pytest.MonkeyP
     assert group.context is not None
     kept = FailoverHistory(group.context.publisher, SystemClock(), iter("abcd").__next__)
     for leader in ("n1", "n2", "a"):
-        begun = kept.begun(group.shard, "it does not answer")
-        await group.context.publisher.write([kept.ended(begun, leader, lossy=leader == "a")])
+        ended = kept.begun(group.shard, "it does not answer")
+        await group.context.publisher.write(ended(leader, leader == "a"))
         await kept.trim()
     entries = await history(group.store, 10)
     assert [entry.what for entry in entries] == ["failover of a: n2 leads instead of a", "failover of a: a leads again"]

@@ -152,7 +152,9 @@ async def test_one_that_was_forced_off_elsewhere_is_ended_before_a_membership_se
         await administrator.allow(f"helios-s-{name}", "secret", UserRole.ROUTER)
     gone = await connector.open(member, user="helios-s-gone", password="secret")
     await followed.are(session("here"))
-    assert await followed.fencing.none_is_over(member, administrator)
+    present = await followed.fencing.session_users(administrator, member)
+    assert present == {"gone", "here"}
+    assert await followed.fencing.end_those_over(member, present, lambda: connector.open(member))
     assert sorted(await administrator.users()) == ["default", "helios-s-here"]
     with pytest.raises(EngineUnreachable):
         await gone.count()
@@ -162,13 +164,12 @@ async def test_where_nobody_can_be_forced_off_one_that_is_over_is_waited_out(fol
     member = Member(MEMBER, "external", Address("host", 1))
     followed.clock.now_s += TTL_S + MARGIN_S
     connector = MemoryConnector({member.address: MemoryServer("leader", wall=time.time)})
-    administrator = await connector.open(member)
     await followed.are(session("one", MEMBER))
     followed.sessions.revoking("one")
     await followed.are()
-    assert not await followed.fencing.none_is_over(member, administrator)
+    assert not await followed.fencing.end_those_over(member, set(), lambda: connector.open(member))
     followed.clock.now_s += TTL_S + MARGIN_S
-    assert await followed.fencing.none_is_over(member, administrator)
+    assert await followed.fencing.end_those_over(member, set(), lambda: connector.open(member))
 
 
 async def test_all_users_of_a_silent_session_are_ended() -> None:

@@ -27,7 +27,7 @@ async def history(store: Store, count: int) -> list[HistoryView]:
 
 def _failover(record: FailoverRecord) -> HistoryView:
     instead = "again" if record.leader == record.before else f"instead of {record.before}"
-    lost = "what had not reached it is lost" if record.lossy else "nothing was lost"
+    lost = "what had not reached it is lost" if record.lossy else "nothing that a majority had was lost"
     return HistoryView(
         change=record.id,
         kind=FAILOVER,

@@ -158,8 +158,8 @@ class CopyView:
 class ShardView:
     """A shard and its copies, the leader first.
 
-    `status` is ok, under-replicated (`missing` of the `wanted` copies do not count yet), no majority (writes wait for
-    members that do not follow) or no leader. `durability` says when a write is acknowledged: quorum or async.
+    `status` is ok, under-replicated (`missing` of the `wanted` copies do not count yet), no majority (too few members
+    follow to confirm writes) or no leader. `durability` says when a write is acknowledged: quorum or async.
     """
 
     id: str

@@ -27,6 +27,7 @@ _REQUEST_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 _METHODS = frozenset(("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"))
 _PAIR = ("source", "target")
 _NO_ROUTE = "none"
+_HISTORY = 400  # all that is kept of changes and failovers: many leaders may be lost at once
 
 
 class Metrics:
@@ -92,7 +93,7 @@ class Metrics:
             stats, shards = await self._admin.figures(exact=False)
             migrations = await self._admin.migrations()
             routers = await self._admin.routers()
-            history = await self._admin.history()
+            history = await self._admin.history(_HISTORY)
         except HeliosError:
             stats, migrations, routers, shards = None, [], [], []
         else:

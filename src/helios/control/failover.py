@@ -1,7 +1,8 @@
 """The control of one failover: who leads a shard after its leader is gone, so that nothing acknowledged is lost. Pure.
 
 A write is acknowledged when a majority of the shard's members has it, the leader included. So members are detached
-from the old leader, each of which acknowledges nothing to it any more, until every majority has one among them;
+from the old leader, each of which acknowledges nothing to it any more, until every majority has one among them (while
+the members change, every majority of those of before, for nobody goes by the others alone);
 the most advanced of these has all that was acknowledged, and is promoted. Positions compare only along one history:
 a member that has lost its own (it was restarted, or never synced) is detached, but counts for nothing. The store's
 compare-and-set alone makes a leader; until then anything may be done again, by a successor, too.
@@ -314,7 +315,7 @@ def _answered(state: FailoverState, said: Answered) -> tuple[FailoverState, tupl
         return replace(state, asked=False), ()
     if said.stands:
         return _staged(state, LiftFence), (LiftFence(state.shard),)
-    return _staged(state, PublishLeader), (PublishLeader(state.leader, (), alone=True),)
+    return _staged(state, PublishLeader), (PublishLeader(state.leader, (), alone=True, lossy=True),)
 
 
 def _candidate(state: FailoverState) -> tuple[str, bool]:

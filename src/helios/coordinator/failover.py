@@ -48,7 +48,8 @@ class Failover:
     ) -> None:
         """With a `successor` the leader hands over to it, in order. `wanted` are to lead rather than others.
 
-        `ended` tells what is to be written with the new leader, by whose node, and whether that is lossy.
+        `ended` tells what is to be written with a new leader to which nobody has handed over in order, by whose node,
+        and whether that is lossy.
         """
         self._publisher = publisher
         self._following = following
@@ -107,7 +108,7 @@ class Failover:
         """Return when members follow, as far as they answer: others are told later, by whoever cares for them.
 
         Those that have not been heard in this failover may hang, and keep the shard from a majority until they are
-        members no more: they are not waited for.
+        members no more: they are waited for a moment only.
         """
         for timeout_s, waited in ((_FOLLOW_SOON_S, followers.keys()), (_FOLLOW_S, self.state.detached.keys())):
             if tasks := [followers[member] for member in followers.keys() & waited]:
@@ -240,15 +241,16 @@ class Failover:
         self._events.put_nowait(control.Published())
 
     async def _publish(self, chosen: control.PublishLeader) -> None:
-        noted = self._ended(self._now(chosen.member).node, chosen.lossy)
+        in_order = chosen.member == self.state.preferred
+        noted = [] if in_order else self._ended(self._now(chosen.member).node, chosen.lossy)
         await self._publisher.publish(lambda topology: failed_over(topology, self._shard.id, chosen), noted)
-        level = logging.WARNING if self.state.lossy else logging.INFO
+        level = logging.WARNING if chosen.lossy else logging.INFO
         logger.log(
             level,
             "leader chosen: shard=%s leader=%s before=%s lossy=%s",
             self._shard.id,
             chosen.member,
             self._shard.leader,
-            self.state.lossy,
+            chosen.lossy,
         )
         self._events.put_nowait(control.Published())

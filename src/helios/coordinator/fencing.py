@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Collection
 
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.sessions import Sessions
@@ -54,16 +54,22 @@ class Fencing:
             await self._sessions.changed(_LOOK_AGAIN_S)
             await self._sessions.look()
 
-    async def none_is_over(self, member: Member, administrator: Engine) -> bool:
-        """Whether only sessions that the store has can act on `member`; users of others are ended.
+    async def end_those_over(
+        self, member: Member, present: Collection[str] | None, administer: Callable[[], Awaitable[Engine]]
+    ) -> bool:
+        """Whether only sessions that the store has can act on `member`; of those that are `present` others are ended.
 
         One that was forced off elsewhere may go on here, as it was told of the topology last. Raises EngineError.
         """
-        present = await self._session_users(administrator, member)
         await self._sessions.look()
-        for session in sorted((present or set()) - self._sessions.present.keys()):
-            if not await self._end(session, None, administrator):
-                return False
+        over = sorted(set(present or ()) - self._sessions.present.keys())
+        if over:
+            administrator = await administer()
+            try:
+                if not all([await self._end(session, None, administrator) for session in over]):
+                    return False
+            finally:
+                await administrator.close()
         return not self._sessions.left_s(member.id, unknown=present is None)
 
     async def acknowledged(self) -> bool:
@@ -99,7 +105,7 @@ class Fencing:
         forced = 0
         while True:
             listed = self._sessions.present
-            present = await self._session_users(administrator, member)
+            present = await self.session_users(administrator, member)
             silent = {session for session, record in listed.items() if record.value.acked_epoch < epoch}
             as_default = {session for session in silent if member.id in listed[session].value.as_default}
             # An expired session has no record any more, but what it sent may still be on its way.
@@ -114,7 +120,7 @@ class Fencing:
             await self._sessions.changed(min(_LOOK_AGAIN_S, left_s or _LOOK_AGAIN_S))
             await self._sessions.look()
 
-    async def _session_users(self, administrator: Engine, member: Member) -> set[str] | None:
+    async def session_users(self, administrator: Engine, member: Member) -> set[str] | None:
         """The sessions that have a user there; None for an external server that does not let us look."""
         try:
             users = await administrator.users()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 from helios.coordinator.publisher import Publisher
 from helios.model.migration import Change, ChangeStatus, Migration, MigrationStatus
@@ -19,7 +18,7 @@ from helios.ports.records import (
     list_records,
     put_record,
 )
-from helios.ports.store import Delete, Put
+from helios.ports.store import Delete, Operation, Put
 
 logger = logging.getLogger(__name__)
 
@@ -91,15 +90,16 @@ class FailoverHistory:
         self._clock = clock
         self._new_id = new_id
 
-    def begun(self, shard: Shard, reason: str) -> FailoverRecord:
-        """A leader is lost: what can be said of that already."""
-        now_s = self._clock.wall()
-        return FailoverRecord(self._new_id(), shard.id, shard.leading.node, "", reason, now_s, now_s)
+    def begun(self, shard: Shard, reason: str) -> Callable[[str, bool], list[Operation]]:
+        """A leader is lost. Tells what is to be written with the next, by whose node, and whether that is lossy."""
+        began_at = self._clock.wall()
 
-    def ended(self, begun: FailoverRecord, leader: str, *, lossy: bool) -> Put:
-        """What is to be written together with the new leader, by whose node it is called."""
-        record = replace(begun, leader=leader, ended_at=self._clock.wall(), lossy=lossy)
-        return put_record(FAILOVERS + record.id, record)
+        def ended(leader: str, lossy: bool) -> list[Operation]:
+            now_s, before = self._clock.wall(), shard.leading.node
+            record = FailoverRecord(self._new_id(), shard.id, before, leader, reason, began_at, now_s, lossy)
+            return [put_record(FAILOVERS + record.id, record)]
+
+        return ended
 
     async def trim(self) -> None:
         """Let the oldest go. Raises StoreError."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from helios.control.admission import promoted
 from helios.control.replicas import (
@@ -141,7 +142,8 @@ class Replicas:
                 if shard.id in looks and not looks[shard.id].done():
                     continue
                 if shard.id in topology.fenced_shards:
-                    looks[shard.id] = tasks.create_task(self._fail_over(shard, "another coordinator had begun it"))
+                    reason = "another coordinator had begun it, perhaps to hand over"
+                    looks[shard.id] = tasks.create_task(self._fail_over(shard, reason))
                 elif shard.id in self._losses:
                     looks[shard.id] = tasks.create_task(self._fail_over(shard, "a loss was accepted"))
                 elif self._is_tended(topology, shard):
@@ -314,13 +316,14 @@ class Replicas:
         if not shard.outgoing:
             return True
         # A leader that is silent settles nothing anyway, and is not to be waited for twice.
-        return not self._following.silence.silent_s(shard.leader) and await self._none_is_over(shard.leading)
+        return not self._following.silence.silent_s(shard.leader) and await self._end_those_over(shard.leading)
 
-    async def _none_is_over(self, leader: Member) -> bool:
+    async def _end_those_over(self, leader: Member) -> bool:
         """Whether no router counts by members of before that has lost its session, and may not know it."""
         try:
             async with self._following.looking(leader) as engine:
-                return await self._fencing.none_is_over(leader, engine)
+                present = await self._fencing.session_users(engine, leader)
+            return await self._fencing.end_those_over(leader, present, partial(self._following.administer, leader))
         except (EngineError, TimeoutError):
             return False
 
@@ -338,7 +341,7 @@ class Replicas:
                 self._rest[shard.id] = now_s + _REST_S
                 self._leadership.going_home(shard, member.id)
                 logger.info("leader hands over: shard=%s leader=%s successor=%s", shard.id, shard.leader, member.id)
-                await self._fail_over(shard, "it hands over", member)
+                await self._fail_over(shard, "it was lost while it handed over", member)
             case Lead(member):
                 logger.warning("made to lead: shard=%s member=%s", shard.id, member.id)
                 await self._following.lead(member)
@@ -357,20 +360,15 @@ class Replicas:
                 self._wake.set()
 
     async def _fail_over(self, shard: Shard, reason: str, successor: Member | None = None) -> None:
-        begun = self._history.begun(shard, reason)
-
-        def ended(leader: str, lossy: bool) -> list[Operation]:
-            return [] if successor is not None else [self._history.ended(begun, leader, lossy=lossy)]
-
         failover = self._failovers[shard.id] = Failover(
             self._publisher,
             self._following,
             shard,
             quorum=self._context.settings.replication.promises,
             successor=successor,
-            wanted=self._leadership.successors(shard) or tuple(member.id for member in self._wanted(shard)),
+            wanted=(*self._leadership.successors(shard), *(member.id for member in self._wanted(shard))),
             fencing=self._fencing,
-            ended=ended,
+            ended=self._history.begun(shard, reason),
         )
         for change in self._losses.get(shard.id, ()):
             self._accept(failover, change)
@@ -380,8 +378,8 @@ class Replicas:
             del self._failovers[shard.id]
             self._unsettled.add(shard.id)
             self._wake.set()
-        await self._history.trim()
         await self._answer(shard.id, lossy=failover.state.lossy)
+        await self._history.trim()
 
     async def _answer(self, shard_id: str, *, lossy: bool = False) -> None:
         """Tell those who accepted a loss what it has come to."""

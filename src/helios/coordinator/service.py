@@ -59,12 +59,17 @@ class Coordinator:
             finally:
                 term.cancel()
                 await asyncio.wait({term})
-            try:
-                term.result()
-            except* StoreError as errors:
-                reasons = "; ".join(dict.fromkeys(map(str, causes(errors))))  # several tasks may have the same one
-                logger.warning("term ended: node=%s reason=%s", self._node_id, reasons)
+                self._told(term)
             await asyncio.sleep(_AFTER_FAILURE_S)
+
+    def _told(self, term: asyncio.Task[None]) -> None:
+        if term.cancelled():
+            return
+        try:
+            term.result()
+        except* StoreError as errors:
+            reasons = "; ".join(dict.fromkeys(map(str, causes(errors))))  # several tasks may have the same one
+            logger.warning("term ended: node=%s reason=%s", self._node_id, reasons)
 
     async def _campaign(self) -> None:
         settings = await self._current_settings()

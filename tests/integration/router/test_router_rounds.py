@@ -357,7 +357,9 @@ async def test_the_only_member_of_a_shard_that_follows_nobody_yet_has_executed_n
     async with three.direct(0) as leader:
         await leader.config_set("replica-serve-stale-data", "no")
         await leader.replicaof("127.0.0.1", 1)
-    assert (await raw.ask("GET", three.lab.key_of("shard-1"))).startswith(b"-CLUSTERDOWN shard-1 is not led by")
+    key = three.lab.key_of("shard-1")
+    for command in (["GET", key], ["SET", key, "value"]):
+        assert (await raw.ask(*command)).startswith(b"-CLUSTERDOWN shard-1 is not led by")
 
 
 async def test_nothing_waits_where_durability_is_async(three: Replicated, raw: RawClient) -> None:

@@ -53,7 +53,6 @@ class ServerConnection(WatchedQueue):
         self.state = ConnectionState.IDLE
         self.last_fault = "not connected yet"
         self.history = ""  # the replication id under which the server has to lead; empty: any
-        self.followed = False  # whether the shard has other servers, which may lead it
         self.run = 0  # tells the server's processes apart: bits of a digest of its run id
         self._host = host
         self.configure(options)
@@ -176,10 +175,9 @@ class ServerConnection(WatchedQueue):
 
     def stood_down(self, reply: bytes) -> bytes:
         """The reply to a command that a server refuses since it leads no more."""
-        if not self.followed and not reply.startswith(b"-MASTERDOWN"):
-            return reply  # of a plain server, which somebody has made another's replica
-        said = f"{self.shard} is not led by the server at {self.member.address} any more"
-        return error_reply(f"CLUSTERDOWN {said}{NOT_EXECUTED}")
+        said = reply[1:-2].decode("utf-8", "replace").removesuffix(".")
+        place = f"{self.shard} is not led by the server at {self.member.address}"
+        return error_reply(f"CLUSTERDOWN {place} ({said}){NOT_EXECUTED}")
 
     def misunderstood(self, reply: bytes, error: Exception) -> bytes:
         """The reply to a command whose own is of a kind that it never has."""

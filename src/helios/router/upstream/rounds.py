@@ -190,10 +190,12 @@ class Rounds:
         self._timer = None
         timeout_s = self._options.ack_timeout_s
         refusals = self._refusals(f"no majority of its members confirmed it within {timeout_s:g} s")
-        for queue, count in self._parked.expired(self._loop.time(), timeout_s):
+        expired = self._parked.expired(self._loop.time(), timeout_s)
+        if expired and self._short:
+            self._lack(True)
+        for queue, count in expired:
             queue.refuse(count, *refusals)
             queue.look()
-            self._lack(self._lacking or self._short)
         if self._parked:
             self._watch()
 
@@ -219,7 +221,6 @@ class AllRounds:
     def tie(self, shard: Shard, link: ServerConnection) -> None:
         """Let the link lead to the shard's leader alone, and its replies wait where its members have to agree."""
         link.history = history_of(shard)
-        link.followed = len(shard.servers) > 1
         link.parks = 0 if Quorum.of(shard).alone else self._options.parks
         if link.parks and link.rounds is None:
             if shard.id not in self._rounds:
