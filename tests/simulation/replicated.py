@@ -195,7 +195,8 @@ class ReplicatedWorld(World):
     def calm(self) -> None:
         # A server whose answer is late is replaced: that would never come to an end.
         super().calm()
-        self.late = dict.fromkeys((server.name for server in self.everyone()), 0.0)
+        self.late.clear()
+        self.usually_late = 0.0
 
     def look(self) -> None:
         self.terms.look()

@@ -61,7 +61,8 @@ class World:
         self.lost = 0  # of what was acknowledged, where that is allowed
         self.coordinator = ""
         self.max_staleness_s = scenario.settings.replication.max_staleness  # at any time until now
-        self.late: dict[str, float] = {}
+        self.late: dict[str, float] = {}  # by server: how often its answer takes long, where that is not as usual
+        self.usually_late = scenario.late
         self.members: dict[str, MemberRecord] = {}
         self.inner = MemoryStore()
         self.etcd: SimEtcd | None = None
@@ -223,7 +224,7 @@ class World:
         return server
 
     def _delay_s(self, name: str) -> float:
-        late = self.late.get(name, self.scenario.late)
+        late = self.late.get(name, self.usually_late)
         if late and self._delays.random() < late:
             return self._delays.uniform(0.05, _LATE_S)
         return self._delays.expovariate(4000)
