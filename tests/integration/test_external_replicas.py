@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.cluster import Cluster, ask, running_cluster
+from tests.reckoning import topology_of
 from tests.replicated_cluster import LONG_S, Writer, assert_kept, complete, fields, kill, leader, led_by_another
 from tests.servers import Server, start_valkey
 from tests.waiting import blocking_until
@@ -196,7 +198,7 @@ def test_a_server_without_which_too_little_is_left_goes_on_if_it_was_not_restart
         running_cluster(tmp_path, 2, flags=["--replication-factor", "3"], checked=False) as cluster,
     ):
         join(cluster, server)
-        blocking_until(lambda: len(replicas(cluster)) == 2, LONG_S)
+        blocking_until(lambda: has_settled(cluster, 2), LONG_S)
         writer = Writer(cluster.resp_ports[0])
         with writer.writing():
             writer.progresses()
@@ -204,7 +206,7 @@ def test_a_server_without_which_too_little_is_left_goes_on_if_it_was_not_restart
             kill(cluster, f"{E}@shard-2")
             blocking_until(lambda: status(cluster, E) == b"no leader", LONG_S)
             server.cont()
-            blocking_until(lambda: len(replicas(cluster)) == 2, LONG_S)
+            blocking_until(lambda: has_settled(cluster, 2), LONG_S)
             assert leader(cluster, E) == f"{E}.0"
             writer.progresses()
             kill(cluster, f"{E}@shard-2")
@@ -224,6 +226,12 @@ def test_a_server_without_which_too_little_is_left_goes_on_if_it_was_not_restart
 def replicas(cluster: Cluster) -> list[object]:
     """The nodes that have a copy of the external server's keys, and count."""
     return [node for node, role in copies(cluster, E).items() if role == b"replica"]
+
+
+def has_settled(cluster: Cluster, count: int) -> bool:
+    """Whether so many copies count, and no members of before any more, which could do without the last to come."""
+    shard = asyncio.run(topology_of(cluster)).shard(E)
+    return shard is not None and not shard.outgoing and len(replicas(cluster)) == count
 
 
 def status(cluster: Cluster, shard: str) -> object:
