@@ -8,10 +8,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from tests.engine_lab import Lab, open_lab
 from tests.waiting import until
 
+from helios.coordinator.failover import Failover
+from helios.coordinator.fencing import Fencing
+from helios.coordinator.following import Following
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.replicas import Replicas
 from helios.coordinator.term_context import TermContext
@@ -85,6 +89,20 @@ class Group:
             self.coordinating.cancel()
             with suppress(asyncio.CancelledError):
                 await self.coordinating
+
+    def following(self) -> Following:
+        """What tells servers whom to follow, of the coordinator that has resigned last."""
+        assert self.context is not None
+        return Following(self.context.access, self.context.clock)
+
+    def failover(self, following: Following, successor: Member, **how: Any) -> Failover:
+        """One in which the leader hands over, by the coordinator that has resigned last."""
+        assert self.context is not None
+        context = self.context
+        fencing = Fencing(context.publisher, context.sessions, ack_timeout_s=LONG_S)
+        return Failover(
+            context.publisher, following, self.shard, quorum=True, fencing=fencing, successor=successor, **how
+        )
 
     @property
     def shard(self) -> Shard:

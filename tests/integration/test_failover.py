@@ -10,16 +10,14 @@ from pathlib import Path
 
 import pytest
 from tests.engine_lab import KINDS
-from tests.failover_group import LONG_S, Group, group_of
+from tests.failover_group import Group, group_of
 from tests.waiting import until
 
 from helios.admin.history import history
 from helios.control.replicas import Decision, Look, decide
 from helios.control.silence import Looked
 from helios.coordinator.failover import Failover
-from helios.coordinator.fencing import Fencing
 from helios.coordinator.following import Following
-from helios.coordinator.history import FailoverHistory
 from helios.errors import Unavailable
 from helios.model.ids import Address
 from helios.model.migration import Change, ChangeKind, ChangeStatus
@@ -90,49 +88,6 @@ async def test_a_killed_leader_costs_nothing_that_was_acknowledged(group: Group)
     await group.write()
     entries = [(entry.kind, entry.shard, entry.reason) for entry in await history(group.store, 10)]
     assert entries == [("failover", "a", "its process has ended; nothing that a majority had was lost")] * 2
-
-
-async def test_leaders_that_hand_over_are_no_failovers(group: Group) -> None:
-    await group.coordinate(2)
-    await group.grown(2)
-    assert group.context is not None
-    (other,) = (member for member in group.shard.members if member.id != group.shard.leader)
-    assert group.replicas is not None
-    await group.replicas.promote(group.shard, other)
-    await group.becomes(lambda: group.settled)
-    assert await history(group.store, 10) == []
-
-
-async def test_a_leader_that_is_lost_while_it_hands_over_is_one(group: Group) -> None:
-    await group.coordinate(3)
-    await group.grown(3)
-    await group.resign()
-    assert group.context is not None
-    context, successor = group.context, group.shard.members[1]
-    following = Following(context.access, context.clock)
-    fencing = Fencing(context.publisher, context.sessions, ack_timeout_s=LONG_S)
-    ended = FailoverHistory(context.publisher, context.clock, context.new_id).begun(group.shard, "it was lost")
-    group.labs[group.shard.leader].crash()
-    await Failover(
-        context.publisher, following, group.shard, quorum=True, fencing=fencing, successor=successor, ended=ended
-    ).run()
-    await following.close()
-    (entry,) = await history(group.store, 10)
-    assert entry.reason == "it was lost; nothing that a majority had was lost"
-
-
-async def test_the_oldest_failovers_go(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helios.coordinator.history.KEPT", 2)
-    await group.coordinate(1)
-    assert group.context is not None
-    kept = FailoverHistory(group.context.publisher, SystemClock(), iter("abcd").__next__)
-    for leader in ("n1", "n2", "a"):
-        ended = kept.begun(group.shard, "it does not answer")
-        await group.context.publisher.write(ended(leader, leader == "a"))
-        await kept.trim()
-    entries = await history(group.store, 10)
-    assert [entry.what for entry in entries] == ["failover of a: n2 leads instead of a", "failover of a: a leads again"]
-    assert entries[-1].reason == "it does not answer; what had not reached it is lost"
 
 
 async def test_a_shard_may_shrink_to_one_member(group: Group) -> None:
@@ -312,11 +267,9 @@ async def test_when_a_failover_ends_all_that_answer_follow_already(group: Group)
     await group.grown(3)
     key = await group.write()
     await group.resign()  # so that nobody else tells them
-    assert group.context is not None
-    context, successor = group.context, group.shard.members[1]
-    following = Following(context.access, context.clock)
-    fencing = Fencing(context.publisher, context.sessions, ack_timeout_s=LONG_S)
-    failover = Failover(context.publisher, following, group.shard, quorum=True, fencing=fencing, successor=successor)
+    successor = group.shard.members[1]
+    following = group.following()
+    failover = group.failover(following, successor)
     await failover.run()
     assert group.shard.leader == successor.id
     answered = [
