@@ -223,15 +223,10 @@ def test_a_server_without_which_too_little_is_left_goes_on_if_it_was_not_restart
         assert None not in kept
 
 
-def replicas(cluster: Cluster) -> list[object]:
-    """The nodes that have a copy of the external server's keys, and count."""
-    return [node for node, role in copies(cluster, E).items() if role == b"replica"]
-
-
 def has_settled(cluster: Cluster, count: int) -> bool:
     """Whether so many copies count, and no members of before any more, which could do without the last to come."""
     shard = asyncio.run(topology_of(cluster)).shard(E)
-    return shard is not None and not shard.outgoing and len(replicas(cluster)) == count
+    return shard is not None and not shard.outgoing and len(shard.members) == 1 + count
 
 
 def status(cluster: Cluster, shard: str) -> object:
