@@ -59,9 +59,9 @@ class Fencing:
     ) -> bool:
         """Whether only sessions that the store has can act on `member`; of those that are `present` others are ended.
 
-        One that was forced off elsewhere may go on here, as it was told of the topology last. Raises EngineError.
+        One that was forced off elsewhere may go on here, as it was told of the topology last. Who has a user there was
+        listed before the sessions were looked at, so that none that was made in between is missed. Raises EngineError.
         """
-        await self._sessions.look()
         over = sorted(set(present or ()) - self._sessions.present.keys())
         if over:
             administrator = await administer()

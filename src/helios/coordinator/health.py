@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from math import inf
 
 from helios.control.health import Signs, judge
@@ -15,12 +16,11 @@ from helios.model.health import NodeHealth
 from helios.model.ids import founder_id
 from helios.model.migration import Change
 from helios.model.topology import Member, Node, NodeKind, Topology
-from helios.ports.engine import Engine, session_of
+from helios.ports.engine import Engine
 from helios.ports.pulse import rest
 from helios.ports.records import (
     AGENTS,
     HEALTH,
-    SESSIONS,
     AgentRecord,
     HealthRecord,
     Record,
@@ -108,7 +108,7 @@ class Watch:
                     seen = AgentRecord(node.id, node.address, node.kind, self._clock.wall())
                     await self._publisher.write([put_record(AGENTS + node.id, seen)])
                 if self._clock.monotonic() >= self._users_ended.get(member.id, -inf) + _END_USERS_EVERY_S:
-                    await self._end_users(node, engine)
+                    await self._end_users(node, member, engine)
                     self._users_ended[member.id] = self._clock.monotonic()
         except EngineError as error:
             self._trouble[member.id] = str(error)
@@ -135,28 +135,21 @@ class Watch:
         refusing = self._context.refusing
         (refusing.add if refuses else refusing.discard)(member.id)
 
-    async def _end_users(self, node: Node, engine: Engine) -> None:
+    async def _end_users(self, node: Node, member: Member, engine: Engine) -> None:
         try:
             await self._access.end_users(engine)
-            await self._end_sessions(engine)
+            await self._end_sessions(member, engine)
         except EngineDenied:
             if node.kind is not NodeKind.EXTERNAL:
                 raise
 
-    async def _end_sessions(self, engine: Engine) -> None:
+    async def _end_sessions(self, member: Member, engine: Engine) -> None:
         """Users of sessions that have ended are of no use to anyone."""
-        users = {user: session for user in await engine.users() if (session := session_of(user)) is not None}
-        known = self._context.sessions.present
-        users = {user: session for user, session in users.items() if session not in known}
-        if not users:
-            return
-        # The store is asked after the users are listed: a session that was made in between is in both.
-        snapshot = await self._publisher.store.list(SESSIONS)
-        living = {entry.key.removeprefix(SESSIONS) for entry in snapshot.entries}
-        for user, session in users.items():
-            if session not in living:
-                await self._publisher.confirm()
-                await engine.force_off(user)
+        sessions, fencing = self._context.sessions, self._context.fencing
+        present = await fencing.session_users(engine, member)
+        if present is not None and present - sessions.present.keys():
+            await sessions.look()
+            await fencing.end_those_over(member, present, partial(self._access.administer, member))
 
     async def _judge(self, began: float) -> None:
         records = await list_records(self._publisher.store, AgentRecord, AGENTS)

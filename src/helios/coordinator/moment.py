@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
-from helios.coordinator.fencing import Fencing
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.term_context import TermContext
 from helios.errors import Conflict, EngineError, Unavailable
@@ -41,9 +40,7 @@ class Moment:
         self._publisher = context.publisher
         self._change = change
         self._key = BACKUPS + change.id
-        self._fencing = Fencing(
-            context.publisher, context.sessions, ack_timeout_s=context.settings.coordinator.fence_ack_timeout
-        )
+        self._fencing = context.fencing
 
     async def run(self) -> None:
         """Perform the change to its end. Raises EngineError, or Unavailable where there was no such moment."""

@@ -28,7 +28,6 @@ from helios.control.silence import Beaten
 from helios.control.wishes import external_members, is_external, wishes_of
 from helios.coordinator.attaching import Attaching
 from helios.coordinator.failover import Failover
-from helios.coordinator.fencing import Fencing
 from helios.coordinator.following import Following
 from helios.coordinator.history import FailoverHistory
 from helios.coordinator.leadership import Leadership
@@ -274,12 +273,6 @@ class Replicas:
                 self._glances[member.id] = tasks.create_task(self._following.look(member))
 
     @property
-    def _fencing(self) -> Fencing:
-        context = self._context
-        ack_timeout_s = context.settings.coordinator.fence_ack_timeout
-        return Fencing(context.publisher, context.sessions, ack_timeout_s=ack_timeout_s)
-
-    @property
     def _least(self) -> int:
         settings = self._context.settings
         return settings.replication.least_members(settings.sharding.replication_factor)
@@ -303,29 +296,30 @@ class Replicas:
         return record is not None and record.dead
 
     async def _is_known(self, shard: Shard) -> bool:
-        """Whether every router goes by the shard as it stands."""
+        """Whether every router goes by the shard as it stands, and none by members of before, its session over."""
         servers = (shard.leader, shard.memberships, frozenset(member.id for member in shard.learners))
         if self._since.get(shard.id, (None, 0))[0] != servers:
             self._since[shard.id] = servers, self._publisher.topology.epoch
         if not (shard.learners or shard.outgoing):
             return True
-        epoch = self._since[shard.id][1]
-        await self._context.sessions.look()
-        if any(record.value.acked_epoch < epoch for record in self._context.sessions.present.values()):
-            return False
-        if not shard.outgoing:
-            return True
+        epoch, leader = self._since[shard.id][1], shard.leading
         # A leader that is silent settles nothing anyway, and is not to be waited for twice.
-        return not self._following.silence.silent_s(shard.leader) and await self._end_those_over(shard.leading)
-
-    async def _end_those_over(self, leader: Member) -> bool:
-        """Whether no router counts by members of before that has lost its session, and may not know it."""
+        if shard.outgoing and self._following.silence.silent_s(leader.id):
+            return False
         try:
-            async with self._following.looking(leader) as engine:
-                present = await self._fencing.session_users(engine, leader)
-            return await self._fencing.end_those_over(leader, present, partial(self._following.administer, leader))
+            present = await self._present(leader) if shard.outgoing else set()
+            await self._context.sessions.look()
+            if any(record.value.acked_epoch < epoch for record in self._context.sessions.present.values()):
+                return False
+            administer = partial(self._following.administer, leader)
+            return not shard.outgoing or await self._context.fencing.end_those_over(leader, present, administer)
         except (EngineError, TimeoutError):
             return False
+
+    async def _present(self, leader: Member) -> set[str] | None:
+        """The sessions that have a user at a leader; None where that is not to be known."""
+        async with self._following.looking(leader) as engine:
+            return await self._context.fencing.session_users(engine, leader)
 
     async def _perform(self, look: Look, decision: Decision) -> None:
         shard = look.shard
@@ -367,7 +361,7 @@ class Replicas:
             quorum=self._context.settings.replication.promises,
             successor=successor,
             wanted=(*self._leadership.successors(shard), *(member.id for member in self._wanted(shard))),
-            fencing=self._fencing,
+            fencing=self._context.fencing,
             ended=self._history.begun(shard, reason),
         )
         for change in self._losses.get(shard.id, ()):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from helios.control.silence import Lapse
 from helios.coordinator.access import Access
 from helios.coordinator.counts import Counts
+from helios.coordinator.fencing import Fencing
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.rate import RateLimit
 from helios.coordinator.sessions import Sessions
@@ -41,3 +42,8 @@ class TermContext:
         self.refusing: set[str] = set()  # members whose servers take no writes, by their own word
         self.counts = Counts()
         self.sessions = Sessions(publisher, clock, lambda: self.settings.router.session_ttl)
+
+    @property
+    def fencing(self) -> Fencing:
+        """What waits for routers, for as long as the settings say now."""
+        return Fencing(self.publisher, self.sessions, ack_timeout_s=self.settings.coordinator.fence_ack_timeout)

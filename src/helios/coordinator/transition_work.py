@@ -12,7 +12,6 @@ from helios.control import transition_state as control
 from helios.control.transition_state import Event
 from helios.coordinator.changes import MetKeys
 from helios.coordinator.copying import CopyLimits
-from helios.coordinator.fencing import Fencing
 from helios.coordinator.functions import bring_functions, is_new, open_both
 from helios.coordinator.migration_records import MigrationRecords
 from helios.coordinator.shard_copier import ShardCopier
@@ -88,7 +87,7 @@ class TransitionWork:
         self._failpoints = context.failpoints
         self._records = records
         self._report = report
-        self._fencing = Fencing(context.publisher, context.sessions, ack_timeout_s=coordinator.fence_ack_timeout)
+        self._fencing = context.fencing
         self._limits = CopyLimits(
             coordinator.copy_batch,
             coordinator.fence_budget,
