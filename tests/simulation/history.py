@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from tests.simulation.data import ABSENT, READING, Value, perform
+from tests.simulation.data import ABSENT, READING, Fault, Value, perform
 
 QUESTIONS_MAX = 3
 
@@ -83,7 +83,8 @@ class KeyHistory:
 
     def answered(self, command: Command, answer: object, begin_ms: float, end_ms: float) -> None:
         """The client got an answer; raises Impossible where it contradicts everything that may be true."""
-        if command.reads and self.read_back_ms is not None:
+        # An error acknowledges nothing, and waits for no majority where reads do not.
+        if self.read_back_ms is not None and (command.reads or isinstance(answer, Fault)):
             self.looked(command, answer, begin_ms, end_ms, self.read_back_ms)
             return
         before = self._closure(end_ms)

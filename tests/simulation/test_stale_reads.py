@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.simulation.data import Value
+from tests.simulation.data import NO_KEY, Value
 from tests.simulation.history import Command, Impossible, KeyHistory
 
 READ = Command("GET")
@@ -28,6 +28,16 @@ def test_a_read_may_show_what_is_not_acknowledged_yet_and_proves_nothing_of_it()
     history.answered(READ, b"a", 100, 101)
     history.answered(READ, None, 200, 201)
     history.check(None, 300)
+
+
+def test_an_error_may_tell_of_what_is_not_acknowledged_yet_and_proves_nothing_of_it() -> None:
+    history = KeyHistory(b"k", read_back_ms=50)
+    history.answered(Command("XADD", b"1-0", more=(b"field", b"a")), b"1-0", 0, 1)
+    with pytest.raises(Impossible):
+        history.answered(Command("XSETID", b"2-0"), NO_KEY, 60, 61)
+    history.unanswered(Command("FLUSH"), 100, 101)
+    history.answered(Command("XSETID", b"3-0"), NO_KEY, 200, 201)
+    history.answered(Command("XSETID", b"4-0"), b"OK", 300, 301)
 
 
 def test_an_acknowledgement_of_a_replaced_leader_may_be_lost_and_later_ones_not() -> None:
