@@ -27,10 +27,12 @@ class Asynchronous:
     def __init__(self, world: ReplicatedWorld) -> None:
         self._world = world
         self._rules: list[Rules] = []  # by which keys were told apart until now
+        self.promised_nothing = False  # some time: no failover had to meet a majority then
         self.changed(world.scenario.settings.replication)
 
     def changed(self, replication: ReplicationSettings) -> None:
         """These settings hold: what is acknowledged by them may be lost later, too."""
+        self.promised_nothing |= not replication.promises
         rules = (*durabilities_of(replication.durability_by_key), (EVERYTHING, replication.durability))
         # Where reads wait for a majority, writes do, too, unless they are told apart by their keys.
         waits = replication.reads is Reads.LINEARIZABLE and not replication.durability_by_key

@@ -1,4 +1,7 @@
-"""No two members of a shard can complete a round: who has been replaced never gets a majority to acknowledge again."""
+"""No two members of a shard can complete a round: who has been replaced never gets a majority to acknowledge again.
+
+Where nothing is promised nobody waits for a round, and a leader may be replaced that could still complete one.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ class Terms:
             was = before.shard(shard.id)
             if was is None or not (was.lineage and shard.lineage):
                 continue
-            if was.lineage[0].history != shard.lineage[0].history:
+            lossy = self._world.asynchronous.promised_nothing and shard.id in now.unclean
+            if was.lineage[0].history != shard.lineage[0].history and not lossy:
                 self._over.setdefault(shard.id, []).append(was)
         for gone in self._over.keys() - {shard.id for shard in now.shards if shard.lineage}:
             del self._over[gone]
