@@ -28,8 +28,16 @@ from helios.node.member_state import member_of
 from helios.node.process import ProcessId
 
 START_S = 60.0
-STOP_S = 20.0
+STOP_S = 60.0
 CHECK_S = 90.0
+# However busy the machine is, no client gets an error because a router or a replica was late.
+PATIENT = {
+    "HELIOS_COORDINATOR__FENCE_ACK_TIMEOUT": "20",
+    "HELIOS_ROUTER__HOLD_TIMEOUT": "30",
+    "HELIOS_REPLICATION__ACK_TIMEOUT": "20",
+}
+# A move waits for the disk twice, for a second each time where it is written once a second.
+FAST_MOVES = {"HELIOS_SHARDING__MIGRATION_RATE": "0", "HELIOS_ATLAS__AOF_FSYNC": "every"}
 HELIOS = (sys.executable, "-P", "-m", "helios.cli.main")
 
 

@@ -22,7 +22,7 @@ from helios.ports.engine import Connector, Engine
 
 REAL = ["valkey", *(["redis"] if redis_binary() else [])]
 KINDS = ["memory", *REAL]
-SHORT_S = 0.2  # a time-out that is meant to pass
+SHORT_S = 1.0  # a time-out that is meant to pass
 # As Helios runs servers that may follow each other, but for how little a leader remembers for those that come back.
 FOLLOWING = {
     "replica-serve-stale-data": "no",

@@ -159,7 +159,7 @@ class Group:
         # A round does not wait for a server that is not attached yet.
 
         async def attached() -> bool:
-            return await engine.round(others, 1.0) == others
+            return await engine.round(others, 1.0) >= others
 
         await until(attached)
         await engine.close()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff, NoBackoff
-from redis.exceptions import ClusterDownError, RedisError, ResponseError
+from redis.exceptions import ClusterDownError, RedisError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import TimeoutError as NoAnswer
 
@@ -156,8 +156,8 @@ class Ledger:
 
     async def check(self) -> int:
         """Compare with what the cluster holds; the number of effects that were checked."""
-        # A router that loses its lease for a moment has executed nothing, and is asked again for up to ten seconds.
-        retry = Retry(ConstantBackoff(0.1), 100, (ClusterDownError,))
+        # A router that has executed nothing, or no majority for a read, is asked again for up to ten seconds.
+        retry = Retry(ConstantBackoff(0.1), 100, (ClusterDownError, TryAgainError))
         async with self._client(0, retry, decode=True) as connection:
             for name, entry in self._registers.items():
                 self._check_register(name, entry, await connection.get(name))

@@ -25,7 +25,7 @@ CONFIG = {
     "replica-serve-stale-data": "no",
 }
 PATIENT_S = 60.0  # for what is to succeed: the machine may be slow
-IMPATIENT_S = 0.3  # for what is to fail
+IMPATIENT_S = 1.0  # for what is to fail
 
 
 @dataclass
@@ -109,7 +109,9 @@ async def replicated(folder: Path, followers: int = 2, **options: Any) -> AsyncI
         alone = stack.enter_context(start_valkey(folder / "alone", users=ADMIN_ONLY, config=CONFIG))
         lab = RouterLab(
             {"shard-1": servers[0], "shard-2": alone},
-            options=RouterOptions(node="shard-1", ack_timeout_s=PATIENT_S, **options),
+            options=RouterOptions(
+                node="shard-1", **{"ack_timeout_s": PATIENT_S, "hold_timeout_s": PATIENT_S} | options
+            ),
         )
         made = Replicated(lab, servers)
         await asyncio.gather(*(made.follow(number, 0) for number in range(1, followers + 1)))

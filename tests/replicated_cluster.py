@@ -20,8 +20,21 @@ LONG_S = 120.0
 
 def complete(cluster: Cluster) -> bool:
     """Whether the cluster's own check finds that nothing is missing; it cannot look while a shard has no leader."""
-    said = cluster.command("CHECK", timeout_s=30.0)
+    try:
+        said = cluster.command("CHECK", timeout_s=30.0)
+    except OSError:
+        return False
     return isinstance(said, list) and bool(fields(said)[b"clean"])
+
+
+def in_sync(cluster: Cluster) -> bool:
+    """Whether every shard has its leader, and copies that follow it closely."""
+    listed = cluster.command("LISTSHARDS", timeout_s=30.0)
+    if not isinstance(listed, list):
+        return False
+    shards = [fields(view) for view in listed]
+    copies = [fields(copy) for shard in shards for copy in shard[b"copies"]]  # type: ignore[attr-defined]
+    return all(shard[b"status"] == b"ok" for shard in shards) and all(copy[b"in_sync"] for copy in copies)
 
 
 def fields(said: object) -> dict[object, object]:

@@ -40,7 +40,7 @@ from helios.runtime.clock import SystemClock
 
 FAST = ClusterSettings(
     sharding=ShardingSettings(migration_rate=0, auto_rebalance=True),
-    coordinator=CoordinatorSettings(lease_ttl=1.0, fence_ack_timeout=0.3),
+    coordinator=CoordinatorSettings(lease_ttl=5.0, fence_ack_timeout=4.0),
 )
 
 

@@ -84,7 +84,7 @@ async def test_changes_under_load_miss_nothing(lab: Lab) -> None:
 
 async def test_changes_names_keys_that_expire(lab: Lab) -> None:
     engine = await lab.open()
-    await lab.set(engine, b"short", b"1", int(time.time() * 1000) + 50)
+    await lab.set(engine, b"short", b"1", int(time.time() * 1000) + 2000)
     stream = await engine.changes()
     named: set[bytes] = set()
 
@@ -103,7 +103,7 @@ async def test_changes_of_others_are_told_from_ones_own(lab: Lab) -> None:
     await lab.set(writer, b"mine", b"1")
     (dumped,) = await writer.dump([b"mine"])
     assert dumped is not None
-    await writer.restore([(b"copy", dumped), (b"short", replace(dumped, expire_at_ms=int(time.time() * 1000) + 50))])
+    await writer.restore([(b"copy", dumped), (b"short", replace(dumped, expire_at_ms=int(time.time() * 1000) + 3000))])
     await writer.delete([b"mine"])
     assert await stream.barrier() == set()
     await lab.set(other, b"theirs", b"1")

@@ -37,7 +37,7 @@ async def test_a_round_counts_whoever_follows(three: Three) -> None:
     assert await leader.round(1, SHORT_S) == 0
     await follow(follower, a)
     assert await leader.round(1, LONG_S) == 1
-    assert await leader.round(2, SHORT_S) == 1
+    assert await leader.round(2, 1.0) == 1
 
 
 @asynccontextmanager

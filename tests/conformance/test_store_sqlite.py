@@ -401,7 +401,8 @@ async def test_a_file_that_another_handle_makes_ready_meanwhile_is_no_strangers(
     open_other()
 
 
-async def test_a_stopped_writer_does_not_stop_the_loop(store: SqliteStore, path: Path) -> None:
+async def test_a_stopped_writer_does_not_stop_the_loop(path: Path) -> None:
+    store = await SqliteStore.open(path, busy_timeout_s=1.0)
     await store.commit([Put("/a", b"1")])
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -415,3 +416,4 @@ async def test_a_stopped_writer_does_not_stop_the_loop(store: SqliteStore, path:
     assert turns > 3
     with pytest.raises(StoreError):
         await blocked
+    await store.close()

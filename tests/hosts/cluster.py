@@ -54,6 +54,8 @@ replication:
   durability: quorum
   reads: linearizable
   failover_timeout: {failover_s:g}s
+coordinator:
+  fence_ack_timeout: 3s
 router:
   session_ttl: 4s
 """

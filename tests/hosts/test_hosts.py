@@ -76,8 +76,12 @@ async def test_nodes_on_hosts_of_their_own_serve_and_move_keys(cluster: HostsClu
         await asyncio.to_thread(cluster.cli, second, "drain", "shard-2", "--wait")
         await asyncio.to_thread(cluster.cli, first, "undrain", "shard-2", "--wait")
         # The administration reaches every router on every host.
-        slow = json.loads(await asyncio.to_thread(cluster.cli, first, "--json", "slowcommands"))
-        assert slow["missing"] == []
+
+        async def all_answer() -> bool:
+            slow = json.loads(await asyncio.to_thread(cluster.cli, first, "--json", "slowcommands"))
+            return bool(slow["missing"] == [])
+
+        await until(all_answer)
         await settled(cluster, ledger, 500)
         assert ledger.refused == {} and ledger.uncertain == {}
 

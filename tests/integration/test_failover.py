@@ -45,7 +45,7 @@ async def test_a_shard_of_one_is_left_alone(group: Group, monkeypatch: pytest.Mo
     await group.coordinate(1)
     epoch = group.epoch
     await group.becomes(lambda: bool(decisions))
-    assert decisions == [()]
+    assert set(decisions) == {()}
     assert group.epoch == epoch
     assert await list_records(group.store, ReplicasRecord, REPLICAS) == []
 
@@ -434,6 +434,7 @@ async def test_a_copy_follows_again_when_its_leader_was_restarted_alone(group: G
     [copy] = group.members() - {"a.0"}
     group.labs[copy].freeze()
     await group.becomes(lambda: group.members() == {"a.0"} and not group.shard.outgoing)
+    group.context.settings = group.context.settings.altered(replication=ReplicationSettings(rebalance_leaders=False))
     group.labs["a.0"].crash()
     group.labs["a.0"].restart()  # as its agent starts the only member: it leads, and knows no login of before
     group.announce("a.0")

@@ -30,7 +30,7 @@ SETTINGS = {
     "HELIOS_SHARDING__MIGRATION_RATE": "0",
     "HELIOS_SHARDING__AUTO_REBALANCE": "false",
     "HELIOS_COORDINATOR__FENCE_ACK_TIMEOUT": "0.3",
-    "HELIOS_ROUTER__SESSION_TTL": "1.5",
+    "HELIOS_ROUTER__SESSION_TTL": "4",
     "HELIOS_ATLAS__AOF_FSYNC": "every",
 }
 KEYS = [f"late:{number}" for number in range(900)]

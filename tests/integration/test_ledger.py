@@ -6,19 +6,16 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.cluster import running_cluster
+from tests.cluster import FAST_MOVES, PATIENT, running_cluster
 from tests.ledger import Ledger
 from tests.ports import free_ports
 from tests.reckoning import assert_each_key_once, at_rest, verb
-
-# A move waits for the disk twice, for a second each time where it is written once a second.
-FAST = {"HELIOS_SHARDING__MIGRATION_RATE": "0", "HELIOS_ATLAS__AOF_FSYNC": "every"}
 
 
 @pytest.mark.processes
 @pytest.mark.timeout(240)
 async def test_nothing_acknowledged_is_lost_while_the_cluster_changes(tmp_path: Path) -> None:
-    with running_cluster(tmp_path, shards=3, env=FAST) as cluster:
+    with running_cluster(tmp_path, shards=3, env=PATIENT | FAST_MOVES) as cluster:
         ledger = Ledger(cluster.resp_ports, seed=1)
         ledger.start(writers=8)
         port = free_ports(1)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.cluster import running_cluster
+from tests.cluster import FAST_MOVES, PATIENT, running_cluster
 from tests.histories import Recorder
 from tests.reckoning import at_rest, verb
 from tests.waiting import until
 
-ENVIRONMENT = {"HELIOS_SHARDING__MIGRATION_RATE": "0", "HELIOS_ATLAS__AOF_FSYNC": "every"}
 KEYS = ("hot:a", "hot:b", "hot:c", "hot:d")
 ROUNDS = 6
 
@@ -18,7 +17,7 @@ ROUNDS = 6
 @pytest.mark.processes
 @pytest.mark.timeout(180)
 async def test_histories_of_moving_keys_have_an_order(tmp_path: Path) -> None:
-    with running_cluster(tmp_path, shards=3, env=ENVIRONMENT) as cluster:
+    with running_cluster(tmp_path, shards=3, env=PATIENT | FAST_MOVES) as cluster:
         nodes = ["shard-1", "shard-2", "shard-3"]
         # All keys travel together from here on.
         for node in nodes[1:]:

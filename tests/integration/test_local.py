@@ -178,8 +178,8 @@ def test_a_port_that_somebody_takes_meanwhile_is_passed_over(monkeypatch: pytest
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        firsts = iter([other.getsockname()[1], free_ports(2)])
-        monkeypatch.setattr("helios.local.free_ports", lambda _: next(firsts))
+        taken = [other.getsockname()[1]]
+        monkeypatch.setattr("helios.local.free_ports", lambda _: taken.pop() if taken else free_ports(2))
         with LocalCluster(shards=1) as cluster, redis.Redis.from_url(cluster.url) as client:
             assert client.ping()
 

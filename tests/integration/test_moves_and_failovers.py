@@ -11,6 +11,7 @@ import pytest
 from _pytest.mark.structures import ParameterSet
 from tests.cluster import Cluster
 from tests.crashes import Load, Scene, Victim, crash_cluster
+from tests.replicated_cluster import in_sync
 from tests.shards import topology_in
 from tests.waiting import until
 
@@ -46,11 +47,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, Fil
 
 
 async def complete(scene: Scene) -> None:
-    """Return when every shard has three members and no other servers."""
+    """Return when every shard has three members in sync and no other servers."""
 
     async def so() -> bool:
         shards = (await topology_in(scene.store)).shards
-        return all(len(shard.members) == len(shard.servers) == 3 for shard in shards)
+        whole = all(len(shard.members) == len(shard.servers) == 3 for shard in shards)
+        return whole and await asyncio.to_thread(in_sync, scene.cluster)
 
     await until(so, "every shard has its members", limit_s=LONG_S)
 

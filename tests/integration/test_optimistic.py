@@ -14,12 +14,11 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError, WatchError
-from tests.cluster import Cluster, running_cluster
+from tests.cluster import FAST_MOVES, PATIENT, Cluster, running_cluster
 from tests.linearizability import Operation, error
 from tests.reckoning import at_rest, verb
 from tests.waiting import until
 
-ENVIRONMENT = {"HELIOS_SHARDING__MIGRATION_RATE": "0", "HELIOS_ATLAS__AOF_FSYNC": "every"}
 ROUNDS = 4
 COUNTERS = ("hot:{t}:first", "hot:{t}:second")
 PURSES = ("hot:{t}:left", "hot:{t}:right")
@@ -39,16 +38,22 @@ class Load:
         self.popped: list[int] = []
         self.read: list[int] = []
         self.stopping = asyncio.Event()
+        self.all_pushed = asyncio.Event()
         self._ports = ports
         self._tasks: list[asyncio.Task[None]] = []
+        self._takers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        jobs = [self.count] * 4 + [self.transfer] * 2 + [self.push] * 2 + [self.pop] * 3 + [self.move, self.follow]
+        jobs = [self.count] * 4 + [self.transfer] * 2 + [self.push] * 2
         self._tasks = [asyncio.create_task(self._run(job, number)) for number, job in enumerate(jobs)]
+        taking = [self.pop] * 3 + [self.move, self.follow]
+        self._takers = [asyncio.create_task(self._run(job, number)) for number, job in enumerate(taking, len(jobs))]
 
     async def stop(self) -> None:
         self.stopping.set()
         await asyncio.gather(*self._tasks)
+        self.all_pushed.set()
+        await asyncio.gather(*self._takers)
 
     @property
     def done(self) -> int:
@@ -132,12 +137,12 @@ class Load:
             found = await client.blpop(QUEUE, timeout=0.3)
             if found is not None:
                 self.popped.append(int(found[1]))
-            elif self.stopping.is_set():
+            elif self.all_pushed.is_set():
                 return
 
     async def move(self, client: Client, number: int) -> None:
         """Take numbers out of the queue and keep them in another list."""
-        while not self.stopping.is_set():
+        while not self.all_pushed.is_set():
             found = await client.blmove(QUEUE, DONE, 0.3)
             if found is not None:
                 self.popped.append(int(found))
@@ -152,14 +157,14 @@ class Load:
                 entries = entries[0] if isinstance(reply, dict) else entries
                 self.read += [int(fields[b"n"]) for _, fields in entries]
                 last = entries[-1][0]
-            elif self.stopping.is_set():
+            elif self.all_pushed.is_set():
                 return
 
 
 @pytest.mark.processes
 @pytest.mark.timeout(180)
 async def test_nothing_is_lost_or_done_twice_while_keys_go_to_and_fro(tmp_path: Path) -> None:
-    with running_cluster(tmp_path, shards=2, env=ENVIRONMENT) as cluster:
+    with running_cluster(tmp_path, shards=2, env=PATIENT | FAST_MOVES) as cluster:
         owner, other = await owners(cluster)
         load = Load(cluster.resp_ports)
         load.start()

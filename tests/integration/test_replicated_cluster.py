@@ -60,7 +60,7 @@ def test_copies_come_and_go_while_the_cluster_is_used(tmp_path: Path) -> None:
         with writer.writing():
             writer.progresses()
             assert cluster.run("config", "set", "sharding.replication_factor", "2").returncode == 0
-            blocking_until(lambda: "under_replicated" not in str(cluster.command("CHECK")), LONG_S)
+            blocking_until(lambda: "under_replicated" not in str(cluster.command("CHECK", timeout_s=30.0)), LONG_S)
             blocking_until(lambda: complete(cluster), LONG_S)
             writer.progresses()
             assert cluster.run("config", "set", "sharding.replication_factor", "1").returncode == 0

@@ -13,7 +13,8 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
-from tests.cluster import Cluster, HeliosProcess, ending
+from tests.cluster import PATIENT, Cluster, HeliosProcess, ending
+from tests.replicated_cluster import complete, in_sync
 from tests.waiting import blocking_until
 
 pytestmark = pytest.mark.processes
@@ -103,7 +104,7 @@ def all_online(cluster: Cluster) -> bool:
 
 
 def test_every_node_is_restarted_and_no_client_has_an_error(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, len(NODES), {"HELIOS_SHARDING__AUTO_REBALANCE": "true"}, ())
+    cluster = Cluster(tmp_path, len(NODES), PATIENT | {"HELIOS_SHARDING__AUTO_REBALANCE": "true"}, ())
     with nodes_apart(cluster, LEAVE_RUNNING) as running, counting(cluster.resp_ports) as clients:
         # A setting that routers do not follow: each node replaces its router, as one of another release does.
         cluster.env["HELIOS_ROUTER__SESSION_TTL"] = "11s"
@@ -121,7 +122,7 @@ def test_every_node_is_restarted_and_no_client_has_an_error(tmp_path: Path) -> N
 
 def test_every_node_is_stopped_and_started_with_its_data_server_and_copies_serve_meanwhile(tmp_path: Path) -> None:
     copies = {"HELIOS_SHARDING__AUTO_REBALANCE": "true", "HELIOS_SHARDING__REPLICATION_FACTOR": "3"}
-    cluster = Cluster(tmp_path, len(NODES), copies, ())
+    cluster = Cluster(tmp_path, len(NODES), PATIENT | copies, ())
     with nodes_apart(cluster) as running:
         blocking_until(lambda: all_in_sync(cluster), LIMIT_S)
         with counting(cluster.resp_ports) as clients:
@@ -143,13 +144,7 @@ def port_of(cluster: Cluster, node: str) -> int:
 
 def all_in_sync(cluster: Cluster) -> bool:
     """Whether all nodes serve, and every shard has its leader and two copies that follow it closely."""
-    listed = cluster.command("LISTSHARDS")
-    if not isinstance(listed, list) or not all_online(cluster):
-        return False
-    shards = [dict(zip(view[::2], view[1::2], strict=True)) for view in listed]
-    copies = [dict(zip(copy[::2], copy[1::2], strict=True)) for shard in shards for copy in shard[b"copies"]]
-    told = [(copy[b"role"] in (b"leader", b"replica"), copy[b"in_sync"]) for copy in copies]
-    return all(shard[b"status"] == b"ok" for shard in shards) and told == [(True, 1)] * (3 * len(NODES))
+    return all_online(cluster) and complete(cluster) and in_sync(cluster)
 
 
 def assert_counted(cluster: Cluster, clients: Sequence[Counting]) -> None:

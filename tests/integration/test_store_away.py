@@ -76,7 +76,7 @@ def test_what_starts_before_etcd_waits_for_it(cluster: Cluster, etcd: EtcdServer
 
     blocking_until(healthy, _LIMIT_S)
     for process in (node, gateway):
-        assert process.out.count(_WAITS) == process.out.count(_GOES_ON) == 1
+        assert process.out.count(_WAITS) == process.out.count(_GOES_ON) > 0
         assert process.terminate() == 0
 
 

@@ -112,7 +112,7 @@ def test_a_cluster_serves_ends_and_has_its_data_again(cluster: Cluster) -> None:
     assert cluster.up.err == ""
 
     cluster.start()
-    assert all(served(cluster, port) for port in cluster.resp_ports)
+    blocking_until(lambda: all(served(cluster, port) for port in cluster.resp_ports))
     assert [cluster.member_command(f"shard-{n}", "DBSIZE") for n in (1, 2)] == counts
 
 
@@ -276,7 +276,7 @@ def test_a_node_of_its_own_joins_and_comes_back_with_the_cluster(cluster: Cluste
     assert cluster.stop() == 0
     up = cluster.start()
     assert f"localhost:{port}" in up.out
-    assert served(cluster, port)
+    blocking_until(lambda: served(cluster, port))
 
 
 def test_a_node_alone_founds_a_cluster(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_a_cluster_changes_its_ports_and_its_number_of_nodes_where_a_flag_says_s
     cluster.resp_ports, cluster.shards, cluster.flags = [first, first + 1, first + 2], 3, ["--move-ports"]
     up = cluster.start()
     assert "shard-3 has joined the cluster and gets its share of the keys now" in up.out
-    assert all(served(cluster, port) for port in cluster.resp_ports)
+    blocking_until(lambda: all(served(cluster, port) for port in cluster.resp_ports))
     listed = str(cluster.command("LISTNODES"))
     assert all(f":{port}'" in listed for port in cluster.resp_ports)
     assert not any(f":{port}'" in listed for port in old)
@@ -340,7 +340,7 @@ def test_a_cluster_changes_its_ports_and_its_number_of_nodes_where_a_flag_says_s
     cluster.flags, cluster.shards = [], 1
     up = cluster.start()
     assert "staying, whatever --shards says: shard-2, shard-3" in up.out
-    assert served(cluster, first + 2)
+    blocking_until(lambda: served(cluster, first + 2))
 
 
 @pytest.mark.skipif(not has_etcd(), reason="no etcd on PATH")

@@ -54,7 +54,7 @@ async def test_copies_that_vanish_are_made_again(tmp_path: Path, vanish: Vanish,
         await shards.fill(pairs)
         latch.arm(point)
         await shards.admin.migrate("shard-1", "shard-2", "*")
-        await asyncio.wait_for(latch.reached.wait(), 20)
+        await asyncio.wait_for(latch.reached.wait(), 60)
         assert (await shards.contents())["shard-2"].keys() == pairs.keys()
         assert await vanish(shards, sorted(pairs)) > 10
         left = (await shards.contents())["shard-2"].keys()

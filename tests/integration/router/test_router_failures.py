@@ -21,7 +21,7 @@ from helios.router.options import RouterOptions
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2", "shard-3")
 CONFIG = {"appendonly": "yes"}
-OPTIONS = RouterOptions(node="shard-1", connect_timeout_s=0.3, member_timeout_s=0.3, max_backoff_s=0.1)
+OPTIONS = RouterOptions(node="shard-1", connect_timeout_s=1, member_timeout_s=1, max_backoff_s=0.1)
 
 
 async def test_a_killed_server_gives_errors_at_once_and_is_back_when_it_is(lab: RouterLab) -> None:
@@ -241,7 +241,8 @@ async def test_no_more_commands_of_a_client_than_its_limit_are_under_way(servers
 
 
 async def test_a_client_that_is_owed_too_much_is_let_go(servers: dict[str, Server]) -> None:
-    options = replace(OPTIONS, client_bytes=1_000_000)
+    # It is owed too much before the frozen server is given up.
+    options = replace(OPTIONS, client_bytes=1_000_000, connect_timeout_s=30, member_timeout_s=30)
     async with RouterLab(servers, options=options).running() as lab:
         key = lab.key_of("shard-1")
         assert await lab.router.execute([b"SET", key.encode(), b"v" * 300_000]) == b"+OK\r\n"

@@ -22,10 +22,11 @@ from helios.ports.store import Delete
 from helios.router.core import Router
 from helios.router.options import RouterOptions
 from helios.router.pubsub.subscriptions import Kind
+from helios.router.upstream.state import ConnectionState
 
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
-OPTIONS = RouterOptions(node="shard-1", hold_timeout_s=20, member_timeout_s=0.5, connect_timeout_s=0.5)
+OPTIONS = RouterOptions(node="shard-1", hold_timeout_s=20, member_timeout_s=1, connect_timeout_s=1)
 
 
 @pytest.fixture(params=[2, 3])
@@ -236,7 +237,8 @@ async def test_a_router_says_so_until_the_target_of_a_fence_has_its_subscription
         async with client.pubsub() as subscriber:
             await subscriber.subscribe(lab.key_of("shard-1", "s"))
             await message(subscriber)
-            await until(lambda: all(link.has for link in lab.router.hub._links.values()), "both are connected")
+            links = lab.router.hub._links.values()
+            await until(lambda: all(link.state is ConnectionState.READY for link in links), "both are connected")
             servers["shard-2"].stop()
             try:
                 await subscriber.subscribe(moving)

@@ -18,9 +18,7 @@ from helios.router.options import RouterOptions
 pytestmark = pytest.mark.processes
 SHARDS = ("shard-1", "shard-2")
 FENCED, SWITCHED = PairPhase.FENCED, PairPhase.SWITCHED
-OPTIONS = RouterOptions(
-    node="shard-1", connect_timeout_s=0.3, member_timeout_s=0.3, max_backoff_s=0.1, hold_timeout_s=20
-)
+OPTIONS = RouterOptions(node="shard-1", connect_timeout_s=1, member_timeout_s=1, max_backoff_s=0.1, hold_timeout_s=20)
 
 
 async def move(lab: RouterLab, key: str, source: str, target: str) -> None:
