@@ -41,6 +41,9 @@ def _nothing_logged() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+# What lives that were ended halfway have left is collected here, too, and says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize(("seed", "replicated"), [(43, False), (31300500, True)])
 @pytest.mark.usefixtures("_nothing_logged")
 def test_a_life_leaves_nothing_behind(seed: int, replicated: bool) -> None:
