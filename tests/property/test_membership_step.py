@@ -379,9 +379,13 @@ class Life:
 
     def ask(self, leader: str) -> None:
         server = self.servers[leader]
-        if server.up and server.reached:
+        assert self.state is not None
+        empty = not server.log
+        stands = server.history == self.shard.lineage[0].history
+        holds = all(router.holds for router in self.routers)
+        if server.up and server.reached and (holds or stands or not (empty and self.state.was_alone)):
             self.asked = server.history
-            self.feed(failover.Answered(server.history == self.shard.lineage[0].history, empty=not server.log))
+            self.feed(failover.Answered(stands, empty=empty))
         else:
             self.todo.append(failover.Ask(leader))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from helios.control.replicas import Decision, Dismiss, Look, Settle, Sight, decide
+from dataclasses import replace
+
+from helios.control.replicas import Decision, Detach, Dismiss, Follow, Forget, Look, Settle, Sight, decide
 from helios.model.ids import Address
 from helios.model.topology import Member, Shard, Term
 
@@ -36,3 +38,23 @@ def test_what_was_acknowledged_is_with_whoever_is_asked_in_the_next_failover() -
     assert decided((EXTERNAL, A, B, C), (EXTERNAL, A, B), ()) == []  # B and C might be asked alone
     assert decided((EXTERNAL, A, B, C), (EXTERNAL, A, B), (B,)) == [Settle()]
     assert decided((A, B), (EXTERNAL, A, B), ()) == []
+
+
+def test_a_server_that_has_no_agent_is_told_nothing() -> None:
+    shard = Shard("outside", A.id, (A, B), lineage=(TERM,))
+    elsewhere = Address("elsewhere", 1)
+    sights = {A.id: Sight(True, TERM.history, 50), B.id: Sight(False, "", 0, elsewhere)}
+    look = Look(shard, (A, B), sights, known=True)
+    assert decide(look) == (Follow(B),)
+    assert decide(replace(look, absent={B.id})) == ()
+    gone = replace(look, shard=replace(shard, members=(A,), learners=(B,)), wanted=(A,))
+    assert decide(gone) == (Detach(B),)
+    assert decide(replace(gone, absent={B.id})) == ()
+
+
+def test_one_that_has_been_dismissed_is_forgotten_when_it_is_not_to_follow_any_more() -> None:
+    sights = {A.id: Sight(True, TERM.history, 50), B.id: Sight(False, "", 0)}
+    settled = Shard("outside", A.id, (A,), lineage=(TERM,), learners=(B,))
+    look = Look(replace(settled, outgoing=(A, B)), (A,), sights, known=True)
+    assert decide(look) == (Settle(), Follow(B))  # routers may have to wait for it until they know
+    assert decide(replace(look, shard=settled)) == (Forget(B),)

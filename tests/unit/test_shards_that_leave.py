@@ -20,7 +20,8 @@ from helios.engines.memory import MemoryConnector
 from helios.model.ids import Address
 from helios.model.migration import Change, ChangeKind, ChangeStatus
 from helios.model.settings import ClusterSettings
-from helios.model.topology import Member, Node, NodeState, Placement, Shard, Term, Topology, Transition
+from helios.model.topology import Member, Node, NodeKind, NodeState, Placement, Shard, Term, Topology, Transition
+from helios.ports.engine import Replication
 from helios.ports.records import CHANGES, TERM, read_record
 from helios.ports.store import Put
 from helios.runtime.clock import SystemClock
@@ -81,6 +82,43 @@ async def test_who_accepts_the_loss_of_a_shard_that_has_left_is_told() -> None:
     assert record is not None
     assert record.value.status is ChangeStatus.FAILED
     assert record.value.error == "s has left the cluster meanwhile"
+
+
+async def test_the_server_of_an_external_node_that_leaves_during_a_look_is_told_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = MemoryStore()
+    publisher = await Publisher.open(store, SystemClock(), 1, await store.commit([Put(TERM, b"1")]))
+    nodes = (Node("s", Address("s", 2), kind=NodeKind.EXTERNAL), Node("t", Address("t", 2)))
+    led_elsewhere = replace(LEFT, leader="s@t")
+    await publisher.publish(lambda _: Topology(1, nodes=nodes, shards=(led_elsewhere, STAYS)))
+    told: list[str] = []
+    left = asyncio.Event()
+
+    async def look(following: Following, member: Member) -> Replication:
+        if not left.is_set():
+            await publisher.publish(lambda topology: replace(topology, nodes=nodes[1:], shards=(STAYS,)))
+            left.set()
+        return Replication(True, "history" if member.id == "s@t" else "its own", 1)
+
+    async def tell(following: Following, member: Member, *_: object) -> None:
+        told.append(member.id)
+
+    monkeypatch.setattr(Following, "look", look)
+    for change in ("follow", "detach", "lead"):
+        monkeypatch.setattr(Following, change, tell)
+    # By their records they would be told, too.
+    monkeypatch.setattr(Replicas, "_absent", lambda replicas, shard: set())
+    replicas = Replicas(context_of(publisher))
+    replicas.take([])
+    looking = asyncio.create_task(replicas.run())
+    await left.wait()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    looking.cancel()
+    with suppress(asyncio.CancelledError):
+        await looking
+    assert told == []
 
 
 @pytest.mark.parametrize(("fenced", "still"), [({"s"}, set()), ({"s", "t"}, {"t"}), ({"t"}, {"t"})])

@@ -340,8 +340,8 @@ def _attachments(look: Look) -> tuple[Follow | Seal | Detach, ...]:
     found: list[Follow | Seal | Detach] = []
     for member in shard.servers:
         sight = look.sights.get(member.id)
-        if sight is None or member.id == shard.leader or member.id in look.external:
-            continue
+        if sight is None or member.id == shard.leader or member.id in look.external or member.id in look.absent:
+            continue  # Who has no agent of ours is told nothing.
         if member.id not in counted and member.id not in wanted:
             if sight.leader is not None:
                 found.append(Detach(member))
@@ -362,6 +362,8 @@ def _is_over(look: Look, member: Member) -> bool:
     """Whether a learner is not wanted, and is attached to nobody for certain."""
     if any(other.id == member.id for other in look.wanted):
         return False
+    if any(member.id in membership for membership in look.shard.memberships):
+        return False  # As one of those of before it is to follow, and is attached again.
     if member.id in look.external:
         return True  # It never was attached to anybody.
     sight = look.sights.get(member.id)

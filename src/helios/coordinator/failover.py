@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from helios.control import failover as control
 from helios.control.failover import Effect, Event, FailoverState, Follow, Stage, step
 from helios.control.replicas import failed_over
-from helios.control.wishes import external_members
 from helios.coordinator.fencing import Fencing
 from helios.coordinator.following import Following, position_of
 from helios.coordinator.publisher import Publisher
@@ -42,11 +41,14 @@ class Failover:
         *,
         quorum: bool,
         fencing: Fencing,
+        external: Collection[str] = (),
         successor: Member | None = None,
         wanted: tuple[str, ...] = (),
         ended: Callable[[str, bool], Sequence[Operation]] = lambda *_: (),
     ) -> None:
         """With a `successor` the leader hands over to it, in order. `wanted` are to lead rather than others.
+
+        `external` are the members on servers that Helios does not start.
 
         `ended` tells what is to be written with a new leader to which nobody has handed over in order, by whose node,
         and whether that is lossy.
@@ -69,7 +71,7 @@ class Failover:
             quorum=quorum,
             preferred=preferred,
             wanted=wanted,
-            external=external_members(publisher.topology, shard),
+            external=frozenset(external),
         )
 
     def accept_loss(self, member_id: str) -> None:
@@ -230,6 +232,9 @@ class Failover:
                 else:
                     break
             await asyncio.sleep(_ASK_AGAIN_S)
+        if empty and self.state.was_alone:
+            # A router that takes it for alone still would go on with it, though its only copy leads.
+            await self._fencing.known()
         self._events.put_nowait(control.Answered(stands, empty))
 
     async def _lift_fence(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -140,13 +140,15 @@ class Replicas:
             for shard in topology.shards:
                 if shard.id in looks and not looks[shard.id].done():
                     continue
+                # As of now: of a node that leaves meanwhile nobody knows any more that nothing is told to its server.
+                external = external_members(topology, shard)
                 if shard.id in topology.fenced_shards:
                     reason = "another coordinator had begun it, perhaps to hand over"
-                    looks[shard.id] = tasks.create_task(self._fail_over(shard, reason))
+                    looks[shard.id] = tasks.create_task(self._fail_over(shard, external, reason))
                 elif shard.id in self._losses:
-                    looks[shard.id] = tasks.create_task(self._fail_over(shard, "a loss was accepted"))
+                    looks[shard.id] = tasks.create_task(self._fail_over(shard, external, "a loss was accepted"))
                 elif self._is_tended(topology, shard):
-                    looks[shard.id] = tasks.create_task(self._look(shard, tasks))
+                    looks[shard.id] = tasks.create_task(self._look(shard, external, tasks))
             try:
                 now_s = asyncio.get_running_loop().time()
                 async with asyncio.timeout(_LOOK_AGAIN_S if self._unsettled else rest_s(now_s, _LOOK_EVERY_S)):
@@ -223,7 +225,7 @@ class Replicas:
 
     # Looks
 
-    async def _look(self, shard: Shard, tasks: asyncio.TaskGroup) -> None:
+    async def _look(self, shard: Shard, external: Collection[str], tasks: asyncio.TaskGroup) -> None:
         known = await self._is_known(shard)
         leader = await self._following.look(shard.leading)
         # Nobody waits for what has been silent for long: the others are to go on without it at once.
@@ -241,10 +243,10 @@ class Replicas:
             known,
             gone=await self._gone(shard),
             dead={member.id for member in shard.servers if self._is_dead(member)},
-            absent={member.id for member in shard.servers if member.id not in self._records},
+            absent=self._absent(shard),
             least=self._least,
             successors=self._leadership.successors(shard),
-            external=external_members(self._publisher.topology, shard),
+            external=external,
             sealed=self._attaching.sealed,
             let_in=self._attaching.let_in(shard, sights.get(shard.leader)),
             leaving={record.id for record in self._records.values() if record.leaving},
@@ -291,6 +293,9 @@ class Replicas:
         timeout_s = self._context.settings.replication.failover_timeout
         return [member for member in shard.servers if self._following.silence.silent_s(member.id) >= timeout_s]
 
+    def _absent(self, shard: Shard) -> set[str]:
+        return {member.id for member in shard.servers if member.id not in self._records}
+
     def _is_dead(self, member: Member) -> bool:
         record = self._records.get(member.id)
         return record is not None and record.dead
@@ -327,7 +332,7 @@ class Replicas:
             case FailOver(reason):
                 logger.warning("leader lost: shard=%s leader=%s reason=%s", shard.id, shard.leader, reason)
                 self._leadership.lost(shard.leader)
-                await self._fail_over(shard, reason)
+                await self._fail_over(shard, look.external, reason)
             case HandOver(member):
                 now_s = self._context.clock.monotonic()
                 if now_s < self._rest.get(shard.id, now_s):
@@ -335,7 +340,7 @@ class Replicas:
                 self._rest[shard.id] = now_s + _REST_S
                 self._leadership.going_home(shard, member.id)
                 logger.info("leader hands over: shard=%s leader=%s successor=%s", shard.id, shard.leader, member.id)
-                await self._fail_over(shard, "it was lost while it handed over", member)
+                await self._fail_over(shard, look.external, "it was lost while it handed over", member)
             case Lead(member):
                 logger.warning("made to lead: shard=%s member=%s", shard.id, member.id)
                 await self._following.lead(member)
@@ -353,12 +358,15 @@ class Replicas:
                 logger.info("membership: shard=%s change=%s", shard.id, decision)
                 self._wake.set()
 
-    async def _fail_over(self, shard: Shard, reason: str, successor: Member | None = None) -> None:
+    async def _fail_over(
+        self, shard: Shard, external: Collection[str], reason: str, successor: Member | None = None
+    ) -> None:
         failover = self._failovers[shard.id] = Failover(
             self._publisher,
             self._following,
             shard,
             quorum=self._context.settings.replication.promises,
+            external=external,
             successor=successor,
             wanted=(*self._leadership.successors(shard), *(member.id for member in self._wanted(shard))),
             fencing=self._context.fencing,
