@@ -71,7 +71,8 @@ class Serving:
         handler = _HANDLERS.get(name)
         if handler is not None:
             return handler(self, argv)
-        return self._server.carry_out(self.connection.user, argv)
+        with self._server.replication.together():
+            return self._server.carry_out(self.connection.user, argv)
 
     # Who it is, and others
 
@@ -111,7 +112,8 @@ class Serving:
             return error_reply(f"EXECABORT Transaction discarded because of: {refused or 'previous errors.'}")
         if dirty:
             return NULL_ARRAY[2]
-        return array([self._one(argv) for argv in queued])
+        with self._server.replication.together():
+            return array([self._one(argv) for argv in queued])
 
     def _watch(self, argv: list[bytes]) -> bytes:
         for key in argv[1:]:

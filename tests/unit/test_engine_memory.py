@@ -184,3 +184,19 @@ async def test_a_follower_comes_again_to_a_leader_that_has_ended_before_it_answe
     leader.crash()
     leader.restart()
     await until(lambda: follower.replication.in_sync, "the follower has come again")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_follower_does_a_transaction_at_once_or_not_at_all(whole: bool) -> None:
+    leader, follower = (MemoryServer(name, wall=Wall()) for name in ("shard-1.0", "shard-1@shard-2"))
+    follower.replication.follow(MEMBER.address, {MEMBER.address: leader, Address("memory", 2): follower})
+    await until(lambda: follower.replication.in_sync, "it follows")
+    lags_s = iter((0.0, 0.0 if whole else TRAVEL_S))
+    follower.replication.lag_s = lambda: next(lags_s)
+    with leader.replication.together():
+        leader.set(b"one", b"1")
+        leader.set(b"other", b"1")
+    await asyncio.sleep(TRAVEL_S / 10)  # so that what has no further to travel has come
+    leader.crash()
+    await asyncio.sleep(TRAVEL_S)
+    assert follower.keys() == ([b"one", b"other"] if whole else [])

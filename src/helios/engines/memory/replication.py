@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,6 +106,7 @@ class MemoryReplication:
         self._links: list[Link] = []  # from its followers
         self._coming: list[Link] = []  # from those that it has not answered yet
         self._rounds: list[_Round] = []
+        self._together: list[Done] | None = None  # what has been done in the transaction that runs
 
     def state(self) -> Replication:
         """What the server says of all this."""
@@ -126,14 +128,35 @@ class MemoryReplication:
 
     def did(self, done: Done) -> None:
         """The server has changed something by itself: followers are to do it, too."""
-        self._offset += 1
-        if not self._history:
+        if self._together is not None:
+            self._together.append(done)
+        else:
+            self._did([done])
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Have followers do what the server does within the block at once, or nothing of it: it is one transaction."""
+        if self._together is not None:
+            yield
             return
-        self._recent.append(done)
-        while len(self._recent) > self.kept:
-            self._recent.popleft()
-        for link in self._links:
-            self._send(link, done)
+        self._together = []
+        try:
+            yield
+        finally:
+            pieces, self._together = self._together, None
+            self._did(pieces)
+
+    def _did(self, pieces: list[Done]) -> None:
+        """Followers do nothing before the last piece has come."""
+        for number, done in enumerate(pieces, 1):
+            self._offset += 1
+            if not self._history:
+                continue
+            self._recent.append(done)
+            while len(self._recent) > self.kept:
+                self._recent.popleft()
+            for link in self._links:
+                self._send(link, pieces if number == len(pieces) else [])
 
     def round(self, count: int, timeout_s: float) -> asyncio.Future[int]:
         """How many followers have all that was done before, when that are `count`, or the time is up."""
@@ -169,8 +192,8 @@ class MemoryReplication:
             if not begun.done.done():
                 begun.done.set_result(self._reached(begun))
 
-    def _send(self, link: Link, done: Done) -> None:
-        link.to_follower(lambda: link.follower.replication.receive(link, done))
+    def _send(self, link: Link, pieces: list[Done]) -> None:
+        link.to_follower(lambda: link.follower.replication.receive(link, pieces))
 
     def await_follower(self, link: Link) -> None:
         """A follower is on its way: should this server end before it hears of that, the follower learns of the end."""
@@ -189,7 +212,7 @@ class MemoryReplication:
         if self._continues(history, offset):
             link.to_follower(lambda: link.follower.replication.go_on(link, mine))
             for done in list(self._recent)[len(self._recent) - (now_at - offset) :]:
-                self._send(link, done)
+                self._send(link, [done])
             return
         self.copies += 1
         everything = self._server.everything()
@@ -310,11 +333,12 @@ class MemoryReplication:
             self.in_sync = True
             self._tell(link)
 
-    def receive(self, link: Link, done: Done) -> None:
+    def receive(self, link: Link, pieces: list[Done]) -> None:
         """Do what the leader has done."""
         if link is self._link:
-            done(self._server)
-            self.did(done)
+            for done in pieces:
+                done(self._server)
+                self.did(done)
             self._tell(link)
 
     def _tell(self, link: Link) -> None:
