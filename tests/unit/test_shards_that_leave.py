@@ -11,7 +11,6 @@ from tests.waiting import until
 
 from helios.control.mutations import Finish
 from helios.coordinator.failover import Failover
-from helios.coordinator.fencing import Fencing
 from helios.coordinator.following import Following
 from helios.coordinator.publisher import Publisher
 from helios.coordinator.replicas import Replicas
@@ -55,7 +54,7 @@ async def test_a_shard_that_has_left_gets_no_leader() -> None:
         Following(context.access, context.clock),
         LEFT,
         quorum=True,
-        fencing=Fencing(publisher, context.sessions, ack_timeout_s=1.0),
+        fencing=context.fencing,
     )
     await failover.run()
     assert publisher.topology == before
